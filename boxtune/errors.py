@@ -1,0 +1,48 @@
+"""A user's mistake: one message with cause, value and remedy, exit code 2, never a traceback."""
+
+import errno
+import functools
+import sys
+
+# Errors of the machine that a user can mend; any other OSError is ours and keeps its traceback.
+_USER_ERRNOS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
+
+
+class UserError(Exception):
+    """Something the user can mend. `problems` lists every single finding, one line each."""
+
+    def __init__(self, message: str, problems: list[str] | tuple[str, ...] = ()):
+        self.problems = list(problems)
+        super().__init__("\n".join([message, *(f"  - {problem}" for problem in self.problems)]))
+
+
+def command(main):
+    """Wrap a script's `main`: user errors and a full disk become one line and exit code 2, Ctrl-C becomes 130."""
+
+    @functools.wraps(main)
+    def wrapper(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+        except OSError as error:
+            if error.errno not in _USER_ERRNOS:
+                raise
+            where = f": {error.filename}" if error.filename else ""
+            hint = " Free some space and run the command again." if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
+            print(f"error: {error.strerror}{where}.{hint}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        sys.exit(2)
+
+    return wrapper

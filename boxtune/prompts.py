@@ -1,0 +1,88 @@
+"""All prompt text, and how a record becomes a conversation. Nothing else in the project spells a prompt."""
+
+import re
+
+from boxtune.codecs import Codec
+from boxtune.records import Record, answer_objects
+
+IMAGE = "<image>"
+SYSTEM_PROMPT = "You are a helpful assistant that locates objects in images."
+
+# Appended to every question that a <boxes> turn answers; saved with the checkpoint, so that evaluation asks the same.
+FORMAT_SENTENCES = {
+    "qwen2_vl": "Give each object's name and bounding box, or None.",
+    "json": 'Answer in JSON with "bbox_2d" and "label" for each object.',
+    "click": "Answer with <click>x,y</click> and the label, one object a line, or None.",
+}
+
+_PLACEHOLDER = re.compile(r"<boxes(?::(.+))?>", re.DOTALL)
+
+
+def join_names(names: list[str], word: str = "and") -> str:
+    """["a", "b", "c"] → "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def question(classes: list[str]) -> str:
+    """The neutral question that asks for every object of `classes`; it names the picture first."""
+    return f"{IMAGE}Detect every {join_names(classes)} in the image."
+
+
+def answer_category(turn: str) -> tuple[bool, str | None]:
+    """(whether an assistant turn stands for boxes, the one category it is about or None for all)."""
+    match = _PLACEHOLDER.fullmatch(turn)
+    return (match is not None, match.group(1) if match else None)
+
+
+def format_sentence(codec: Codec) -> str:
+    return FORMAT_SENTENCES[codec.syntax]
+
+
+def first_question(record: Record) -> str:
+    """The record's own first user turn, which evaluation asks."""
+    return next(turn["content"] for turn in record["messages"] if turn["role"] == "user")
+
+
+def _user_content(text: str, sentence: str) -> list[dict]:
+    """A user turn in the processors' own form: `<image>` becomes the picture, wherever it stands."""
+    parts: list[dict] = []
+    for i, piece in enumerate(f"{text} {sentence}".strip().split(IMAGE)):
+        if i:
+            parts.append({"type": "image"})
+        if piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
+
+
+def render(
+    record: Record, codec: Codec, input_size: tuple[int, int], system_prompt: str, sentence: str
+) -> tuple[list[dict], int]:
+    """(conversation, widened boxes): system turn, questions with the format sentence, answers in the family's text.
+
+    `input_size` is the (height, width) that the image processor produced for this record's picture.
+    """
+    image_size = (record["height"], record["width"])
+    conversation = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}] if system_prompt else []
+    widened = 0
+    turns = record["messages"]
+    for i, turn in enumerate(turns):
+        if turn["role"] == "user":
+            asks_boxes = i + 1 < len(turns) and answer_category(turns[i + 1]["content"])[0]
+            conversation.append(
+                {"role": "user", "content": _user_content(turn["content"], sentence if asks_boxes else "")}
+            )
+            continue
+        stands_for_boxes, category = answer_category(turn["content"])
+        text = turn["content"]
+        if stands_for_boxes and turn["role"] == "assistant":
+            boxes_xyxy, labels = answer_objects(record, category)
+            encoded = codec.encode(boxes_xyxy, labels, image_size, input_size)
+            text, widened = encoded.text, widened + encoded.widened
+        conversation.append({"role": turn["role"], "content": [{"type": "text", "text": text}]})
+    return conversation, widened
+
+
+def render_question(record: Record, system_prompt: str, sentence: str) -> list[dict]:
+    """The conversation that evaluation sends: system turn and the record's first question."""
+    system = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}] if system_prompt else []
+    return [*system, {"role": "user", "content": _user_content(first_question(record), sentence)}]

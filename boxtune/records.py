@@ -1,0 +1,215 @@
+"""The prepared data set: DIR/{train,validation,test}.jsonl, DIR/dataset.json and DIR/problems.jsonl.
+
+A record is one image (see docs/architecture.md for the format). This module reads, validates and writes; it imports
+neither torch nor transformers.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from boxtune.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+# A processor refuses pictures that are longer than this many times their breadth (transformers' smart_resize).
+MAX_ASPECT_RATIO = 200
+
+Record = dict[str, Any]
+
+
+def answer_objects(record: Record, category: str | None = None) -> tuple[list[list[float]], list[str]]:
+    """(boxes_xyxy, labels) that an answer names: all objects not ignored, or those of one category."""
+    objects = record["objects"]
+    kept = [
+        (box, label)
+        for box, label, ignored in zip(objects["bbox"], objects["category"], objects["ignore"], strict=True)
+        if not ignored and category in (None, label)
+    ]
+    return [box for box, _ in kept], [label for _, label in kept]
+
+
+def label_problem(label: object) -> str | None:
+    """Why a class name cannot be written into an answer, or None. `<|` would turn into special tokens."""
+    if not isinstance(label, str) or not label.strip():
+        return f"class name {label!r} is empty"
+    if label != label.strip():
+        return f"class name {label!r} has space around it"
+    if "<|" in label or "\n" in label or "<click>" in label:
+        return f"class name {label!r} holds a line break or a special token"
+    return None
+
+
+def record_problems(record: Any) -> list[str]:
+    """Everything that is wrong with one record; an empty list when it keeps the contract."""
+    if not isinstance(record, dict):
+        return [f"a line must be a JSON object, got {type(record).__name__}"]
+    missing = [key for key in ("id", "image", "width", "height", "objects", "messages") if key not in record]
+    if missing:
+        return [f"{record.get('id', '?')}: missing {', '.join(missing)}"]
+    name, width, height, objects = record["id"], record["width"], record["height"], record["objects"]
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        return [f"{name}: width {width!r} and height {height!r} must be positive integers"]
+    columns = {key: objects.get(key) for key in ("bbox", "category", "ignore")} if isinstance(objects, dict) else {}
+    if not columns or not all(isinstance(column, list) for column in objects.values()) or None in columns.values():
+        return [f"{name}: objects must hold the lists bbox, category and ignore"]
+    if len({len(column) for column in objects.values()}) > 1:
+        return [
+            f"{name}: the lists in objects differ in length: { {key: len(column) for key, column in objects.items()} }"
+        ]
+    problems = [f"{name}: {problem}" for problem in map(label_problem, columns["category"]) if problem]
+    for box in columns["bbox"]:
+        numbers = (
+            isinstance(box, list)
+            and len(box) == 4
+            and all(isinstance(v, int | float) and math.isfinite(v) for v in box)
+        )
+        if not numbers or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+            problems.append(f"{name}: bbox {box} is not [x0, y0, x1, y1] inside {width} × {height}")
+    turns = record["messages"]
+    if not isinstance(turns, list) or not all(
+        isinstance(turn, dict) and {"role", "content"} <= set(turn) for turn in turns
+    ):
+        problems.append(f"{name}: messages must be a list of role and content")
+    elif [turn["role"] for turn in turns] != ["user", "assistant"] * (len(turns) // 2) or not turns:
+        problems.append(f"{name}: messages must take turns, user first and assistant last")
+    elif sum(turn["content"].count("<image>") for turn in turns) != 1 or "<image>" not in turns[0]["content"]:
+        problems.append(f"{name}: the first question must name <image> once, no other turn may")
+    return problems
+
+
+def read_info(directory: Path) -> dict:
+    """dataset.json. Raises UserError where DIR is no prepared data set."""
+    path = Path(directory) / "dataset.json"
+    if not path.is_file():
+        raise UserError(
+            f"{directory} is no prepared data set (no dataset.json). Make one: python -m data_prep FORMAT SOURCE --out {directory}"
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is torn: {error}. Prepare the data again with --overwrite.") from None
+
+
+def read_records(directory: Path, split: str) -> list[Record]:
+    """The validated records of one split, in file order. Raises UserError that lists every bad line."""
+    info = read_info(directory)
+    path = Path(directory) / f"{split}.jsonl"
+    if not path.is_file():
+        raise UserError(f"{directory} has no split {split!r}; it has {', '.join(info['splits']) or 'none'}.")
+    records, problems, seen = [], [], set()
+    for number, record in read_json_lines(path):
+        found = [record] if isinstance(record, str) else record_problems(record)
+        if not found and record["id"] in seen:
+            found = [f"{record['id']}: this id stands twice"]
+        problems += [f"line {number}: {problem}" for problem in found]
+        if not found:
+            seen.add(record["id"])
+            records.append(record)
+    if problems:
+        raise UserError(f"{path}: {len(problems)} problem(s). Prepare the data again, or mend these lines:", problems)
+    return records
+
+
+def read_json_lines(path: Path) -> Iterable[tuple[int, Any]]:
+    """(line number from 1, value) of a JSONL file; a line that is no JSON gives a string that says so."""
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                value = f"not JSON ({error})"
+            yield (
+                number,
+                value if not isinstance(value, str) or value.startswith("not JSON") else "a string, not an object",
+            )
+
+
+def image_path(record: Record, directory: Path) -> Path:
+    """Where a record's picture lies: absolute, or relative to the data set."""
+    return Path(directory) / record["image"]
+
+
+def data_hash(directory: Path) -> str:
+    """SHA-256 over the split files, which names the data that a run was trained on."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        path = Path(directory) / f"{split}.jsonl"
+        if path.is_file():
+            digest.update(f"{split}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def split_summary(records: list[Record]) -> dict[str, int]:
+    """The entry of one split in dataset.json."""
+    counts = [len(record["objects"]["bbox"]) for record in records]
+    return {"images": len(records), "objects": sum(counts), "empty": counts.count(0)}
+
+
+def to_json_line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_dataset(
+    directory: Path,
+    *,
+    name: str,
+    source_format: str,
+    classes: list[str],
+    splits: dict[str, list[Record]],
+    problems: list[dict],
+    overwrite: bool = False,
+    staged_images: Path | None = None,
+) -> None:
+    """Write a prepared data set as a whole: into a temporary folder beside DIR, then renamed into place.
+
+    `staged_images` is a folder that becomes DIR/images. Raises UserError where DIR exists and `overwrite` is not set.
+    """
+    directory = Path(directory)
+    check_writable_target(directory, overwrite)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        for split, records in splits.items():
+            with open(temporary / f"{split}.jsonl", "w", encoding="utf-8") as lines:
+                lines.writelines(map(to_json_line, records))
+        with open(temporary / "problems.jsonl", "w", encoding="utf-8") as lines:
+            lines.writelines(map(to_json_line, problems))
+        info = {
+            "name": name,
+            "format": source_format,
+            "classes": classes,
+            "splits": {split: split_summary(records) for split, records in splits.items()},
+            "problems": dict(sorted(Counter(problem["kind"] for problem in problems).items())),
+        }
+        (temporary / "dataset.json").write_text(json.dumps(info, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        if staged_images is not None:
+            os.rename(staged_images, temporary / "images")
+        temporary.chmod(0o755)
+        if directory.exists():
+            shutil.rmtree(directory)
+        os.rename(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable_target(directory: Path, overwrite: bool) -> None:
+    """Raise UserError where writing to DIR would destroy something that the user did not offer."""
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file; --out must name a folder.")
+    if not directory.exists() or not any(directory.iterdir()):
+        return
+    if not overwrite:
+        raise UserError(f"{directory} exists. Use --overwrite to replace it, or another --out.")
+    if not (directory / "dataset.json").is_file():
+        raise UserError(f"{directory} holds something other than a prepared data set; --overwrite replaces only those.")
