@@ -154,7 +154,9 @@ class Codec:
 
 def _is_finite_number(value) -> bool:
     # An int may be too large for a float; a comparison is exact for any size, math.isfinite is not.
-    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value))
+    return (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and math.isfinite(value)
+    )
 
 
 # ---- JSON: [{"bbox_2d": [x0, y0, x1, y1], "label": "…"}] ---------------------------------------------------------------

@@ -1,0 +1,187 @@
+"""Build a tiny Qwen-VL model of any supported family, with random weights, from a seed.
+
+    python assets/build_tiny_model.py --family qwen2_5_vl --out assets/tiny_qwen2_5_vl
+
+It is a real model of the family's own classes with a small byte-level BPE that keeps Qwen's special tokens and single
+digits, so every line of the project runs on it as it runs on the hub's models. Nothing is downloaded.
+"""
+
+import argparse
+import itertools
+import json
+import random
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+
+from boxtune.codecs import CODECS
+from boxtune.prompts import FORMAT_SENTENCES, SYSTEM_PROMPT, question
+
+# Qwen's own order; the first 14 also open the added vocabulary of the hub's tokenizers.
+SPECIAL_TOKENS = [
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
+]  # fmt: skip
+
+# How Qwen splits text before merging: contractions, words, single digits, punctuation runs, line breaks, spaces.
+SPLIT_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+NAMES = ["nutrition-table", "table", "figure", "title", "text", "list", "caption", "header", "footer", "person", "dog", "cat", "car", "bicycle", "bus", "truck", "bird", "fish", "shark", "penguin", "jellyfish", "starfish", "stingray", "puffin", "balloon", "bottle", "box", "cup", "chair", "book", "phone", "sign", "RBC", "WBC", "Platelets", "circle", "square", "triangle", "star", "cross", "ring", "cell", "package", "label", "barcode", "logo", "price", "object"]
+
+
+def build_tokenizer(vocab_size: int = 1024) -> PreTrainedTokenizerFast:
+    """A byte-level BPE whose merges come from the project's own prompts and answers."""
+    draw = random.Random(0)
+    corpus = [SYSTEM_PROMPT, *FORMAT_SENTENCES.values(), "system user assistant\n"]
+    for first, second in itertools.combinations(NAMES, 2):
+        boxes_xyxy = [
+            [draw.randrange(300), draw.randrange(300), draw.randrange(300, 999), draw.randrange(300, 999)]
+        ] * 2
+        answer = CODECS["qwen3_vl"].encode(boxes_xyxy, [first, second], (1000, 1000), (1000, 1000))
+        corpus += [question([first, second]), answer.text]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=SPECIAL_TOKENS[3:],
+        model_max_length=32768,
+    )
+
+
+def chat_template(family: str) -> str:
+    """The family's template as the trl package ships it; Qwen2-VL's turns are those of Qwen2.5-VL."""
+    name = {"qwen2_vl": "qwen2_5_vl", "qwen2_5_vl": "qwen2_5_vl", "qwen3_vl": "qwen3_vl"}[family]
+    return (files("trl") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def build_processor(family: str, tokenizer: PreTrainedTokenizerFast, max_pixels: int = 224 * 224):
+    patch = 16 if family == "qwen3_vl" else 14
+    size = {"shortest_edge": 4 * (2 * patch) ** 2, "longest_edge": max_pixels}
+    image_processor = Qwen2VLImageProcessor(patch_size=patch, merge_size=2, temporal_patch_size=2, size=size)
+    video_class = Qwen3VLVideoProcessor if family == "qwen3_vl" else Qwen2VLVideoProcessor
+    video_processor = video_class(patch_size=patch, merge_size=2, temporal_patch_size=2)
+    processor_class = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}[
+        family
+    ]
+    return processor_class(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        video_processor=video_processor,
+        chat_template=chat_template(family),
+    )
+
+
+def build_model(family: str, tokenizer, hidden: int = 128, layers: int = 4, vision_layers: int = 4, seed: int = 0):
+    """Random weights in float32; the head of 32 keeps m-RoPE's three sections (time, height, width)."""
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden,
+        "intermediate_size": 3 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // 32,
+        "num_key_value_heads": hidden // 64,
+        "max_position_embeddings": 32768,
+        "bos_token_id": None,
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+        "tie_word_embeddings": False,
+    }
+    tokens = {
+        "image_token_id": ids["<|image_pad|>"],
+        "video_token_id": ids["<|video_pad|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_end_token_id": ids["<|vision_end|>"],
+        "tie_word_embeddings": False,
+    }
+    rope = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
+    torch.manual_seed(seed)
+    if family == "qwen2_vl":
+        vision = {
+            "depth": vision_layers,
+            "embed_dim": hidden,
+            "hidden_size": hidden,
+            "num_heads": hidden // 32,
+            "mlp_ratio": 3,
+        }
+        config = Qwen2VLConfig(text_config=text | {"rope_parameters": rope}, vision_config=vision, **tokens)
+        return Qwen2VLForConditionalGeneration(config)
+    if family == "qwen2_5_vl":
+        vision = {
+            "depth": vision_layers,
+            "hidden_size": hidden,
+            "out_hidden_size": hidden,
+            "intermediate_size": 3 * hidden,
+            "num_heads": hidden // 32,
+            "window_size": 112,
+            "fullatt_block_indexes": list(range(vision_layers)),
+        }
+        config = Qwen2_5_VLConfig(text_config=text | {"rope_parameters": rope}, vision_config=vision, **tokens)
+        return Qwen2_5_VLForConditionalGeneration(config)
+    vision = {
+        "depth": vision_layers,
+        "hidden_size": hidden,
+        "out_hidden_size": hidden,
+        "intermediate_size": 3 * hidden,
+        "num_heads": hidden // 32,
+        "patch_size": 16,
+        "num_position_embeddings": 256,
+        "deepstack_visual_indexes": [1, 2],
+    }
+    rope |= {"mrope_interleaved": True}
+    config = Qwen3VLConfig(text_config=text | {"head_dim": 32, "rope_parameters": rope}, vision_config=vision, **tokens)
+    return Qwen3VLForConditionalGeneration(config)
+
+
+def build(family: str, out: Path, **sizes) -> None:
+    """Write model, processor and tokenizer to `out`, loadable like a hub model."""
+    tokenizer = build_tokenizer()
+    model = build_model(family, tokenizer, **sizes).to(torch.bfloat16)
+    model.generation_config.do_sample = False
+    model.save_pretrained(out)
+    build_processor(family, tokenizer).save_pretrained(out)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"], default="qwen2_5_vl")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    build(args.family, args.out, seed=args.seed)
+    print(json.dumps({path.name: path.stat().st_size for path in sorted(args.out.iterdir())}))

@@ -1,0 +1,31 @@
+"""Callbacks of a training run."""
+
+import signal
+
+from transformers import TrainerCallback
+
+
+class InterruptCallback(TrainerCallback):
+    """Ctrl-C and SIGTERM finish the step, save a checkpoint and stop; a second Ctrl-C stops at once."""
+
+    def __init__(self):
+        self.interrupted = False
+        self._previous = {}
+
+    def _request_stop(self, signum, frame):
+        self.interrupted = True
+        print("\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once", flush=True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._request_stop)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.interrupted:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

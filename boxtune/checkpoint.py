@@ -1,0 +1,121 @@
+"""Open a checkpoint as it was trained: an adapter on its base, a merged model, or a model of the hub."""
+
+import hashlib
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, ProcessorMixin
+
+from boxtune.errors import UserError
+from boxtune.grounding import FILE_NAME, Grounding
+from boxtune.modeling import codec_for, load_config, load_model, load_processor, nf4_config
+from boxtune.prompts import SYSTEM_PROMPT, format_sentence
+
+# For a model that was not trained here: 1,280 image tokens, and answers of about forty boxes.
+DEFAULT_MAX_PIXELS, DEFAULT_MAX_NEW_TOKENS = 1_003_520, 1024
+
+
+@dataclass
+class Checkpoint:
+    """`adapter` is the folder of the LoRA weights, None for a whole model."""
+
+    path: str
+    adapter: Path | None
+    grounding: Grounding
+    processor: ProcessorMixin
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to what a user can act on; the libraries' notes to their own developers are not that."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+
+
+def open_checkpoint(path: str, max_pixels: int | None = None, max_new_tokens: int | None = None) -> Checkpoint:
+    """Read everything but the weights. Raises UserError where files are missing or torn.
+
+    The pixel budget is the checkpoint's own; `max_pixels` only serves models that carry no grounding.json.
+    """
+    folder = Path(path)
+    if not folder.is_dir() and path.count("/") == 1 and not path.startswith("runs/"):
+        folder = _hub_adapter(path) or folder
+    adapter = folder if (folder / "adapter_config.json").is_file() else None
+    if folder.is_dir() and adapter is None and not (folder / "config.json").is_file():
+        raise UserError(f"{path} is no checkpoint: neither adapter_config.json nor config.json is there.")
+    if adapter and not (folder / FILE_NAME).is_file():
+        raise UserError(f"{path} has no {FILE_NAME}, so prompt and pixel budget are unknown. Was it trained elsewhere?")
+    if (folder / FILE_NAME).is_file():
+        grounding = Grounding.load(folder)
+        if max_pixels and max_pixels != grounding.max_pixels:
+            raise UserError(
+                f"{path} was trained with max_pixels {grounding.max_pixels}; another budget ({max_pixels}) shifts boxes. "
+                "Leave out --max-pixels."
+            )
+        processor = load_processor(str(folder), None, grounding.min_pixels, grounding.max_pixels)
+    else:
+        config = load_config(path)
+        codec = codec_for(config)
+        processor = load_processor(path, None, None, max_pixels or DEFAULT_MAX_PIXELS)
+        size = processor.image_processor.size
+        grounding = Grounding(
+            codec=codec.name,
+            system_prompt=SYSTEM_PROMPT,
+            format_sentence=format_sentence(codec),
+            min_pixels=size["shortest_edge"],
+            max_pixels=size["longest_edge"],
+            max_new_tokens=DEFAULT_MAX_NEW_TOKENS,
+            base_model=path,
+        )
+    if max_new_tokens:
+        grounding.max_new_tokens = max_new_tokens
+    return Checkpoint(path, adapter, grounding, processor)
+
+
+def _hub_adapter(repo_id: str) -> Path | None:
+    """The local copy of a hub repository that holds an adapter, or None where it holds a whole model."""
+    try:
+        hf_hub_download(repo_id, "adapter_config.json")
+    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        return None  # load_config then says what is wrong with the repository, if anything
+    return Path(snapshot_download(repo_id))
+
+
+def weights_identity(checkpoint: Checkpoint) -> dict:
+    """What tells one set of weights from another: the adapter's hash, or names, sizes and times of large files."""
+    if checkpoint.adapter:
+        files = sorted(checkpoint.adapter.glob("adapter_model*"))
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    files = sorted(Path(checkpoint.path).glob("*.safetensors"))
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+
+
+def load_checkpoint_model(checkpoint: Checkpoint, precision: str | None = None) -> PreTrainedModel | PeftModel:
+    """The model ready to generate. `precision` is "nf4" or a dtype; by default that of training.
+
+    An adapter stays an adapter, so that `disable_adapter()` gives the base.
+    """
+    grounding = checkpoint.grounding
+    precision = precision or grounding.base_precision
+    dtype = getattr(torch, grounding.compute_dtype if precision == "nf4" else precision)
+    base = grounding.base_model if checkpoint.adapter else checkpoint.path
+    revision = grounding.base_revision if checkpoint.adapter else None
+    config = load_config(base, revision)
+    quantization = nf4_config(config, dtype) if precision == "nf4" and checkpoint.adapter else None
+    model = load_model(base, dtype=dtype, quantization=quantization, revision=revision)
+    if checkpoint.adapter:
+        try:
+            model = PeftModel.from_pretrained(model, checkpoint.adapter)
+        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise UserError(f"the adapter in {checkpoint.adapter} cannot be loaded: {error}") from None
+    return model.eval()

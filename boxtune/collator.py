@@ -1,0 +1,164 @@
+"""Conversation + picture → tensors and labels.
+
+Coordinates are written from the size that the image processor really produced (image_grid_thw × patch size), and
+exactly the answers and their end tokens are supervised.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import ProcessorMixin
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from boxtune.errors import UserError
+from boxtune.grounding import Grounding
+from boxtune.images import load_image
+from boxtune.prompts import render, render_question
+from boxtune.records import Record, image_path
+
+IGNORE_INDEX = -100
+
+
+@dataclass
+class EncodedRecord:
+    """One example before padding. `input_size` is (height, width); `widened` counts boxes that rounding collapsed."""
+
+    input_ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    input_size: tuple[int, int] = (0, 0)
+    image_tokens: int = 0
+    widened: int = 0
+
+    @property
+    def answer_tokens(self) -> int:
+        return sum(label != IGNORE_INDEX for label in self.labels)
+
+
+def expected_input_size(processor: ProcessorMixin, image_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) that the processor will resize to, from the picture's (height, width) alone."""
+    image_processor = processor.image_processor
+    return smart_resize(
+        *image_size,
+        factor=image_processor.patch_size * image_processor.merge_size,
+        min_pixels=image_processor.size["shortest_edge"],
+        max_pixels=image_processor.size["longest_edge"],
+    )
+
+
+def grid_input_size(processor: ProcessorMixin, grid_thw: torch.Tensor) -> tuple[int, int]:
+    """(height, width) of the resized input from one row of image_grid_thw."""
+    _, rows, columns = grid_thw.tolist()
+    return rows * processor.image_processor.patch_size, columns * processor.image_processor.patch_size
+
+
+class GroundingCollator:
+    """Turns rows {"record": JSON text} into a padded batch: input_ids, attention_mask, labels, pixel_values, image_grid_thw."""
+
+    def __init__(self, processor: ProcessorMixin, grounding: Grounding, data_dir: Path):
+        self.processor = processor
+        self.grounding = grounding
+        self.codec = grounding.get_codec()
+        self.data_dir = Path(data_dir)
+        self.tokenizer = processor.tokenizer
+        self.image_token_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
+
+    def load(self, record: Record) -> Image.Image:
+        """The record's picture. Raises UserError where it is gone or no longer the one that was prepared."""
+        path = image_path(record, self.data_dir)
+        try:
+            image = load_image(path)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(f"{record['id']}: cannot read {path} ({error}). Prepare the data again.") from None
+        if image.size != (record["width"], record["height"]):
+            raise UserError(
+                f"{record['id']}: {path} is {image.width} × {image.height}, the record says "
+                f"{record['width']} × {record['height']}. Prepare the data again."
+            )
+        return image
+
+    def _tokenize(self, text: str, input_size: tuple[int, int]) -> list[int]:
+        """Token ids with the image placeholder repeated once per merged patch."""
+        factor = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
+        count = (input_size[0] // factor) * (input_size[1] // factor)
+        expanded = text.replace(self.processor.image_token, self.processor.image_token * count)
+        return self.tokenizer(expanded, add_special_tokens=False)["input_ids"]
+
+    def encode(self, record: Record, input_size: tuple[int, int]) -> EncodedRecord:
+        """Tokens and labels of a whole conversation; needs the size of the resized input, not its pixels.
+
+        The text is tokenised in pieces that end where an answer starts, as generation will see it.
+        """
+        conversation, widened = render(
+            record, self.codec, input_size, self.grounding.system_prompt, self.grounding.format_sentence
+        )
+        whole = self.processor.apply_chat_template(conversation, tokenize=False)
+        encoded = EncodedRecord(input_size=input_size, widened=widened)
+        done = 0
+        for i, turn in enumerate(conversation):
+            if turn["role"] != "assistant":
+                continue
+            prompt = self.processor.apply_chat_template(conversation[:i], tokenize=False, add_generation_prompt=True)
+            answer = turn["content"][0]["text"] + self.tokenizer.eos_token
+            if not whole.startswith(prompt + answer):
+                raise UserError(
+                    "the chat template does not put an answer and its end token right behind the generation prompt: "
+                    f"{whole[len(prompt) :][:80]!r} where {answer[:80]!r} was expected. Use the model's own template."
+                )
+            self._append(encoded, whole[done : len(prompt)], supervised=False)
+            self._append(encoded, answer, supervised=True)
+            done = len(prompt) + len(answer)
+        self._append(encoded, whole[done:], supervised=False)
+        encoded.image_tokens = encoded.input_ids.count(self.image_token_id)
+        return encoded
+
+    def _append(self, encoded: EncodedRecord, text: str, supervised: bool) -> None:
+        ids = self._tokenize(text, encoded.input_size)
+        encoded.input_ids += ids
+        encoded.labels += ids if supervised else [IGNORE_INDEX] * len(ids)
+
+    def encode_question(self, record: Record, input_size: tuple[int, int]) -> list[int]:
+        """Token ids of what evaluation asks, up to where the answer starts."""
+        conversation = render_question(record, self.grounding.system_prompt, self.grounding.format_sentence)
+        text = self.processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        return self._tokenize(text, input_size)
+
+    def process_images(self, records: list[Record]) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:
+        """({pixel_values, image_grid_thw}, input sizes) of the records' pictures."""
+        images = [self.load(record) for record in records]
+        features = self.processor.image_processor(images=images, return_tensors="pt")
+        sizes = [grid_input_size(self.processor, grid) for grid in features["image_grid_thw"]]
+        return {key: features[key] for key in ("pixel_values", "image_grid_thw")}, sizes
+
+    def pad(self, rows: list[list[int]], value: int, side: str) -> torch.Tensor:
+        """(N, longest) from ragged rows."""
+        length = max(map(len, rows))
+        fill = [[value] * (length - len(row)) for row in rows]
+        padded = [f + row if side == "left" else row + f for row, f in zip(rows, fill, strict=True)]
+        return torch.tensor(padded)
+
+    def _batch(self, rows: list[list[int]], features: dict[str, torch.Tensor], side: str) -> dict[str, torch.Tensor]:
+        input_ids = self.pad(rows, self.tokenizer.pad_token_id, side)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": self.pad([[1] * len(row) for row in rows], 0, side),
+            # Tells the model where the picture stands, from which it derives m-RoPE.
+            "mm_token_type_ids": (input_ids == self.image_token_id).long(),
+            **features,
+        }
+
+    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        records = [json.loads(example["record"]) for example in examples]
+        features, sizes = self.process_images(records)
+        encoded = [self.encode(record, size) for record, size in zip(records, sizes, strict=True)]
+        batch = self._batch([row.input_ids for row in encoded], features, side="right")
+        batch["labels"] = self.pad([row.labels for row in encoded], IGNORE_INDEX, side="right")
+        return batch
+
+    def collate_questions(self, records: list[Record]) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:
+        """A left-padded batch for `generate`, and the input size of every row."""
+        features, sizes = self.process_images(records)
+        rows = [self.encode_question(record, size) for record, size in zip(records, sizes, strict=True)]
+        return self._batch(rows, features, side="left"), sizes

@@ -1,0 +1,85 @@
+"""Ask a model the records' questions in batches; greedy, so the same machine gives the same answers."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import GenerationConfig
+
+from boxtune.collator import GroundingCollator, expected_input_size
+from boxtune.grounding import Grounding
+from boxtune.predictions import Prediction, PredictionWriter, fingerprint, make_prediction
+from boxtune.records import Record
+
+
+def greedy_config(tokenizer, max_new_tokens: int) -> GenerationConfig:
+    """Greedy decoding. The hub's Qwen2.5-VL configs carry a repetition penalty, which would forbid a second box's digits."""
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def answer_text(tokenizer, ids: list[int]) -> str:
+    """The generated text up to its end token, special tokens kept: Qwen2-VL's boxes are made of them."""
+    stops = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    length = next((i for i, token in enumerate(ids) if token in stops), len(ids))
+    return tokenizer.decode(ids[:length], skip_special_tokens=False)
+
+
+@torch.inference_mode()
+def generate_answers(
+    model, collator: GroundingCollator, records: list[Record], batch_size: int
+) -> Iterator[tuple[Record, tuple[int, int], str, float]]:
+    """(record, input size, answer text, seconds) of every record.
+
+    The largest pictures come first: padding is least, and what does not fit the memory fails in the first batch.
+    """
+    tokenizer = collator.tokenizer
+    config = greedy_config(tokenizer, collator.grounding.max_new_tokens)
+
+    def area(record: Record) -> int:
+        height, width = expected_input_size(collator.processor, (record["height"], record["width"]))
+        return height * width
+
+    ordered = sorted(records, key=lambda record: (-area(record), record["id"]))
+    for start in range(0, len(ordered), batch_size):
+        rows = ordered[start : start + batch_size]
+        began = time.perf_counter()
+        batch, sizes = collator.collate_questions(rows)
+        batch = {key: value.to(model.device) for key, value in batch.items()}
+        batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
+        output = model.generate(**batch, generation_config=config)
+        seconds = (time.perf_counter() - began) / len(rows)
+        for record, size, ids in zip(rows, sizes, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            yield record, size, answer_text(tokenizer, ids), seconds
+
+
+def predict(
+    model,
+    collator: GroundingCollator,
+    records: list[Record],
+    path: Path,
+    *,
+    settings: dict,
+    batch_size: int = 8,
+    description: str = "generating",
+) -> list[Prediction]:
+    """Write predictions.jsonl at `path`, going on where an interrupted call with the same `settings` stopped."""
+    grounding: Grounding = collator.grounding
+    codec = grounding.get_codec()
+    with PredictionWriter(path, fingerprint(settings)) as writer:
+        missing = [record for record in records if record["id"] not in writer.done]
+        bar = tqdm(total=len(records), initial=len(records) - len(missing), desc=description, unit="image")
+        for record, size, text, seconds in generate_answers(model, collator, missing, batch_size):
+            writer.add(make_prediction(record, codec.name, size, text, seconds))
+            bar.update()
+        bar.close()
+        writer.finish([record["id"] for record in records])
+        return [writer.done[record["id"]] for record in records]

@@ -1,0 +1,266 @@
+"""Model and processor: families, loading, NF4, LoRA, and what was really quantised and adapted."""
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from peft import LoraConfig
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.utils import is_flash_attn_2_available
+
+from boxtune.codecs import CODECS, Codec
+from boxtune.errors import UserError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Facts of one architecture. Module names are those of transformers ≥ 5 (`model.visual`, `model.language_model`)."""
+
+    codec: str
+    # bitsandbytes skips a module whose path starts with, or ends in, one of these names.
+    nf4_skip: tuple[str, ...] = ("model.visual", "lm_head")
+
+
+FAMILIES = {
+    "qwen2_vl": Family(codec="qwen2_vl"),
+    "qwen2_5_vl": Family(codec="qwen2_5_vl"),
+    "qwen3_vl": Family(codec="qwen3_vl"),
+}
+
+
+def family_of(config: PretrainedConfig) -> Family:
+    """The family named by a model config. Raises UserError for an architecture that has no codec."""
+    if config.model_type not in FAMILIES:
+        raise UserError(
+            f"model type {config.model_type!r} is not supported; supported: {', '.join(FAMILIES)}. "
+            "A new family needs a codec in boxtune/codecs.py and a row in boxtune/modeling.py."
+        )
+    return FAMILIES[config.model_type]
+
+
+def codec_for(config: PretrainedConfig, answer: str = "boxes") -> Codec:
+    """The codec of a family for `answer` "boxes" or "click"."""
+    return CODECS[family_of(config).codec + ("_click" if answer == "click" else "")]
+
+
+def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
+    """The config of a folder or hub model. Raises UserError that names what is missing and how to get it."""
+    if Path(model_id).is_dir():
+        if not (Path(model_id) / "config.json").is_file():
+            raise UserError(f"{model_id} holds no model (no config.json).")
+    elif model_id.startswith((".", "/", "assets", "runs")) or model_id.count("/") != 1:
+        raise UserError(
+            f"no model at {model_id!r}: the folder does not exist. `make assets` builds the embedded model."
+        )
+    else:
+        _require_hub_model(model_id, revision)
+    try:
+        return AutoConfig.from_pretrained(model_id, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"the config of {model_id} cannot be read: {error}") from None
+
+
+def _require_hub_model(model_id: str, revision: str | None) -> None:
+    try:
+        hf_hub_download(model_id, "config.json", revision=revision)
+    except GatedRepoError:
+        raise UserError(
+            f"{model_id} is gated. Accept its terms on its hub page, then set HF_TOKEN or run `hf auth login`."
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise UserError(
+            f"the hub has no model {model_id} (revision {revision or 'main'}), or it is private: check the spelling, "
+            "or set HF_TOKEN to a token that may read it."
+        ) from None
+    except HFValidationError as error:
+        raise UserError(f"{model_id!r} is no folder and no hub id: {error}") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{model_id} must come from the Hugging Face hub, which cannot be reached ({reason[:160]}). Connect, or "
+            "download it once with `hf download`, or add OVERLAY=tiny to run the same recipe on the embedded model."
+        ) from None
+
+
+def set_pixel_budget(processor: ProcessorMixin, min_pixels: int | None, max_pixels: int | None) -> None:
+    """Bound the resized input's area. Saved with the processor, so training, evaluation and serving agree."""
+    size = processor.image_processor.size
+    low = min_pixels or size["shortest_edge"]
+    high = max_pixels or size["longest_edge"]
+    smallest = (processor.image_processor.patch_size * processor.image_processor.merge_size) ** 2
+    if not smallest <= low <= high:
+        raise UserError(
+            f"min_pixels {low} and max_pixels {high}: need {smallest} (one image token) ≤ min_pixels ≤ max_pixels."
+        )
+    processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
+
+
+def load_processor(
+    model_id: str, revision: str | None = None, min_pixels: int | None = None, max_pixels: int | None = None
+) -> ProcessorMixin:
+    """The processor with its pixel budget set. Raises UserError where it cannot be read or has no chat template."""
+    try:
+        processor = AutoProcessor.from_pretrained(model_id, revision=revision)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the processor of {model_id} cannot be read: {error}") from None
+    if not getattr(processor, "chat_template", None):
+        raise UserError(f"the processor of {model_id} has no chat template; use an Instruct model.")
+    set_pixel_budget(processor, min_pixels, max_pixels)
+    return processor
+
+
+def best_attention(dtype: torch.dtype) -> str:
+    """FlashAttention 2 where it is installed and can run, PyTorch's own kernels otherwise."""
+    half = dtype in {torch.bfloat16, torch.float16}
+    return "flash_attention_2" if torch.cuda.is_available() and half and is_flash_attn_2_available() else "sdpa"
+
+
+def nf4_config(config: PretrainedConfig, compute_dtype: torch.dtype, double_quant: bool = True) -> BitsAndBytesConfig:
+    """NF4 of the language model's linears alone: quantised vision towers and heads lose boxes (QLoRA, arXiv 2305.14314)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_compute_dtype=compute_dtype,
+        llm_int8_skip_modules=list(family_of(config).nf4_skip),
+    )
+
+
+def load_model(
+    model_id: str,
+    *,
+    dtype: torch.dtype,
+    quantization: BitsAndBytesConfig | None = None,
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    device_map: str | dict | None = None,
+    **kwargs,
+) -> PreTrainedModel:
+    """Load a model onto this process's device. Raises UserError where the weights are torn, missing or misshapen."""
+    if device_map is None and torch.cuda.is_available():
+        device_map = {"": PartialState().local_process_index}
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            model_id,
+            revision=revision,
+            dtype=dtype,
+            quantization_config=quantization,
+            attn_implementation=attn_implementation or best_attention(dtype),
+            device_map=device_map,
+            output_loading_info=True,
+            **kwargs,
+        )
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise UserError(
+                f"{model_id} does not fit this GPU ({error}). Try OVERLAY=small_gpu or a smaller model."
+            ) from None
+        raise UserError(f"the weights of {model_id} cannot be loaded: {error}") from None
+    lost = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if lost:
+        raise UserError(f"{model_id} lacks weights, so parts of it would be random:", lost[:20])
+    return model
+
+
+# ---- which parts were touched ------------------------------------------------------------------------------------------
+
+
+def tower(module_name: str) -> str:
+    """ "vision", "language" or "head" from a module's dotted path."""
+    if "visual" in module_name.split("."):
+        return "vision"
+    return "language" if "language_model" in module_name.split(".") else "head"
+
+
+def quantised_modules(model: torch.nn.Module) -> dict[str, dict[str, int]]:
+    """{tower: {"nf4": n, "full": n}}: how many linears of each tower are 4-bit."""
+    counts = {name: Counter(nf4=0, full=0) for name in ("vision", "language", "head")}
+    for name, module in model.named_modules():
+        if type(module).__name__ == "Linear4bit":
+            counts[tower(name)]["nf4"] += 1
+        elif type(module) is torch.nn.Linear and ".lora_" not in name:
+            counts[tower(name)]["full"] += 1
+    return {name: dict(count) for name, count in counts.items()}
+
+
+def adapted_modules(model: torch.nn.Module) -> dict[str, dict[str, int]]:
+    """{tower: {module suffix: n}}: which linears bear a LoRA."""
+    counts: dict[str, Counter] = {"vision": Counter(), "language": Counter(), "head": Counter()}
+    for name, _ in model.named_modules():
+        if name.endswith(".lora_A"):
+            path = name.removesuffix(".lora_A")
+            counts[tower(path)][path.rsplit(".", 1)[1]] += 1
+    return {name: dict(sorted(count.items())) for name, count in counts.items()}
+
+
+def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """(trainable, all) parameters; a 4-bit weight counts its logical elements."""
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    packed = {id(p): 2 for p in model.parameters() if type(p).__name__ == "Params4bit"}
+    return trainable, sum(p.numel() * packed.get(id(p), 1) for p in model.parameters())
+
+
+def lora_target_regex(suffixes: list[str]) -> str:
+    """A pattern that hits `suffixes` in the language model only.
+
+    Qwen2.5-VL's vision MLPs are called gate_proj, up_proj and down_proj as well, so a bare suffix would reach into the
+    vision tower.
+    """
+    return rf"(?:.*\.)?language_model\..*\.(?:{'|'.join(map(re.escape, suffixes))})"
+
+
+def lora_config(r: int, alpha: float, dropout: float, suffixes: list[str], use_rslora: bool = False) -> LoraConfig:
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=lora_target_regex(suffixes),
+        use_rslora=use_rslora,
+        bias="none",
+    )
+
+
+def describe_modules(model: torch.nn.Module) -> str:
+    """What was quantised and adapted, for a person to read before training starts."""
+    lines = []
+    for name, counts in quantised_modules(model).items():
+        adapted = adapted_modules(model)[name]
+        lora = ", ".join(f"{count} {suffix}" for suffix, count in adapted.items()) or "none"
+        lines.append(f"  {name:9s} linears: {counts['nf4']} in NF4, {counts['full']} in full precision; LoRA on {lora}")
+    trainable, total = trainable_parameters(model)
+    lines.append(f"  trainable: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
+    return "\n".join(lines)
+
+
+def adapter_base(directory: Path) -> str | None:
+    """The base model that an adapter folder names, or None where the folder is no adapter."""
+    path = Path(directory) / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path} is torn ({error!r}). Take another checkpoint of the run.") from None

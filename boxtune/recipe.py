@@ -1,0 +1,180 @@
+"""A recipe: flat YAML, overlays and command line → the dataclasses of TRL and the fields that they lack."""
+
+import difflib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+import yaml
+from trl import ModelConfig, SFTConfig, TrlParser
+
+from boxtune.errors import UserError
+from boxtune.prompts import SYSTEM_PROMPT
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+@dataclass
+class GroundingArguments:
+    """What boxtune adds to TRL's SFTConfig and ModelConfig."""
+
+    data_dir: str = field(default="", metadata={"help": "Prepared data set; made once when absent."})
+    data_format: str | None = field(default=None, metadata={"help": "Converter that makes data_dir, as in data_prep."})
+    data_source: str | None = field(default=None, metadata={"help": "What the converter reads: a path or a hub id."})
+    data_args: list[str] | None = field(default=None, metadata={"help": "Further data_prep options, one item each."})
+    answer: str = field(default="boxes", metadata={"help": "Answer form.", "choices": ["boxes", "click"]})
+    system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; saved with the checkpoint."})
+    min_pixels: int | None = field(default=None, metadata={"help": "Smallest area of the resized picture."})
+    max_pixels: int | None = field(default=None, metadata={"help": "Largest area of the resized picture."})
+    overlong: str = field(
+        default="error",
+        metadata={"help": "Examples above max_length: stop, or drop and list them.", "choices": ["error", "drop"]},
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without improvement before training stops."}
+    )
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete the run that output_dir holds."})
+    requires_gpu: bool = field(default=False, metadata={"help": "Stop at once where there is no CUDA GPU."})
+
+
+@dataclass
+class Recipe:
+    """`values` is the merged flat mapping that was parsed; `notes` says what was changed to fit this machine."""
+
+    name: str
+    values: dict
+    notes: list[str]
+    grounding: GroundingArguments
+    training: SFTConfig
+    model: ModelConfig
+
+
+class _RecipeParser(TrlParser):
+    """TrlParser whose complaints become one UserError instead of a usage page."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}. Values come from the recipe, its overlays or the command line.")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice; plain YAML would silently keep the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key given twice: {', '.join(repeated)}", node.start_mark
+            )
+        return super().construct_mapping(node, deep=deep)
+
+
+def find_recipe(name: str, folder: Path = RECIPES) -> Path:
+    """A recipe by path, or by its bare name in `folder`. Raises UserError that lists what there is."""
+    for path in (Path(name), folder / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    close = difflib.get_close_matches(Path(name).stem, known, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    kind = "overlay" if folder.name == "overlays" else "recipe"
+    raise UserError(f"no {kind} {name!r}.{hint} There are: {', '.join(known) or 'none'}.")
+
+
+def read_yaml(path: Path) -> dict:
+    """A flat YAML mapping. Raises UserError with the line where it is broken."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is broken YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold `key: value` lines, got {type(values).__name__}.")
+    return values
+
+
+def _split_command_line(argv: list[str]) -> tuple[str, list[str], list[str]]:
+    """(recipe, overlays, remaining arguments)."""
+    config, overlays, rest = None, [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, _, value = argument.partition("=")
+        if flag not in {"--config", "--overlay"}:
+            rest.append(argument)
+            continue
+        value = value or next(arguments, "")
+        if not value:
+            raise UserError(f"{flag} needs the name of a YAML file.")
+        if flag == "--config":
+            config = value
+        else:
+            overlays += [name for name in value.split(",") if name]
+    if config is None:
+        known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+        raise UserError(f"name a recipe: --config recipes/NAME.yaml. There are: {known}.")
+    return config, overlays, rest
+
+
+def _check_keys(sources: dict[str, dict], rest: list[str]) -> None:
+    known = {f.name for cls in (GroundingArguments, SFTConfig, ModelConfig) for f in fields(cls) if f.init}
+    flags = [argument[2:].partition("=")[0] for argument in rest if argument.startswith("--")]
+    # argparse knows each boolean flag's negation, with either separator.
+    flags = [flag.replace("-", "_") for flag in flags]
+    flags = [flag.removeprefix("no_") if flag not in known else flag for flag in flags]
+    problems = []
+    for source, keys in [*sources.items(), ("command line", flags)]:
+        for key in keys:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                problems.append(f"{source}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            elif source != "command line" and isinstance(sources[source][key], dict) and not key.endswith("_kwargs"):
+                problems.append(f"{source}: {key} must be a plain value, got a mapping")
+    if problems:
+        raise UserError("unknown or malformed keys:", problems)
+
+
+def _as_default(value):
+    """argparse checks and converts a default only when it is text."""
+    return str(value) if isinstance(value, int | float) else value
+
+
+def fit_to_machine(values: dict) -> tuple[dict, list[str]]:
+    """The values this machine can run, and one sentence for every change."""
+    values, notes = dict(values), []
+    wants_bf16 = bool(values.get("bf16")) or values.get("dtype") == "bfloat16"
+    if not torch.cuda.is_available():
+        values["use_cpu"] = not torch.backends.mps.is_available()
+    elif wants_bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+        values |= {"bf16": False, "fp16": True, "dtype": "float16"}
+        notes.append("this GPU has no bf16: training with fp32 adapters under fp16 instead")
+    return values, notes
+
+
+def load_recipe(argv: list[str]) -> Recipe:
+    """Read `--config FILE [--overlay FILE …] [--key value …]`. Later sources win; every unknown key is reported."""
+    config, overlay_names, rest = _split_command_line(argv)
+    recipe_path = find_recipe(config)
+    overlay_paths = [find_recipe(name, RECIPES / "overlays") for name in overlay_names]
+    sources = {str(path): read_yaml(path) for path in [recipe_path, *overlay_paths]}
+    _check_keys(sources, rest)
+    values = {key: value for source in sources.values() for key, value in source.items()}
+    name = "-".join([recipe_path.stem, *(path.stem for path in overlay_paths)])
+    values.setdefault("output_dir", f"runs/{name}")
+    values.setdefault("data_dir", f"data/{recipe_path.stem}")
+    values.setdefault("run_name", name)
+    values, notes = fit_to_machine(values)
+    parser = _RecipeParser([GroundingArguments, SFTConfig, ModelConfig], allow_abbrev=False)
+    parser.set_defaults_with_config(**{key: _as_default(value) for key, value in values.items()})
+    try:
+        grounding, training, model = parser.parse_args_into_dataclasses(rest)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+    # What the command line changed belongs to the record of the run as much as the YAML does.
+    overridden = {key.removeprefix("--").partition("=")[0].replace("-", "_") for key in rest if key.startswith("--")}
+    for part in (grounding, training, model):
+        values |= {f.name: getattr(part, f.name) for f in fields(part) if f.name in overridden}
+    if grounding.requires_gpu and not torch.cuda.is_available():
+        raise UserError(
+            f"recipe {name} needs a CUDA GPU and this machine has none. The same recipe on the embedded model runs "
+            f"here: make train RECIPE={recipe_path.stem} OVERLAY=tiny"
+        )
+    return Recipe(name, values, notes, grounding, training, model)

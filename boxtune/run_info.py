@@ -1,0 +1,81 @@
+"""What a run resolved, saved beside its checkpoints: recipe.yaml, run.json and first_batch.txt."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+import yaml
+
+from boxtune.collator import IGNORE_INDEX
+from boxtune.modeling import adapted_modules, quantised_modules, trainable_parameters
+from boxtune.recipe import Recipe
+from boxtune.records import data_hash, read_info
+
+PACKAGES = ("boxtune", "torch", "torchvision", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a result; absent ones are left out."""
+    installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
+    found = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
+    return {"python": platform.python_version(), **found}
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+
+
+def git_revision(folder: Path) -> str | None:
+    """The commit, with "+changes" where the tree differs; None outside a git checkout."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return result.stdout.strip() or None
+
+
+def changed_keys(output_dir: Path, recipe: Recipe) -> list[str]:
+    """Keys whose value differs from that of the run already in `output_dir`."""
+    path = output_dir / "recipe.yaml"
+    if not path.is_file():
+        return []
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    now = yaml.safe_load(yaml.safe_dump(recipe.values))
+    ignored = {"resume_from_checkpoint", "overwrite_output_dir"}
+    return sorted(key for key in (before.keys() | now.keys()) - ignored if before.get(key) != now.get(key))
+
+
+def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, processor, batch: dict) -> None:
+    """Write the three files; `batch` is the first training batch."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe.values, allow_unicode=True), encoding="utf-8")
+    trainable, total = trainable_parameters(model)
+    data_dir = Path(recipe.grounding.data_dir)
+    info = {
+        "recipe": recipe.name,
+        "versions": versions(),
+        "device": device_name(),
+        "git_revision": git_revision(Path(__file__).parent),
+        "data": {"directory": str(data_dir), "sha256": data_hash(data_dir), "splits": read_info(data_dir)["splits"]},
+        "modules": {"quantised": quantised_modules(model), "adapted": adapted_modules(model)},
+        "parameters": {"trainable": trainable, "all": total},
+    }
+    (output_dir / "run.json").write_text(json.dumps(info, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    (output_dir / "first_batch.txt").write_text(describe_batch(processor, batch), encoding="utf-8")
+
+
+def describe_batch(processor, batch: dict) -> str:
+    """The batch as text: what the model reads (image placeholders counted, not repeated) and what it is taught."""
+    sections = []
+    pairs = zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)
+    for i, (ids, mask, labels) in enumerate(pairs):
+        text = processor.tokenizer.decode(ids[mask.bool()])
+        count = text.count(processor.image_token)
+        text = text.replace(processor.image_token * count, f"[{count} image tokens]") if count else text
+        taught = processor.tokenizer.decode(labels[labels != IGNORE_INDEX])
+        sections.append(f"--- example {i}\n{text}\n--- supervised\n{taught}\n")
+    return "\n".join(sections)

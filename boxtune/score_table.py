@@ -1,0 +1,81 @@
+"""metrics.json as tables for a terminal, one column per run."""
+
+from rich.table import Table
+from rich.text import Text
+
+
+def headline_rows(metrics: dict) -> dict[str, float | int | None]:
+    """{title: value} in the order of reading. Click answers take precision and its kin from `points`."""
+    matching, rates = metrics["matching"], metrics["points"] or metrics["matching"]
+    return {
+        "AP": metrics["AP"],
+        "AP50": metrics["AP50"],
+        "AP75": metrics["AP75"],
+        "AP, scores made equal": metrics["AP_constant_score"]["mean"],
+        "mean IoU (all truth)": matching["mean_iou_gt"],
+        "mean IoU (matched)": matching["mean_iou_tp"],
+        "precision": rates["precision"],
+        "recall": rates["recall"],
+        "F1": rates["f1"],
+        "F1, mean of classes": matching["f1_macro"],
+        "true positives": rates["tp"],
+        "false positives": rates["fp"],
+        "false negatives": rates["fn"],
+        "duplicate boxes": metrics["duplicate_boxes"],
+        "boxes of unknown label": metrics["unknown_label_boxes"],
+        "empty images": metrics["empty_images"]["images"],
+        "empty images with boxes": metrics["empty_images"]["with_false_positives"],
+        "answers": metrics["parse"]["images"],
+        "answers without a problem": metrics["parse"]["clean"],
+        "unparsable answers": metrics["parse"]["problems"].get("unparsable", 0),
+    }
+
+
+def format_number(value: float | int | None) -> str:
+    """Three decimals for a fraction, a dash for what is undefined."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def format_difference(before: float | int | None, after: float | int | None) -> str:
+    if before is None or after is None:
+        return "–"
+    if isinstance(after, int) and isinstance(before, int):
+        return f"{after - before:+d}"
+    return f"{round(after - before, 3) + 0.0:+.3f}"  # adding zero turns −0 into 0
+
+
+def format_table(metrics_by_name: dict[str, dict]) -> Table:
+    """One row per number, one column per run; with two runs also the second minus the first."""
+    table = Table()
+    table.add_column("")
+    for name in metrics_by_name:
+        table.add_column(Text(name), justify="right")
+    two = len(metrics_by_name) == 2
+    if two:
+        table.add_column("difference", justify="right")
+    columns = [headline_rows(metrics) for metrics in metrics_by_name.values()]
+    for title in columns[0]:
+        values = [column[title] for column in columns]
+        if any(value is not None for value in values):
+            table.add_row(title, *map(format_number, values), *([format_difference(*values)] if two else []))
+    return table
+
+
+def format_class_table(metrics_by_name: dict[str, dict]) -> Table:
+    """One row per class; AP, F1, TP, FP and FN of every run."""
+    table = Table()
+    table.add_column("class")
+    table.add_column("truth", justify="right")
+    for name in metrics_by_name:
+        for i, column in enumerate(("AP", "F1", "TP", "FP", "FN")):
+            table.add_column(Text(f"{name}\n{column}" if i == 0 else f"\n{column}"), justify="right")
+    runs = [metrics["per_class"] for metrics in metrics_by_name.values()]
+    for label in dict.fromkeys(label for run in runs for label in run):
+        rows = [run.get(label, {}) for run in runs]
+        truth = next(row["truth"] for row in rows if row)
+        cells = [format_number(row.get(key)) for row in rows for key in ("AP", "f1", "tp", "fp", "fn")]
+        # Text, not str: a label may hold what rich takes for markup.
+        table.add_row(Text(label), str(truth), *cells)
+    return table

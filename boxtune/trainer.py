@@ -1,0 +1,50 @@
+"""GroundingTrainer: TRL's SFTTrainer with fp32 adapters, whole checkpoints and an early stop on nonsense."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import SFTTrainer
+
+from boxtune.errors import UserError
+from boxtune.grounding import Grounding
+
+
+class GroundingTrainer(SFTTrainer):
+    """Saves grounding.json with every checkpoint. All other arguments are SFTTrainer's."""
+
+    def __init__(self, *args, grounding: Grounding, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.grounding = grounding
+        if not self.is_fsdp_enabled:
+            # TRL casts the adapters of a 4-bit model to bf16, where small updates round to nothing, and which a
+            # GradScaler refuses. FSDP needs one dtype throughout, so there they stay as TRL left them.
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = result[0] if return_outputs else result
+        if self.state.global_step == 0 and not torch.isfinite(loss):
+            raise UserError(
+                f"the first loss is {loss.item()}: this model overflows in {self.args.mixed_precision or 'this precision'}. "
+                "Train in bf16 (a GPU of compute capability 8.0 or later) or float32."
+            )
+        return result
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        self.grounding.save(Path(output_dir or self.args.output_dir))
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """A checkpoint is whole or absent: a full disk must not leave one that resuming would pick up."""
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(f"{folder} could not be saved ({error}); earlier checkpoints are untouched.") from error

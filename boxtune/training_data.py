@@ -1,0 +1,83 @@
+"""Records → the dataset that the trainer reads, with every length known before the first step."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+from tqdm import tqdm
+
+from boxtune.collator import EncodedRecord, GroundingCollator, expected_input_size
+from boxtune.errors import UserError
+from boxtune.records import Record, image_path
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of one example, found from the picture's size alone."""
+
+    id: str
+    total: int
+    image: int
+    answer: int
+    widened: int
+
+    @property
+    def question(self) -> int:
+        return self.total - self.image - self.answer
+
+
+def measure(records: list[Record], collator: GroundingCollator) -> list[Lengths]:
+    """Token counts of every record, without opening a picture."""
+    lengths = []
+    for record in tqdm(records, desc="token lengths", unit="record", delay=2, leave=False):
+        encoded: EncodedRecord = collator.encode(
+            record, expected_input_size(collator.processor, (record["height"], record["width"]))
+        )
+        lengths.append(
+            Lengths(record["id"], len(encoded.input_ids), encoded.image_tokens, encoded.answer_tokens, encoded.widened)
+        )
+    return lengths
+
+
+def overlong(lengths: list[Lengths], max_length: int | None) -> list[Lengths]:
+    """The examples that exceed `max_length`; none where it is None."""
+    return [] if max_length is None else [entry for entry in lengths if entry.total > max_length]
+
+
+def describe_overlong(entries: list[Lengths]) -> list[str]:
+    return [
+        f"{entry.id}: {entry.total} tokens (image {entry.image}, question {entry.question}, answer {entry.answer})"
+        for entry in entries
+    ]
+
+
+def drop_or_refuse_overlong(
+    records: list[Record], lengths: list[Lengths], max_length: int | None, policy: str, split: str
+) -> tuple[list[Record], list[str]]:
+    """(records that fit, lines on the dropped ones). Raises UserError that lists all of them where policy is "error"."""
+    too_long = overlong(lengths, max_length)
+    if too_long and policy == "error":
+        raise UserError(
+            f"{len(too_long)} of {len(records)} examples of {split} exceed max_length {max_length}. Raise max_length, "
+            "lower max_pixels, or set `overlong: drop`:",
+            describe_overlong(too_long),
+        )
+    dropped = {entry.id for entry in too_long}
+    return [record for record in records if record["id"] not in dropped], describe_overlong(too_long)
+
+
+def answer_budget(lengths: list[Lengths]) -> int:
+    """`max_new_tokens` for evaluation: a quarter more than the longest training answer, and 32 for good measure."""
+    return max((entry.answer for entry in lengths), default=0) * 5 // 4 + 32
+
+
+def as_dataset(records: list[Record], data_dir: Path) -> Dataset:
+    """One row a record. The record travels as JSON, so that Arrow cannot reshape it; `image` tells TRL that this is
+    vision data."""
+    return Dataset.from_list(
+        [
+            {"image": str(image_path(record, data_dir)), "record": json.dumps(record, ensure_ascii=False)}
+            for record in records
+        ]
+    )

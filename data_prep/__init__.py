@@ -1,0 +1,1 @@
+"""Source annotations → the prepared data set: python -m data_prep FORMAT SOURCE --out DIR."""

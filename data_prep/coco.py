@@ -1,0 +1,87 @@
+"""COCO: one JSON file, or one for each split (annotations/instances_val2017.json, or train/_annotations.coco.json)."""
+
+from pathlib import Path
+
+from data_prep.files import (
+    Pictures,
+    annotation_files,
+    picture_folders,
+    picture_name,
+    read_json,
+    stated_size,
+)
+from data_prep.source import Item, Options, Row, Source
+
+
+def read(source: Path, options: Options) -> Source:
+    files, warnings = annotation_files(source, ["instances_*.json", "_annotations.coco.json", "*.json"])
+    found = Source(layout="xywh", warnings=warnings)
+    for file, split in files:
+        _read_file(file, split, source, options, found)
+    return found
+
+
+def _read_file(file: Path, split: str | None, source: Path, options: Options, found: Source) -> None:
+    data = read_json(file)
+    if not isinstance(data, dict) or not all(
+        isinstance(data.get(key), list) for key in ("images", "annotations", "categories")
+    ):
+        found.errors.append(f"{file}: COCO needs an object with the lists images, annotations and categories")
+        return
+    names = _read_categories(file, data, found)
+    pictures = Pictures(picture_folders(file, source, options))
+    items: dict[object, Item] = {}
+    for number, image in enumerate(data["images"]):
+        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or not _is_id(image.get("id")):
+            found.errors.append(f"{file}: images[{number}] needs id and file_name, got {image!r:.100}")
+        elif image["id"] in items:
+            found.errors.append(f"{file}: images[{number}]: id {image['id']!r} stands twice")
+        else:
+            picture = pictures.find(image["file_name"])
+            name = picture_name(image["file_name"], picture, file, source)
+            size = stated_size(image.get("width"), image.get("height"))
+            items[image["id"]] = Item(name, picture, [], split, size)
+    for number, entry in enumerate(data["annotations"]):
+        where = f"{file}: annotations[{number}]"
+        if not isinstance(entry, dict) or not _is_id(entry.get("image_id")) or not _is_id(entry.get("category_id")):
+            found.errors.append(f"{where} needs image_id and category_id, got {entry!r:.100}")
+        elif entry["image_id"] not in items:
+            found.errors.append(f"{where}: image_id {entry['image_id']!r} is in no entry of images")
+        elif entry["category_id"] not in names:
+            found.errors.append(f"{where}: category_id {entry['category_id']!r} is in no entry of categories")
+        else:
+            box = entry.get("bbox")
+            row = Row(box if isinstance(box, list) else [box], names[entry["category_id"]], bool(entry.get("iscrowd")))
+            items[entry["image_id"]].rows.append(row)
+    found.items += items.values()
+
+
+def _is_id(value) -> bool:
+    return isinstance(value, int | str)
+
+
+def _read_categories(file: Path, data: dict, found: Source) -> dict[object, str]:
+    """{category id: name}. Ids may have gaps."""
+    names: dict[object, str] = {}
+    for number, category in enumerate(data["categories"]):
+        if not isinstance(category, dict) or not _is_id(category.get("id")) or not isinstance(category.get("name"), str):
+            found.errors.append(f"{file}: categories[{number}] needs id and name, got {category!r:.100}")
+        elif category["id"] in names:
+            found.errors.append(f"{file}: categories[{number}]: id {category['id']!r} stands twice")
+        else:
+            names[category["id"]] = category["name"].strip()
+    used = {entry.get("category_id") for entry in data["annotations"] if isinstance(entry, dict)}
+    parents = {category.get("supercategory") for category in data["categories"] if isinstance(category, dict)}
+    for number, name in names.items():
+        if name in parents and number not in used and len(names) > 1 and _is_root(data, number):
+            found.warnings.append(f"{file}: class {name!r} only groups the others and is left out")
+        elif name not in found.classes:
+            found.classes.append(name)
+    return names
+
+
+def _is_root(data: dict, number) -> bool:
+    """Whether a category has no parent; Roboflow writes one such entry, without objects, above all classes."""
+    return any(
+        category.get("id") == number and category.get("supercategory") == "none" for category in data["categories"]
+    )

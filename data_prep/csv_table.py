@@ -1,0 +1,113 @@
+"""CSV: a row for each object, several rows a picture; one file, or one for each split.
+
+With a header, columns are known by their names. Without one, rows are `filename,xmin,ymin,xmax,ymax,class` or TensorFlow's
+`filename,width,height,class,xmin,ymin,xmax,ymax`. A row whose box fields are empty stands for an empty image.
+"""
+
+import csv
+import re
+from pathlib import Path
+
+from boxtune.errors import UserError
+from data_prep.files import Pictures, annotation_files, number, picture_folders, picture_name, stated_size
+from data_prep.source import Item, Options, Row, Source
+from data_prep.splits import split_of
+
+_NAMES = {
+    "image": ("filename", "file_name", "image", "image_path", "image_name", "img", "path", "file", "image_id"),
+    "x0": ("xmin", "x_min", "x0", "x1", "left", "bbox_x1"),
+    "y0": ("ymin", "y_min", "y0", "y1", "top", "bbox_y1"),
+    "x1": ("xmax", "x_max", "x2", "right", "bbox_x2"),
+    "y1": ("ymax", "y_max", "y2", "bottom", "bbox_y2"),
+    "class": ("class", "label", "category", "class_name", "category_name", "name"),
+    "width": ("width", "image_width", "img_width"),
+    "height": ("height", "image_height", "img_height"),
+    "split": ("split", "subset", "set"),
+}
+_BOX = ("x0", "y0", "x1", "y1")
+_NEEDED = ("image", *_BOX, "class")
+_PLAIN = ("image", *_BOX, "class")
+_TENSORFLOW = ("image", "width", "height", "class", *_BOX)
+
+
+def read(source: Path, options: Options) -> Source:
+    files, warnings = annotation_files(source, ["*.csv"])
+    found = Source(layout="xyxy", warnings=warnings)
+    for file, split in files:
+        _read_file(file, split, source, options, found)
+    return found
+
+
+def _read_file(file: Path, split: str | None, source: Path, options: Options, found: Source) -> None:
+    lines = _read_lines(file)
+    if not lines:
+        raise UserError(f"{file} is empty. It needs a row for each object.")
+    columns = _header_columns(file, lines[0][1])
+    if columns is None:
+        columns = _columns_without_header(file, [cells for _, cells in lines])
+    else:
+        lines = lines[1:]
+    pictures = Pictures(picture_folders(file, source, options))
+    items: dict[tuple[str, str | None], Item] = {}
+    for line_number, cells in lines:
+        if len(cells) <= max(columns.values()):
+            found.errors.append(f"{file}:{line_number}: {len(cells)} columns, {max(columns.values()) + 1} are needed")
+            continue
+        row = {key: cells[index].strip() for key, index in columns.items()}
+        if not row["image"]:
+            found.errors.append(f"{file}:{line_number}: no file name")
+            continue
+        own = split_of(row["split"]) if row.get("split") else split
+        if (row["image"], own) not in items:
+            picture = pictures.find(row["image"])
+            name = picture_name(row["image"], picture, file, source)
+            size = stated_size(row.get("width"), row.get("height"))
+            items[row["image"], own] = Item(name, picture, [], own, size)
+        if any(row[edge] for edge in _BOX):
+            items[row["image"], own].rows.append(Row([number(row[edge]) for edge in _BOX], row["class"]))
+    found.items += items.values()
+
+
+def _read_lines(file: Path) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of every row that is not blank. The separator is whichever the first line has most of."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as text:
+            first = text.readline()
+            text.seek(0)
+            reader = csv.reader(text, delimiter=max(",;\t", key=first.count), strict=True)
+            try:
+                return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+            except csv.Error as error:
+                raise UserError(f"{file}:{reader.line_num}: not CSV: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text ({error}). Save the file as UTF-8.") from None
+
+
+def _header_columns(file: Path, cells: list[str]) -> dict[str, int] | None:
+    """{what: column} from a header; None where the first row is none, that is, where it names no edge of a box."""
+    words = [re.sub(r"[\s\-]+", "_", cell.strip().lower()) for cell in cells]
+    names = dict(_NAMES)
+    if "x0" in words:  # x0, y0, x1, y1: here x1 is the right edge
+        names |= {"x0": ("x0",), "y0": ("y0",), "x1": ("x1",), "y1": ("y1",)}
+    columns = {}
+    for key, spellings in names.items():
+        if spelling := next((spelling for spelling in spellings if spelling in words), None):
+            columns[key] = words.index(spelling)
+    if not any(edge in columns for edge in _BOX) and not ("image" in columns and "class" in columns):
+        return None
+    if missing := [key for key in _NEEDED if key not in columns]:
+        wanted = [f"{key}: {', '.join(_NAMES[key])}" for key in missing]
+        raise UserError(f"{file}: the header {','.join(cells)} lacks columns. Understood names are:", wanted)
+    return columns
+
+
+def _columns_without_header(file: Path, rows: list[list[str]]) -> dict[str, int]:
+    """The order of columns, told from the first complete row by the place of the one that is no number."""
+    example = next((cells for cells in rows if all(cell.strip() for cell in cells)), rows[0])
+    text_columns = [i for i, cell in enumerate(example[1:], 1) if cell.strip() and isinstance(number(cell), str)]
+    for order, class_column in ((_PLAIN, 5), (_TENSORFLOW, 3)):
+        if len(example) == len(order) and text_columns in ([class_column], [] if order == _PLAIN else [class_column]):
+            return {key: i for i, key in enumerate(order)}
+    raise UserError(
+        f"{file}: cannot tell the columns of {','.join(example)}. Add a header, such as {','.join(_NAMES[key][0] for key in _PLAIN)}."
+    )

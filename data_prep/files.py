@@ -1,0 +1,165 @@
+"""Finding and reading the files of a source: annotations, the pictures they name, and names that are safe to write."""
+
+import json
+import os
+import re
+from pathlib import Path, PurePosixPath
+
+from boxtune.errors import UserError
+from data_prep.source import Options
+from data_prep.splits import ALIASES, split_of
+
+PICTURE_SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm", ".pbm",
+    ".tga", ".mpo", ".avif",
+}  # fmt: skip
+
+
+def existing(source: Path) -> Path:
+    """The source itself. Raises UserError where there is no such file or folder."""
+    if not source.exists():
+        raise UserError(f"{source} does not exist. SOURCE must name a file or folder of annotations.")
+    return source
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, with or without a byte order mark. Raises UserError where it holds other bytes."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error}). Save the file as UTF-8.") from None
+
+
+def read_json(path: Path):
+    """A JSON file. Raises UserError with line and column where it is torn."""
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {error}. The file is torn or of another format.") from None
+
+
+def number(text: str | None) -> int | float | str | None:
+    """The number that a text spells; the text itself where it spells none."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except (TypeError, ValueError):
+            continue
+    return text
+
+
+def stated_size(width, height) -> tuple[int, int] | None:
+    """(width, height) where both are positive whole numbers; sources write 0 or nothing for "unknown"."""
+    sides = [number(side) if isinstance(side, str) else side for side in (width, height)]
+    whole = all(isinstance(side, int | float) and 0 < side < 1e9 and side == int(side) for side in sides)
+    return (int(sides[0]), int(sides[1])) if whole else None
+
+
+def safe_name(name: str) -> str:
+    """A relative path with forward slashes that stays inside whatever folder it is put in."""
+    parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in {"/", "//"}]
+    return "/".join("__" if part == ".." else part for part in parts) or "_"
+
+
+def relative_name(path: Path, folder: Path) -> str:
+    """The path relative to a folder, made safe."""
+    return safe_name(os.path.relpath(path, folder))
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """Every picture at any depth below a folder, in a stable order; hidden files are none."""
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    return sorted(path for path in paths if not path.name.startswith(".") and path.is_file())
+
+
+class Pictures:
+    """Finds the pictures that a source names, in folders that are tried in order."""
+
+    def __init__(self, folders: list[Path]):
+        self.folders = folders
+        self._by_stem: dict[Path, dict[str, list[Path]]] = {}
+
+    def find(self, name: str) -> Path:
+        """The named file; else the only picture of that stem, in any case; else a path that does not exist."""
+        name = name.replace("\\", "/")
+        tails = _tails(name)
+        for tail in tails:
+            for folder in self.folders:
+                if os.path.isfile(folder / tail):
+                    return folder / tail
+        for tail in tails:
+            for folder in self.folders:
+                if match := self._match_stem(folder / tail):
+                    return match
+        return self.folders[0] / name
+
+    def _match_stem(self, path: Path) -> Path | None:
+        if path.parent not in self._by_stem:
+            stems: dict[str, list[Path]] = {}
+            for file in sorted(path.parent.iterdir()) if os.path.isdir(path.parent) else []:
+                if file.suffix.lower() in PICTURE_SUFFIXES:
+                    stems.setdefault(file.stem.lower(), []).append(file)
+            self._by_stem[path.parent] = stems
+        stem = path.stem if path.suffix.lower() in PICTURE_SUFFIXES else path.name
+        matches = self._by_stem[path.parent].get(stem.lower(), [])
+        return matches[0] if len(matches) == 1 else None
+
+
+def _tails(name: str) -> list[str]:
+    """The name; for an absolute path, most often another machine's, also its endings, longest first."""
+    if not re.match(r"/|[A-Za-z]:/", name):
+        return [name]
+    parts = name.split("/")[1:]
+    return [name, *("/".join(parts[i:]) for i in range(len(parts)))]
+
+
+def annotation_files(source: Path, patterns: list[str]) -> tuple[list[tuple[Path, str | None]], list[str]]:
+    """([(file, split)], warnings). SOURCE is one file, or a folder with one file for each split.
+
+    The first pattern that matches, in the folder or one level below it, is taken.
+    """
+    if existing(source).is_file():
+        return [(source, None)], []
+    files: list[Path] = []
+    for pattern in patterns:
+        files = files or sorted(source.glob(pattern)) + sorted(source.glob(f"*/{pattern}"))
+    if not files:
+        raise UserError(f"{source} holds no {patterns[-1]}, nor do the folders in it.")
+    named = [(file, _split_of_file(file, source)) for file in files]
+    if len(named) == 1:
+        return named, []
+    chosen = [(file, split) for file, split in named if split]
+    if not chosen:
+        names = ", ".join(str(file.relative_to(source)) for file in files[:5])
+        raise UserError(f"{source} holds {len(files)} files of this kind, none named after a split: {names}. Pass one.")
+    seen: dict[str, Path] = {}
+    for file, split in chosen:
+        if split in seen:
+            raise UserError(f"{seen[split]} and {file} are both the {split} split. Pass one file as SOURCE.")
+        seen[split] = file
+    return chosen, [f"{file} is named after no split and left out" for file, split in named if not split]
+
+
+def _split_of_file(file: Path, source: Path) -> str | None:
+    return split_of(file.stem) or (split_of(file.parent.name) if file.parent != source else None)
+
+
+def picture_folders(file: Path, source: Path, options: Options) -> list[Path]:
+    """Where the pictures of one annotation file may lie, those folders first that bear the name of its split."""
+    roots = [file.parent, source if source.is_dir() else file.parent]
+    if file.parent.name.lower() in {"annotations", "labels"}:
+        roots.append(file.parent.parent)
+    if options.images:
+        roots = [options.images]
+    split = split_of(file.stem) or split_of(file.parent.name)
+    words = [*re.findall(r"[a-z]+\d+", file.stem.lower()), *ALIASES.get(split, ())]
+    own = [root / folder for root in roots for word in words for folder in (word, f"images/{word}", f"{word}/images")]
+    common = [root / folder for root in roots for folder in ("", "images", "JPEGImages")]
+    return [folder for folder in dict.fromkeys(own + common) if folder.is_dir()]
+
+
+def picture_name(named: str, picture: Path, file: Path, source: Path) -> str:
+    """An item's name: as the annotation names it; relative to SOURCE where annotation and picture share a subfolder."""
+    if source.is_dir() and file.parent != source and picture.is_relative_to(file.parent):
+        return relative_name(picture, source)
+    return safe_name(str(PurePosixPath(named.replace("\\", "/")).parent / picture.name))

@@ -1,0 +1,121 @@
+"""A `datasets` table such as openfoodfacts/nutrition-table-detection: one row for each picture, with `image`, `width`,
+`height`, `objects.bbox` = [y_min, x_min, y_max, x_max] in fractions from 0 to 1, and `objects.category_name`.
+
+SOURCE is a hub id, a Parquet file, a folder of Parquet files named after their splits, or a `save_to_disk` folder.
+"""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from boxtune.errors import UserError
+from data_prep.files import safe_name, stated_size
+from data_prep.source import Item, Options, Row, Source
+from data_prep.splits import split_of
+
+_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
+
+
+def read(source: Path, options: Options) -> Source:
+    found = Source(layout="yxyx", fractions=True, owns_pictures=True)
+    folder = options.scratch / "table"
+    for split, number, row in _rows(source):
+        where = f"{source}: {split or 'row'} {number}"
+        objects = _columns(row["objects"])
+        if "bbox" not in objects or "category_name" not in objects:
+            found.errors.append(f"{where}: objects needs bbox and category_name, got {', '.join(objects) or 'nothing'}")
+        elif row["image"] is None:
+            found.errors.append(f"{where}: no image")
+        else:
+            found.items.append(_read_row(row, objects, split, number, folder))
+    return found
+
+
+def _read_row(row: dict, objects: dict[str, list], split: str | None, number: int, folder: Path) -> Item:
+    image = row["image"]
+    data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+    named = row.get("image_id") or (Path(image["path"]).stem if image["path"] else f"{number:06d}")
+    name = safe_name(str(named)) + _suffix(data)
+    picture = folder / (split or "all") / name
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_bytes(data)
+    used = {"bbox", "category_name", "category_id"}
+    others = {key: values for key, values in objects.items() if key not in used}
+    rows = [
+        Row(list(box or []), str(category or "").strip(), extra={key: values[i] for key, values in others.items()})
+        for i, (box, category) in enumerate(zip(objects["bbox"], objects["category_name"], strict=True))
+    ]
+    extra = {key: row[key] for key in row if key not in {"image", "image_id", "width", "height", "objects"}}
+    return Item(name, picture, rows, split, stated_size(row.get("width"), row.get("height")), extra)
+
+
+def _columns(objects: dict | list | None) -> dict[str, list]:
+    """The objects as parallel columns; newer tables hold a list of rows."""
+    if isinstance(objects, list):
+        return {key: [thing.get(key) for thing in objects] for key in (objects[0] if objects else _EMPTY)}
+    return objects or _EMPTY
+
+
+_EMPTY: dict[str, list] = {"bbox": [], "category_name": []}
+
+
+def _suffix(data: bytes) -> str:
+    """The file ending of encoded bytes; torn ones are reported with all other pictures."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _SUFFIXES.get(image.format, f".{image.format.lower()}")
+    except UnidentifiedImageError:
+        return ".bin"
+
+
+def _rows(source: Path) -> Iterator[tuple[str | None, int, dict]]:
+    """(split, row number, row) with pictures still encoded: {"bytes", "path"}."""
+    import datasets  # half a second, which no other format should wait for
+
+    tables = _load(source)
+    if not isinstance(tables, dict):
+        tables = {None: tables}
+    for name, table in tables.items():
+        columns = list(table.features)
+        if missing := [column for column in ("image", "objects") if column not in columns]:
+            raise UserError(f"{source} has no column {' nor '.join(missing)}; it has {', '.join(columns)}.")
+        if not isinstance(table.features["image"], datasets.Image):
+            raise UserError(f"{source}: column image must be of type Image, got {table.features['image']}.")
+        split = split_of(str(name)) if name else None
+        for number, row in enumerate(table.cast_column("image", datasets.Image(decode=False))):
+            yield split, number, row
+
+
+def _load(source: Path):
+    """A table, or {split: table}."""
+    import datasets
+
+    if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
+        return datasets.load_from_disk(source)
+    files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
+    if source.is_dir() and not files:
+        raise UserError(f"{source} holds neither .parquet files nor a data set saved with save_to_disk.")
+    if source.exists():
+        by_split: dict[str, list[str]] = {}
+        for file in files:
+            by_split.setdefault(split_of(file.stem) or "all", []).append(str(file))
+        tables = datasets.load_dataset("parquet", data_files=by_split, streaming=True)
+        return tables["all"] if list(tables) == ["all"] else tables
+    return _load_from_hub(str(source))
+
+
+def _load_from_hub(name: str):
+    import datasets
+
+    try:
+        return datasets.load_dataset(name)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(
+            f"{name}: no such file or folder, and the hub gave none of that name: {error}\n"
+            "Where the set is gated, accept its terms on its page and log in with `hf auth login`. Without network, pass\n"
+            "a downloaded .parquet file, or make a similar set: python -m data_prep nutrition --out DIR --num-images 1000"
+        ) from None

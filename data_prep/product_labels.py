@@ -1,0 +1,221 @@
+"""The print on a food package: nutrition tables, and other print that a detector must not take for one.
+
+Every panel is an RGBA picture cut to its ink, so that its edges are the edges that a person would box. A panel may come
+out wider than asked for, where its text would not be legible otherwise; the caller shrinks it.
+"""
+
+from functools import cache, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data_prep.product_words import BRANDS, GOODS, LANGUAGES, Language, nutrients, pick, plain, words
+
+Colour = tuple[int, ...]  # RGB or RGBA
+CLEAR, WHITE = (0, 0, 0, 0), (255, 255, 255, 255)
+SMALLEST_FONT = 6
+
+
+class Style(NamedTuple):
+    """How a package prints its text and tables."""
+
+    ink: Colour  # on the paper
+    bare_ink: Colour  # straight on the package
+    paper: Colour  # behind tables; alpha 0 lets the package show
+    accent: Colour
+    border: int  # width of the outer rule in pixels; 0 for none
+    rules: str  # "rows", "both" or ""
+    zebra: bool
+    header: bool  # the first row on the accent colour
+    leading: float  # row height over font size
+    narrow: float  # horizontal scale of the letters
+
+
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+@lru_cache(maxsize=20_000)
+def _em(text: str) -> float:
+    """Length over font size."""
+    return font(40).getlength(text) / 40
+
+
+@lru_cache(maxsize=20_000)
+def _letters(text: str, size: int, bold: bool, narrow: float) -> Image.Image:
+    """A piece of text as a mask (L), a line high. Cached: labels repeat, and drawing letters is the slowest part."""
+    mask = Image.new("L", (int(_em(text) * size) + 3, round(size * 1.3)))
+    stroke = size / 30 if bold else 0
+    ImageDraw.Draw(mask).text((1, size), text, fill=255, font=font(size), anchor="ls", stroke_width=stroke)
+    return mask.resize((max(round(mask.width * narrow), 1), mask.height)) if narrow < 1 else mask
+
+
+def print_line(image, xy, text: str, size: int, style: Style, *, bold=False, right=False, colour=None) -> None:
+    """Print a line whose top left (or right) corner is `xy`."""
+    mask = _letters(text, size, bold, style.narrow)
+    image.paste(colour or style.ink, (round(xy[0]) - (mask.width if right else 0), round(xy[1])), mask)
+
+
+def paragraph(text: str, size: int, width: int, style: Style, framed: bool = False) -> Image.Image:
+    """Running text; its first word is bold."""
+    pad, step = (size // 2 if framed else 1), round(size * 1.25)
+    places, x, y = [], pad, pad
+    for word in text.split():
+        length = _em(word) * size * style.narrow
+        if x > pad and x + length > width - pad:
+            x, y = pad, y + step
+        places.append((x, y, word))
+        x += length + _em(" ") * size * style.narrow
+    panel = Image.new("RGBA", (width, y + step + pad), style.paper if framed else CLEAR)
+    for i, (x, y, word) in enumerate(places):
+        print_line(panel, (x, y), word, size, style, bold=i == 0, colour=style.ink if framed else style.bare_ink)
+    if framed:
+        ImageDraw.Draw(panel).rectangle((0, 0, panel.width - 1, panel.height - 1), outline=style.ink)
+    return panel.crop(panel.getbbox())
+
+
+def grid(rows: list[list[str]], width: int, style: Style, title: str = "") -> Image.Image:
+    """A table: the first column left, the others right, row 0 the heading, the font as large as the width allows."""
+    ems = [max(map(_em, column)) * style.narrow + 0.9 for column in zip(*rows, strict=True)]
+    width = max(width, int(SMALLEST_FONT * sum(ems)) + 1)
+    size = min(int(width / sum(ems)), max(width // 8, SMALLEST_FONT))
+    title_size = min(int(size * 1.3), int(width / (_em(title) * style.narrow + 1))) if title else 0
+    step, top = round(size * style.leading), round(title_size * 1.5)
+    height = top + step * len(rows) + 1
+    panel = Image.new("RGBA", (width, height), style.paper)
+    draw = ImageDraw.Draw(panel)
+    if title:
+        print_line(panel, (0.4 * size, 0.15 * title_size), title, title_size, style, bold=True)
+    rights = [width - size * sum(ems[j + 1 :]) for j in range(len(ems))]
+    for i, row in enumerate(rows):
+        y, on_accent = top + i * step, style.header and i == 0
+        if on_accent or (style.zebra and i % 2):
+            draw.rectangle((0, y, width, y + step), fill=style.accent if on_accent else (*style.accent[:3], 60))
+        if style.rules:
+            draw.line((0, y, width, y), fill=style.ink)
+        for j, cell in enumerate(row):
+            xy = (rights[j] - 0.4 * size if j else 0.4 * size, y + (step - size * 1.2) / 2)
+            print_line(panel, xy, cell, size, style, bold=i == 0, right=j > 0, colour=WHITE if on_accent else None)
+    if style.rules == "both":
+        for x in rights[:-1]:
+            draw.line((x, top, x, height), fill=style.ink)
+    if style.border:
+        draw.rectangle((0, 0, width - 1, height - 1), outline=style.ink, width=style.border)
+    return panel.crop(panel.getbbox())
+
+
+def nutrition_facts(rng: np.random.Generator, width: int, style: Style) -> Image.Image:
+    """The black box of North America: a large heading, thick bars, percentages at the right."""
+    width, style = max(width, 14 * SMALLEST_FONT), style._replace(ink=(15, 15, 15), paper=WHITE)
+    size, pad = width // 14, max(width // 40, 3)
+    title = pick(rng, ("Nutrition Facts", "Nutrition Facts", "Valeur nutritive", "Datos de Nutricion"))
+    energy, fat, saturates, carbohydrate, sugars, fibre, protein, salt = nutrients(rng, 0.4)
+    facts = (f"Total Fat {fat}", f"  Saturated {saturates}", f"Sodium {salt}", f"Carbohydrate {carbohydrate}")
+    facts = (*facts, f"  Dietary Fiber {fibre}", f"  Sugars {sugars}", f"Protein {protein}")
+    lines = [  # left, right, font size, width of the bar below
+        (title, "", int(width * 0.9 / (_em(title) * style.narrow)), 1),
+        (f" Serving size {rng.integers(25, 60)} g", "", size, size // 2),
+        ("Calories", energy.split("/")[1][:-5], round(size * 1.6), size // 3),
+        *((fact, f"{rng.integers(0, 40)}%", size, 1) for fact in facts),
+    ]
+    panel = Image.new("RGBA", (width, sum(int(line[2] * 1.35) + line[3] for line in lines) + pad), style.paper)
+    draw, y = ImageDraw.Draw(panel), 1
+    for left, right, font_size, bar in lines:
+        print_line(panel, (pad, y), left, font_size, style, bold=left[0] != " ")
+        print_line(panel, (width - pad, y), right, font_size, style, right=True)
+        y += int(font_size * 1.35)
+        draw.rectangle((pad, y, width - pad - 1, y + bar - 1), fill=style.ink)
+        y += bar
+    draw.rectangle((0, 0, width - 1, panel.height - 1), outline=style.ink, width=max(width // 90, 1))
+    return panel
+
+
+def nutrition_table(rng: np.random.Generator, width: int, style: Style, language: Language) -> Image.Image:
+    """A nutrition table in one of the usual forms."""
+    title, names = pick(rng, words(language.title)), words(language.nutrients)
+    form = rng.random()
+    if form < (0.35 if language is LANGUAGES["en"] else 0.1):
+        return nutrition_facts(rng, width, style)
+    if form > (0.75 if width > 160 else 0.95):
+        return _flat_table(rng, width, style, title, names, language)
+    names = [f"  {name}" if i in (2, 4) else name for i, name in enumerate(names)]
+    columns = [[plain(language.per_100), *nutrients(rng)]]
+    if rng.random() < 0.55:
+        columns.append([plain(language.serving), *nutrients(rng, rng.uniform(0.15, 0.5))])
+    if rng.random() < 0.25:
+        columns.append(["%*", *(f"{rng.integers(1, 40)}%" for _ in names)])
+    titled = rng.random() < 0.7
+    rows = [list(row) for row in zip(["" if titled else title, *names], *columns, strict=True)]
+    if rng.random() < 0.4:  # kilojoules and kilocalories on lines of their own
+        energy = [(cell.split("/") + [""])[:2] for cell in rows[1]]
+        rows[1:2] = [list(line) for line in zip(*energy, strict=True)]
+    if rng.random() < 0.3:
+        rows = [row for row in rows if row[0] not in (names[2], names[5])]
+    return grid(rows, width, style, title if titled else "")
+
+
+def _flat_table(rng, width: int, style: Style, title: str, names: list[str], language: Language) -> Image.Image:
+    """The same facts as running text, or lying down, one column a nutrient."""
+    values = nutrients(rng)
+    if rng.random() < 0.5:
+        facts = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+        text = f"{title} {plain(language.per_100)}: {facts}."
+        return paragraph(text, max(width // 26, SMALLEST_FONT + 1), width, style, framed=rng.random() < 0.7)
+    kept = pick(rng, ((0, 1, 3, 6, 7), (0, 1, 2, 3, 4, 7)))
+    rows = [[names[i].split()[-1].capitalize() for i in kept], [values[i].split("/")[-1] for i in kept]]
+    if rng.random() < 0.6:
+        rows.append([f"{rng.integers(1, 40)}%" for _ in kept])
+    return grid(rows, width, style, title)
+
+
+def distractor(rng: np.random.Generator, width: int, style: Style, language: Language) -> Image.Image:
+    """Print of another kind, often a table in the very same style."""
+    kind = pick(rng, ("ingredients", "ingredients", "notes", "barcode", "hours", "prices", "recipe", "logo"))
+    heading, *items = words(language.ingredients)
+    items = list(rng.permutation(items))
+    size = max(int(width / rng.uniform(18, 30)), SMALLEST_FONT + 1)
+    if kind == "ingredients":
+        shares = [f"{item} ({rng.integers(2, 40)}%)" if rng.random() < 0.4 else item for item in items]
+        return paragraph(f"{heading}: {', '.join(shares)}.", size, width, style)
+    if kind == "notes":
+        return paragraph(f"{plain(language.notes)} {pick(rng, BRANDS)}, {rng.integers(10**4, 10**5)}", size, width, style)
+    if kind == "barcode":
+        return _barcode(rng, min(width, 40 + width // 2))
+    if kind == "logo":
+        return _logo(rng, width, style)
+    if kind == "hours":
+        times = [f"{rng.integers(7, 11)}:00-{rng.integers(16, 22)}:30" for _ in range(2)]
+        return grid([[pick(rng, BRANDS), "AM", "PM"], *([day, *times] for day in words(language.week))], width, style)
+    if kind == "prices":
+        rows = [[item.capitalize(), f"{rng.uniform(0.5, 20):.2f}"] for item in items[: rng.integers(3, 9)]]
+        return grid([[pick(rng, GOODS), "EUR"], *rows], width, style)
+    steps = [[f"{i}. {step}", f"{rng.integers(2, 30)} min"] for i, step in enumerate(words(language.steps), 1)]
+    return grid([[pick(rng, GOODS), ""], *steps], width, style)
+
+
+def _barcode(rng, width: int) -> Image.Image:
+    width = max(width, 50)
+    height, size = round(width * rng.uniform(0.4, 0.7)), max(width // 13, SMALLEST_FONT)
+    panel = Image.new("RGBA", (width, height), WHITE)
+    draw, x = ImageDraw.Draw(panel), 4
+    while x < width - 6:
+        bar = int(rng.integers(1, 4))
+        draw.rectangle((x, 3, x + bar - 1, height - size - 5), fill="black")
+        x += bar + int(rng.integers(1, 4))
+    digits = f"{rng.integers(10**5, 10**6)} {rng.integers(10**5, 10**6)}"
+    draw.text((width / 2, height - 2), digits, fill="black", font=font(size), anchor="ms")
+    return panel
+
+
+def _logo(rng, width: int, style: Style) -> Image.Image:
+    """A round or square seal with a short word."""
+    side = max(int(width * rng.uniform(0.3, 0.6)), 16)
+    panel = Image.new("RGBA", (side, side), CLEAR)
+    draw, word = ImageDraw.Draw(panel), pick(rng, ("BIO", "ECO", "VEGAN", "NEW", "1 kg", "FSC", "100%"))
+    shape = pick(rng, (draw.ellipse, draw.ellipse, draw.rectangle))
+    shape((0, 0, side - 1, side - 1), fill=style.accent, outline=style.ink, width=max(side // 20, 1))
+    size = max(int(side / max(_em(word) * 1.4, 3)), SMALLEST_FONT)
+    draw.text((side / 2, side / 2), word, fill="white", font=font(size), anchor="mm")
+    return panel

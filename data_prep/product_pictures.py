@@ -1,0 +1,174 @@
+"""Photographs of food packages that never existed: a background, one to three packages, light and lens.
+
+`draw_picture(seed, index)` depends on nothing but its arguments.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from data_prep.product_packages import MARGIN, Package, fractal, hsv, make_package
+from data_prep.product_words import pick
+
+ASPECTS = (3 / 4, 4 / 3, 1, 2 / 3, 3 / 2, 9 / 16, 16 / 9)
+TABLES, TABLES_SHARE = (0, 1, 2, 3), (0.12, 0.56, 0.22, 0.10)
+SMALLEST_TABLE = 0.09  # least side of a table's box, as a share of the picture's shorter side
+VISIBLE = 0.75  # least share of a table's box, and of a package's, that lies inside the picture
+
+
+class Picture(NamedTuple):
+    image: Image.Image
+    boxes_xyxy: list[list[float]]  # of the nutrition tables
+    jpeg_quality: int
+
+
+def draw_picture(seed: int, index: int, size: int = 448) -> Picture:
+    """Picture `index` of a seed; its long side is 0.7 to 1.4 times `size`."""
+    rng = np.random.default_rng(np.random.SeedSequence((seed, index)))
+    long_side, aspect = size * rng.uniform(0.7, 1.4), pick(rng, ASPECTS)
+    width, height = round(long_side * min(aspect, 1)), round(long_side / max(aspect, 1))
+    packages = compose(rng, width, height)
+    boxes = [clip(package.outline(table), width, height) for package in packages for table in package.tables]
+    image = _photograph(rng, _paint(rng, packages, width, height))
+    return Picture(image, boxes, int(rng.integers(55, 96)))
+
+
+def clip(box_xyxy, width: int, height: int) -> list[float]:
+    """A box clipped to the picture, to a tenth of a pixel."""
+    return [round(float(min(max(v, 0), end)), 1) for v, end in zip(box_xyxy, (width, height) * 2, strict=True)]
+
+
+def compose(rng, width: int, height: int) -> list[Package]:
+    """Packages from back to front; every table is large enough, inside the picture and not hidden."""
+    tables = int(rng.choice(TABLES, p=TABLES_SHARE))
+    while True:
+        count = int(rng.integers(max((tables + 1) // 2, 1), max(tables, 2) + 1))
+        shares = [tables // count + (i < tables % count) for i in range(count)]
+        packages = []
+        for slot, share in zip(_slots(rng, width, height, count), rng.permutation(shares), strict=True):
+            packages.append(_place(rng, slot, int(share), alone=count == 1))
+        if all(_well_placed(packages, i, width, height) for i in range(count)):
+            return packages
+
+
+def _slots(rng, width: int, height: int, count: int) -> list[tuple[float, float, float, float]]:
+    """Strips (xyxy) side by side along the longer side, of uneven breadth."""
+    cuts = np.cumsum([0, *rng.dirichlet([12] * count)])
+    if width * rng.uniform(0.8, 1.25) > height:
+        return [(width * a, 0, width * b, height) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [(0, height * a, width, height * b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+
+
+def _place(rng, slot, tables: int, alone: bool) -> Package:
+    """A package in a slot of the picture; one that is alone may come so close that it overflows it."""
+    x0, y0, x1, y1 = slot
+    roll = rng.normal(0, 0.09)
+    aspect = math.exp(rng.uniform(-0.75, 0.55))
+    across, down = aspect, 1.0
+    if rng.random() < 0.2:
+        roll, across, down = roll + pick(rng, (math.pi / 2, -math.pi / 2)), down, across
+    height = min((x1 - x0) / across, (y1 - y0) / down) * (rng.uniform(0.5, 1.7) if alone else rng.uniform(0.75, 1))
+    reach = 0.5 if alone else 0.06
+    middle = [(a + b) / 2 + (b - a) * rng.uniform(-reach, reach) for a, b in ((x0, x1), (y0, y1))]
+    return make_package(rng, round(height * aspect) + 2 * MARGIN, round(height) + 2 * MARGIN, middle, roll, tables)
+
+
+def _well_placed(packages: list[Package], i: int, width: int, height: int) -> bool:
+    x0, y0, x1, y1 = front = _bound(packages[i], front=True)
+    seen = clip(front, width, height)
+    if (seen[2] - seen[0]) * (seen[3] - seen[1]) < min(VISIBLE * (x1 - x0) * (y1 - y0), 0.3 * width * height):
+        return False
+    for table in packages[i].tables:
+        x0, y0, x1, y1 = box = packages[i].outline(table)
+        seen = clip(box, width, height)
+        sides = seen[2] - seen[0], seen[3] - seen[1]
+        if min(sides) < SMALLEST_TABLE * min(width, height) or sides[0] * sides[1] < VISIBLE * (x1 - x0) * (y1 - y0):
+            return False
+        for other in map(_bound, packages[i + 1 :]):  # the packages in front of this one
+            if (other[:2] < seen[2:]).all() and (other[2:] > seen[:2]).all():
+                return False
+    return True
+
+
+def _bound(package: Package, front: bool = False) -> np.ndarray:
+    """[x0, y0, x1, y1] of a package, or of its front only."""
+    corners = np.concatenate([corners for corners, _ in package.polygons()[-1 if front else 0 :]])
+    return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+
+
+def _paint(rng, packages: list[Package], width: int, height: int) -> Image.Image:
+    image = _background(rng, width, height)
+    for package in packages:
+        polygons = package.polygons()
+        shade, offset = Image.new("L", (width // 4 + 1, height // 4 + 1)), rng.uniform(0, 2, 2)
+        for corners, _ in polygons:
+            ImageDraw.Draw(shade).polygon((corners / 4 + offset).ravel().tolist(), fill=150)
+        shade = shade.filter(ImageFilter.GaussianBlur(2)).resize((width, height), Image.Resampling.BILINEAR)
+        image.paste((15, 12, 10), (0, 0), shade)
+        for corners, brightness in polygons[:-1]:
+            fill = tuple(min(round(c * brightness), 255) for c in package.colour)
+            ImageDraw.Draw(image).polygon(corners.ravel().tolist(), fill=fill)
+        part, corner = package.warp(package.face, (width, height))
+        image.paste(part, corner, part)
+    return image
+
+
+def _background(rng, width: int, height: int) -> Image.Image:
+    kind = pick(rng, ("studio", "wood", "stone", "shelf", "cloth", "tiles"))
+    if kind == "shelf":
+        return _shelf(rng, width, height)
+    colour = np.array(hsv(rng.random(), rng.uniform(0, 0.35), rng.uniform(0.45, 0.95)), dtype=np.float32)
+    x = np.arange(width, dtype=np.float32) / max(width, height)
+    y = np.arange(height, dtype=np.float32)[:, None] / max(width, height)
+    count = int(rng.integers(4, 10))
+    if kind == "studio":
+        level = 0.85 + 0.3 * (rng.uniform(-1, 1) * (x - 0.5) + rng.uniform(0, 1) * (y - 0.5))
+    elif kind == "wood":
+        colour = np.array(hsv(rng.uniform(0.04, 0.1), rng.uniform(0.3, 0.65), rng.uniform(0.4, 0.85)), dtype=np.float32)
+        plank = y * count
+        level = 0.95 + 0.35 * fractal(rng, width, height, 40, 2, stretch=14) + 0.12 * (np.floor(plank) * 0.618 % 1 - 0.5)
+        level = np.where(plank % 1 < 0.04, 0.55, level)
+    elif kind == "stone":
+        noise = fractal(rng, width, height, 4, 4)
+        level = 0.92 + 0.2 * noise - rng.uniform(0, 0.25) * np.exp(-((noise / 0.02) ** 2))
+    elif kind == "cloth":
+        checks = (x * count % 1 < 0.5).astype(np.float32) + (y * count % 1 < 0.5)
+        level = 1 - 0.16 * checks + 0.1 * fractal(rng, width, height, 60, 1)
+    else:
+        seams = (x * count % 1 < 0.03) | (y * count % 1 < 0.03)
+        level = np.where(seams, 0.7, 0.95 + 0.1 * fractal(rng, width, height, 3))
+    return Image.fromarray((level[..., None] * colour).clip(0, 255).astype(np.uint8))
+
+
+def _shelf(rng, width: int, height: int) -> Image.Image:
+    """Other products on shop shelves, out of focus."""
+    small = Image.new("RGB", (width // 3, height // 3), hsv(0.1, 0.1, rng.uniform(0.2, 0.5)))
+    draw, rows = ImageDraw.Draw(small), int(rng.integers(2, 5))
+    step = small.height / rows
+    for row in range(rows):
+        floor, x = (row + 0.93) * step, 0.0
+        while x < small.width:
+            w, h, hue = step * rng.uniform(0.2, 0.6), step * rng.uniform(0.5, 0.85), rng.random()
+            draw.rectangle((x, floor - h, x + w, floor), fill=hsv(hue, rng.uniform(0.1, 0.8), rng.uniform(0.3, 0.95)))
+            draw.rectangle((x + w * 0.2, floor - h * 0.8, x + w * 0.8, floor - h * 0.5), fill=hsv(hue + 0.4, 0.3, 0.9))
+            x += w * 1.05
+        draw.rectangle((0, floor, small.width, floor + small.height * 0.03), fill=(215, 212, 205))
+    return small.filter(ImageFilter.GaussianBlur(rng.uniform(1, 3))).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _photograph(rng, image: Image.Image) -> Image.Image:
+    """Focus, motion, uneven light, colour cast and sensor noise."""
+    lens = rng.random()
+    if lens < 0.35:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
+    elif lens < 0.5:
+        kernel = np.eye(5) if lens < 0.43 else np.outer([0, 0, 1, 0, 0], np.ones(5))
+        image = image.filter(ImageFilter.Kernel((5, 5), kernel.ravel().tolist()))
+    width, height = image.size
+    light = rng.uniform(0.8, 1.12) * (1 + rng.uniform(0, 0.45) * fractal(rng, width, height, 2, 1))
+    noise = rng.standard_normal((height, width), dtype=np.float32) * rng.choice([1.5, 3, 7])
+    cast = rng.normal(1, 0.03, 3).astype(np.float32)
+    pixels = np.asarray(image, dtype=np.float32) * (light[..., None] * cast) + noise[..., None]
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

@@ -1,0 +1,66 @@
+"""What a reader hands to the common pipeline: pictures and their objects in the source's own words, unchecked."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Row:
+    """One object. `box` is as the source wrote it, in the layout that `Source.layout` names; it may hold anything."""
+
+    box: list
+    category: str
+    ignore: bool = False
+    extra: dict = field(default_factory=dict)
+
+
+@dataclass
+class Item:
+    """One picture. `name` is its source-relative path with extension, `size` the (width, height) that the source states."""
+
+    name: str
+    picture: Path
+    rows: list[Row]
+    split: str | None = None
+    size: tuple[int, int] | None = None
+    extra: dict = field(default_factory=dict)
+
+
+@dataclass
+class Source:
+    """A source as it was read. `layout` is a key of placing.LAYOUTS; `fractions` says that boxes run from 0 to 1.
+
+    `errors` stop the run, together with those of the pictures; `warnings` are printed; `problems` go to problems.jsonl.
+    `classes` is in the source's order, empty where it states none. `owns_pictures`: they lie in Options.scratch.
+    """
+
+    layout: str
+    fractions: bool = False
+    items: list[Item] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[dict] = field(default_factory=list)
+    owns_pictures: bool = False
+
+
+@dataclass
+class Options:
+    """What the user asked for. `scratch` is a temporary folder on the disk of `out`."""
+
+    out: Path
+    scratch: Path
+    images: Path | None = None
+    classes: list[str] = field(default_factory=list)
+    rename: dict[str, str] = field(default_factory=dict)
+    split_ratio: list[float] | None = None
+    questions: str = "all"
+    copy_images: bool = False
+    skip_bad_images: bool = False
+    allow_bad_boxes: bool = False
+    overwrite: bool = False
+
+
+def problem(item_id: str, kind: str, value, action: str) -> dict:
+    """A line of problems.jsonl: an object or image that was changed or dropped."""
+    return {"id": item_id, "kind": kind, "value": value, "action": action}

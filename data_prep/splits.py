@@ -1,0 +1,88 @@
+"""Which image belongs to which split: the source's own division, or a stable hash of the id."""
+
+import hashlib
+import re
+from pathlib import PurePosixPath
+
+from boxtune.records import SPLITS
+from data_prep.source import Item, problem
+
+ALIASES = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+    "trainval": ("trainval",),
+}
+_SPLIT_OF_WORD = {word: split for split, words in ALIASES.items() for word in words}
+DEFAULT_RATIO = [80.0, 10.0, 10.0]
+
+
+def split_of(text: str) -> str | None:
+    """The split that a file or folder name speaks of ("instances_val2017" → "validation"); None for none or several."""
+    found = {_SPLIT_OF_WORD[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _SPLIT_OF_WORD}
+    return found.pop() if len(found) == 1 else None
+
+
+def choose_items(items: list[Item]) -> tuple[list[Item], list[dict]]:
+    """(items that belong to a split, problems for those left out).
+
+    `trainval` is left out where its parts exist, and is the training split where they do not. Where the source divides
+    its images, an image that it gives no split is left out.
+    """
+    named = {item.split for item in items} - {None}
+    if "trainval" in named:
+        parts_exist = bool(named & {"train", "validation"})
+        for item in items:
+            if item.split == "trainval":
+                item.split = None if parts_exist else "train"
+    if not named:
+        return items, []
+    kept = [item for item in items if item.split]
+    placed = {item.name for item in kept}
+    lost = sorted({item.name for item in items} - placed)
+    return kept, [problem(without_suffix(name), "no_split", None, "image left out") for name in lost]
+
+
+def without_suffix(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def fraction_of(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
+
+
+def divide(splits_by_id: dict[str, str | None], ratio: list[float] | None) -> tuple[dict[str, str], list[str]]:
+    """({id: split}, warnings): the source's own division where it has two splits or more, else by hash of the id.
+
+    A `ratio` that the user gave divides anew, whatever the source says.
+    """
+    own = {split for split in splits_by_id.values() if split}
+    if len(own) >= 2 and ratio is None:
+        absent = [split for split in SPLITS[:2] if split not in own]
+        return dict(splits_by_id), [f"the source has no {split} split" for split in absent]
+    warnings = [f"--split-ratio replaces the source's own splits ({', '.join(sorted(own))})"] if len(own) >= 2 else []
+    divided = _divide_by_hash(list(splits_by_id), ratio or DEFAULT_RATIO)
+    wanted = [split for split, share in zip(SPLITS, ratio or DEFAULT_RATIO, strict=True) if share]
+    empty = [split for split in wanted if split not in divided.values()]
+    return divided, warnings + [f"too few images for a {split} split" for split in empty]
+
+
+def _divide_by_hash(ids: list[str], ratio: list[float]) -> dict[str, str]:
+    """Each id's split depends on that id alone, except that a split left empty in a small set takes one image."""
+    total, bounds, low = sum(ratio), {}, 0.0
+    for split, share in zip(SPLITS, ratio, strict=True):
+        bounds[split] = (low, low + share / total)
+        low += share / total
+    by_hash = sorted(ids, key=fraction_of)
+    last = next(split for split in reversed(SPLITS) if bounds[split][1] > bounds[split][0])
+    divided = {
+        name: next((split for split in SPLITS if bounds[split][0] <= fraction_of(name) < bounds[split][1]), last)
+        for name in by_hash
+    }
+    for split in SPLITS:
+        largest = max(SPLITS, key=list(divided.values()).count)
+        members = [name for name in by_hash if divided[name] == largest]
+        if bounds[split][1] > bounds[split][0] and split not in divided.values() and len(members) >= 2:
+            divided[members[-1]] = split
+    return divided

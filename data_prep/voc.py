@@ -1,0 +1,105 @@
+"""Pascal VOC: one XML file for each picture, in Annotations beside JPEGImages, or in the pictures' own folder.
+
+Boxes are taken as written. ImageSets/Main/{train,val,trainval,test}.txt divide the images; files for single classes
+(cat_train.txt) do not.
+"""
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from boxtune.errors import UserError
+from data_prep.files import Pictures, existing, number, picture_folders, relative_name, stated_size
+from data_prep.source import Item, Options, Row, Source, problem
+from data_prep.splits import ALIASES, split_of
+
+_ANNOTATION_FOLDERS = {"annotations", "labels", "xml", "xmls"}
+_LIST_NAMES = {word for words in ALIASES.values() for word in words}
+
+
+def read(source: Path, options: Options) -> Source:
+    root, annotations = _find_annotations(existing(source))
+    files = sorted(path for path in annotations.rglob("*.xml") if not path.name.startswith("."))
+    if not files:
+        raise UserError(f"{source} holds no .xml file. VOC has one for each picture.")
+    found = Source(layout="xyxy")
+    pictures: dict[Path, Pictures] = {}
+    splits = _read_image_sets(root, {relative_name(file.with_suffix(""), annotations) for file in files}, found)
+    for file in files:
+        if file.parent not in pictures:
+            pictures[file.parent] = Pictures(_picture_folders(file, root, annotations, options))
+        item = _read_item(file, annotations, pictures[file.parent], found)
+        if item and splits is None:
+            folder = file.relative_to(annotations).parts[0]
+            item.split = split_of(folder) if annotations == root and folder != file.name else None
+            found.items.append(item)
+        elif item:
+            own = splits.get(relative_name(file.with_suffix(""), annotations), [None])
+            found.items += [Item(item.name, item.picture, item.rows, split, item.size) for split in own]
+    return found
+
+
+def _find_annotations(source: Path) -> tuple[Path, Path]:
+    """(devkit root, folder of the XML files); both are SOURCE where the files lie with the pictures."""
+    if source.is_file():
+        raise UserError(f"{source} is a file; VOC needs the folder that holds Annotations, or the .xml files.")
+    folders = [path for path in [source, *sorted(source.glob("*")), *sorted(source.glob("*/*"))] if path.is_dir()]
+    roots = [path for path in folders if path.name.lower() in _ANNOTATION_FOLDERS and any(path.rglob("*.xml"))]
+    if len(roots) > 1:
+        raise UserError(f"{source} holds several VOC data sets; pass one of them:", [str(path.parent) for path in roots])
+    if source in roots:
+        return source.parent, source
+    return (roots[0].parent, roots[0]) if roots else (source, source)
+
+
+def _picture_folders(file: Path, root: Path, annotations: Path, options: Options) -> list[Path]:
+    """The XML's own folder and its counterpart below JPEGImages or images, before the folders that every format has."""
+    below = file.parent.relative_to(annotations)
+    mirrored = [] if options.images else [root / "JPEGImages" / below, root / "images" / below]
+    return [*(folder for folder in mirrored if folder.is_dir()), *picture_folders(file, root, options)]
+
+
+def _read_image_sets(root: Path, ids: set[str], found: Source) -> dict[str, list[str]] | None:
+    """{id: its splits}, or None where the source has no lists."""
+    folder = next((path for path in (root / "ImageSets" / "Main", root / "ImageSets") if path.is_dir()), None)
+    lists = sorted(path for path in folder.glob("*.txt") if path.stem.lower() in _LIST_NAMES) if folder else []
+    splits: dict[str, list[str]] = {}
+    for path in lists:
+        names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        split = split_of(path.stem)
+        for name in dict.fromkeys(names):
+            if name not in ids:
+                found.problems.append(problem(name, "no_annotation", path.name, "image left out"))
+            elif split not in splits.setdefault(name, []):
+                splits[name].append(split)
+        if not any(name in ids for name in names):
+            found.warnings.append(f"{path} names the {split} split, but none of its annotations are there")
+    return splits if splits else None
+
+
+def _read_item(file: Path, annotations: Path, pictures: Pictures, found: Source) -> Item | None:
+    try:
+        tree = ElementTree.parse(file).getroot()
+    except ElementTree.ParseError as error:
+        found.errors.append(f"{file}: not XML: {error}")
+        return None
+    if tree.tag != "annotation":
+        found.errors.append(f"{file}: no VOC annotation (it begins with <{tree.tag}>)")
+        return None
+    picture = _find_picture(file, (tree.findtext("filename") or "").strip(), pictures)
+    name = relative_name(file.with_name(file.stem + picture.suffix), annotations)
+    size = stated_size(tree.findtext("size/width"), tree.findtext("size/height"))
+    return Item(name, picture, [_read_object(node) for node in tree.findall("object")], size=size)
+
+
+def _find_picture(file: Path, filename: str, pictures: Pictures) -> Path:
+    """The XML's own name decides: renaming a data set often leaves a stale <filename> behind."""
+    if Path(filename).stem == file.stem and (picture := pictures.find(filename)).is_file():
+        return picture
+    picture = pictures.find(file.stem)
+    return picture if picture.is_file() or not filename else pictures.find(filename)
+
+
+def _read_object(node: ElementTree.Element) -> Row:
+    box_xyxy = [number(node.findtext(f"bndbox/{edge}")) for edge in ("xmin", "ymin", "xmax", "ymax")]
+    difficult = (node.findtext("difficult") or "").strip() == "1"
+    return Row(box_xyxy, (node.findtext("name") or "").strip(), ignore=difficult)

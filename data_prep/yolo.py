@@ -1,0 +1,183 @@
+"""YOLO: one text file of rows for each picture, class names in data.yaml (or classes.txt).
+
+A row is `class cx cy w h` in fractions of the picture, with a confidence after it or not, or `class x y x y x y …`, a
+polygon, of which the bounding box is taken. A picture without a label file is an empty image.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import yaml
+
+from boxtune.errors import UserError
+from data_prep.files import existing, list_pictures, number, read_text, relative_name
+from data_prep.source import Item, Options, Row, Source
+from data_prep.splits import ALIASES, split_of
+
+_NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
+
+
+def read(source: Path, options: Options) -> Source:
+    settings_file, root = _find_settings(existing(source))
+    settings = _read_yaml(settings_file) if settings_file else {}
+    names = _read_names(settings, settings_file, root)
+    found = Source(layout="cxcywh", fractions=True, classes=list(names.values()))
+    if settings_file and "nc" in settings and settings["nc"] != len(names):
+        found.warnings.append(f"{settings_file}: nc is {settings['nc']}, but names has {len(names)}")
+    pictures, label_folders = _find_pictures(settings, settings_file, root, options, found)
+    if not pictures:
+        where = settings_file or root
+        raise UserError(f"{where}: found no picture. {'; '.join(found.warnings) or 'Name their folder with --images.'}")
+    labels = {picture: _label_file(picture, root, options) for picture, _ in pictures}
+    if not any(labels.values()):
+        example = _label_candidates(pictures[0][0], root, options)
+        raise UserError(
+            f"{root}: none of the {len(pictures)} pictures has a label file; looked for", [str(path) for path in example]
+        )
+    for picture, split in pictures:
+        rows = _read_labels(labels[picture], names, found) if labels[picture] else []
+        found.items.append(Item(relative_name(picture, options.images or root), picture, rows, split))
+    _add_orphans(label_folders, {path for path in labels.values() if path}, root, names, found)
+    return found
+
+
+def _find_settings(source: Path) -> tuple[Path | None, Path]:
+    """(data.yaml or None, the folder that paths are relative to)."""
+    if source.is_file():
+        return source, source.parent
+    files = sorted([*source.glob("*.yaml"), *source.glob("*.yml")])
+    preferred = [file for file in files if file.stem in {"data", "dataset"}]
+    if len(files) > 1 and len(preferred) != 1:
+        raise UserError(f"{source} holds several YAML files; pass one of them:", [str(file) for file in files])
+    return next(iter(preferred or files), None), source
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        settings = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if not isinstance(settings, dict) or not isinstance(settings.get("names"), list | dict):
+        raise UserError(f"{path}: needs `names`, a list of class names or a mapping from number to name.")
+    return settings
+
+
+def _read_names(settings: dict, settings_file: Path | None, root: Path) -> dict[int, str]:
+    """{class number: name} in the order of the numbers."""
+    if settings_file:
+        names = settings["names"]
+        pairs = list(names.items() if isinstance(names, dict) else enumerate(names))
+        if bad := [key for key, _ in pairs if not isinstance(number(key), int)]:
+            raise UserError(f"{settings_file}: `names` must map whole numbers to class names, got {bad[0]!r}.")
+        return {key: str(name).strip() for key, name in sorted((number(key), name) for key, name in pairs)}
+    for name in _NAME_FILES:
+        if (root / name).is_file():
+            lines = read_text(root / name).splitlines()
+            return dict(enumerate(line.strip() for line in lines if line.strip()))
+    raise UserError(f"{root} names no classes. Add data.yaml with `names: [...]`, or classes.txt with one name a line.")
+
+
+def _find_pictures(
+    settings: dict, settings_file: Path | None, root: Path, options: Options, found: Source
+) -> tuple[list[tuple[Path, str | None]], dict[Path, str | None]]:
+    """([(picture, split)], {label folder: split}). Without data.yaml the split is read from the folders' names."""
+    declared = [(word, settings[word]) for words in ALIASES.values() for word in words if settings.get(word)]
+    if not declared:
+        folder = options.images or root
+        listed = [(path, _split_of_path(path, folder)) for path in list_pictures(folder)]
+        return listed, {_label_folder(path): split for path, split in listed}
+    pictures: dict[tuple[Path, str | None], None] = {}
+    label_folders: dict[Path, str | None] = {}
+    for word, value in declared:
+        split = split_of(word)
+        for entry in value if isinstance(value, list) else [value]:
+            place = _resolve(str(entry), settings, settings_file, options)
+            if place is None:
+                found.warnings.append(f"{settings_file} names {word}: {entry}, which is absent")
+            elif place.is_dir():
+                listed = list_pictures(place)
+                pictures.update(((path, split), None) for path in listed)
+                label_folders.update((folder, split) for folder in {_label_folder(path) for path in listed})
+            else:
+                pictures.update(((path, split), None) for path in _read_list(place, settings_file.parent))
+    return list(pictures), label_folders
+
+
+def _split_of_path(picture: Path, folder: Path) -> str | None:
+    splits = {split_of(part) for part in picture.relative_to(folder).parts[:-1]} - {None}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def _resolve(entry: str, settings: dict, settings_file: Path, options: Options) -> Path | None:
+    """A path of data.yaml: below its `path` or beside the file, then without the ../ that Roboflow writes."""
+    base = settings_file.parent / str(settings.get("path") or "")
+    roots = [base, settings_file.parent, *([options.images] if options.images else [])]
+    spellings = [entry, re.sub(r"^(\.\./)+", "", entry)]
+    candidates = [root / spelling for spelling in spellings for root in roots]
+    return next((Path(os.path.abspath(path)) for path in candidates if path.exists()), None)
+
+
+def _read_list(path: Path, root: Path) -> list[Path]:
+    """The pictures that a text file lists, relative to its own folder or to that of data.yaml."""
+    lines = (line.strip() for line in read_text(path).splitlines())
+    places = [(path.parent / line, root / line) for line in lines if line]
+    return [Path(os.path.abspath(second if second.is_file() else first)) for first, second in places]
+
+
+def _label_folder(picture: Path) -> Path:
+    """Where the labels of a picture's folder lie: its last part `images` read as `labels`."""
+    parts = list(picture.parent.parts)
+    for i in range(len(parts) - 1, -1, -1):
+        if parts[i] == "images":
+            return Path(*parts[:i], "labels", *parts[i + 1 :])
+    return picture.parent
+
+
+def _label_candidates(picture: Path, root: Path, options: Options) -> list[Path]:
+    name = picture.stem + ".txt"
+    places = [_label_folder(picture) / name, picture.with_suffix(".txt"), picture.parent / "labels" / name]
+    if options.images:
+        places += [root / name, root / "labels" / name]
+    return list(dict.fromkeys(places))
+
+
+def _label_file(picture: Path, root: Path, options: Options) -> Path | None:
+    return next((path for path in _label_candidates(picture, root, options) if path.is_file()), None)
+
+
+def _read_labels(path: Path, names: dict[int, str], found: Source) -> list[Row]:
+    rows = []
+    for line_number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        first, *values = [number(token) for token in line.split()]
+        if not isinstance(first, int | float) or first not in names:
+            found.errors.append(f"{path}:{line_number}: class {first!r}, but the names run from 0 to {max(names)}")
+        else:
+            rows.append(Row(_box_cxcywh(values), names[int(first)]))
+    return rows
+
+
+def _box_cxcywh(values: list) -> list:
+    """A row's numbers as a box; numbers that are no box are handed on as they are."""
+    if len(values) == 5:
+        return values[:4]
+    if len(values) < 6 or len(values) % 2 or not all(isinstance(value, int | float) for value in values):
+        return values
+    x0, x1, y0, y1 = min(values[::2]), max(values[::2]), min(values[1::2]), max(values[1::2])
+    return [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]
+
+
+def _add_orphans(
+    label_folders: dict[Path, str | None], used: set[Path], root: Path, names: dict[int, str], found: Source
+) -> None:
+    """Label files whose picture is missing become items all the same, so that the missing picture is reported."""
+    for folder, split in label_folders.items():
+        if "labels" not in folder.parts or not folder.is_dir():
+            continue
+        for path in sorted(set(folder.glob("*.txt")) - used):
+            if path.name not in _NAME_FILES:
+                picture = folder.parent / "images" / path.stem
+                name = relative_name(picture, root)
+                found.items.append(Item(name, picture, _read_labels(path, names, found), split))

@@ -1,0 +1,274 @@
+"""Evaluate a checkpoint, or predictions that were made before.
+
+    python evaluate.py --ckpt DIR [--data DIR] [--split test] [--out DIR]
+    python evaluate.py --predictions FILE --data DIR [--split test] [--out DIR] [--reparse] [--allow-missing]
+    python evaluate.py --ckpt DIR --images FOLDER [--classes a,b] [--out DIR]
+
+Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or a hub id. Scoring
+predictions loads no model and needs no image; only the report's pictures do.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from boxtune.average_precision import curves
+from boxtune.drawing import draw_boxes, draw_points
+from boxtune.errors import UserError, command
+from boxtune.files import write_whole
+from boxtune.images import load_image
+from boxtune.predictions import Prediction, read_predictions
+from boxtune.prompts import first_question, question
+from boxtune.records import Record, read_info, read_records
+from boxtune.report import write_report
+from boxtune.score_table import format_class_table, format_table
+from boxtune.scoring import score
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--ckpt", help="adapter folder, merged model or hub id")
+    what.add_argument("--predictions", type=Path, help="predictions.jsonl to score again")
+    parser.add_argument("--data", type=Path, help="prepared data set; default: the one the checkpoint was trained on")
+    parser.add_argument("--split", default="test", help="train, validation or test (default)")
+    parser.add_argument("--out", type=Path, help="default: eval/ beside the checkpoint")
+    parser.add_argument("--images", type=Path, help="a folder of pictures without truth")
+    parser.add_argument("--classes", help="with --images: names to ask for, by commas; default: those of training")
+    parser.add_argument("--reparse", action="store_true", help="read the text of the predictions again")
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="count images without a prediction as empty answers"
+    )
+    parser.add_argument("--base", action="store_true", help="with an adapter: evaluate its base too, side by side")
+    parser.add_argument("--limit", type=int, help="only the first N images of the split")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, help="default: from the training answers")
+    parser.add_argument("--max-pixels", type=int, help="only for models that were not trained here")
+    parser.add_argument(
+        "--precision", choices=["nf4", "bfloat16", "float16", "float32"], help="default: as in training"
+    )
+    args = parser.parse_args(argv)
+    if args.predictions and not args.data:
+        raise UserError("--predictions needs --data DIR, the prepared data set that they answer.")
+    if args.images and not args.ckpt:
+        raise UserError("--images needs --ckpt DIR.")
+    if args.base and (args.images or not args.ckpt):
+        raise UserError("--base compares a checkpoint with its base on a prepared data set; it needs --ckpt and truth.")
+    for name in ("limit", "batch_size", "max_new_tokens"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}.")
+    return args
+
+
+def choose_split(data_dir: Path, wanted: str) -> str:
+    """The wanted split, or validation where there is no test split; says so."""
+    splits = read_info(data_dir)["splits"]
+    if wanted in splits and splits[wanted]["images"]:
+        return wanted
+    if wanted == "test" and splits.get("validation", {}).get("images"):
+        print(f"note: {data_dir} has no test split; evaluating on validation", file=sys.stderr)
+        return "validation"
+    raise UserError(f"{data_dir} has no images in split {wanted!r}; it has {', '.join(splits)}.")
+
+
+def evaluation_folder(ckpt: str) -> Path:
+    """runs/NAME/eval for runs/NAME/final, runs/NAME/eval_checkpoint-30 for a checkpoint, runs/MODEL/eval for a hub id."""
+    folder = Path(ckpt)
+    if not folder.is_dir():
+        return Path("runs") / ckpt.replace("/", "--") / "eval"
+    return folder.parent / ("eval" if folder.name == "final" else f"eval_{folder.name}")
+
+
+def records_without_truth(folder: Path, classes: list[str]) -> list[Record]:
+    """Records for every picture below a folder. Raises UserError that lists all pictures that cannot be read."""
+    if not folder.is_dir():
+        raise UserError(f"--images {folder} is no folder.")
+    if not classes:
+        raise UserError("this checkpoint names no classes; give --classes a,b.")
+    records, unreadable = [], []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
+        try:
+            width, height = load_image(path).size
+        except (OSError, ValueError, SyntaxError) as error:
+            unreadable.append(f"{path}: {error}")
+            continue
+        records.append(
+            {
+                "id": str(path.relative_to(folder)),
+                "image": str(path.resolve()),
+                "width": width,
+                "height": height,
+                "objects": {"bbox": [], "category": [], "ignore": []},
+                "messages": [
+                    {"role": "user", "content": question(classes)},
+                    {"role": "assistant", "content": "<boxes>"},
+                ],
+            }
+        )
+    if unreadable:
+        raise UserError(f"{len(unreadable)} pictures in {folder} cannot be read; take them out:", unreadable)
+    if not records:
+        raise UserError(f"{folder} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    return records
+
+
+def draw_predictions(predictions: list[Prediction], folder: Path) -> None:
+    """Annotated copies of the pictures, as JPEG, under `folder`."""
+    for prediction in predictions:
+        image, objects = load_image(prediction["image"]), prediction["objects"]
+        if "point" in objects:
+            image = draw_points(image, objects["point"], objects["category"], "red")
+        else:
+            image = draw_boxes(image, objects["bbox"], objects["category"], "red")
+        target = (folder / prediction["id"]).with_suffix(".jpg")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        image.save(target, quality=90)
+
+
+def warn_of_new_wording(records: list[Record], questions: list[str]) -> None:
+    new = {first_question(record) for record in records} - set(questions)
+    if questions and new:
+        print(
+            f"warning: {len(new)} question(s) of this split were never trained on, such as {min(new)!r}; "
+            f"training asked, for instance, {questions[0]!r}",
+            file=sys.stderr,
+        )
+
+
+def write_results(
+    out: Path,
+    records: list[Record],
+    predictions: list[Prediction],
+    classes: list[str],
+    data_dir: Path,
+    provenance: dict,
+    title: str,
+    baseline: dict | None = None,
+) -> dict:
+    """metrics.json and report.html in `out`; returns the metrics."""
+    metrics = score(records, predictions, classes, provenance=provenance)
+    write_whole(out / "metrics.json", json.dumps(metrics, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    plots = curves(records, predictions, classes)
+    write_report(out / "report.html", records, predictions, metrics, plots, data_dir, title, baseline_metrics=baseline)
+    return metrics
+
+
+def evaluate_checkpoint(args: argparse.Namespace) -> None:
+    """Generate, then score; imported here so that scoring alone starts without torch."""
+    from boxtune.checkpoint import load_checkpoint_model, open_checkpoint, quiet_libraries, weights_identity
+    from boxtune.collator import GroundingCollator
+    from boxtune.generation import predict
+    from boxtune.run_info import versions
+
+    quiet_libraries()
+    checkpoint = open_checkpoint(args.ckpt, args.max_pixels, args.max_new_tokens)
+    grounding = checkpoint.grounding
+    if args.base and not checkpoint.adapter:
+        raise UserError(f"--base: {args.ckpt} is no adapter, so it has no base to compare with.")
+    out = args.out or evaluation_folder(args.ckpt)
+    if args.images:
+        classes = args.classes.split(",") if args.classes else grounding.classes
+        records, data_dir, split = records_without_truth(args.images, classes), args.images, None
+    else:
+        data_dir = args.data or Path(grounding.data_dir)
+        split = choose_split(data_dir, args.split)
+        classes = read_info(data_dir)["classes"]
+        records = read_records(data_dir, split)[: args.limit]
+        warn_of_new_wording(records, grounding.questions)
+    model = load_checkpoint_model(checkpoint, args.precision)
+    collator = GroundingCollator(checkpoint.processor, grounding, data_dir)
+    settings = {
+        "weights": weights_identity(checkpoint),
+        "checkpoint": args.ckpt,
+        "grounding": vars(grounding),
+        "precision": args.precision,
+        "batch_size": args.batch_size,
+        "questions": [[record["id"], first_question(record)] for record in records],
+    }
+    provenance = {
+        "split": split,
+        "data": str(data_dir),
+        "checkpoint": args.ckpt,
+        "pixel_budget": {"min_pixels": grounding.min_pixels, "max_pixels": grounding.max_pixels},
+        "base_model": grounding.base_model,
+        "base_precision": args.precision or grounding.base_precision,
+        "max_new_tokens": grounding.max_new_tokens,
+        "versions": versions(),
+    }
+    runs, baseline = {}, None
+    if args.base:
+        with model.disable_adapter():
+            answers = predict(
+                model,
+                collator,
+                records,
+                out / "base" / "predictions.jsonl",
+                settings=settings | {"adapter": False},
+                batch_size=args.batch_size,
+                description="base model",
+            )
+        base_provenance = provenance | {"checkpoint": grounding.base_model}
+        baseline = write_results(
+            out / "base", records, answers, classes, data_dir, base_provenance, f"{grounding.base_model} (base)"
+        )
+        runs["base"] = baseline
+    answers = predict(
+        model,
+        collator,
+        records,
+        out / "predictions.jsonl",
+        settings=settings,
+        batch_size=args.batch_size,
+        description="tuned model",
+    )
+    if args.images:
+        draw_predictions(answers, out / "pictures")
+        print(f"{sum(len(a['objects']['category']) for a in answers)} objects in {len(answers)} pictures")
+        print(f"predictions: {out / 'predictions.jsonl'}\npictures:    {out / 'pictures'}")
+        return
+    runs["tuned" if checkpoint.adapter else args.ckpt] = write_results(
+        out, records, answers, classes, data_dir, provenance, args.ckpt, baseline
+    )
+    print_results(runs, out)
+
+
+def print_results(runs: dict[str, dict], out: Path) -> None:
+    console = Console()
+    console.print(format_table(runs))
+    console.print(format_class_table(runs))
+    print(f"metrics: {out / 'metrics.json'}\nreport:  {out / 'report.html'}")
+
+
+def score_predictions(args: argparse.Namespace) -> None:
+    split = choose_split(args.data, args.split)
+    records = read_records(args.data, split)[: args.limit]
+    predictions, missing = read_predictions(
+        args.predictions, records, allow_missing=args.allow_missing, reparse=args.reparse
+    )
+    if missing:
+        print(
+            f"warning: {len(missing)} of {len(records)} images have no prediction and count as empty", file=sys.stderr
+        )
+    out = args.out or args.predictions.parent
+    provenance = {"split": split, "data": str(args.data), "predictions": str(args.predictions), "missing": len(missing)}
+    classes = read_info(args.data)["classes"]
+    metrics = write_results(out, records, predictions, classes, args.data, provenance, str(args.predictions))
+    print_results({args.predictions.parent.name or "predictions": metrics}, out)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    if args.predictions:
+        score_predictions(args)
+    else:
+        evaluate_checkpoint(args)
+
+
+if __name__ == "__main__":
+    main()

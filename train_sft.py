@@ -1,0 +1,245 @@
+"""Train a recipe: python train_sft.py --config recipes/NAME.yaml [--overlay recipes/overlays/tiny.yaml] [--key value …]
+
+Prepares the data once when absent, checks every length, trains with TRL's SFTTrainer and leaves
+runs/NAME/{checkpoint-N,final} with everything that evaluation and merging need.
+"""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from data_prep.__main__ import main as prepare
+from transformers import EarlyStoppingCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from boxtune.callbacks import InterruptCallback
+from boxtune.collator import GroundingCollator
+from boxtune.errors import UserError, command
+from boxtune.grounding import Grounding
+from boxtune.modeling import (
+    codec_for,
+    describe_modules,
+    load_config,
+    load_model,
+    load_processor,
+    lora_config,
+    nf4_config,
+)
+from boxtune.prompts import first_question, format_sentence
+from boxtune.recipe import Recipe, load_recipe
+from boxtune.records import SPLITS, Record, read_info, read_records
+from boxtune.run_info import changed_keys, save_run_info
+from boxtune.trackers import usable_trackers
+from boxtune.trainer import GroundingTrainer
+from boxtune.training_data import answer_budget, as_dataset, drop_or_refuse_overlong, measure
+
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+def say(message: str) -> None:
+    """Print once, however many processes train."""
+    if PartialState().is_main_process:
+        print(message, flush=True)
+
+
+def prepare_data(recipe: Recipe) -> Path:
+    """The recipe's prepared data set, made by its converter when absent."""
+    options = recipe.grounding
+    data_dir = Path(options.data_dir)
+    with PartialState().main_process_first():
+        if not (data_dir / "dataset.json").is_file():
+            if not options.data_format:
+                raise UserError(
+                    f"{data_dir} is no prepared data set and recipe {recipe.name} names no converter. "
+                    f"Run `python -m data_prep FORMAT SOURCE --out {data_dir}`, or set data_format and data_source."
+                )
+            source = [options.data_source] if options.data_source else []
+            arguments = [options.data_format, *source, "--out", str(data_dir), *(options.data_args or [])]
+            say(f"preparing the data: python -m data_prep {shlex.join(arguments)}")
+            prepare(arguments)
+    say(f"data: {data_dir}  {read_info(data_dir)['splits']}")
+    return data_dir
+
+
+def last_whole_checkpoint(output_dir: Path) -> Path | None:
+    """The latest checkpoint that was saved to its end; trainer_state.json is written last."""
+    states = output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
+    return max((state.parent for state in states), key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def resolve_output(recipe: Recipe) -> Path | None:
+    """Where to resume from, or None for a new run. Raises UserError rather than mix two runs in one folder."""
+    output_dir = Path(recipe.training.output_dir)
+    wanted = recipe.training.resume_from_checkpoint
+    old = [
+        *output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"),
+        *(output_dir / name for name in ("final", "final_merged", "eval")),
+    ]
+    old = [path for path in old if path.exists()]
+    if wanted and wanted.lower() not in {"true", "1", "yes", "last", "false", "0", "no"}:
+        if not (Path(wanted) / "trainer_state.json").is_file():
+            raise UserError(
+                f"--resume_from_checkpoint {wanted}: no whole checkpoint there (trainer_state.json is missing)."
+            )
+        return Path(wanted)
+    if wanted and wanted.lower() not in {"false", "0", "no"}:
+        checkpoint = last_whole_checkpoint(output_dir)
+        if checkpoint is None:
+            raise UserError(
+                f"{output_dir} holds no whole checkpoint to resume from; leave out --resume_from_checkpoint."
+            )
+        changed = changed_keys(output_dir, recipe)
+        if changed:
+            say(f"note: the resumed run differs from before in: {', '.join(changed)}")
+        return checkpoint
+    if old and not recipe.grounding.overwrite_output_dir:
+        raise UserError(
+            f"{output_dir} already holds a run ({', '.join(sorted(path.name for path in old))}). Go on with "
+            "--resume_from_checkpoint true, start over with --overwrite_output_dir true, or choose another --output_dir."
+        )
+    if PartialState().is_main_process:
+        for path in old:
+            shutil.rmtree(path)
+    return None
+
+
+def describe_grounding(
+    recipe: Recipe, config, processor, splits: dict[str, list[Record]], classes: list[str]
+) -> Grounding:
+    """What the checkpoint will remember; the answer budget is set once the lengths are known."""
+    codec = codec_for(config, recipe.grounding.answer)
+    size = processor.image_processor.size
+    return Grounding(
+        codec=codec.name,
+        system_prompt=recipe.grounding.system_prompt,
+        format_sentence=format_sentence(codec),
+        min_pixels=size["shortest_edge"],
+        max_pixels=size["longest_edge"],
+        max_new_tokens=0,
+        base_model=recipe.model.model_name_or_path,
+        base_revision=recipe.model.model_revision,
+        base_precision="nf4" if recipe.model.load_in_4bit else recipe.model.dtype,
+        compute_dtype=recipe.model.dtype,
+        classes=classes,
+        questions=sorted({first_question(record) for record in splits["train"]}),
+        data_dir=recipe.grounding.data_dir,
+    )
+
+
+def fit_lengths(recipe: Recipe, splits: dict, collator: GroundingCollator) -> dict[str, list[Record]]:
+    """The examples within max_length; sets the answer budget. All over-long ones are listed, none is cut."""
+    fitting = {}
+    for split, records in splits.items():
+        lengths = measure(records, collator)
+        fitting[split], dropped = drop_or_refuse_overlong(
+            records, lengths, recipe.training.max_length, recipe.grounding.overlong, split
+        )
+        for line in dropped:
+            say(f"dropped from {split}, over max_length {recipe.training.max_length}: {line}")
+        if split == "train":
+            collator.grounding.max_new_tokens = answer_budget(lengths)
+            widened = sum(entry.widened for entry in lengths)
+            say(
+                f"tokens: longest example {max(e.total for e in lengths)} of max_length {recipe.training.max_length}, "
+                f"longest answer {max(e.answer for e in lengths)}; {widened} boxes widened to one coordinate step"
+            )
+    return fitting
+
+
+def build_model(recipe: Recipe, config):
+    options = recipe.model
+    dtype = getattr(torch, options.dtype)
+    quantization = nf4_config(config, dtype, options.use_bnb_nested_quant) if options.load_in_4bit else None
+    return load_model(
+        options.model_name_or_path,
+        dtype=dtype,
+        quantization=quantization,
+        attn_implementation=options.attn_implementation,
+        revision=options.model_revision,
+    )
+
+
+def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator, splits: dict) -> GroundingTrainer:
+    options, training = recipe.model, recipe.training
+    peft_config = (
+        lora_config(
+            options.lora_r,
+            options.lora_alpha,
+            options.lora_dropout,
+            options.lora_target_modules or LORA_TARGETS,
+            options.use_rslora,
+        )
+        if options.use_peft
+        else None
+    )
+    # The collator reads whole records; lengths were checked above, so nothing may be cut here.
+    training.remove_unused_columns = False
+    training.max_length = None
+    callbacks = [InterruptCallback()]
+    if recipe.grounding.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(recipe.grounding.early_stopping_patience))
+    if not splits.get("validation") and training.eval_strategy != "no":
+        say("no validation split: training without evaluation loss")
+        training.eval_strategy = "no"
+    return GroundingTrainer(
+        model=model,
+        args=training,
+        grounding=collator.grounding,
+        data_collator=collator,
+        train_dataset=as_dataset(splits["train"], collator.data_dir),
+        eval_dataset=as_dataset(splits["validation"], collator.data_dir) if splits.get("validation") else None,
+        processing_class=processor,
+        peft_config=peft_config,
+        callbacks=callbacks,
+    )
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    recipe = load_recipe(sys.argv[1:] if argv is None else argv)
+    for note in recipe.notes:
+        say(f"note: {note}")
+    config = load_config(recipe.model.model_name_or_path, recipe.model.model_revision)
+    codec_for(config)
+    resume_from = resolve_output(recipe)
+    data_dir = prepare_data(recipe)
+    splits = {split: read_records(data_dir, split) for split in SPLITS[:2] if split in read_info(data_dir)["splits"]}
+    if not splits.get("train"):
+        raise UserError(f"{data_dir} has no training images.")
+
+    options = recipe.grounding
+    processor = load_processor(
+        recipe.model.model_name_or_path, recipe.model.model_revision, options.min_pixels, options.max_pixels
+    )
+    grounding = describe_grounding(recipe, config, processor, splits, read_info(data_dir)["classes"])
+    collator = GroundingCollator(processor, grounding, data_dir)
+    splits = fit_lengths(recipe, splits, collator)
+
+    trackers, notes = usable_trackers(recipe.training.report_to, "boxtune", recipe.name)
+    for note in notes:
+        say(f"note: {note}")
+    recipe.training.report_to = trackers
+    model = build_model(recipe, config)
+    trainer = build_trainer(recipe, model, processor, collator, splits)
+    say(describe_modules(trainer.model))
+    output_dir = Path(recipe.training.output_dir)
+    if trainer.is_world_process_zero():
+        save_run_info(output_dir, recipe, trainer.model, processor, next(iter(trainer.get_train_dataloader())))
+
+    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    interrupt = next(c for c in trainer.callback_handler.callbacks if isinstance(c, InterruptCallback))
+    if interrupt.interrupted:
+        say(f"stopped at step {trainer.state.global_step}; go on with --resume_from_checkpoint true")
+        sys.exit(130)
+    trainer.save_model(str(output_dir / "final"))
+    if trainer.is_world_process_zero():
+        for name in ("recipe.yaml", "run.json", "first_batch.txt"):
+            shutil.copyfile(output_dir / name, output_dir / "final" / name)
+    say(f"trained: {output_dir / 'final'}")
+
+
+if __name__ == "__main__":
+    main()
