@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from data_prep.__main__ import main as prepare
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from boxtune.callbacks import InterruptCallback
+from boxtune.checkpoint import quiet_libraries
 from boxtune.collator import GroundingCollator
 from boxtune.errors import UserError, command
 from boxtune.grounding import Grounding
@@ -35,6 +35,7 @@ from boxtune.run_info import changed_keys, save_run_info
 from boxtune.trackers import usable_trackers
 from boxtune.trainer import GroundingTrainer
 from boxtune.training_data import answer_budget, as_dataset, drop_or_refuse_overlong, measure
+from data_prep.__main__ import main as prepare
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
@@ -199,6 +200,7 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
 
 @command
 def main(argv: list[str] | None = None) -> None:
+    quiet_libraries()
     recipe = load_recipe(sys.argv[1:] if argv is None else argv)
     for note in recipe.notes:
         say(f"note: {note}")

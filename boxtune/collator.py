@@ -139,7 +139,7 @@ class GroundingCollator:
         padded = [f + row if side == "left" else row + f for row, f in zip(rows, fill, strict=True)]
         return torch.tensor(padded)
 
-    def _batch(self, rows: list[list[int]], features: dict[str, torch.Tensor], side: str) -> dict[str, torch.Tensor]:
+    def batch(self, rows: list[list[int]], features: dict[str, torch.Tensor], side: str) -> dict[str, torch.Tensor]:
         input_ids = self.pad(rows, self.tokenizer.pad_token_id, side)
         return {
             "input_ids": input_ids,
@@ -153,7 +153,7 @@ class GroundingCollator:
         records = [json.loads(example["record"]) for example in examples]
         features, sizes = self.process_images(records)
         encoded = [self.encode(record, size) for record, size in zip(records, sizes, strict=True)]
-        batch = self._batch([row.input_ids for row in encoded], features, side="right")
+        batch = self.batch([row.input_ids for row in encoded], features, side="right")
         batch["labels"] = self.pad([row.labels for row in encoded], IGNORE_INDEX, side="right")
         return batch
 
@@ -161,4 +161,4 @@ class GroundingCollator:
         """A left-padded batch for `generate`, and the input size of every row."""
         features, sizes = self.process_images(records)
         rows = [self.encode_question(record, size) for record, size in zip(records, sizes, strict=True)]
-        return self._batch(rows, features, side="left"), sizes
+        return self.batch(rows, features, side="left"), sizes

@@ -13,7 +13,7 @@ _ORIENTATION_TAG, _QUARTER_TURNS = 0x0112, {5, 6, 7, 8}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB. 16-bit and float greys are scaled (Pillow's `convert` would clip them to white), alpha is laid on white."""
+    """Any mode to RGB. 16-bit greys are scaled (Pillow would clip them to white), alpha is laid on white."""
     if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
         return _grey_to_rgb(np.asarray(image, dtype=np.float64), sixteen_bit=image.mode.startswith("I;16"))
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
@@ -44,6 +44,7 @@ def load_image(path: str | Path) -> Image.Image:
 def stored_and_upright_size(image: Image.Image) -> tuple[tuple[int, int], tuple[int, int]]:
     """((width, height) as stored, (width, height) upright) from the header alone."""
     width, height = image.size
-    if image.getexif().get(_ORIENTATION_TAG) in _QUARTER_TURNS:
-        return (width, height), (height, width)
-    return (width, height), (width, height)
+    if image.getexif().get(_ORIENTATION_TAG) not in _QUARTER_TURNS:
+        return (width, height), (width, height)
+    # Pillow turns TIFF on its own, and names the upright size before it has decoded anything.
+    return ((height, width), (width, height)) if image.format == "TIFF" else ((width, height), (height, width))

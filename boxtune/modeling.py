@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import bitsandbytes as bnb
 import torch
 from accelerate import PartialState
 from huggingface_hub import hf_hub_download
@@ -72,7 +73,7 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
             raise UserError(f"{model_id} holds no model (no config.json).")
     elif model_id.startswith((".", "/", "assets", "runs")) or model_id.count("/") != 1:
         raise UserError(
-            f"no model at {model_id!r}: the folder does not exist. `make assets` builds the embedded model."
+            f"no model at {model_id!r}: the folder does not exist."
         )
     else:
         _require_hub_model(model_id, revision)
@@ -198,7 +199,7 @@ def quantised_modules(model: torch.nn.Module) -> dict[str, dict[str, int]]:
     """{tower: {"nf4": n, "full": n}}: how many linears of each tower are 4-bit."""
     counts = {name: Counter(nf4=0, full=0) for name in ("vision", "language", "head")}
     for name, module in model.named_modules():
-        if type(module).__name__ == "Linear4bit":
+        if type(module) is bnb.nn.Linear4bit:
             counts[tower(name)]["nf4"] += 1
         elif type(module) is torch.nn.Linear and ".lora_" not in name:
             counts[tower(name)]["full"] += 1
@@ -218,8 +219,8 @@ def adapted_modules(model: torch.nn.Module) -> dict[str, dict[str, int]]:
 def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """(trainable, all) parameters; a 4-bit weight counts its logical elements."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    packed = {id(p): 2 for p in model.parameters() if type(p).__name__ == "Params4bit"}
-    return trainable, sum(p.numel() * packed.get(id(p), 1) for p in model.parameters())
+    # Two 4-bit values share a byte.
+    return trainable, sum(p.numel() * (2 if isinstance(p, bnb.nn.Params4bit) else 1) for p in model.parameters())
 
 
 def lora_target_regex(suffixes: list[str]) -> str:

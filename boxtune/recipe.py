@@ -114,22 +114,25 @@ def _split_command_line(argv: list[str]) -> tuple[str, list[str], list[str]]:
     return config, overlays, rest
 
 
-def _check_keys(sources: dict[str, dict], rest: list[str]) -> None:
+def _check_keys(sources: dict[str, dict], rest: list[str], parser: TrlParser) -> None:
     known = {f.name for cls in (GroundingArguments, SFTConfig, ModelConfig) for f in fields(cls) if f.init}
-    flags = [argument[2:].partition("=")[0] for argument in rest if argument.startswith("--")]
-    # argparse knows each boolean flag's negation, with either separator.
-    flags = [flag.replace("-", "_") for flag in flags]
-    flags = [flag.removeprefix("no_") if flag not in known else flag for flag in flags]
     problems = []
-    for source, keys in [*sources.items(), ("command line", flags)]:
-        for key in keys:
+    for source, values in sources.items():
+        for key, value in values.items():
             if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                problems.append(f"{source}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-            elif source != "command line" and isinstance(sources[source][key], dict) and not key.endswith("_kwargs"):
+                problems.append(f"{source}: unknown key {key!r}{_did_you_mean(key, known)}")
+            elif isinstance(value, dict) and not key.endswith(("_kwargs", "_config")):
                 problems.append(f"{source}: {key} must be a plain value, got a mapping")
+    options = parser._option_string_actions
+    flags = [argument.partition("=")[0] for argument in rest if argument.startswith("--")]
+    problems += [f"command line: unknown option {f}{_did_you_mean(f, options)}" for f in flags if f not in options]
     if problems:
         raise UserError("unknown or malformed keys:", problems)
+
+
+def _did_you_mean(word, known) -> str:
+    close = difflib.get_close_matches(str(word), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _as_default(value):
@@ -149,20 +152,22 @@ def fit_to_machine(values: dict) -> tuple[dict, list[str]]:
     return values, notes
 
 
-def load_recipe(argv: list[str]) -> Recipe:
-    """Read `--config FILE [--overlay FILE …] [--key value …]`. Later sources win; every unknown key is reported."""
+def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
+    """Read `--config FILE [--overlay FILE …] [--key value …]`. Later sources win; every unknown key is reported.
+
+    With `needs_gpu` False a recipe that requires a GPU may be read without one, to check its data."""
     config, overlay_names, rest = _split_command_line(argv)
     recipe_path = find_recipe(config)
     overlay_paths = [find_recipe(name, RECIPES / "overlays") for name in overlay_names]
     sources = {str(path): read_yaml(path) for path in [recipe_path, *overlay_paths]}
-    _check_keys(sources, rest)
+    parser = _RecipeParser([GroundingArguments, SFTConfig, ModelConfig], allow_abbrev=False)
+    _check_keys(sources, rest, parser)
     values = {key: value for source in sources.values() for key, value in source.items()}
     name = "-".join([recipe_path.stem, *(path.stem for path in overlay_paths)])
     values.setdefault("output_dir", f"runs/{name}")
     values.setdefault("data_dir", f"data/{recipe_path.stem}")
     values.setdefault("run_name", name)
     values, notes = fit_to_machine(values)
-    parser = _RecipeParser([GroundingArguments, SFTConfig, ModelConfig], allow_abbrev=False)
     parser.set_defaults_with_config(**{key: _as_default(value) for key, value in values.items()})
     try:
         grounding, training, model = parser.parse_args_into_dataclasses(rest)
@@ -172,7 +177,7 @@ def load_recipe(argv: list[str]) -> Recipe:
     overridden = {key.removeprefix("--").partition("=")[0].replace("-", "_") for key in rest if key.startswith("--")}
     for part in (grounding, training, model):
         values |= {f.name: getattr(part, f.name) for f in fields(part) if f.name in overridden}
-    if grounding.requires_gpu and not torch.cuda.is_available():
+    if needs_gpu and grounding.requires_gpu and not torch.cuda.is_available():
         raise UserError(
             f"recipe {name} needs a CUDA GPU and this machine has none. The same recipe on the embedded model runs "
             f"here: make train RECIPE={recipe_path.stem} OVERLAY=tiny"

@@ -89,7 +89,8 @@ def read_info(directory: Path) -> dict:
     path = Path(directory) / "dataset.json"
     if not path.is_file():
         raise UserError(
-            f"{directory} is no prepared data set (no dataset.json). Make one: python -m data_prep FORMAT SOURCE --out {directory}"
+            f"{directory} is no prepared data set (no dataset.json). "
+            f"Make one: python -m data_prep FORMAT SOURCE --out {directory}"
         )
     try:
         return json.loads(path.read_text(encoding="utf-8"))

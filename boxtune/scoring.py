@@ -84,7 +84,7 @@ def score(
     *,
     iou_threshold: float = 0.5,
     seed: int = 0,
-    score_source: str = "constant",
+    score_source: str | None = None,
     provenance: dict | None = None,
 ) -> dict:
     """The content of metrics.json. `predictions[i]` answers `records[i]`, as `read_predictions` returns them.
@@ -92,7 +92,8 @@ def score(
     `seed` draws the orders of `AP_constant_score`, whose spread is a standard deviation. `predicted` and precision leave
     out predictions that are excused by an ignored box. Per class and in `f1_macro` stand the data set's classes; a label
     that is none of them counts as a false positive and in `unknown_label_boxes`. An image is empty when it has no truth
-    other than ignored boxes. For click answers `points` is filled, and all that needs an IoU is None.
+    other than ignored boxes. For click answers `points` is filled, and all that needs an IoU is None. `score_source` says
+    where the scores come from: by default "constant" where all are equal and "predictions" where they are not.
     """
     if [record["id"] for record in records] != [prediction["id"] for prediction in predictions]:
         raise ValueError("records and predictions must have the same ids in the same order")
@@ -111,10 +112,11 @@ def score(
         "mean_iou_gt": None if click else _mean(ious),
     }
     empty = [image for image, record in zip(images, records, strict=True) if all(record["objects"]["ignore"])]
+    values = {value for prediction in predictions for value in prediction["objects"]["score"]}
     problems = Counter(problem for prediction in predictions for problem in prediction["problems"])
     return {
         **_coco_metrics(records, predictions, classes, seed, click, per_class),
-        "score_source": score_source,
+        "score_source": score_source or ("constant" if len(values) <= 1 else "predictions"),
         "per_class": per_class,
         "matching": {"iou_threshold": iou_threshold} | (dict.fromkeys(matching) if click else matching),
         "parse": {
@@ -187,34 +189,33 @@ def _class_counts(records, predictions, images: list[ImageScore]) -> dict[str, _
 
 def _score_image(record: dict, prediction: dict, threshold: float) -> ImageScore:
     truth, answers = record["objects"], prediction["objects"]
-    click = "point" in answers
-    counted = [j for j, ignored in enumerate(truth["ignore"]) if not ignored]
+    counted = [j for j, is_ignored in enumerate(truth["ignore"]) if not is_ignored]
     ignored = [j for j, is_ignored in enumerate(truth["ignore"]) if is_ignored]
     same_class = _same_label(answers["category"], truth["category"])
-    if click:
-        similarity = _point_in_box(answers["point"], truth["bbox"]) * same_class
-        threshold, excusing = 1.0, similarity > 0
+    if "point" in answers:
+        hits = excuses = _point_in_box(answers["point"], truth["bbox"]) & same_class
+        pairs = [(i, counted[j], None) for i, j in _match_most(hits[:, counted])]
+        ious = []
     else:
-        similarity = box_iou(answers["bbox"], truth["bbox"]) * same_class
+        iou = box_iou(answers["bbox"], truth["bbox"]) * same_class
+        hits = iou >= threshold
         inside = intersection(answers["bbox"], truth["bbox"])
-        excusing = (inside >= IGNORED_SHARE * box_area(answers["bbox"])[:, None]) & same_class
-
-    # Best first: the matching at a threshold is the head of the one without, so one matching serves both.
-    all_pairs = [(i, counted[j], float(similarity[i, counted[j]])) for i, j in match_greedy(similarity[:, counted])]
-    pairs = [pair for pair in all_pairs if pair[2] >= threshold]
+        excuses = (inside >= IGNORED_SHARE * box_area(answers["bbox"])[:, None]) & same_class
+        # The best pair comes first, so the matching at a threshold is the head of the one without: one serves both.
+        partners = {counted[j]: (i, float(iou[i, counted[j]])) for i, j in match_greedy(iou[:, counted])}
+        pairs = sorted((i, j, value) for j, (i, value) in partners.items() if value >= threshold)
+        ious = [partners[j][1] if j in partners else 0.0 for j in counted]
     matched_answers, matched_truth = {i for i, _, _ in pairs}, {j for _, j, _ in pairs}
     unmatched = [i for i in range(len(answers["category"])) if i not in matched_answers]
-    excused = [i for i in unmatched if excusing[i, ignored].any()]
-    false = [i for i in unmatched if i not in set(excused)]
-    iou_of = {j: iou for _, j, iou in all_pairs}
+    false = [i for i in unmatched if not excuses[i, ignored].any()]
     return ImageScore(
         id=record["id"],
-        pairs=sorted((i, j, None if click else iou) for i, j, iou in pairs),
+        pairs=pairs,
         false=false,
-        duplicates=[i for i in false if (similarity[i, sorted(matched_truth)] >= threshold).any()],
-        excused=excused,
+        duplicates=[i for i in false if hits[i, sorted(matched_truth)].any()],
+        excused=[i for i in unmatched if excuses[i, ignored].any()],
         missed=[j for j in counted if j not in matched_truth],
-        ious=[] if click else [iou_of.get(j, 0.0) for j in counted],
+        ious=ious,
     )
 
 
@@ -225,13 +226,38 @@ def _same_label(labels_a: list[str], labels_b: list[str]) -> np.ndarray:
 
 
 def _point_in_box(points_xy: list[list[float]], boxes_xyxy: list[list[float]]) -> np.ndarray:
-    """(N, M): 0 where a point lies outside a box, else 1 on the border up to 2 at the centre, which a click aims at."""
+    """(N, M) bool: the point lies in the box or on its border."""
     points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 1, 2)
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(1, -1, 4)
-    centre, half = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2
-    inside = ((points >= boxes[..., :2]) & (points <= boxes[..., 2:])).all(-1)
-    nearness = 2 - (np.abs(points - centre) / half).max(-1, initial=0).clip(max=1)
-    return np.where(inside, nearness, 0.0)
+    return ((points >= boxes[..., :2]) & (points <= boxes[..., 2:])).all(-1)
+
+
+def _match_most(possible: np.ndarray) -> list[tuple[int, int]]:
+    """One-to-one pairs (row, column) of an (N, M) bool matrix, as many as can be made.
+
+    A point in two boxes has no IoU to say whose it is, so no box may lose its point to a box that had another. A row
+    without a free column looks, breadth first, for matched rows that can move to another column.
+    """
+    column_of, row_of = {}, {}
+    for start in range(len(possible)):
+        came_from, queue, free = {}, [start], None
+        for row in queue:
+            for column in np.flatnonzero(possible[row]).tolist():
+                if column in came_from:
+                    continue
+                came_from[column] = row
+                if column in row_of:
+                    queue.append(row_of[column])
+                else:
+                    free = column
+            if free is not None:
+                break
+        while free is not None:
+            row = came_from[free]
+            left = column_of.get(row)
+            column_of[row], row_of[free] = free, row
+            free = left
+    return sorted(column_of.items())
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -64,7 +64,11 @@ def _read_categories(file: Path, data: dict, found: Source) -> dict[object, str]
     """{category id: name}. Ids may have gaps."""
     names: dict[object, str] = {}
     for number, category in enumerate(data["categories"]):
-        if not isinstance(category, dict) or not _is_id(category.get("id")) or not isinstance(category.get("name"), str):
+        if (
+            not isinstance(category, dict)
+            or not _is_id(category.get("id"))
+            or not isinstance(category.get("name"), str)
+        ):
             found.errors.append(f"{file}: categories[{number}] needs id and name, got {category!r:.100}")
         elif category["id"] in names:
             found.errors.append(f"{file}: categories[{number}]: id {category['id']!r} stands twice")

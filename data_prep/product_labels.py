@@ -46,8 +46,8 @@ def _em(text: str) -> float:
 @lru_cache(maxsize=20_000)
 def _letters(text: str, size: int, bold: bool, narrow: float) -> Image.Image:
     """A piece of text as a mask (L), a line high. Cached: labels repeat, and drawing letters is the slowest part."""
-    mask = Image.new("L", (int(_em(text) * size) + 3, round(size * 1.3)))
     stroke = size / 30 if bold else 0
+    mask = Image.new("L", (int(_em(text) * size + 2 * stroke) + 4, round(size * 1.3)))
     ImageDraw.Draw(mask).text((1, size), text, fill=255, font=font(size), anchor="ls", stroke_width=stroke)
     return mask.resize((max(round(mask.width * narrow), 1), mask.height)) if narrow < 1 else mask
 
@@ -149,7 +149,7 @@ def nutrition_table(rng: np.random.Generator, width: int, style: Style, language
     titled = rng.random() < 0.7
     rows = [list(row) for row in zip(["" if titled else title, *names], *columns, strict=True)]
     if rng.random() < 0.4:  # kilojoules and kilocalories on lines of their own
-        energy = [(cell.split("/") + [""])[:2] for cell in rows[1]]
+        energy = [[*cell.split("/"), ""][:2] for cell in rows[1]]
         rows[1:2] = [list(line) for line in zip(*energy, strict=True)]
     if rng.random() < 0.3:
         rows = [row for row in rows if row[0] not in (names[2], names[5])]
@@ -180,7 +180,9 @@ def distractor(rng: np.random.Generator, width: int, style: Style, language: Lan
         shares = [f"{item} ({rng.integers(2, 40)}%)" if rng.random() < 0.4 else item for item in items]
         return paragraph(f"{heading}: {', '.join(shares)}.", size, width, style)
     if kind == "notes":
-        return paragraph(f"{plain(language.notes)} {pick(rng, BRANDS)}, {rng.integers(10**4, 10**5)}", size, width, style)
+        return paragraph(
+            f"{plain(language.notes)} {pick(rng, BRANDS)}, {rng.integers(10**4, 10**5)}", size, width, style
+        )
     if kind == "barcode":
         return _barcode(rng, min(width, 40 + width // 2))
     if kind == "logo":

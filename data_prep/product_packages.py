@@ -7,6 +7,7 @@ and `Package.outline` moves points through the same map, so a table's box is the
 import colorsys
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -78,9 +79,9 @@ class Package:
 
 
 def _signed_area(corners: np.ndarray) -> float:
-    """Positive where (N, 2) corners run clockwise in a picture, whose y grows downwards."""
-    x, y = corners.T
-    return float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)) / 2)
+    """Positive where (4, 2) corners run clockwise in a picture, whose y grows downwards."""
+    (x0, y0), (x1, y1), (x2, y2), (x3, y3) = corners.tolist()
+    return ((x2 - x0) * (y3 - y1) - (x3 - x1) * (y2 - y0)) / 2
 
 
 def _sagging(angle: np.ndarray, bend: float) -> np.ndarray:
@@ -184,7 +185,9 @@ def _face(rng, kind: str, width: int, height: int, tables: int):
             draw.rectangle((x, 0, x + step // 2, height), fill=tint)
     if kind == "jar":
         top = int(height * 0.1)
-        draw.rectangle((0, 0, width, top), fill=pick(rng, ((190, 190, 195), (230, 228, 220), style.accent, (60, 60, 64))))
+        draw.rectangle(
+            (0, 0, width, top), fill=pick(rng, ((190, 190, 195), (230, 228, 220), style.accent, (60, 60, 64)))
+        )
     if rng.random() < 0.6:
         band = int(height * rng.uniform(0.08, 0.2))
         at_top = rng.random() < 0.7
@@ -210,7 +213,7 @@ def _brand(rng, face: Image.Image, top: int, height: int, base, style: Style) ->
 
 def _front(rng, face: Image.Image, top: int, bottom: int, base, style: Style) -> None:
     """What the front of a package shows: what is in it, in a bowl."""
-    draw, hue, size = ImageDraw.Draw(face), rng.random(), max(face.width // 9, 7)
+    draw, hue, size = ImageDraw.Draw(face), rng.uniform(-0.05, 0.32), max(face.width // 9, 7)
     colour = "white" if is_dark(base) else style.accent
     print_line(face, (face.width * 0.08, top + size * 0.3), pick(rng, GOODS), size, style, bold=True, colour=colour)
     top += 2 * size
@@ -227,14 +230,16 @@ def _front(rng, face: Image.Image, top: int, bottom: int, base, style: Style) ->
 def _panels(rng, face: Image.Image, style: Style, tables: int, top: int, bottom: int) -> list[Rectangle]:
     """Print tables and other panels in one or two columns; the rectangles of the tables."""
     gap = max(face.width // 30, 4)
-    two = face.width > 1.1 * (bottom - top) or rng.random() < 0.2
+    two = face.width > 1.2 * (bottom - top) or rng.random() < 0.15
     cuts = [gap, round(face.width * rng.uniform(0.4, 0.6)), face.width] if two else [gap, face.width]
-    widths = [right - left - gap for left, right in zip(cuts[:-1], cuts[1:], strict=True)]
+    widths = [right - left - gap for left, right in pairwise(cuts)]
     columns, free = [[] for _ in widths], [bottom - top - 2 * gap for _ in widths]
     first = int(rng.integers(len(columns)))
-    for i, make in enumerate([nutrition_table] * tables + [distractor] * 5):
+    for i, make in enumerate([nutrition_table] * tables + [distractor] * 4):
         c = (first + i) % len(columns)
-        panel = make(rng, int(widths[c] * rng.uniform(0.6, 1)), style, pick(rng, list(LANGUAGES.values())))
+        if make is distractor and free[c] < 30:
+            continue
+        panel = make(rng, int(widths[c] * rng.uniform(0.65, 1)), style, pick(rng, list(LANGUAGES.values())))
         room = free[c] / (2 if tables > len(columns) and i == 0 else 1)
         if panel.height > room and make is distractor:
             continue
@@ -259,23 +264,24 @@ def _panels(rng, face: Image.Image, style: Style, tables: int, top: int, bottom:
 def _relief(rng, face: Image.Image, kind: str) -> Image.Image:
     """Light on the material (a jar is round, a pouch has wrinkles, some are glossy) and the transparent margin."""
     width, height = face.size
-    pixels = np.asarray(face.convert("RGB"), dtype=np.float32)
+    x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     if kind == "jar":
-        pixels = pixels * (0.45 + 0.6 * np.cos(np.linspace(-1.15, 1.05, width, dtype=np.float32)))[:, None]
+        _shine(face, (0, 0, 0), 0.55 - 0.55 * np.cos(1.1 * x - 0.05) + 0 * y)
     elif kind == "pouch":
-        light = 0.93 + 0.3 * fractal(rng, width, height, 5)
-        crimp = max(height // 22, 4)
-        light[:crimp] *= np.where(np.arange(crimp) % 3 == 0, 0.75, 1.08)[:, None]
-        light[-crimp:] *= np.where(np.arange(crimp) % 3 == 0, 0.75, 1.08)[:, None]
-        pixels = pixels * light[..., None]
+        shade, crimp = 0.1 + 0.35 * fractal(rng, width, height, 5), max(height // 22, 4)
+        shade[:crimp] += 0.2 * (np.arange(crimp) % 3 == 0)[:, None]
+        shade[-crimp:] += 0.2 * (np.arange(crimp) % 3 == 0)[:, None]
+        _shine(face, (0, 0, 0), shade)
     if rng.random() < 0.4:
-        x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)[:, None]
         across = x * rng.uniform(-1, 1) + y * rng.uniform(-1, 1) - rng.uniform(-0.6, 0.6)
-        gloss = np.exp(-((across / rng.uniform(0.06, 0.3)) ** 2)) * rng.uniform(0.1, 0.5)
-        pixels = pixels + (255 - pixels) * gloss[..., None]
+        _shine(face, (255, 255, 255), rng.uniform(0.1, 0.5) * np.exp(-((across / rng.uniform(0.06, 0.3)) ** 2)))
     alpha = Image.new("L", face.size)
     radius = {"carton": 1, "card": 3, "pouch": 6, "jar": width // 18}[kind]
     ImageDraw.Draw(alpha).rounded_rectangle((MARGIN, MARGIN, width - MARGIN - 1, height - MARGIN - 1), radius, fill=255)
-    result = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    result.putalpha(alpha)
-    return result
+    face.putalpha(alpha)
+    return face
+
+
+def _shine(face: Image.Image, colour: tuple[int, int, int], strength: np.ndarray) -> None:
+    """Mix a colour into a picture, (height, width) strengths of 0…1."""
+    face.paste(colour, (0, 0), Image.fromarray((255 * strength).clip(0, 255).astype(np.uint8)))

@@ -4,6 +4,7 @@
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from data_prep.product_words import pick
 
 ASPECTS = (3 / 4, 4 / 3, 1, 2 / 3, 3 / 2, 9 / 16, 16 / 9)
 TABLES, TABLES_SHARE = (0, 1, 2, 3), (0.12, 0.56, 0.22, 0.10)
+PACKAGES = ((1, 2), (1, 1, 1, 2), (1, 2), (2, 3))  # how many there may be for each number of tables
 SMALLEST_TABLE = 0.09  # least side of a table's box, as a share of the picture's shorter side
 VISIBLE = 0.75  # least share of a table's box, and of a package's, that lies inside the picture
 
@@ -44,7 +46,7 @@ def compose(rng, width: int, height: int) -> list[Package]:
     """Packages from back to front; every table is large enough, inside the picture and not hidden."""
     tables = int(rng.choice(TABLES, p=TABLES_SHARE))
     while True:
-        count = int(rng.integers(max((tables + 1) // 2, 1), max(tables, 2) + 1))
+        count = pick(rng, PACKAGES[tables])
         shares = [tables // count + (i < tables % count) for i in range(count)]
         packages = []
         for slot, share in zip(_slots(rng, width, height, count), rng.permutation(shares), strict=True):
@@ -57,8 +59,8 @@ def _slots(rng, width: int, height: int, count: int) -> list[tuple[float, float,
     """Strips (xyxy) side by side along the longer side, of uneven breadth."""
     cuts = np.cumsum([0, *rng.dirichlet([12] * count)])
     if width * rng.uniform(0.8, 1.25) > height:
-        return [(width * a, 0, width * b, height) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-    return [(0, height * a, width, height * b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        return [(width * a, 0, width * b, height) for a, b in pairwise(cuts)]
+    return [(0, height * a, width, height * b) for a, b in pairwise(cuts)]
 
 
 def _place(rng, slot, tables: int, alone: bool) -> Package:
@@ -69,7 +71,7 @@ def _place(rng, slot, tables: int, alone: bool) -> Package:
     across, down = aspect, 1.0
     if rng.random() < 0.2:
         roll, across, down = roll + pick(rng, (math.pi / 2, -math.pi / 2)), down, across
-    height = min((x1 - x0) / across, (y1 - y0) / down) * (rng.uniform(0.5, 1.7) if alone else rng.uniform(0.75, 1))
+    height = min((x1 - x0) / across, (y1 - y0) / down) * (rng.uniform(0.7, 2) if alone else rng.uniform(0.75, 1))
     reach = 0.5 if alone else 0.06
     middle = [(a + b) / 2 + (b - a) * rng.uniform(-reach, reach) for a, b in ((x0, x1), (y0, y1))]
     return make_package(rng, round(height * aspect) + 2 * MARGIN, round(height) + 2 * MARGIN, middle, roll, tables)
@@ -119,16 +121,18 @@ def _background(rng, width: int, height: int) -> Image.Image:
     kind = pick(rng, ("studio", "wood", "stone", "shelf", "cloth", "tiles"))
     if kind == "shelf":
         return _shelf(rng, width, height)
-    colour = np.array(hsv(rng.random(), rng.uniform(0, 0.35), rng.uniform(0.45, 0.95)), dtype=np.float32)
+    colour = hsv(rng.random(), rng.uniform(0, 0.35), rng.uniform(0.45, 0.95))
     x = np.arange(width, dtype=np.float32) / max(width, height)
     y = np.arange(height, dtype=np.float32)[:, None] / max(width, height)
     count = int(rng.integers(4, 10))
     if kind == "studio":
         level = 0.85 + 0.3 * (rng.uniform(-1, 1) * (x - 0.5) + rng.uniform(0, 1) * (y - 0.5))
     elif kind == "wood":
-        colour = np.array(hsv(rng.uniform(0.04, 0.1), rng.uniform(0.3, 0.65), rng.uniform(0.4, 0.85)), dtype=np.float32)
+        colour = hsv(rng.uniform(0.04, 0.1), rng.uniform(0.3, 0.65), rng.uniform(0.4, 0.85))
         plank = y * count
-        level = 0.95 + 0.35 * fractal(rng, width, height, 40, 2, stretch=14) + 0.12 * (np.floor(plank) * 0.618 % 1 - 0.5)
+        level = (
+            0.95 + 0.35 * fractal(rng, width, height, 40, 2, stretch=14) + 0.12 * (np.floor(plank) * 0.618 % 1 - 0.5)
+        )
         level = np.where(plank % 1 < 0.04, 0.55, level)
     elif kind == "stone":
         noise = fractal(rng, width, height, 4, 4)
@@ -139,7 +143,8 @@ def _background(rng, width: int, height: int) -> Image.Image:
     else:
         seams = (x * count % 1 < 0.03) | (y * count % 1 < 0.03)
         level = np.where(seams, 0.7, 0.95 + 0.1 * fractal(rng, width, height, 3))
-    return Image.fromarray((level[..., None] * colour).clip(0, 255).astype(np.uint8))
+    grey = Image.fromarray((255 / 1.3 * level).clip(0, 255).astype(np.uint8))
+    return Image.merge("RGB", [grey] * 3).point(_tone(1.3 / 255 * np.array(colour)))
 
 
 def _shelf(rng, width: int, height: int) -> Image.Image:
@@ -162,13 +167,18 @@ def _photograph(rng, image: Image.Image) -> Image.Image:
     """Focus, motion, uneven light, colour cast and sensor noise."""
     lens = rng.random()
     if lens < 0.35:
-        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
+        image = image.filter(ImageFilter.BoxBlur(rng.uniform(0.3, 1.2)))
     elif lens < 0.5:
-        kernel = np.eye(5) if lens < 0.43 else np.outer([0, 0, 1, 0, 0], np.ones(5))
-        image = image.filter(ImageFilter.Kernel((5, 5), kernel.ravel().tolist()))
+        image = image.filter(ImageFilter.BoxBlur(pick(rng, ((2, 0), (0, 2)))))
+    gains = rng.normal(1, 0.03, 3) * rng.uniform(0.8, 1.12)
+    pixels = np.array(image.point(_tone(gains)), dtype=np.float32)
     width, height = image.size
-    light = rng.uniform(0.8, 1.12) * (1 + rng.uniform(0, 0.45) * fractal(rng, width, height, 2, 1))
-    noise = rng.standard_normal((height, width), dtype=np.float32) * rng.choice([1.5, 3, 7])
-    cast = rng.normal(1, 0.03, 3).astype(np.float32)
-    pixels = np.asarray(image, dtype=np.float32) * (light[..., None] * cast) + noise[..., None]
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    pixels *= 1 + rng.uniform(0, 0.45) * fractal(rng, width, height, 2, 1)[..., None]
+    grain = int(rng.integers(2, 11))
+    pixels += rng.integers(-grain, grain + 1, (height, width), dtype=np.int8)[..., None]
+    return Image.fromarray(pixels.clip(0, 255, out=pixels).astype(np.uint8))
+
+
+def _tone(gains) -> list[int]:
+    """A table for `Image.point` that multiplies each channel."""
+    return np.outer(gains, np.arange(256)).clip(0, 255).astype(int).ravel().tolist()

@@ -93,10 +93,40 @@ LANGUAGES = {
         "ma|di|wo|do|vr|za|zo",
     ),
 }
-BRANDS = (
-    ["Alba", "Norda", "Verdano", "Milvia", "Kornhof", "Solea", "Bonvita", "Haldis", "Orosa", "Tavola", "Lumi", "Pikko", "Marenn", "Zefir", "Cantu", "Brio"]
-)
-GOODS = ["Muesli", "Granola", "Crackers", "Cereal", "Pasta", "Biscuits", "Cocoa", "Muffins", "Lentils", "Crisps", "Tomato", "Yoghurt", "Honey", "Soup"]
+BRANDS = [
+    "Alba",
+    "Norda",
+    "Verdano",
+    "Milvia",
+    "Kornhof",
+    "Solea",
+    "Bonvita",
+    "Haldis",
+    "Orosa",
+    "Tavola",
+    "Lumi",
+    "Pikko",
+    "Marenn",
+    "Zefir",
+    "Cantu",
+    "Brio",
+]
+GOODS = [
+    "Muesli",
+    "Granola",
+    "Crackers",
+    "Cereal",
+    "Pasta",
+    "Biscuits",
+    "Cocoa",
+    "Muffins",
+    "Lentils",
+    "Crisps",
+    "Tomato",
+    "Yoghurt",
+    "Honey",
+    "Soup",
+]
 _LETTERS = str.maketrans({"ß": "ss", "ł": "l", "Ł": "L", "ø": "o", "æ": "ae"})
 
 
@@ -119,6 +149,10 @@ def nutrients(rng: np.random.Generator, share: float = 1.0) -> list[str]:
     """What `share` × 100 g hold, in the order of `Language.nutrients`; the energy is that of the other values."""
     fat, carbohydrate, protein, fibre, _ = 100 * share * rng.dirichlet((0.8, 2, 0.7, 0.5, 1.5))
     kilojoules = 37 * fat + 17 * (carbohydrate + protein) + 8 * fibre
-    saturates, sugars, salt = rng.uniform(0.1, 0.7) * fat, rng.uniform(0.05, 0.9) * carbohydrate, rng.uniform(0, 2) * share
+    saturates, sugars, salt = (
+        rng.uniform(0.1, 0.7) * fat,
+        rng.uniform(0.05, 0.9) * carbohydrate,
+        rng.uniform(0, 2) * share,
+    )
     grams = (fat, saturates, carbohydrate, sugars, fibre, protein, salt)
     return [f"{kilojoules:.0f} kJ/{kilojoules / 4.184:.0f} kcal", *(f"{gram:.1f} g" for gram in grams)]

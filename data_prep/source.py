@@ -1,5 +1,6 @@
 """What a reader hands to the common pipeline: pictures and their objects in the source's own words, unchecked."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,4 +64,15 @@ class Options:
 
 def problem(item_id: str, kind: str, value, action: str) -> dict:
     """A line of problems.jsonl: an object or image that was changed or dropped."""
-    return {"id": item_id, "kind": kind, "value": value, "action": action}
+    return {"id": item_id, "kind": kind, "value": plain(value), "action": action}
+
+
+def plain(value):
+    """The value as JSON can hold it: NaN and infinities, dates and the like become text."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | None) else str(value)

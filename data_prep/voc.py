@@ -45,7 +45,9 @@ def _find_annotations(source: Path) -> tuple[Path, Path]:
     folders = [path for path in [source, *sorted(source.glob("*")), *sorted(source.glob("*/*"))] if path.is_dir()]
     roots = [path for path in folders if path.name.lower() in _ANNOTATION_FOLDERS and any(path.rglob("*.xml"))]
     if len(roots) > 1:
-        raise UserError(f"{source} holds several VOC data sets; pass one of them:", [str(path.parent) for path in roots])
+        raise UserError(
+            f"{source} holds several VOC data sets; pass one of them:", [str(path.parent) for path in roots]
+        )
     if source in roots:
         return source.parent, source
     return (roots[0].parent, roots[0]) if roots else (source, source)

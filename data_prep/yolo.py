@@ -33,7 +33,8 @@ def read(source: Path, options: Options) -> Source:
     if not any(labels.values()):
         example = _label_candidates(pictures[0][0], root, options)
         raise UserError(
-            f"{root}: none of the {len(pictures)} pictures has a label file; looked for", [str(path) for path in example]
+            f"{root}: none of the {len(pictures)} pictures has a label file; looked for",
+            [str(path) for path in example],
         )
     for picture, split in pictures:
         rows = _read_labels(labels[picture], names, found) if labels[picture] else []

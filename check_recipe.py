@@ -1,0 +1,76 @@
+"""Check a recipe before training: python check_recipe.py --config recipes/NAME.yaml [--overlay …] [--key value …]
+
+Collates real batches, decodes the supervised tokens back to boxes, compares them with the source, and writes
+check.html beside the run. Exit code 1 where an example is wrong or over max_length.
+"""
+
+import random
+import sys
+from pathlib import Path
+
+from boxtune.check import check_batch
+from boxtune.check_report import write_check_report
+from boxtune.checkpoint import quiet_libraries
+from boxtune.collator import GroundingCollator
+from boxtune.errors import command
+from boxtune.modeling import codec_for, load_config, load_processor
+from boxtune.recipe import load_recipe
+from boxtune.records import read_info, read_records
+from boxtune.training_data import as_dataset, describe_overlong, measure, overlong
+from train_sft import describe_grounding, prepare_data
+
+SAMPLES, BATCH = 32, 8
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    quiet_libraries()
+    recipe = load_recipe(sys.argv[1:] if argv is None else argv, needs_gpu=False)
+    config = load_config(recipe.model.model_name_or_path, recipe.model.model_revision)
+    data_dir = prepare_data(recipe)
+    info = read_info(data_dir)
+    splits = {split: read_records(data_dir, split) for split in ("train", "validation") if split in info["splits"]}
+    options = recipe.grounding
+    processor = load_processor(
+        recipe.model.model_name_or_path, recipe.model.model_revision, options.min_pixels, options.max_pixels
+    )
+    grounding = describe_grounding(recipe, config, processor, splits, info["classes"])
+    collator = GroundingCollator(processor, grounding, data_dir)
+    codec = codec_for(config, options.answer)
+
+    lengths = [entry for records in splits.values() for entry in measure(records, collator)]
+    too_long = overlong(lengths, recipe.training.max_length)
+    drawn = random.Random(recipe.training.seed).sample(splits["train"], min(SAMPLES, len(splits["train"])))
+    examples = []
+    for start in range(0, len(drawn), BATCH):
+        records = drawn[start : start + BATCH]
+        batch = collator(list(as_dataset(records, data_dir)))
+        examples += check_batch(batch, records, processor, codec, grounding)
+
+    faulty = [example for example in examples if example.problems]
+    dropped = sum(info["problems"].get(kind, 0) for kind in ("bad_box", "clipped"))
+    objects = sum(split["objects"] for split in info["splits"].values())
+    path = Path(recipe.training.output_dir) / "check.html"
+    facts = {
+        "model": recipe.model.model_name_or_path,
+        "codec": codec.name,
+        "data": f"{data_dir} ({objects} objects; {dropped} clipped or dropped at conversion)",
+        "pixel budget": f"{grounding.min_pixels} to {grounding.max_pixels}",
+        "max_length": str(recipe.training.max_length),
+        "boxes widened to one step": str(sum(entry.widened for entry in lengths)),
+    }
+    write_check_report(path, recipe.name, examples, lengths, recipe.training.max_length, facts)
+    for example in faulty:
+        print(f"wrong: {example.record['id']}: {example.problems[0]}", file=sys.stderr)
+    for line in describe_overlong(too_long):
+        print(f"over max_length {recipe.training.max_length}: {line}", file=sys.stderr)
+    longest = max(entry.total for entry in lengths)
+    print(f"{len(examples) - len(faulty)} of {len(examples)} sampled examples decode back to their source boxes")
+    print(f"{len(too_long)} of {len(lengths)} examples exceed max_length; the longest has {longest} tokens")
+    print(f"look at: {path}")
+    if faulty or too_long:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

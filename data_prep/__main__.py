@@ -1,0 +1,137 @@
+"""python -m data_prep FORMAT SOURCE --out DIR: annotations of any supported format → a prepared data set."""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from boxtune.errors import command
+from data_prep import aabb, coco, csv_table, openfoodfacts, voc, yolo
+from data_prep.source import Options
+
+FORMATS = {
+    "voc": (voc, "Pascal VOC: a devkit folder, or .xml files beside their pictures"),
+    "coco": (coco, "COCO: a .json file, or a folder with one for each split"),
+    "yolo": (yolo, "YOLO: data.yaml, or the folder that holds it"),
+    "csv": (csv_table, "CSV: a file, or a folder with one for each split"),
+    "aabb": (aabb, "JSON list with objects of class and bbox_aabb in fractions"),
+    "openfoodfacts": (openfoodfacts, "table of `datasets`: a hub id, .parquet files, or a save_to_disk folder"),
+}
+
+
+def parse_ratio(text: str) -> list[float]:
+    """ "80,10,10" → [80.0, 10.0, 10.0]."""
+    try:
+        ratio = [float(part) for part in text.split(",")]
+    except ValueError:
+        ratio = []
+    if len(ratio) != 3 or not all(0 <= part < 1e9 for part in ratio) or not sum(ratio):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give three shares for train, validation and test, such as 80,10,10"
+        )
+    return ratio
+
+
+def parse_names(text: str) -> list[str]:
+    """ "a,b" → ["a", "b"]."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def parse_rename(text: str) -> dict[str, str]:
+    """ "a=b,c=d" → {"a": "b", "c": "d"}."""
+    pairs = [[name.strip() for name in part.split("=")] for part in text.split(",")]
+    if not all(len(pair) == 2 and all(pair) for pair in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r}: write OLD=NEW, several with commas between them")
+    return dict(pairs)
+
+
+def build_parser() -> tuple[argparse.ArgumentParser, argparse.Action]:
+    """(the parser, its subparsers: one for each format that has a source)."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
+    formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
+    for name, (module, text) in FORMATS.items():
+        own = formats.add_parser(name, help=text, description=module.__doc__, formatter_class=_Plain)
+        own.add_argument("source", metavar="SOURCE", type=Path, help=text)
+        add_common_arguments(own)
+        own.set_defaults(run=run)
+    return parser, formats
+
+
+class _Plain(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of the descriptions."""
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the data set goes")
+    parser.add_argument(
+        "--images", metavar="DIR", type=Path, help="where the pictures lie, if not beside the annotations"
+    )
+    parser.add_argument(
+        "--classes", metavar="A,B", type=parse_names, default=[], help="keep these classes, in this order"
+    )
+    parser.add_argument(
+        "--rename", metavar="OLD=NEW", type=parse_rename, action="append", default=[], help="rename or merge classes"
+    )
+    parser.add_argument(
+        "--split-ratio",
+        metavar="T,V,E",
+        type=parse_ratio,
+        help="shares of train, validation and test; replaces the source's own splits (default: those, or 80,10,10)",
+    )
+    parser.add_argument(
+        "--questions",
+        choices=["all", "mixed"],
+        default="all",
+        help="all: ask for all classes; mixed: in training, half the images ask for one class, present or absent",
+    )
+    parser.add_argument(
+        "--copy-images", action="store_true", help="copy the pictures into DIR instead of referring to them"
+    )
+    parser.add_argument(
+        "--skip-bad-images", action="store_true", help="leave out and list pictures that cannot be read"
+    )
+    parser.add_argument("--allow-bad-boxes", action="store_true", help="go on where the box convention looks wrong")
+    parser.add_argument("--overwrite", action="store_true", help="replace the data set at DIR")
+
+
+def run(args: argparse.Namespace) -> None:
+    from data_prep.prepare import prepare  # numpy, Pillow and rich, which -h can do without
+
+    out = Path(os.path.abspath(args.out))
+    beside = next(parent for parent in out.parents if parent.is_dir())
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=beside) as scratch:
+        options = Options(
+            out=out,
+            scratch=Path(scratch),
+            images=args.images,
+            classes=args.classes,
+            rename={old: new for renames in args.rename for old, new in renames.items()},
+            split_ratio=args.split_ratio,
+            questions=args.questions,
+            copy_images=args.copy_images,
+            skip_bad_images=args.skip_bad_images,
+            allow_bad_boxes=args.allow_bad_boxes,
+            overwrite=args.overwrite,
+        )
+        prepare(args.format, FORMATS[args.format][0].read, args.source, options)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    parser, formats = build_parser()
+    generated = formats.add_parser(
+        "nutrition", help="no source: pictures of nutrition tables, generated with their boxes"
+    )
+    if argv[:1] == ["nutrition"]:
+        from data_prep import nutrition
+
+        nutrition.add_arguments(generated)
+        generated.set_defaults(run=nutrition.main)
+    args = parser.parse_args(argv)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

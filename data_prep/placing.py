@@ -1,0 +1,117 @@
+"""Source boxes → xyxy pixels of the upright picture: conversion, rotation, clipping, and the check for a wrong convention."""
+
+from dataclasses import dataclass, field
+
+from boxtune.boxes import box_cxcywh_to_xyxy, box_xywh_to_xyxy, box_yxyx_to_xyxy
+from boxtune.errors import UserError
+from data_prep.pictures import Picture
+from data_prep.source import Item, Row, Source, problem
+
+LAYOUTS = {
+    "xyxy": lambda boxes_xyxy: boxes_xyxy,
+    "xywh": box_xywh_to_xyxy,
+    "yxyx": box_yxyx_to_xyxy,
+    "cxcywh": box_cxcywh_to_xyxy,
+}
+# Larger numbers are no coordinates, and infinite ones and NaN fail the comparison.
+_LARGEST = 1e9
+# A box contradicts the convention where it is inverted, or reaches this share of a side beyond the picture.
+_OUTSIDE = 0.02
+
+
+@dataclass
+class Placed:
+    """Objects in upright pixels. `checked` counts boxes of four numbers, `contradictions` names those that cannot be right."""
+
+    boxes_xyxy: list[list[float]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    problems: list[dict] = field(default_factory=list)
+    contradictions: list[str] = field(default_factory=list)
+    checked: int = 0
+    within_unit: int = 0
+
+
+def place_rows(item_id: str, item: Item, rows: list[Row], source: Source, picture: Picture) -> Placed:
+    """Every row that has a usable box, and what had to be changed or dropped."""
+    placed = Placed()
+    width, height = picture.upright
+    if item.size and item.size not in (picture.stored, picture.upright):
+        stated = f"{item.size[0]} × {item.size[1]}, the picture has {width} × {height}"
+        unit = "fractions" if source.fractions else "pixels"
+        placed.problems.append(problem(item_id, "size_mismatch", stated, f"boxes taken as {unit} of the picture"))
+    for row in rows:
+        box = _upright_box(row.box, item, source, picture)
+        if box is None:
+            placed.problems.append(problem(item_id, "bad_box", row.box, "object dropped"))
+            continue
+        placed.checked += 1
+        placed.within_unit += not source.fractions and max(box) <= 1
+        x0, y0, x1, y1 = box
+        if x1 < x0 or y1 < y0 or _reaches_outside(x0, x1, width) or _reaches_outside(y0, y1, height):
+            placed.contradictions.append(f"{item_id} ({width} × {height}): {row.category} {row.box}")
+        box_xyxy = [_tidy(min(max(value, 0), side)) for value, side in zip(box, (width, height) * 2, strict=True)]
+        if box_xyxy[0] >= box_xyxy[2] or box_xyxy[1] >= box_xyxy[3]:
+            placed.problems.append(problem(item_id, "bad_box", row.box, "object dropped"))
+            continue
+        if box_xyxy != [_tidy(value) for value in box]:
+            placed.problems.append(problem(item_id, "clipped", row.box, f"clipped to {box_xyxy}"))
+        placed.boxes_xyxy.append(box_xyxy)
+        placed.rows.append(row)
+    return placed
+
+
+def _upright_box(box: list, item: Item, source: Source, picture: Picture) -> list[float] | None:
+    """[x0, y0, x1, y1] in upright pixels, not clipped; None where the source wrote no four numbers."""
+    if len(box) != 4 or not all(_is_coordinate(value) for value in box):
+        return None
+    turned = item.size == picture.stored != picture.upright
+    width, height = picture.stored if turned else picture.upright
+    scale = (width, height) * 2 if source.fractions else (1, 1, 1, 1)
+    x0, y0, x1, y1 = (float(value) * side for value, side in zip(LAYOUTS[source.layout]([box])[0], scale, strict=True))
+    return _turn([x0, y0, x1, y1], (width, height), picture.orientation) if turned else [x0, y0, x1, y1]
+
+
+def _is_coordinate(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
+def _turn(box_xyxy: list[float], stored: tuple[int, int], orientation: int) -> list[float]:
+    """A box of the stored picture on the upright one, for the EXIF orientations that exchange width and height."""
+    x0, y0, x1, y1 = box_xyxy
+    width, height = stored
+    return {
+        5: [y0, x0, y1, x1],
+        6: [height - y1, x0, height - y0, x1],
+        7: [height - y1, width - x1, height - y0, width - x0],
+        8: [y0, width - x1, y1, width - x0],
+    }[orientation]
+
+
+def _reaches_outside(low: float, high: float, side: int) -> bool:
+    return low < -_OUTSIDE * side or high > (1 + _OUTSIDE) * side
+
+
+def _tidy(value: float) -> int | float:
+    """At most three decimals; an int where that leaves a whole number."""
+    value = round(value, 3)
+    return int(value) if value == int(value) else value
+
+
+def check_convention(placed: list[Placed]) -> None:
+    """Raise UserError where so many boxes cannot be right that their numbers must mean something else."""
+    checked = sum(part.checked for part in placed)
+    examples = [line for part in placed for line in part.contradictions]
+    if len(examples) >= 3 and len(examples) > checked / 5:
+        raise UserError(
+            f"The box convention looks wrong: {len(examples)} of {checked} boxes are inverted or reach outside their picture. "
+            "Are they [x, y, width, height] taken for corners, y before x, or made for pictures of another size? Pass the "
+            "format that the boxes have, or --allow-bad-boxes if they are really so. Examples:",
+            examples[:3],
+        )
+    within = sum(part.within_unit for part in placed)
+    if checked >= 3 and within == checked:
+        raise UserError(
+            f"The box convention looks wrong: all {checked} boxes lie within one pixel, as fractions from 0 to 1 would. "
+            "Multiply them by the pictures' width and height, use a format of fractions (yolo, aabb), or pass "
+            "--allow-bad-boxes."
+        )
