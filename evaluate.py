@@ -55,6 +55,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.predictions and not args.data:
         raise UserError("--predictions needs --data DIR, the prepared data set that they answer.")
+    if args.predictions and args.limit:
+        raise UserError("--limit works with --ckpt; predictions are scored on their whole split.")
     if args.images and not args.ckpt:
         raise UserError("--images needs --ckpt DIR.")
     if args.base and (args.images or not args.ckpt):
@@ -125,7 +127,7 @@ def draw_predictions(predictions: list[Prediction], folder: Path) -> None:
             image = draw_points(image, objects["point"], objects["category"], "red")
         else:
             image = draw_boxes(image, objects["bbox"], objects["category"], "red")
-        target = (folder / prediction["id"]).with_suffix(".jpg")
+        target = folder / f"{prediction['id']}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         image.save(target, quality=90)
 
@@ -246,7 +248,7 @@ def print_results(runs: dict[str, dict], out: Path) -> None:
 
 def score_predictions(args: argparse.Namespace) -> None:
     split = choose_split(args.data, args.split)
-    records = read_records(args.data, split)[: args.limit]
+    records = read_records(args.data, split)
     predictions, missing = read_predictions(
         args.predictions, records, allow_missing=args.allow_missing, reparse=args.reparse
     )

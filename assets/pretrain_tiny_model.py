@@ -128,7 +128,7 @@ def make_collator() -> SceneCollator:
         format_sentence=FORMAT_SENTENCES["json"],
         min_pixels=size["shortest_edge"],
         max_pixels=size["longest_edge"],
-        max_new_tokens=112,
+        max_new_tokens=96,
         base_model="",
     )
     return SceneCollator(processor, grounding, Path())
@@ -175,7 +175,7 @@ def evaluate(model, collator: SceneCollator, records: list[dict]) -> dict:
     codec = collator.grounding.codec
     answers = {
         record["id"]: make_prediction(record, codec, size, text, seconds)
-        for record, size, text, seconds in generate_answers(model, collator, records, batch_size=32)
+        for record, size, text, seconds in generate_answers(model, collator, records, batch_size=EVAL_IMAGES)
     }
     model.train()
     metrics = score(records, [answers[record["id"]] for record in records], list(CLASSES))
@@ -279,15 +279,15 @@ def train(args: argparse.Namespace) -> None:
         if done % args.save_every == 0 or done == args.steps:
             found = evaluate(model, collator, held)
             row |= {key: round(found[key] or 0.0, 4) for key in ("f1", "mean_iou_gt")}
-            save_state(
-                state_path,
-                model=model.state_dict(),
-                dense_head=dense_head.state_dict(),
-                optimizer=optimizer.state_dict(),
-                step=done,
-                seconds=time.monotonic() - began,
-            )
             save_model(model, args.work / "model")
+        save_state(
+            state_path,
+            model=model.state_dict(),
+            dense_head=dense_head.state_dict(),
+            optimizer=optimizer.state_dict(),
+            step=done,
+            seconds=time.monotonic() - began,
+        )
         append_row(curve, **row)
         print(json.dumps(row), flush=True)
 
@@ -313,7 +313,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="state, curve and checkpoints")
     parser.add_argument("--out", type=Path, help="where the finished model goes; left out: only --work")
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--stage-ends", type=float, nargs=2, default=[0.2, 0.45], help="shares of the steps")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -321,7 +321,7 @@ if __name__ == "__main__":
     parser.add_argument("--dense-weight", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--log-every", type=int, default=20)
+    parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--save-every", type=int, default=300)
     parser.add_argument("--report-images", type=int, default=500)
     arguments = parser.parse_args()

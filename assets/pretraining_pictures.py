@@ -34,7 +34,7 @@ class Stage:
 STAGES = (
     Stage(counts=(1,), shares=(0.40, 0.85), area=(112 * 84, 126 * 126), absent=0.0),
     Stage(counts=(1, 1, 1, 2), shares=(0.28, 0.85), area=(112 * 112, 168 * 168), absent=0.04),
-    Stage(counts=(0, 1, 1, 1, 2, 2, 3), shares=(0.20, 0.90), area=(168 * 168, 224 * 224), absent=0.08),
+    Stage(counts=(0, 1, 1, 1, 2, 2, 3), shares=(0.20, 0.90), area=(140 * 140, 224 * 224), absent=0.08),
 )
 
 
@@ -156,7 +156,7 @@ def draw_barcode(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random) 
     x, step = 0.06 * w, max(1.0, w / rng.randint(35, 60))
     while x < 0.93 * w:
         bar = step * rng.randint(1, 3)
-        draw.rectangle((x, h * 0.08, x + bar - 1, h * 0.9), fill=(0, 0, 0))
+        draw.rectangle((x, h * 0.08, x + max(bar - 1, 0), h * 0.9), fill=(0, 0, 0))
         x += bar + step * rng.randint(1, 3)
 
 

@@ -72,10 +72,13 @@ def _to_step(value: float, size: float, extent: int, last: int) -> int:
     return min(max(_round_half_up(value / size * extent), 0), last)
 
 
-def _widen(low: int, high: int, last: int) -> tuple[int, int, bool]:
-    if high > low:
-        return low, high, False
-    return (low, low + 1, True) if low < last else (low - 1, low, True)
+def _span(low: float, high: float, size: float, extent: int, last: int) -> tuple[int, int, bool]:
+    """Two edges in steps, and whether they fell together and were widened by one step, to the nearer side."""
+    first, second = _to_step(low, size, extent, last), _to_step(high, size, extent, last)
+    if second > first:
+        return first, second, False
+    downwards = first == last or (first > 0 and (low + high) / 2 / size * extent < first)
+    return (first - 1, first, True) if downwards else (first, first + 1, True)
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,8 @@ class Codec:
                     ]
                 )
                 continue
-            left, right, wide = _widen(
-                _to_step(x0, width, extent_x, last_x), _to_step(x1, width, extent_x, last_x), last_x
-            )
-            top, bottom, tall = _widen(
-                _to_step(y0, height, extent_y, last_y), _to_step(y1, height, extent_y, last_y), last_y
-            )
+            left, right, wide = _span(x0, x1, width, extent_x, last_x)
+            top, bottom, tall = _span(y0, y1, height, extent_y, last_y)
             rows.append([left, top, right, bottom])
             widened += wide or tall
         return Encoded(_WRITERS[self.syntax](rows, labels), widened)

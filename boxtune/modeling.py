@@ -9,11 +9,12 @@ from pathlib import Path
 import bitsandbytes as bnb
 import torch
 from accelerate import PartialState
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, model_info
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # of whichever HTTP client the hub library uses
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -72,9 +73,7 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
         if not (Path(model_id) / "config.json").is_file():
             raise UserError(f"{model_id} holds no model (no config.json).")
     elif model_id.startswith((".", "/", "assets", "runs")) or model_id.count("/") != 1:
-        raise UserError(
-            f"no model at {model_id!r}: the folder does not exist."
-        )
+        raise UserError(f"no model at {model_id!r}: the folder does not exist.")
     else:
         _require_hub_model(model_id, revision)
     try:
@@ -84,8 +83,16 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
 
 
 def _require_hub_model(model_id: str, revision: str | None) -> None:
+    """Ask the hub once, without the retries of a download, unless the model is in the local cache."""
     try:
-        hf_hub_download(model_id, "config.json", revision=revision)
+        hf_hub_download(model_id, "config.json", revision=revision, local_files_only=True)
+        return
+    except HFValidationError as error:
+        raise UserError(f"{model_id!r} is no folder and no hub id: {error}") from None
+    except LocalEntryNotFoundError:
+        pass  # not in the cache: the hub must be asked
+    try:
+        model_info(model_id, revision=revision, timeout=10)
     except GatedRepoError:
         raise UserError(
             f"{model_id} is gated. Accept its terms on its hub page, then set HF_TOKEN or run `hf auth login`."
@@ -95,9 +102,7 @@ def _require_hub_model(model_id: str, revision: str | None) -> None:
             f"the hub has no model {model_id} (revision {revision or 'main'}), or it is private: check the spelling, "
             "or set HF_TOKEN to a token that may read it."
         ) from None
-    except HFValidationError as error:
-        raise UserError(f"{model_id!r} is no folder and no hub id: {error}") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, HTTPError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{model_id} must come from the Hugging Face hub, which cannot be reached ({reason[:160]}). Connect, or "

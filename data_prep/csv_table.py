@@ -108,6 +108,5 @@ def _columns_without_header(file: Path, rows: list[list[str]]) -> dict[str, int]
     for order, class_column in ((_PLAIN, 5), (_TENSORFLOW, 3)):
         if len(example) == len(order) and text_columns in ([class_column], [] if order == _PLAIN else [class_column]):
             return {key: i for i, key in enumerate(order)}
-    raise UserError(
-        f"{file}: cannot tell the columns of {','.join(example)}. Add a header, such as {','.join(_NAMES[key][0] for key in _PLAIN)}."
-    )
+    header = ",".join(_NAMES[key][0] for key in _PLAIN)
+    raise UserError(f"{file}: cannot tell the columns of {','.join(example)}. Add a header, such as {header}.")

@@ -5,6 +5,7 @@ SOURCE is a hub id, a Parquet file, a folder of Parquet files named after their 
 """
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,16 +22,25 @@ _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 def read(source: Path, options: Options) -> Source:
     found = Source(layout="yxyx", fractions=True, owns_pictures=True)
     folder = options.scratch / "table"
-    for split, number, row in _rows(source):
-        where = f"{source}: {split or 'row'} {number}"
+    for split, number, row in _rows(source, options.scratch / "cache"):
         objects = _columns(row["objects"])
-        if "bbox" not in objects or "category_name" not in objects:
-            found.errors.append(f"{where}: objects needs bbox and category_name, got {', '.join(objects) or 'nothing'}")
-        elif row["image"] is None:
-            found.errors.append(f"{where}: no image")
+        if fault := _fault(row, objects):
+            found.errors.append(f"{source}: {split or 'table'} row {number}: {fault}")
         else:
             found.items.append(_read_row(row, objects, split, number, folder))
     return found
+
+
+def _fault(row: dict, objects: dict[str, list]) -> str | None:
+    """What keeps a row from being read, or None."""
+    image = row["image"]
+    if image is None or (image["bytes"] is None and not os.path.isfile(image["path"] or "")):
+        return f"no image ({image['path']})" if image and image["path"] else "no image"
+    if "bbox" not in objects or "category_name" not in objects:
+        return f"objects needs bbox and category_name, got {', '.join(objects)}"
+    if len({len(values) for values in objects.values()}) > 1:
+        return f"the columns of objects differ in length: { {key: len(values) for key, values in objects.items()} }"
+    return None
 
 
 def _read_row(row: dict, objects: dict[str, list], split: str | None, number: int, folder: Path) -> Item:
@@ -70,52 +80,53 @@ def _suffix(data: bytes) -> str:
         return ".bin"
 
 
-def _rows(source: Path) -> Iterator[tuple[str | None, int, dict]]:
+def _rows(source: Path, cache: Path) -> Iterator[tuple[str | None, int, dict]]:
     """(split, row number, row) with pictures still encoded: {"bytes", "path"}."""
     import datasets  # half a second, which no other format should wait for
 
-    tables = _load(source)
-    if not isinstance(tables, dict):
-        tables = {None: tables}
-    for name, table in tables.items():
-        columns = list(table.features)
-        if missing := [column for column in ("image", "objects") if column not in columns]:
-            raise UserError(f"{source} has no column {' nor '.join(missing)}; it has {', '.join(columns)}.")
-        if not isinstance(table.features["image"], datasets.Image):
-            raise UserError(f"{source}: column image must be of type Image, got {table.features['image']}.")
-        split = split_of(str(name)) if name else None
-        for number, row in enumerate(table.cast_column("image", datasets.Image(decode=False))):
-            yield split, number, row
-
-
-def _load(source: Path):
-    """A table, or {split: table}."""
-    import datasets
-
-    if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
-        return datasets.load_from_disk(source)
-    files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
-    if source.is_dir() and not files:
-        raise UserError(f"{source} holds neither .parquet files nor a data set saved with save_to_disk.")
-    if source.exists():
-        by_split: dict[str, list[str]] = {}
-        for file in files:
-            by_split.setdefault(split_of(file.stem) or "all", []).append(str(file))
-        tables = datasets.load_dataset("parquet", data_files=by_split, streaming=True)
-        return tables["all"] if list(tables) == ["all"] else tables
-    return _load_from_hub(str(source))
-
-
-def _load_from_hub(name: str):
-    import datasets
-
     try:
-        return datasets.load_dataset(name)
+        tables = _load(source, cache)
+        for name, table in (tables if isinstance(tables, dict) else {None: tables}).items():
+            split = split_of(str(name)) if name else None
+            for number, row in enumerate(_checked(source, table).cast_column("image", datasets.Image(decode=False))):
+                yield split, number, row
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise
+            raise  # the disk, not the table
+        if source.exists():
+            raise UserError(f"{source}: not a table that `datasets` can read: {error}") from None
         raise UserError(
-            f"{name}: no such file or folder, and the hub gave none of that name: {error}\n"
+            f"{source}: no such file or folder, and the hub gave none of that name: {error}\n"
             "Where the set is gated, accept its terms on its page and log in with `hf auth login`. Without network, pass\n"
             "a downloaded .parquet file, or make a similar set: python -m data_prep nutrition --out DIR --num-images 1000"
         ) from None
+
+
+def _load(source: Path, cache: Path):
+    """A table, or {split: table}."""
+    import datasets
+
+    if not source.exists():
+        return datasets.load_dataset(str(source))
+    if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
+        return datasets.load_from_disk(source)
+    files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
+    if not files:
+        raise UserError(f"{source} holds neither .parquet files nor a data set saved with save_to_disk.")
+    by_split: dict[str, list[str]] = {}
+    for file in files:
+        by_split.setdefault(split_of(file.stem) or "all", []).append(str(file))
+    tables = datasets.load_dataset("parquet", data_files=by_split, streaming=True, cache_dir=str(cache))
+    return tables["all"] if list(tables) == ["all"] else tables
+
+
+def _checked(source: Path, table):
+    """The table itself, if it has the columns that are read."""
+    import datasets
+
+    columns = list(table.features)
+    if missing := [column for column in ("image", "objects") if column not in columns]:
+        raise UserError(f"{source} has no column {' nor '.join(missing)}; it has {', '.join(columns)}.")
+    if not isinstance(table.features["image"], datasets.Image):
+        raise UserError(f"{source}: column image must be of type Image, got {table.features['image']}.")
+    return table

@@ -31,15 +31,15 @@ class Placed:
     within_unit: int = 0
 
 
-def place_rows(item_id: str, item: Item, rows: list[Row], source: Source, picture: Picture) -> Placed:
-    """Every row that has a usable box, and what had to be changed or dropped."""
+def place_rows(item_id: str, item: Item, source: Source, picture: Picture) -> Placed:
+    """Every row of an item that has a usable box, and what had to be changed or dropped."""
     placed = Placed()
     width, height = picture.upright
     if item.size and item.size not in (picture.stored, picture.upright):
         stated = f"{item.size[0]} × {item.size[1]}, the picture has {width} × {height}"
         unit = "fractions" if source.fractions else "pixels"
         placed.problems.append(problem(item_id, "size_mismatch", stated, f"boxes taken as {unit} of the picture"))
-    for row in rows:
+    for row in item.rows:
         box = _upright_box(row.box, item, source, picture)
         if box is None:
             placed.problems.append(problem(item_id, "bad_box", row.box, "object dropped"))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from boxtune.errors import UserError
 from boxtune.prompts import question
-from boxtune.records import Record, check_writable_target, label_problem, record_problems, write_dataset
+from boxtune.records import SPLITS, Record, check_writable_target, record_problems, write_dataset
+from data_prep.classes import filter_objects, settle_classes
 from data_prep.pictures import Picture, inspect_all
 from data_prep.placing import Placed, check_convention, place_rows
 from data_prep.report import print_report
@@ -32,51 +33,35 @@ def prepare(source_format: str, read: Callable[[Path, Options], Source], source:
     if not items and not found.errors:
         raise UserError(f"{source} holds no annotated image.")
 
-    inspected = dict(zip(items, inspect_all([item.picture for item in items.values()]), strict=True))
-    bad = {item_id: reason for item_id, reason in inspected.items() if isinstance(reason, str)}
-    if options.skip_bad_images:
-        problems += [problem(item_id, "bad_image", reason, "image left out") for item_id, reason in bad.items()]
-        items = {item_id: item for item_id, item in items.items() if item_id not in bad}
-        if not items:
-            raise UserError(f"{source}: no image is left, all {len(bad)} are bad:", [*bad.values()])
-    else:
-        errors += [f"{item_id}: {reason}" for item_id, reason in bad.items()]
-
-    classes = settle_classes(found, items, options)
-    other_classes = _filter_objects(items, classes, options)
-    errors += _class_errors(classes, items)
-    if errors := found.errors + errors:
-        hint = (
-            " Mend them, or leave pictures out with --skip-bad-images." if bad and not options.skip_bad_images else ""
-        )
+    items, inspected, bad_problems, bad_errors = _inspect(items, options)
+    classes, class_errors = settle_classes(found, items, options)
+    other_classes = filter_objects(items, classes)
+    if errors := found.errors + errors + class_errors + bad_errors:
+        hint = " Mend them, or leave bad pictures out with --skip-bad-images." if bad_errors else ""
         raise UserError(f"{source}: {len(errors)} problem(s), nothing is written.{hint}", errors)
 
-    placed = {key: place_rows(key, item, item.rows, found, inspected[key]) for key, item in items.items()}
+    placed = {item_id: place_rows(item_id, item, found, inspected[item_id]) for item_id, item in items.items()}
     if not options.allow_bad_boxes:
         check_convention(list(placed.values()))
-    for item_id in items:
-        problems += other_classes[item_id] + placed[item_id].problems
-    problems = sorted(found.problems + problems, key=lambda entry: entry["id"])
     divided, warnings = divide({item_id: item.split for item_id, item in items.items()}, options.split_ratio)
-    warnings = found.warnings + warnings + _duplicate_warnings(divided, inspected)
-    warnings += _object_warnings(classes, placed, problems)
+    problems += (
+        found.problems + bad_problems + other_classes + [fault for part in placed.values() for fault in part.problems]
+    )
+    problems.sort(key=lambda fault: fault["id"])
 
-    stage = found.owns_pictures or options.copy_images
-    columns = list(dict.fromkeys(key for part in placed.values() for row in part.rows for key in row.extra))
-    splits: dict[str, list[Record]] = {}
-    for split in ("train", "validation", "test"):
-        for item_id in (item_id for item_id in items if divided[item_id] == split):
-            item = items[item_id]
-            image = f"images/{item.name}" if stage else os.path.abspath(item.picture)
-            record = make_record(item_id, item, image, inspected[item_id], placed[item_id], columns)
-            record["messages"] = ask(item_id, record, classes, mixed=options.questions == "mixed" and split == "train")
-            record |= {_free(key, _RECORD_KEYS): plain(value) for key, value in item.extra.items()}
-            splits.setdefault(split, []).append(record)
-    if faults := [fault for records in splits.values() for record in records for fault in record_problems(record)]:
-        raise UserError("These records would break the data set's contract; a class name may be at fault.", faults)
-    staged = _stage(items, found.owns_pictures, options.scratch) if stage else None
+    staged = options.scratch / "images" if found.owns_pictures or options.copy_images else None
+    records = _make_records(items, inspected, placed, divided, classes, staged is not None, options)
+    splits = {split: [record for record in records if divided[record["id"]] == split] for split in SPLITS}
+    splits = {split: members for split, members in splits.items() if members}
+    if staged:
+        _stage(items, found.owns_pictures, staged)
     _write(source_format, classes, splits, problems, staged, options)
-    for warning in warnings:
+    for warning in [
+        *found.warnings,
+        *warnings,
+        *_duplicate_warnings(divided, inspected),
+        *_object_warnings(classes, placed, problems),
+    ]:
         print(f"warning: {warning}", file=sys.stderr)
     print_report(options.out, classes, splits, problems)
 
@@ -100,58 +85,28 @@ def name_items(items: list[Item]) -> tuple[dict[str, Item], list[str]]:
             item.name = f"{item.split}/{item.name}"
     errors, by_name, by_picture = [], {}, {}
     for item in items:
-        other = by_picture.setdefault((item.split, item.picture), item)
-        if other is not item or by_name.setdefault(item.name, item) is not item:
-            errors.append(f"{item.name} and {other.name} are one picture; give each picture one entry")
+        if by_name.setdefault(item.name, item) is not item:
+            errors.append(f"{item.name} stands twice; give each picture one entry")
+        elif (other := by_picture.setdefault((item.split, item.picture), item)) is not item:
+            errors.append(f"{item.name} and {other.name} are one picture, {item.picture}; give each picture one entry")
     ids = {name: without_suffix(name) for name in by_name}
     while shared := {item_id for item_id, count in Counter(ids.values()).items() if count > 1}:
         ids = {name: name if item_id in shared else item_id for name, item_id in ids.items()}
     return {ids[name]: by_name[name] for name in sorted(ids, key=ids.get)}, errors
 
 
-def settle_classes(found: Source, items: dict[str, Item], options: Options) -> list[str]:
-    """The classes in order: those asked for, else the source's own, then any others by name. Renames the items' objects."""
-    rows = [row for item in items.values() for row in item.rows]
-    known = {*found.classes, *(row.category for row in rows)}
-    if unknown := sorted(set(options.rename) - known):
-        raise UserError(f"--rename: no class {', '.join(map(repr, unknown))}; there are {_listed(known)}.")
-    for row in rows:
-        row.category = options.rename.get(row.category, row.category)
-    stated = [options.rename.get(name, name) for name in found.classes]
-    classes = list(dict.fromkeys([*stated, *sorted({row.category for row in rows})]))
-    if unknown := [name for name in options.classes if name not in classes]:
-        raise UserError(f"--classes: no class {', '.join(map(repr, unknown))}; there are {_listed(classes)}.")
-    if not classes and not found.errors and items:
-        raise UserError("The source has neither an object nor class names, so that there is nothing to ask for.")
-    return options.classes or classes
-
-
-def _class_errors(classes: list[str], items: dict[str, Item]) -> list[str]:
-    first = {row.category: item_id for item_id, item in reversed(items.items()) for row in item.rows}
-    faults = {name: fault for name in classes if (fault := label_problem(name))}
-    return [
-        f"{fault} (first in {first.get(name, 'the list of classes')}); mend it, or use --rename"
-        for name, fault in faults.items()
-    ]
-
-
-def _listed(names) -> str:
-    return ", ".join(sorted(names)) or "none"
-
-
-def _filter_objects(items: dict[str, Item], classes: list[str], options: Options) -> dict[str, list[dict]]:
-    """Drop objects that --classes does not name: {id: problems}."""
-    dropped = {
-        item_id: [
-            problem(item_id, "other_class", row.category, "object dropped")
-            for row in item.rows
-            if row.category not in classes
-        ]
-        for item_id, item in items.items()
-    }
-    for item in items.values():
-        item.rows = [row for row in item.rows if row.category in classes]
-    return dropped
+def _inspect(
+    items: dict[str, Item], options: Options
+) -> tuple[dict[str, Item], dict[str, Picture], list[dict], list[str]]:
+    """(items to go on with, {id: Picture}, problems, errors). Bad pictures are errors, or left out if the user says so."""
+    inspected = dict(zip(items, inspect_all([item.picture for item in items.values()]), strict=True))
+    bad = {item_id: reason for item_id, reason in inspected.items() if isinstance(reason, str)}
+    if not options.skip_bad_images:
+        return items, inspected, [], [f"{item_id}: {reason}" for item_id, reason in bad.items()]
+    if bad and len(bad) == len(items):
+        raise UserError(f"No image is left, all {len(bad)} are bad:", [*bad.values()])
+    problems = [problem(item_id, "bad_image", reason, "image left out") for item_id, reason in bad.items()]
+    return {item_id: item for item_id, item in items.items() if item_id not in bad}, inspected, problems, []
 
 
 def _duplicate_warnings(divided: dict[str, str], inspected: dict[str, Picture]) -> list[str]:
@@ -184,29 +139,53 @@ def _object_warnings(classes: list[str], placed: dict[str, Placed], problems: li
     return warnings
 
 
-def make_record(item_id: str, item: Item, image: str, picture: Picture, placed: Placed, columns: list[str]) -> Record:
-    """The record but for its messages. `columns` are the extra per-object columns of the whole data set."""
-    objects = {
-        "bbox": placed.boxes_xyxy,
-        "category": [row.category for row in placed.rows],
-        "ignore": [row.ignore for row in placed.rows],
-    }
-    objects |= {_free(key, _OBJECT_KEYS): [plain(row.extra.get(key)) for row in placed.rows] for key in columns}
-    width, height = picture.upright
-    return {"id": item_id, "image": image, "width": width, "height": height, "objects": objects}
+def _make_records(
+    items: dict[str, Item],
+    inspected: dict[str, Picture],
+    placed: dict[str, Placed],
+    divided: dict[str, str],
+    classes: list[str],
+    copied: bool,
+    options: Options,
+) -> list[Record]:
+    """A record for every item. Raises UserError where one would break the contract of records."""
+    # Every record has the same per-object columns, so that `datasets` sees one schema.
+    columns = list(dict.fromkeys(key for part in placed.values() for row in part.rows for key in row.extra))
+    records = []
+    for item_id, item in items.items():
+        rows = placed[item_id].rows
+        objects = {
+            "bbox": placed[item_id].boxes_xyxy,
+            "category": [row.category for row in rows],
+            "ignore": [row.ignore for row in rows],
+        }
+        objects |= {_free(key, _OBJECT_KEYS): [plain(row.extra.get(key)) for row in rows] for key in columns}
+        width, height = inspected[item_id].upright
+        mixed = options.questions == "mixed" and divided[item_id] == "train"
+        record = {
+            "id": item_id,
+            "image": f"images/{item.name}" if copied else os.path.abspath(item.picture),
+            "width": width,
+            "height": height,
+            "objects": objects,
+            "messages": ask(item_id, objects, classes, mixed),
+        }
+        records.append(record | {_free(key, _RECORD_KEYS): plain(value) for key, value in item.extra.items()})
+    if faults := [fault for record in records for fault in record_problems(record)]:
+        raise UserError("These records break the contract of prepared data; a class name may be at fault.", faults)
+    return records
 
 
 def _free(key: str, taken: set[str]) -> str:
     return f"source_{key}" if key in taken else key
 
 
-def ask(item_id: str, record: Record, classes: list[str], mixed: bool) -> list[dict]:
+def ask(item_id: str, objects: dict[str, list], classes: list[str], mixed: bool) -> list[dict]:
     """The question and its placeholder answer. `mixed` asks a quarter of the images for one class that is there, and a
     quarter for one that is not; which, depends on the id alone."""
     names, answer = classes, "<boxes>"
     draw = fraction_of(f"question {item_id}")
     if mixed and draw >= 0.5:
-        objects = record["objects"]
         present = [name for name, ignored in zip(objects["category"], objects["ignore"], strict=True) if not ignored]
         wanted = present if draw < 0.75 else set(classes) - set(objects["category"])
         candidates = [name for name in classes if name in wanted]
@@ -216,14 +195,15 @@ def ask(item_id: str, record: Record, classes: list[str], mixed: bool) -> list[d
     return [{"role": "user", "content": question(names)}, {"role": "assistant", "content": answer}]
 
 
-def _stage(items: dict[str, Item], owned: bool, scratch: Path) -> Path:
-    """Put every picture under its name into a folder that becomes DIR/images."""
-    staged = scratch / "images"
+def _stage(items: dict[str, Item], owned: bool, staged: Path) -> None:
+    """Put every picture under its name into the folder that becomes DIR/images."""
     for item in items.values():
         target = staged / item.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        (os.rename if owned else shutil.copyfile)(item.picture, target)
-    return staged
+        if owned:
+            os.rename(item.picture, target)
+        else:
+            shutil.copyfile(item.picture, target)
 
 
 def _write(

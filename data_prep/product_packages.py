@@ -6,7 +6,7 @@ and `Package.outline` moves points through the same map, so a table's box is the
 
 import colorsys
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -37,6 +37,11 @@ class Package:
         """(N, 3) points round the middle of the face → (N, 2) points of the picture."""
         warped = np.column_stack([points_xyz, np.ones(len(points_xyz))]) @ self.projection.T
         return warped[:, :2] / warped[:, 2:]
+
+    def moved(self, by_xy: tuple[float, float]) -> "Package":
+        """The same package elsewhere in the picture."""
+        shift = np.array([[1, 0, by_xy[0]], [0, 1, by_xy[1]], [0, 0, 1]])
+        return replace(self, projection=shift @ self.projection)
 
     def polygons(self) -> list[tuple[np.ndarray, float]]:
         """(4, 2) corners in the picture and brightness of every visible side; the front comes last."""
@@ -123,24 +128,24 @@ def fractal(rng, width: int, height: int, cells: int, octaves: int = 3, stretch:
     return total / 1.5
 
 
-def make_package(rng, width: int, height: int, middle_xy, roll: float, tables: int) -> Package:
-    """A package of about `width` × `height` pixels round a point of the picture, turned by `roll` (radians)."""
+def make_package(rng, width: int, height: int, roll: float, tables: int) -> Package:
+    """A package of about `width` × `height` pixels round the picture's origin, turned by `roll` (radians)."""
     kind = pick(rng, ("carton", "carton", "card", "pouch", "jar"))
     face, rectangles, colour = _face(rng, kind, width, height, tables)
     depth = width * rng.uniform(0.15, 0.5) if kind == "carton" else 0.0
     bend = rng.uniform(0.8, 1.2) if kind == "jar" else 0.0
-    projection = _camera(rng, middle_xy, roll, 2.2 * max(width, height))
+    projection = _camera(rng, roll, 2.2 * max(width, height))
     return Package(face, rectangles, colour, depth, bend, height * rng.uniform(0.01, 0.06), projection)
 
 
-def _camera(rng, middle_xy, roll: float, distance: float) -> np.ndarray:
+def _camera(rng, roll: float, distance: float) -> np.ndarray:
     """(3, 4) projection of a package that is turned a little away from the camera."""
     yaw, pitch = rng.normal(0, 0.2, 2).clip(-0.5, 0.5)
     (cy, sy), (cp, sp), (cr, sr) = ((math.cos(angle), math.sin(angle)) for angle in (yaw, pitch, roll))
     turn_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     turn_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     turn_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    lens = np.array([[distance, 0, middle_xy[0]], [0, distance, middle_xy[1]], [0, 0, 1]])
+    lens = np.diag([distance, distance, 1])
     return lens @ np.column_stack([turn_z @ turn_x @ turn_y, (0, 0, distance)])
 
 

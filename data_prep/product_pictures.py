@@ -45,14 +45,15 @@ def clip(box_xyxy, width: int, height: int) -> list[float]:
 def compose(rng, width: int, height: int) -> list[Package]:
     """Packages from back to front; every table is large enough, inside the picture and not hidden."""
     tables = int(rng.choice(TABLES, p=TABLES_SHARE))
+    count = pick(rng, PACKAGES[tables])
+    shares = [tables // count + (i < tables % count) for i in range(count)]
     while True:
-        count = pick(rng, PACKAGES[tables])
-        shares = [tables // count + (i < tables % count) for i in range(count)]
-        packages = []
-        for slot, share in zip(_slots(rng, width, height, count), rng.permutation(shares), strict=True):
-            packages.append(_place(rng, slot, int(share), alone=count == 1))
-        if all(_well_placed(packages, i, width, height) for i in range(count)):
-            return packages
+        slots = _slots(rng, width, height, count)
+        drawn = [_fitting(rng, slot, n, count == 1) for slot, n in zip(slots, rng.permutation(shares), strict=True)]
+        for _ in range(10):  # moving a package costs nothing, drawing it does
+            packages = [p.moved(_spot(rng, slot, count == 1)) for p, slot in zip(drawn, slots, strict=True)]
+            if all(_well_placed(packages, i, width, height) for i in range(count)):
+                return packages
 
 
 def _slots(rng, width: int, height: int, count: int) -> list[tuple[float, float, float, float]]:
@@ -63,35 +64,50 @@ def _slots(rng, width: int, height: int, count: int) -> list[tuple[float, float,
     return [(0, height * a, width, height * b) for a, b in pairwise(cuts)]
 
 
-def _place(rng, slot, tables: int, alone: bool) -> Package:
-    """A package in a slot of the picture; one that is alone may come so close that it overflows it."""
+def _fitting(rng, slot, tables: int, alone: bool) -> Package:
+    """A package of a size to fit a slot; one that is alone may come so close that it overflows it."""
     x0, y0, x1, y1 = slot
     roll = rng.normal(0, 0.09)
     aspect = math.exp(rng.uniform(-0.75, 0.55))
     across, down = aspect, 1.0
     if rng.random() < 0.2:
         roll, across, down = roll + pick(rng, (math.pi / 2, -math.pi / 2)), down, across
-    height = min((x1 - x0) / across, (y1 - y0) / down) * (rng.uniform(0.7, 2) if alone else rng.uniform(0.75, 1))
+    zoom = rng.uniform(0.75, 1) if not alone else rng.uniform(0.7, 2 if tables else 1.2)
+    height = zoom * min((x1 - x0) / across, (y1 - y0) / down)
+    return make_package(rng, round(height * aspect) + 2 * MARGIN, round(height) + 2 * MARGIN, roll, int(tables))
+
+
+def _spot(rng, slot, alone: bool) -> tuple[float, float]:
+    """Where the middle of a package comes to lie."""
+    x0, y0, x1, y1 = slot
     reach = 0.5 if alone else 0.06
-    middle = [(a + b) / 2 + (b - a) * rng.uniform(-reach, reach) for a, b in ((x0, x1), (y0, y1))]
-    return make_package(rng, round(height * aspect) + 2 * MARGIN, round(height) + 2 * MARGIN, middle, roll, tables)
+    x, y = rng.uniform(0.5 - reach, 0.5 + reach, 2)
+    return x0 + (x1 - x0) * x, y0 + (y1 - y0) * y
 
 
 def _well_placed(packages: list[Package], i: int, width: int, height: int) -> bool:
-    x0, y0, x1, y1 = front = _bound(packages[i], front=True)
-    seen = clip(front, width, height)
-    if (seen[2] - seen[0]) * (seen[3] - seen[1]) < min(VISIBLE * (x1 - x0) * (y1 - y0), 0.3 * width * height):
+    front, share = _visible(_bound(packages[i], front=True), width, height)
+    if share < VISIBLE and _area(front) < 0.3 * width * height:
         return False
     for table in packages[i].tables:
-        x0, y0, x1, y1 = box = packages[i].outline(table)
-        seen = clip(box, width, height)
-        sides = seen[2] - seen[0], seen[3] - seen[1]
-        if min(sides) < SMALLEST_TABLE * min(width, height) or sides[0] * sides[1] < VISIBLE * (x1 - x0) * (y1 - y0):
+        seen, share = _visible(packages[i].outline(table), width, height)
+        shortest = min(seen[2] - seen[0], seen[3] - seen[1])
+        if shortest < SMALLEST_TABLE * min(width, height) or share < VISIBLE:
             return False
-        for other in map(_bound, packages[i + 1 :]):  # the packages in front of this one
-            if (other[:2] < seen[2:]).all() and (other[2:] > seen[:2]).all():
-                return False
+        in_front = [_bound(other) for other in packages[i + 1 :]]
+        if any((other[:2] < seen[2:]).all() and (other[2:] > seen[:2]).all() for other in in_front):
+            return False
     return True
+
+
+def _area(box_xyxy) -> float:
+    return float((box_xyxy[2] - box_xyxy[0]) * (box_xyxy[3] - box_xyxy[1]))
+
+
+def _visible(box_xyxy, width: int, height: int) -> tuple[list[float], float]:
+    """(the part of a box inside the picture, its share of the box's area)."""
+    seen = clip(box_xyxy, width, height)
+    return seen, _area(seen) / _area(box_xyxy)
 
 
 def _bound(package: Package, front: bool = False) -> np.ndarray:
@@ -111,7 +127,9 @@ def _paint(rng, packages: list[Package], width: int, height: int) -> Image.Image
         image.paste((15, 12, 10), (0, 0), shade)
         for corners, brightness in polygons[:-1]:
             fill = tuple(min(round(c * brightness), 255) for c in package.colour)
-            ImageDraw.Draw(image).polygon(corners.ravel().tolist(), fill=fill)
+            draw = ImageDraw.Draw(image)
+            draw.polygon(corners.ravel().tolist(), fill=fill)
+            draw.line(corners[:2].ravel().tolist(), fill=fill, width=3)  # under the soft edge of the front
         part, corner = package.warp(package.face, (width, height))
         image.paste(part, corner, part)
     return image

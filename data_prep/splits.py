@@ -61,7 +61,10 @@ def divide(splits_by_id: dict[str, str | None], ratio: list[float] | None) -> tu
     if len(own) >= 2 and ratio is None:
         absent = [split for split in SPLITS[:2] if split not in own]
         return dict(splits_by_id), [f"the source has no {split} split" for split in absent]
-    warnings = [f"--split-ratio replaces the source's own splits ({', '.join(sorted(own))})"] if len(own) >= 2 else []
+    if len(own) == 1:
+        warnings = [f"the source has only a {own.pop()} split, which is divided"]
+    else:
+        warnings = [f"--split-ratio replaces the source's own splits ({', '.join(sorted(own))})"] if own else []
     divided = _divide_by_hash(list(splits_by_id), ratio or DEFAULT_RATIO)
     wanted = [split for split, share in zip(SPLITS, ratio or DEFAULT_RATIO, strict=True) if share]
     empty = [split for split in wanted if split not in divided.values()]

