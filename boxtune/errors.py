@@ -5,16 +5,8 @@ import functools
 import sys
 
 # Errors of the machine that a user can mend; any other OSError is ours and keeps its traceback.
-_USER_ERRNOS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 
 class UserError(Exception):
@@ -35,10 +27,10 @@ def command(main):
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
         except OSError as error:
-            if error.errno not in _USER_ERRNOS:
+            if error.errno not in _NO_SPACE | _NO_ACCESS:
                 raise
             where = f": {error.filename}" if error.filename else ""
-            hint = " Free some space and run the command again." if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
+            hint = " Free some space and run the command again." if error.errno in _NO_SPACE else ""
             print(f"error: {error.strerror}{where}.{hint}", file=sys.stderr)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

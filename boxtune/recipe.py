@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 
 import torch
@@ -35,6 +36,13 @@ class GroundingArguments:
     )
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete the run that output_dir holds."})
     requires_gpu: bool = field(default=False, metadata={"help": "Stop at once where there is no CUDA GPU."})
+
+    def __post_init__(self):
+        # argparse checks the choices of what the command line says, not of what a recipe does.
+        for f in fields(self):
+            choices = f.metadata.get("choices")
+            if choices and getattr(self, f.name) not in choices:
+                raise ValueError(f"{f.name} must be one of {', '.join(choices)}, got {getattr(self, f.name)!r}.")
 
 
 @dataclass
@@ -176,7 +184,10 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
     # What the command line changed belongs to the record of the run as much as the YAML does.
     overridden = {key.removeprefix("--").partition("=")[0].replace("-", "_") for key in rest if key.startswith("--")}
     for part in (grounding, training, model):
-        values |= {f.name: getattr(part, f.name) for f in fields(part) if f.name in overridden}
+        for f in fields(part):
+            if f.name in overridden:
+                value = getattr(part, f.name)
+                values[f.name] = value.value if isinstance(value, Enum) else value
     if needs_gpu and grounding.requires_gpu and not torch.cuda.is_available():
         raise UserError(
             f"recipe {name} needs a CUDA GPU and this machine has none. The same recipe on the embedded model runs "

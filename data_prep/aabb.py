@@ -10,7 +10,7 @@ from data_prep.source import Item, Options, Row, Source
 
 
 def read(source: Path, options: Options) -> Source:
-    files, warnings = annotation_files(source, ["*.json"])
+    files, warnings = annotation_files(source, ["*.json"], options)
     found = Source(layout="xyxy", fractions=True, warnings=warnings)
     for file, split in files:
         entries = read_json(file)

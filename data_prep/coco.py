@@ -14,7 +14,7 @@ from data_prep.source import Item, Options, Row, Source
 
 
 def read(source: Path, options: Options) -> Source:
-    files, warnings = annotation_files(source, ["instances_*.json", "_annotations.coco.json", "*.json"])
+    files, warnings = annotation_files(source, ["instances_*.json", "_annotations.coco.json", "*.json"], options)
     found = Source(layout="xywh", warnings=warnings)
     for file, split in files:
         _read_file(file, split, source, options, found)

@@ -31,7 +31,7 @@ _TENSORFLOW = ("image", "width", "height", "class", *_BOX)
 
 
 def read(source: Path, options: Options) -> Source:
-    files, warnings = annotation_files(source, ["*.csv"])
+    files, warnings = annotation_files(source, ["*.csv"], options)
     found = Source(layout="xyxy", warnings=warnings)
     for file, split in files:
         _read_file(file, split, source, options, found)

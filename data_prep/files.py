@@ -66,10 +66,20 @@ def relative_name(path: Path, folder: Path) -> str:
     return safe_name(os.path.relpath(path, folder))
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """Every picture at any depth below a folder, in a stable order; hidden files are none."""
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
-    return sorted(path for path in paths if not path.name.startswith(".") and path.is_file())
+def is_picture(path: Path) -> bool:
+    """Whether a path looks like a picture by its name; hidden files are none."""
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+
+
+def list_pictures(folder: Path, options: Options) -> list[Path]:
+    """Every picture at any depth below a folder, in a stable order."""
+    paths = (path for path in folder.rglob("*") if is_picture(path) and path.is_file())
+    return sorted(path for path in paths if not _is_output(path, options))
+
+
+def _is_output(path: Path, options: Options) -> bool:
+    """Whether a path lies in an earlier data set at --out, which may stand inside SOURCE."""
+    return Path(os.path.abspath(path)).is_relative_to(options.out)
 
 
 class Pictures:
@@ -113,7 +123,9 @@ def _tails(name: str) -> list[str]:
     return [name, *("/".join(parts[i:]) for i in range(len(parts)))]
 
 
-def annotation_files(source: Path, patterns: list[str]) -> tuple[list[tuple[Path, str | None]], list[str]]:
+def annotation_files(
+    source: Path, patterns: list[str], options: Options
+) -> tuple[list[tuple[Path, str | None]], list[str]]:
     """([(file, split)], warnings). SOURCE is one file, or a folder with one file for each split.
 
     The first pattern that matches, in the folder or one level below it, is taken.
@@ -122,7 +134,8 @@ def annotation_files(source: Path, patterns: list[str]) -> tuple[list[tuple[Path
         return [(source, None)], []
     files: list[Path] = []
     for pattern in patterns:
-        files = files or sorted(source.glob(pattern)) + sorted(source.glob(f"*/{pattern}"))
+        matches = sorted(source.glob(pattern)) + sorted(source.glob(f"*/{pattern}"))
+        files = files or [file for file in matches if not _is_output(file, options)]
     if not files:
         raise UserError(f"{source} holds no {patterns[-1]}, nor do the folders in it.")
     named = [(file, _split_of_file(file, source)) for file in files]

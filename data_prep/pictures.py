@@ -33,10 +33,10 @@ def inspect(path: Path) -> Picture | str:
         return f"missing: {path}"
     try:
         with Image.open(path) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                return f"{path}: the header claims {image.width} × {image.height} pixels"
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             stored, upright = stored_and_upright_size(image)
-        if upright[0] * upright[1] > _MAX_PIXELS:
-            return f"{path}: the header claims {upright[0]} × {upright[1]} pixels"
         if max(upright) > MAX_ASPECT_RATIO * min(upright):
             return f"{path}: {upright[0]} × {upright[1]} is longer than {MAX_ASPECT_RATIO} times its breadth"
         size = load_image(path).size

@@ -1,7 +1,7 @@
 """One food package: its printed face, and how it stands in a picture.
 
 The face is drawn flat, bent round a cylinder if it is a jar, and then seen in perspective. `Package.warp` moves pixels
-and `Package.outline` moves points through the same map, so a table's box is the bound of its warped outline.
+and `Package.outline` moves points through the same map, so a table's box comes from its warped outline.
 """
 
 import colorsys
@@ -51,22 +51,21 @@ class Package:
         sides = [(points[[i, (i + 1) % 4, (i + 1) % 4 + 4, i + 4]], BRIGHTNESS[i]) for i in range(4)]
         # Corners of the front run clockwise, so those of a side that faces the camera run the other way.
         # A sliver would only fray the edge.
-        sliver = 0.02 * _signed_area(points[:4])
-        return [(side, light) for side, light in sides if _signed_area(side) < -sliver] + [(points[:4], 1.0)]
+        sliver = 0.02 * signed_area(points[:4])
+        return [(side, light) for side, light in sides if signed_area(side) < -sliver] + [(points[:4], 1.0)]
 
     def outline(self, rectangle: Rectangle) -> np.ndarray:
-        """[x0, y0, x1, y1] in the picture, not clipped, of a rectangle of the flat face."""
+        """(64, 2) points along the edge of a rectangle of the flat face, clockwise, as they appear in the picture."""
         x0, y0, x1, y1 = rectangle
-        along = np.linspace(0, 1, 17)
-        x = np.concatenate([x0 + (x1 - x0) * along] * 2 + [np.full(17, x0), np.full(17, x1)])
-        y = np.concatenate([np.full(17, y0), np.full(17, y1)] + [y0 + (y1 - y0) * along] * 2)
+        t = np.linspace(0, 1, 16, endpoint=False)[:, None]
+        corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)], dtype=float)
+        x, y = np.concatenate([a + (b - a) * t for a, b in pairwise(corners)]).T
         width, height = self.face.size
         if self.bend:
             angle = self.bend * (2 * x / width - 1)
             x = width / 2 * (1 + np.sin(angle) / math.sin(self.bend))
             y = y * (1 - self.sag / height) + self.sag * _sagging(angle, self.bend)
-        points = self.project(np.stack([x - width / 2, y - height / 2, np.zeros_like(x)], axis=1))
-        return np.concatenate([points.min(axis=0), points.max(axis=0)])
+        return self.project(np.stack([x - width / 2, y - height / 2, np.zeros_like(x)], axis=1))
 
     def warp(self, face: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
         """A face of this package's size as it appears in a picture of `size`: (RGBA part of it, its top left corner)."""
@@ -83,10 +82,10 @@ class Package:
         return part, tuple(low.tolist())
 
 
-def _signed_area(corners: np.ndarray) -> float:
-    """Positive where (4, 2) corners run clockwise in a picture, whose y grows downwards."""
-    (x0, y0), (x1, y1), (x2, y2), (x3, y3) = corners.tolist()
-    return ((x2 - x0) * (y3 - y1) - (x3 - x1) * (y2 - y0)) / 2
+def signed_area(polygon: np.ndarray) -> float:
+    """Area of (N, 2) points; positive where they run clockwise in a picture, whose y grows downwards."""
+    x, y = np.vstack([polygon, polygon[:1]]).T
+    return float(x[:-1] @ y[1:] - y[:-1] @ x[1:]) / 2
 
 
 def _sagging(angle: np.ndarray, bend: float) -> np.ndarray:

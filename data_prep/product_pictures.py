@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from data_prep.product_packages import MARGIN, Package, fractal, hsv, make_package
+from data_prep.product_packages import MARGIN, Package, fractal, hsv, make_package, signed_area
 from data_prep.product_words import pick
 
 ASPECTS = (3 / 4, 4 / 3, 1, 2 / 3, 3 / 2, 9 / 16, 16 / 9)
@@ -32,14 +32,29 @@ def draw_picture(seed: int, index: int, size: int = 448) -> Picture:
     long_side, aspect = size * rng.uniform(0.7, 1.4), pick(rng, ASPECTS)
     width, height = round(long_side * min(aspect, 1)), round(long_side / max(aspect, 1))
     packages = compose(rng, width, height)
-    boxes = [clip(package.outline(table), width, height) for package in packages for table in package.tables]
+    outlines = [package.outline(table) for package in packages for table in package.tables]
+    boxes = [bound(visible_part(outline, width, height)) for outline in outlines]
     image = _photograph(rng, _paint(rng, packages, width, height))
     return Picture(image, boxes, int(rng.integers(55, 96)))
 
 
-def clip(box_xyxy, width: int, height: int) -> list[float]:
-    """A box clipped to the picture, to a tenth of a pixel."""
-    return [round(float(min(max(v, 0), end)), 1) for v, end in zip(box_xyxy, (width, height) * 2, strict=True)]
+def visible_part(polygon: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(M, 2) corners of the part of a polygon that lies inside the picture; none where it lies outside."""
+    for axis, limit, sign in ((0, 0, 1), (1, 0, 1), (0, width, -1), (1, height, -1)):
+        inside = sign * (polygon[:, axis] - limit)
+        kept = []
+        for p, q, a, b in zip(polygon, np.roll(polygon, -1, 0), inside, np.roll(inside, -1), strict=True):
+            if a >= 0:
+                kept.append(p)
+            if a * b < 0:
+                kept.append(p + (q - p) * a / (a - b))
+        polygon = np.array(kept).reshape(-1, 2)
+    return polygon
+
+
+def bound(polygon: np.ndarray) -> list[float]:
+    """[x0, y0, x1, y1] of (N, 2) points, to a tenth of a pixel."""
+    return np.concatenate([polygon.min(axis=0), polygon.max(axis=0)]).round(1).tolist()
 
 
 def compose(rng, width: int, height: int) -> list[Package]:
@@ -86,34 +101,21 @@ def _spot(rng, slot, alone: bool) -> tuple[float, float]:
 
 
 def _well_placed(packages: list[Package], i: int, width: int, height: int) -> bool:
-    front, share = _visible(_bound(packages[i], front=True), width, height)
-    if share < VISIBLE and _area(front) < 0.3 * width * height:
+    *_, (front, _) = packages[i].polygons()
+    seen = signed_area(visible_part(front, width, height))
+    if seen < min(VISIBLE * signed_area(front), 0.3 * width * height):
         return False
-    for table in packages[i].tables:
-        seen, share = _visible(packages[i].outline(table), width, height)
-        shortest = min(seen[2] - seen[0], seen[3] - seen[1])
-        if shortest < SMALLEST_TABLE * min(width, height) or share < VISIBLE:
+    in_front = [bound(np.concatenate([side for side, _ in other.polygons()])) for other in packages[i + 1 :]]
+    for outline in map(packages[i].outline, packages[i].tables):
+        part = visible_part(outline, width, height)
+        if signed_area(part) < VISIBLE * signed_area(outline):
             return False
-        in_front = [_bound(other) for other in packages[i + 1 :]]
-        if any((other[:2] < seen[2:]).all() and (other[2:] > seen[:2]).all() for other in in_front):
+        x0, y0, x1, y1 = bound(part)
+        if min(x1 - x0, y1 - y0) < SMALLEST_TABLE * min(width, height):
+            return False
+        if any(other[0] < x1 and other[1] < y1 and other[2] > x0 and other[3] > y0 for other in in_front):
             return False
     return True
-
-
-def _area(box_xyxy) -> float:
-    return float((box_xyxy[2] - box_xyxy[0]) * (box_xyxy[3] - box_xyxy[1]))
-
-
-def _visible(box_xyxy, width: int, height: int) -> tuple[list[float], float]:
-    """(the part of a box inside the picture, its share of the box's area)."""
-    seen = clip(box_xyxy, width, height)
-    return seen, _area(seen) / _area(box_xyxy)
-
-
-def _bound(package: Package, front: bool = False) -> np.ndarray:
-    """[x0, y0, x1, y1] of a package, or of its front only."""
-    corners = np.concatenate([corners for corners, _ in package.polygons()[-1 if front else 0 :]])
-    return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
 
 
 def _paint(rng, packages: list[Package], width: int, height: int) -> Image.Image:

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from boxtune.boxes import box_area
@@ -45,7 +46,7 @@ def _classes_table(classes: list[str], splits: dict[str, list[Record]]) -> Table
         for split, records in splits.items()
     }
     for name in classes:
-        table.add_row(name.replace("[", r"\["), *(str(counts[split][name]) for split in splits))
+        table.add_row(escape(name), *(str(counts[split][name]) for split in splits))
     return table
 
 

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from boxtune.errors import UserError
-from data_prep.files import Pictures, existing, number, picture_folders, relative_name, stated_size
+from data_prep.files import Pictures, existing, is_picture, number, picture_folders, relative_name, stated_size
 from data_prep.source import Item, Options, Row, Source, problem
 from data_prep.splits import ALIASES, split_of
 
@@ -35,7 +35,16 @@ def read(source: Path, options: Options) -> Source:
         elif item:
             own = splits.get(relative_name(file.with_suffix(""), annotations), [None])
             found.items += [Item(item.name, item.picture, item.rows, split, item.size) for split in own]
+    _warn_of_pictures_without_xml(found)
     return found
+
+
+def _warn_of_pictures_without_xml(found: Source) -> None:
+    used = {item.picture for item in found.items}
+    folders = sorted({path.parent for path in used if path.is_file()})
+    bare = [path for folder in folders for path in sorted(folder.iterdir()) if is_picture(path) and path not in used]
+    if bare:
+        found.warnings.append(f"{len(bare)} picture(s) have no .xml file and are left out, such as {bare[0]}")
 
 
 def _find_annotations(source: Path) -> tuple[Path, Path]:

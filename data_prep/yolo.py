@@ -86,7 +86,7 @@ def _find_pictures(
     declared = [(word, settings[word]) for words in ALIASES.values() for word in words if settings.get(word)]
     if not declared:
         folder = options.images or root
-        listed = [(path, _split_of_path(path, folder)) for path in list_pictures(folder)]
+        listed = [(path, _split_of_path(path, folder)) for path in list_pictures(folder, options)]
         return listed, {_label_folder(path): split for path, split in listed}
     pictures: dict[tuple[Path, str | None], None] = {}
     label_folders: dict[Path, str | None] = {}
@@ -97,7 +97,7 @@ def _find_pictures(
             if place is None:
                 found.warnings.append(f"{settings_file} names {word}: {entry}, which is absent")
             elif place.is_dir():
-                listed = list_pictures(place)
+                listed = list_pictures(place, options)
                 pictures.update(((path, split), None) for path in listed)
                 label_folders.update((folder, split) for folder in {_label_folder(path) for path in listed})
             else:

@@ -34,7 +34,9 @@ def tiny_models(tmp_path_factory) -> dict[str, Path]:
     return {family: folder / family for family in FAMILIES}
 
 
-def make_record(name: str, image: str, width: int, height: int, objects: list[tuple[list[float], str]], **extra) -> dict:
+def make_record(
+    name: str, image: str, width: int, height: int, objects: list[tuple[list[float], str]], **extra
+) -> dict:
     """A prepared record that asks for every class it holds; `ignore` is False throughout."""
     classes = sorted({label for _, label in objects}) or ["thing"]
     return {

@@ -48,7 +48,9 @@ def scenes(draw):
             edges.append((low, min(side, low + draw(st.floats(0.001, side)))))
         boxes.append([edges[0][0], edges[1][0], edges[0][1], edges[1][1]])
         # Whatever a class may be called: no line break, no special token, no space around it.
-        label = draw(st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=12)).strip()
+        label = draw(
+            st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=12)
+        ).strip()
         labels.append(label.replace("<", "(") or "x")
     return image_size, input_size, boxes, labels
 
@@ -96,7 +98,10 @@ JSON_ANSWER = encode("qwen3_vl", [[64, 48, 320, 240], [0, 0, 640, 480]], ["cat",
         (JSON_ANSWER.replace(", ", ","), ["spacing"]),
         (JSON_ANSWER.replace('"', "'"), ["quotes"]),
         (JSON_ANSWER.replace("100, 100", "100.2, 99.9"), ["float"]),
-        ('[{"label": "cat", "bbox_2d": [100, 100, 500, 500]}, {"label": "dog", "bbox_2d": [0, 0, 1000, 1000]}]', ["key_order"]),
+        (
+            '[{"label": "cat", "bbox_2d": [100, 100, 500, 500]}, {"label": "dog", "bbox_2d": [0, 0, 1000, 1000]}]',
+            ["key_order"],
+        ),
         (JSON_ANSWER[:-1], ["truncated"]),
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [12, 3', ["truncated"]),
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [12, 3, 400, 500], "label": "bi', ["truncated"]),
@@ -126,7 +131,11 @@ CLICKS = encode("qwen2_vl_click", [[64, 48, 320, 240], [0, 0, 640, 480]], ["cat"
         ("qwen2_vl", TAGS.replace(",", ", "), ["spacing"]),
         ("qwen2_vl", TAGS + "<|object_ref_start|>bird<|object_ref_end|><|box_start|>(1,2),(3", ["truncated"]),
         ("qwen2_vl", TAGS + "<|object_ref_start|>bird<|object_ref_end|><|box_start|>(1,2),(3<|box_end|>", ["bad_box"]),
-        ("qwen2_vl", TAGS + "<|object_ref_start|>bird<|object_ref_end|><|box_start|>(9,2),(3,4)<|box_end|>", ["bad_box"]),
+        (
+            "qwen2_vl",
+            TAGS + "<|object_ref_start|>bird<|object_ref_end|><|box_start|>(9,2),(3,4)<|box_end|>",
+            ["bad_box"],
+        ),
         ("qwen2_vl_click", CLICKS, []),
         ("qwen2_vl_click", CLICKS + "\n<click>500", ["truncated"]),
         ("qwen2_vl_click", CLICKS + "\n<click>5</click> bird", ["bad_box"]),
@@ -163,7 +172,10 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
-@given(text=st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS)).map("".join)), codec=st.sampled_from(list(CODECS.values())))
+@given(
+    text=st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS)).map("".join)),
+    codec=st.sampled_from(list(CODECS.values())),
+)
 @settings(max_examples=600, deadline=None)
 def test_parsers_never_raise_and_give_valid_boxes(text, codec):
     answer = codec.decode(text, IMAGE, INPUT)
@@ -175,11 +187,15 @@ def test_parsers_never_raise_and_give_valid_boxes(text, codec):
     assert answer.labels or answer.problems or text in ("[]", "None")
 
 
-HOSTILE = ["{", "[", '"', "'", '{"\\"', "{'", '" ', "<|box_start|>", "<|box_start|>(1,2", "<click>", "9", "9 ", "\\", '{"a":', "{{[",
-           '{"bbox_2d": [1, 2, 3, 4], "label": "a"},', '{"bbox_2d":[', "a ", "\n"]  # fmt: skip
+HOSTILE = [
+    "{", "[", '"', "'", '{"\\"', "{'", '" ', "<|box_start|>", "<|box_start|>(1,2", "<click>", "9", "9 ", "\\", '{"a":', "{{[",
+    '{"bbox_2d": [1, 2, 3, 4], "label": "a"},', '{"bbox_2d":[', "a ", "\n",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("codec", [CODECS[n] for n in ("qwen2_vl", "qwen3_vl", "qwen3_vl_click")], ids=lambda c: c.syntax)
+@pytest.mark.parametrize(
+    "codec", [CODECS[n] for n in ("qwen2_vl", "qwen3_vl", "qwen3_vl_click")], ids=lambda c: c.syntax
+)
 def test_a_megabyte_of_anything_takes_linear_time(codec):
     def seconds(text):
         best = float("inf")

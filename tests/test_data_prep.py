@@ -15,6 +15,7 @@ from PIL import Image
 from boxtune.images import load_image
 from boxtune.records import read_info, read_records
 from data_prep.__main__ import main
+from data_prep.prepare import ask
 from data_prep.splits import divide, split_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +28,7 @@ def picture(path: Path, width: int = 100, height: int = 80) -> Path:
     """A small picture whose bytes differ from those of every other path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", (width, height), "grey")
-    image.putpixel((0, 0), tuple(zlib.crc32(str(path).encode()).to_bytes(4)[:3]))
+    image.putpixel((0, 0), tuple(zlib.crc32(os.fsencode(path)).to_bytes(4)[:3]))
     image.save(path)
     return path
 
@@ -283,8 +284,18 @@ def save_mode(mode: str, path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "suffix"),
     [
-        case.split()
-        for case in "1 png,P png,RGBA png,LA png,I;16 png,I;16 tif,F tif,I tif,CMYK jpg,L bmp,P gif".split(",")
+        ("1", "png"),
+        ("P", "png"),
+        ("RGBA", "png"),
+        ("LA", "png"),
+        ("I;16", "png"),
+        ("I;16", "tif"),
+        ("I", "tif"),
+        ("F", "tif"),
+        ("CMYK", "jpg"),
+        ("L", "bmp"),
+        ("P", "gif"),
+        ("RGB", "webp"),
     ],
 )
 def test_pictures_of_any_mode_convert(tmp_path, capsys, mode, suffix):
@@ -296,13 +307,16 @@ def test_pictures_of_any_mode_convert(tmp_path, capsys, mode, suffix):
 
 
 def bad_pictures(folder: Path) -> Path:
-    """Three good pictures, and one missing, one torn, one that is text, and one that is far too long."""
+    """Two good pictures, and one missing, two torn, one that is text, and one that is far too long."""
     coco(folder, [[[1, 1, 20, 20]]] * 7)
     (folder / "p0.png").unlink()
     torn = folder / "p1.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 100, 3), dtype=np.uint8)).save(torn)
     torn.write_bytes(torn.read_bytes()[:9000])
     assert Image.open(torn).size == (100, 80)  # opening alone does not notice
+    torn_jpeg = folder / "p5.png"
+    Image.effect_noise((100, 80), 90).save(torn_jpeg, format="JPEG")
+    torn_jpeg.write_bytes(torn_jpeg.read_bytes()[:2000])
     (folder / "p2.png").write_text("no picture")
     Image.new("L", (402, 2)).save(folder / "p3.png")
     Image.new("L", (400, 2)).save(folder / "p4.png")
@@ -311,30 +325,37 @@ def bad_pictures(folder: Path) -> Path:
 
 def test_bad_pictures_are_all_named_and_nothing_is_written(tmp_path, capsys):
     message = failure(capsys, "coco", bad_pictures(tmp_path / "in"), "--out", tmp_path / "out")
-    assert "4 problem(s)" in message and "--skip-bad-images" in message
+    assert "5 problem(s)" in message and "--skip-bad-images" in message
     lines = message.splitlines()[1:]
-    assert [line.split(":")[0] for line in lines] == ["  - p0", "  - p1", "  - p2", "  - p3"]
-    assert [
-        word in line for word, line in zip(["missing", "torn", "not a picture", "200 times"], lines, strict=True)
-    ] == [True] * 4
+    assert [line.split(":")[0] for line in lines] == ["  - p0", "  - p1", "  - p2", "  - p3", "  - p5"]
+    expected = ["missing", "torn", "not a picture", "200 times", "torn"]
+    assert all(word in line for word, line in zip(expected, lines, strict=True)), message
 
 
 def test_skip_bad_images_drops_and_lists_them(tmp_path, capsys):
     source = bad_pictures(tmp_path / "in")
     records, problems, _ = prepared(capsys, "coco", source, "--out", tmp_path / "out", "--skip-bad-images")
-    assert sorted(records) == ["p4", "p5", "p6"]
+    assert sorted(records) == ["p4", "p6"]
     assert [(entry["id"], entry["kind"]) for entry in problems if entry["kind"] == "bad_image"] == [
-        (f"p{i}", "bad_image") for i in range(4)
+        (f"p{i}", "bad_image") for i in (0, 1, 2, 3, 5)
     ]
-    for i in range(4, 7):
+    for i in (4, 6):
         (source / f"p{i}.png").unlink()
     assert "No image is left" in failure(capsys, "coco", source, "--out", tmp_path / "o", "--skip-bad-images")
 
 
 def test_a_header_that_claims_a_giant_picture_is_no_way_to_exhaust_memory(tmp_path, capsys):
-    source = coco(tmp_path / "in", [[[1, 1, 20, 20]]])
-    (source / "p0.png").write_bytes(b"P6 60000 60000 255\n" + b"\0" * 100)
-    assert "claims 60000 × 60000" in failure(capsys, "coco", source, "--out", tmp_path / "out")
+    source = coco(tmp_path / "in", [[[1, 1, 20, 20]]] * 2)
+    for name, data in (("p0.png", b"P6 60000 60000 255\n"), ("p1.png", giant_png())):
+        (source / name).write_bytes(data + b"\0" * 100)
+    assert failure(capsys, "coco", source, "--out", tmp_path / "out").count("claims 60000 × 60000") == 2
+
+
+def giant_png() -> bytes:
+    header = b"IHDR" + (60000).to_bytes(4) * 2 + bytes([8, 2, 0, 0, 0])
+    return (
+        b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4) + header + zlib.crc32(header).to_bytes(4) + (9000).to_bytes(4) + b"IDAT"
+    )
 
 
 def test_copied_images_lie_in_the_data_set_under_their_ids(tmp_path, capsys):
@@ -429,6 +450,12 @@ def test_mixed_questions_ask_for_present_and_absent_classes_in_training_only(tmp
     assert all(seen.values()) and seen["all"] > seen["present"]
     plain, *_ = prepared(capsys, *args, "--out", tmp_path / "plain")
     assert {record["messages"][1]["content"] for record in plain.values()} == {"<boxes>"}
+
+
+def test_a_class_whose_objects_are_all_ignored_is_neither_present_nor_absent():
+    objects = {"bbox": [[0, 0, 1, 1]] * 2, "category": ["crowd", "cat"], "ignore": [True, False]}
+    answers = {ask(f"x{i}", objects, ["crowd", "cat", "dog"], mixed=True)[1]["content"] for i in range(200)}
+    assert answers == {"<boxes>", "<boxes:cat>", "<boxes:dog>"}
 
 
 def test_class_names_that_no_answer_can_hold_are_errors(tmp_path, capsys):
@@ -555,6 +582,13 @@ def test_voc_pictures_are_found_by_the_stem(tmp_path, capsys, filename):
     assert records["a"]["image"] == str(root / "JPEGImages" / "a.jpg")
 
 
+def test_voc_pictures_without_xml_are_mentioned(tmp_path, capsys):
+    root = voc(tmp_path / "in", ["a", "b"])
+    (root / "Annotations" / "b.xml").unlink()
+    records, _, printed = prepared(capsys, "voc", root, "--out", tmp_path / "out")
+    assert list(records) == ["a"] and "1 picture(s) have no .xml file and are left out" in printed
+
+
 def test_voc_xml_beside_pictures_in_split_folders(tmp_path, capsys):
     for split in ("train", "valid"):
         picture(tmp_path / "in" / split / "a.jpg")
@@ -583,6 +617,7 @@ def test_coco_splits_by_file_with_pictures_in_folders_of_their_own(tmp_path, cap
     root = tmp_path / "in"
     for split, box in (("train2017", [1, 2, 3, 4]), ("val2017", [5, 6, 7, 8])):
         picture(root / "images" / split / "0001.jpg")
+        picture(root / "0001.jpg")  # not of either split
         data = {
             "images": [{"id": 9, "file_name": "0001.jpg", "width": 100, "height": 80}],
             "annotations": [{"image_id": 9, "category_id": 90, "bbox": box, "iscrowd": 1}],
@@ -925,6 +960,23 @@ def test_an_existing_data_set_is_replaced_only_with_overwrite(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     assert "other than a prepared data set" in failure(capsys, "coco", more, "--out", tmp_path / "mine", "--overwrite")
+
+
+def test_a_data_set_inside_its_own_source_is_not_read_again(tmp_path, capsys):
+    source = coco(tmp_path / "in", [[[1, 1, 5, 5]]] * 2)
+    for _ in range(2):
+        args = ("coco", source, "--out", source / "out", "--copy-images", "--overwrite")
+        assert len(prepared(capsys, *args)[0]) == 2
+    source = yolo(tmp_path / "y", "train: .\nnames: [cat]\n", {"a.jpg": "0 0.5 0.5 0.2 0.5"})
+    for _ in range(2):
+        args = ("yolo", source, "--out", source / "out", "--copy-images", "--overwrite")
+        assert list(prepared(capsys, *args)[0]) == ["a"]
+
+
+def test_a_file_name_that_is_no_unicode_is_a_user_error(tmp_path, capsys):
+    name = os.fsdecode(b"\xff.jpg")
+    source = yolo(tmp_path / "in", "train: images\nnames: [cat]\n", {f"images/{name}": "0 0.5 0.5 0.2 0.5"})
+    assert "no Unicode text" in failure(capsys, "yolo", source, "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,259 @@
+"""evaluate.py as a user runs it: adapter, base, merged model, predictions again, pictures without truth."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from PIL import Image
+from test_train import train
+
+import evaluate
+from boxtune.codecs import CODECS
+from boxtune.collator import expected_input_size
+from boxtune.modeling import load_processor
+from boxtune.predictions import KEYS, make_prediction
+from boxtune.records import read_records, write_dataset
+
+
+@pytest.fixture(scope="module")
+def run(squares, tmp_path_factory) -> Path:
+    return train(squares, tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="module")
+def evaluated(run) -> Path:
+    evaluate.main(["--ckpt", str(run / "final"), "--base", "--max-new-tokens", "40", "--batch-size", "4"])
+    return run / "eval"
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_predictions_keep_the_contract(evaluated, squares):
+    records = read_records(squares, "test")
+    predictions = read_lines(evaluated / "predictions.jsonl")
+    assert [p["id"] for p in predictions] == [r["id"] for r in records]
+    processor = load_processor(str(evaluated.parent / "final"))
+    for record, prediction in zip(records, predictions, strict=True):
+        assert tuple(prediction) == KEYS
+        assert prediction["codec"] == "qwen2_5_vl"
+        assert tuple(prediction["input_size"]) == expected_input_size(processor, (record["height"], record["width"]))
+        assert "<|im_end|>" not in prediction["text"]
+        assert "<|endoftext|>" not in prediction["text"]
+    assert not list(evaluated.rglob("*.partial"))
+
+
+def test_metrics_and_report_of_tuned_and_base(evaluated):
+    for folder in (evaluated, evaluated / "base"):
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        assert metrics["parse"]["images"] == 6
+        assert metrics["provenance"]["split"] == "test"
+        assert metrics["provenance"]["base_precision"] == "nf4"
+        assert metrics["provenance"]["pixel_budget"] == {"min_pixels": 3136, "max_pixels": 50176}
+        assert "http" not in (folder / "report.html").read_text(encoding="utf-8").split("</head>")[1].lower()
+    base = json.loads((evaluated / "base" / "metrics.json").read_text(encoding="utf-8"))
+    assert base["provenance"]["checkpoint"] == "assets/tiny_qwen2_5_vl"
+
+
+def test_the_same_answers_batched_or_alone_and_twice(run, evaluated, tmp_path):
+    """Greedy: a second evaluation, of one image at a time, gives the same objects. Left padding moves float32 logits by
+    about 1e-5, so a tie could flip; none does on these images."""
+    out = tmp_path / "alone"
+    evaluate.main(["--ckpt", str(run / "final"), "--out", str(out), "--max-new-tokens", "40", "--batch-size", "1"])
+    again = read_lines(out / "predictions.jsonl")
+    first = read_lines(evaluated / "predictions.jsonl")
+    assert [p["text"] for p in again] == [p["text"] for p in first]
+
+
+def write_predictions(path: Path, records, codec="qwen3_vl", change=None) -> list[dict]:
+    """Perfect answers, unless `change` alters the text of each."""
+    lines = []
+    for record in records:
+        size = (record["height"], record["width"])
+        text = CODECS[codec].encode(record["objects"]["bbox"], record["objects"]["category"], size, (280, 280)).text
+        lines.append(make_prediction(record, codec, (280, 280), change(record, text) if change else text, 0.1))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return lines
+
+
+def test_perfect_predictions_score_one_without_torch(squares, tmp_path):
+    write_predictions(tmp_path / "predictions.jsonl", read_records(squares, "test"))
+    program = (
+        "import sys, evaluate; evaluate.main(sys.argv[1:]); "
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules), 'scoring loaded a model library'"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "--predictions",
+        str(tmp_path / "predictions.jsonl"),
+        "--data",
+        str(squares),
+    ]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["AP50"] == 1
+    assert metrics["matching"]["f1"] == 1
+    assert metrics["empty_images"] == {"images": 2, "with_false_positives": 0}
+
+
+def test_rescoring_gives_the_same_numbers_to_the_last_digit(evaluated, squares, tmp_path):
+    for extra in ([], ["--reparse"]):
+        out = tmp_path / f"again{len(extra)}"
+        predictions = str(evaluated / "predictions.jsonl")
+        evaluate.main(["--predictions", predictions, "--data", str(squares), "--out", str(out), *extra])
+        first = json.loads((evaluated / "metrics.json").read_text(encoding="utf-8"))
+        again = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+        assert {k: v for k, v in again.items() if k != "provenance"} == {
+            k: v for k, v in first.items() if k != "provenance"
+        }
+
+
+def test_pictures_need_not_exist_to_score(squares, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(squares, data)
+    for split in ("train", "validation", "test"):
+        path = data / f"{split}.jsonl"
+        path.write_text(path.read_text(encoding="utf-8").replace("/pictures/", "/gone/"), encoding="utf-8")
+    write_predictions(tmp_path / "p.jsonl", read_records(data, "test"))
+    evaluate.main(["--predictions", str(tmp_path / "p.jsonl"), "--data", str(data), "--out", str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["AP50"] == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda lines: lines[1:], "no prediction"),
+        (lambda lines: [*lines, lines[0] | {"id": "stranger"}], "stranger"),
+        (lambda lines: [*lines, lines[0]], "stands twice"),
+    ],
+)
+def test_foreign_duplicate_and_missing_ids_are_errors(squares, tmp_path, capsys, damage, message):
+    lines = write_predictions(tmp_path / "p.jsonl", read_records(squares, "test"))
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in damage(lines)), encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(
+            ["--predictions", str(tmp_path / "p.jsonl"), "--data", str(squares), "--out", str(tmp_path / "o")]
+        )
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_allow_missing_counts_an_empty_answer(squares, tmp_path, capsys):
+    lines = write_predictions(tmp_path / "p.jsonl", read_records(squares, "test"))
+    kept = [line for line in lines if line["objects"]["bbox"]][1:]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    evaluate.main(["--predictions", str(tmp_path / "p.jsonl"), "--data", str(squares), "--allow-missing"])
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["matching"]["fn"] >= 1
+    assert metrics["parse"]["problems"]["missing"] == len(lines) - len(kept)
+    assert "count as empty" in capsys.readouterr().err
+
+
+def test_the_split_falls_back_to_validation_and_says_so(squares, tmp_path, capsys):
+    records = {split: read_records(squares, split) for split in ("train", "validation")}
+    data = tmp_path / "data"
+    write_dataset(data, name="x", source_format="test", classes=["red square"], splits=records, problems=[])
+    write_predictions(tmp_path / "p.jsonl", records["validation"])
+    evaluate.main(["--predictions", str(tmp_path / "p.jsonl"), "--data", str(data)])
+    assert "no test split; evaluating on validation" in capsys.readouterr().err
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["provenance"]["split"] == "validation"
+
+
+def test_pictures_without_truth(run, squares, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    (folder / "sub").mkdir(parents=True)
+    Image.new("RGB", (120, 90), "white").save(folder / "a.png")
+    Image.new("L", (90, 120), 7).save(folder / "sub" / "a.jpg")
+    (folder / "notes.txt").write_text("not a picture")
+    common = ["--ckpt", str(run / "final"), "--images", str(folder), "--max-new-tokens", "20"]
+    evaluate.main([*common, "--out", str(tmp_path / "out")])
+    assert [p["id"] for p in read_lines(tmp_path / "out" / "predictions.jsonl")] == ["a.png", "sub/a.jpg"]
+    assert (tmp_path / "out" / "pictures" / "a.png.jpg").is_file()
+    assert (tmp_path / "out" / "pictures" / "sub" / "a.jpg.jpg").is_file()
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    (folder / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main([*common, "--out", str(tmp_path / "out2")])
+    assert stop.value.code == 2
+    assert "torn.jpg" in capsys.readouterr().err
+
+
+def test_a_question_never_trained_on_is_named(run, squares, tmp_path, capsys):
+    records = read_records(squares, "test")[:1]
+    records[0]["messages"][0]["content"] = "<image>Where is Waldo?"
+    data = tmp_path / "data"
+    write_dataset(data, name="x", source_format="test", classes=["red square"], splits={"test": records}, problems=[])
+    common = ["--ckpt", str(run / "final"), "--data", str(data), "--out", str(tmp_path / "o"), "--max-new-tokens", "5"]
+    evaluate.main(common)
+    assert "never trained on" in capsys.readouterr().err
+
+
+def test_a_click_checkpoint_answers_in_points(squares, tmp_path):
+    run = train(squares, tmp_path / "run", "--answer", "click")
+    evaluate.main(["--ckpt", str(run / "final"), "--max-new-tokens", "20"])
+    metrics = json.loads((run / "eval" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["AP"] is None
+    assert metrics["points"]["fn"] == 6
+    assert all("point" in p["objects"] for p in read_lines(run / "eval" / "predictions.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("adapter_model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:1000]), "cannot be loaded"),
+        ("adapter_model.safetensors", lambda path: path.unlink(), "cannot be loaded"),
+        ("adapter_config.json", lambda path: path.write_text("{"), "torn|cannot be"),
+        ("grounding.json", lambda path: path.write_text("{"), "cannot be read"),
+        ("grounding.json", lambda path: path.unlink(), "no grounding.json"),
+        ("tokenizer.json", lambda path: path.write_text("{"), "processor"),
+    ],
+)
+def test_a_corrupt_checkpoint_is_one_message(run, tmp_path, capsys, name, damage, message):
+    copy = tmp_path / "final"
+    shutil.copytree(run / "final", copy)
+    damage(copy / name)
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--ckpt", str(copy), "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+
+    assert re.search(message, error), error
+
+
+def test_an_interrupted_evaluation_goes_on(run, squares, tmp_path, monkeypatch):
+    """Answers already written are not generated again, unless the settings changed."""
+    out = tmp_path / "out"
+    common = ["--ckpt", str(run / "final"), "--out", str(out), "--max-new-tokens", "10", "--batch-size", "2"]
+    import boxtune.generation as generation
+
+    honest = generation.generate_answers
+    asked = []
+
+    def watched(model, collator, records, batch_size):
+        asked.append([record["id"] for record in records])
+        for i, row in enumerate(honest(model, collator, records, batch_size)):
+            if len(asked) == 1 and i == 3:
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr(generation, "generate_answers", watched)
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(common)
+    assert stop.value.code == 130
+    assert (out / "predictions.jsonl.partial").is_file()
+    assert not (out / "predictions.jsonl").exists()
+    evaluate.main(common)
+    assert [len(ids) for ids in asked] == [6, 3]
+    assert len(read_lines(out / "predictions.jsonl")) == 6

@@ -1,0 +1,158 @@
+"""Recipes, overlays and command lines: the right value wins, and every mistake is one message with exit code 2."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from boxtune.errors import UserError
+from boxtune.modeling import load_config, lora_target_regex
+from boxtune.recipe import RECIPES, fit_to_machine, load_recipe
+
+
+def test_later_sources_win(tmp_path):
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("learning_rate: 3e-4\nlora_r: 8\n")
+    recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(overlay), "--lora_r", "4"])
+    assert recipe.training.learning_rate == 3e-4
+    assert recipe.model.lora_r == 4
+    assert recipe.values["lora_r"] == 4
+    assert recipe.training.output_dir == "runs/tiny_nutrition_qlora-mine"
+
+
+def test_recipes_open_with_command_hardware_and_score():
+    for path in [*RECIPES.glob("*.yaml"), *(RECIPES / "overlays").glob("*.yaml")]:
+        head = path.read_text(encoding="utf-8").split("\n\n")[0]
+        for word in ("make train", "Hardware:", "Score:"):
+            if word == "Score:" and path.stem == "tiny" and path.parent.name == "overlays":
+                continue
+            assert word in head, f"{path.name} lacks {word!r} in its header"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat: 1", "did you mean learning_rate?"),
+        ("learning_rate: fast", "invalid float value: 'fast'"),
+        ("learning_rate: [1", "broken YAML"),
+        ("learning_rate: 1\nlearning_rate: 2", "key given twice: learning_rate"),
+        ("- a\n- b", "must hold `key: value` lines"),
+        ("lora_r: {a: 1}", "must be a plain value"),
+        ("answer: polygons", "polygons"),
+        ("per_device_train_batch_size: 1.5", "invalid int value"),
+        ("model_name_or_path: ./nowhere", "does not exist"),
+    ],
+)
+def test_mistakes_in_yaml_are_one_message(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
+        load_config(recipe.model.model_name_or_path)
+    assert message in str(error.value)
+
+
+def test_all_unknown_keys_are_reported_at_once(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("lora_rr: 1\nmax_pixel: 2\n")
+    with pytest.raises(UserError) as error:
+        load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path), "--learning_rat", "1"])
+    for word in ("lora_r?", "max_pixels?", "--learning_rate?"):
+        assert word in str(error.value)
+
+
+def test_unknown_recipes_and_overlays_are_listed():
+    with pytest.raises(UserError, match=r"Did you mean nutrition_qlora\? There are: my_data"):
+        load_recipe(["--config", "nutrition_qlra"])
+    with pytest.raises(UserError, match="no overlay 'huge'"):
+        load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", "huge"])
+    with pytest.raises(UserError, match="name a recipe"):
+        load_recipe([])
+
+
+def test_a_gpu_without_bf16_trains_in_fp16_and_says_so(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    values, notes = fit_to_machine({"bf16": True, "dtype": "bfloat16"})
+    assert (values["bf16"], values["fp16"], values["dtype"]) == (False, True, "float16")
+    assert len(notes) == 1
+    assert "fp32 adapters under fp16" in notes[0]
+
+
+def test_lora_targets_stay_in_the_language_model():
+    import re
+
+    pattern = re.compile(lora_target_regex(["q_proj", "up_proj"]))
+    assert pattern.fullmatch("base_model.model.model.language_model.layers.0.self_attn.q_proj")
+    assert pattern.fullmatch("model.language_model.layers.11.mlp.up_proj")
+    assert not pattern.fullmatch("model.visual.blocks.0.mlp.up_proj")
+    assert not pattern.fullmatch("model.language_model.layers.0.self_attn.k_proj")
+
+
+def run(*arguments, script="train_sft.py", **options) -> subprocess.CompletedProcess:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, script, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "nutrition_qlora"], ["needs a CUDA GPU", "make train RECIPE=nutrition_qlora OVERLAY=tiny"]),
+        (
+            ["--config", "nutrition_qlora", "--requires_gpu", "false"],
+            ["Qwen/Qwen2-VL-7B-Instruct must come from the Hugging Face hub", "OVERLAY=tiny"],
+        ),
+        (
+            ["--config", "my_data", "--overlay", "tiny", "--data_dir", "/nonexistent/x", "--data_format", "sketch"],
+            ["sketch"],
+        ),
+    ],
+)
+def test_what_a_recipe_lacks_is_said_at_once(arguments, words):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the GPU that the recipe asks for")
+    result = run(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_a_full_disk_is_one_message_and_leaves_no_half_checkpoint(squares, tmp_path):
+    """A limit on the size of a file stands in for a full disk: the adapter does not fit, the small files do."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+
+    result = run(
+        *("--config", "tiny_nutrition_qlora", "--data_dir", squares, "--output_dir", tmp_path / "run"),
+        *("--max_steps", 1, "--per_device_train_batch_size", 1, "--eval_strategy", "no", "--save_steps", 1),
+        preexec_fn=limit,
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "could not be saved" in result.stderr
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_help_lists_targets_and_recipes():
+    result = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for word in ("train", "check", "eval", "merge", "test", "quality", "nutrition_qlora", "small_gpu"):
+        assert word in result.stdout
+
+
+def test_every_key_of_every_recipe_is_read():
+    """A key that a dataclass does not know would be refused; this names the file in the test's own words."""
+    for path in RECIPES.glob("*.yaml"):
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = load_recipe(["--config", str(path), "--overlay", "tiny"])
+        assert set(values) <= set(recipe.values)

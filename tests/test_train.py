@@ -1,0 +1,263 @@
+"""Training: every recipe on the tiny model, resuming, interruption, and what a run leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from PIL import Image
+from safetensors.torch import load_file
+
+import train_sft
+from boxtune.recipe import RECIPES, load_recipe
+
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+OVERLAYS = sorted(path.stem for path in (RECIPES / "overlays").glob("*.yaml"))
+
+
+def train(data, out, *extra, config="tiny_nutrition_qlora", overlay=None):
+    """Two optimiser steps of one example each, in this process."""
+    overlays = ["--overlay", overlay] if overlay else []
+    fixed = ["--data_dir", data, "--output_dir", out, "--per_device_train_batch_size", 1]
+    fixed += ["--gradient_accumulation_steps", 1, "--logging_steps", 1, "--eval_strategy", "no", "--max_steps", 2]
+    train_sft.main([str(word) for word in ["--config", config, *overlays, *fixed, *extra]])
+    return Path(out)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_trains_two_steps_on_the_tiny_model(name, squares, tmp_path):
+    recipe = load_recipe(["--config", name, "--overlay", "tiny"])
+    run = train(squares, tmp_path / "run", config=name, overlay="tiny")
+    state = json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())
+    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    assert len(losses) == 2
+    assert all(0 < loss < 20 for loss in losses)
+    adapter = load_file(run / "final" / "adapter_model.safetensors")
+    assert all(tensor.dtype == torch.float32 for tensor in adapter.values())
+    # Two steps move every B away from zero.
+    assert all(tensor.abs().max() > 0 for key, tensor in adapter.items() if "lora_B" in key)
+    assert all("language_model" in key for key in adapter)
+    info = json.loads((run / "final" / "run.json").read_text())
+    assert info["modules"]["quantised"]["vision"]["nf4"] == 0
+    assert info["modules"]["quantised"]["head"]["nf4"] == 0
+    assert info["modules"]["quantised"]["language"]["nf4"] > 0
+    assert info["modules"]["quantised"]["language"]["full"] == 0
+    assert info["data"]["splits"]["train"]["images"] == 16
+    resolved = yaml.safe_load((run / "final" / "recipe.yaml").read_text())
+    assert resolved["model_name_or_path"] == recipe.model.model_name_or_path
+    assert resolved["max_steps"] == 2
+    grounding = json.loads((run / "final" / "grounding.json").read_text())
+    assert grounding["codec"] == ("qwen2_5_vl_click" if "click" in name else "qwen2_5_vl")
+    assert grounding["max_pixels"] == 50176
+    taught = (run / "first_batch.txt").read_text().split("--- supervised\n")[1]
+    assert taught.strip().endswith("<|im_end|>")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_overlay_combines_with_tiny(overlay, monkeypatch):
+    recipe = load_recipe(["--config", "nutrition_qlora", "--overlay", overlay, "--overlay", "tiny"])
+    own = yaml.safe_load((RECIPES / "overlays" / f"{overlay}.yaml").read_text())
+    tiny = yaml.safe_load((RECIPES / "overlays" / "tiny.yaml").read_text())
+    for key, value in own.items():
+        assert recipe.values[key] == tiny.get(key, value)
+
+
+def test_the_published_values_of_nutrition_qlora():
+    recipe = load_recipe(["--config", "nutrition_qlora"], needs_gpu=False) if torch.cuda.is_available() else None
+    values = recipe.values if recipe else yaml.safe_load((RECIPES / "nutrition_qlora.yaml").read_text())
+    wanted = {
+        "model_name_or_path": "Qwen/Qwen2-VL-7B-Instruct",
+        "data_source": "openfoodfacts/nutrition-table-detection",
+        "load_in_4bit": True,
+        "use_bnb_nested_quant": True,
+        "lora_r": 64,
+        "lora_alpha": 16,
+        "lora_dropout": 0.1,
+        "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 8,
+        "learning_rate": 1e-5,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 50,
+        "num_train_epochs": 3,
+        "max_length": 2048,
+    }
+    assert {key: values[key] for key in wanted} == wanted
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_the_other_families_train_in_nf4(family, tiny_models, squares, tmp_path):
+    run = train(squares, tmp_path / "run", "--model_name_or_path", tiny_models[family])
+    info = json.loads((run / "final" / "run.json").read_text())
+    assert info["modules"]["quantised"] == {
+        "vision": {"nf4": 0, "full": info["modules"]["quantised"]["vision"]["full"]},
+        "language": {"nf4": 14, "full": 0},
+        "head": {"nf4": 0, "full": 1},
+    }
+    assert sum(info["modules"]["adapted"]["language"].values()) == 14
+    assert info["modules"]["adapted"]["vision"] == {}
+
+
+def test_bf16_compute_trains_on_a_cpu(squares, tmp_path):
+    run = train(squares, tmp_path / "run", "--dtype", "bfloat16", "--bf16", "true", "--gradient_checkpointing", "true")
+    adapter = load_file(run / "final" / "adapter_model.safetensors")
+    assert all(tensor.dtype == torch.float32 for tensor in adapter.values())
+
+
+def test_full_fine_tuning_saves_a_whole_model(squares, tmp_path, tiny_models):
+    run = train(
+        squares,
+        tmp_path / "run",
+        *("--model_name_or_path", tiny_models["qwen2_5_vl"], "--use_peft", "false", "--load_in_4bit", "false"),
+    )
+    assert (run / "final" / "model.safetensors").is_file()
+    assert not (run / "final" / "adapter_config.json").exists()
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(squares, tmp_path):
+    """Same data order, optimiser state, dropout and schedule: the weights agree to the bit on one machine."""
+    steps = ("--max_steps", 6, "--save_steps", 3, "--lora_dropout", 0.1)
+    whole = train(squares, tmp_path / "whole", *steps)
+    cut = train(squares, tmp_path / "cut", *steps)
+    reference = load_file(whole / "final" / "adapter_model.safetensors")
+    # Make `cut` look killed while it was saving step 6: no final folder, a torn last checkpoint.
+    for name in ("final", "checkpoint-6"):
+        for path in sorted((cut / name).rglob("*"), reverse=True):
+            if name == "final" or path.name == "trainer_state.json":
+                path.unlink()
+    (cut / "final").rmdir()
+    train(squares, cut, *steps, "--resume_from_checkpoint", "true")
+    resumed = load_file(cut / "final" / "adapter_model.safetensors")
+    assert resumed.keys() == reference.keys()
+    assert all(torch.equal(resumed[key], reference[key]) for key in reference)
+
+
+def test_an_existing_run_is_never_overwritten_unasked(squares, tmp_path, capsys):
+    run = train(squares, tmp_path / "run")
+    before = (run / "final" / "adapter_model.safetensors").stat().st_mtime_ns
+    with pytest.raises(SystemExit) as stop:
+        train(squares, tmp_path / "run")
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "--resume_from_checkpoint true" in message
+    assert "--overwrite_output_dir true" in message
+    assert (run / "final" / "adapter_model.safetensors").stat().st_mtime_ns == before
+    train(squares, tmp_path / "run", "--overwrite_output_dir", "true")
+    assert (run / "final" / "adapter_model.safetensors").stat().st_mtime_ns > before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_a_checkpoint_to_resume_from(number, squares, tmp_path):
+    command = [sys.executable, "train_sft.py", "--config", "tiny_nutrition_qlora", "--data_dir", str(squares)]
+    command += ["--output_dir", str(tmp_path / "run"), "--eval_strategy", "no", "--save_strategy", "no"]
+    command += ["--per_device_train_batch_size", "1", "--max_steps", "4000", "--logging_steps", "1"]
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 120
+        while "'loss'" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+            time.sleep(0.3)
+        process.send_signal(number)
+        code = process.wait(timeout=60)
+    text = (tmp_path / "log").read_text()
+    assert code == 130, text
+    assert "Traceback" not in text
+    assert "--resume_from_checkpoint true" in text
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] >= 1
+    assert (checkpoint / "grounding.json").is_file()
+    assert train_sft.last_whole_checkpoint(tmp_path / "run") == checkpoint
+
+
+def test_overlong_examples_stop_or_are_dropped_and_listed(squares, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train(squares, tmp_path / "run", "--max_length", "120")
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "exceed max_length 120" in message
+    listed = message.count("tokens (image")
+    assert 1 <= listed < 16
+    assert not (tmp_path / "run").exists()
+    train(squares, tmp_path / "run", "--max_length", "120", "--overlong", "drop")
+    assert capsys.readouterr().out.count("dropped from train") == listed
+
+
+def write_recipe(path: Path, **changes) -> Path:
+    """tiny_nutrition_qlora with some values changed and None ones left out."""
+    values = yaml.safe_load((RECIPES / "tiny_nutrition_qlora.yaml").read_text()) | changes
+    values["model_name_or_path"] = str(ROOT / values["model_name_or_path"])
+    path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
+    return path
+
+
+def test_trackers_that_are_absent_or_not_logged_in_do_not_stop_a_run(squares, tmp_path):
+    recipe = write_recipe(
+        tmp_path / "tracked.yaml",
+        report_to=["wandb", "mlflow", "tensorboard"],
+        data_dir=str(squares),
+        output_dir=str(tmp_path / "run"),
+        max_steps=2,
+        per_device_train_batch_size=1,
+        eval_strategy="no",
+    )
+    logged_out = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    logged_out |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none")}
+    command = [sys.executable, str(ROOT / "train_sft.py"), "--config", str(recipe)]
+    result = subprocess.run(command, cwd=tmp_path, env=logged_out, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "wandb is not logged in" in result.stdout
+    assert "mlflow is not installed" in result.stdout
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+def test_the_data_is_prepared_once(tmp_path, capsys):
+    """A recipe that names a converter makes its data when it is absent, and not again."""
+    pictures = tmp_path / "source"
+    pictures.mkdir()
+    items = []
+    for i in range(12):
+        Image.new("RGB", (100, 80), (i, i, 200)).save(pictures / f"{i}.png")
+        items.append({"image": f"{i}.png", "objects": [{"class": "box", "bbox_aabb": [0.1, 0.1, 0.5, 0.6]}]})
+    (pictures / "list.json").write_text(json.dumps(items))
+    data = tmp_path / "prepared"
+    recipe = write_recipe(
+        tmp_path / "own.yaml", data_format="aabb", data_source=str(pictures / "list.json"), data_args=None
+    )
+    train(data, tmp_path / "run", config=recipe)
+    assert "preparing the data: python -m data_prep aabb" in capsys.readouterr().out
+    stamp = (data / "dataset.json").stat().st_mtime_ns
+    train(data, tmp_path / "run2", config=recipe)
+    assert "preparing the data" not in capsys.readouterr().out
+    assert (data / "dataset.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_would(squares, tmp_path):
+    """The same entry point under accelerate's launcher (two CPU processes, gloo)."""
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29517"]
+    command = [*launcher, "train_sft.py", "--config", "tiny_nutrition_qlora", "--data_dir", str(squares)]
+    command += ["--output_dir", str(tmp_path / "run"), "--eval_strategy", "no", "--per_device_train_batch_size", "1"]
+    command += ["--max_steps", "2", "--load_in_4bit", "false"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("trained: ") == 1
+    assert (tmp_path / "run" / "final" / "adapter_model.safetensors").is_file()
