@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 CLASSES = (
     "circle", "square", "triangle", "star", "cross", "ring", "cell", "balloon", "box", "label", "barcode", "title",
@@ -29,12 +29,13 @@ class Stage:
     shares: tuple[float, float]
     area: tuple[int, int]  # pixels of the picture that the model will see
     absent: float  # share of questions about a class that is not there
+    photo: bool = False  # whether things lie turned, on cards, cut by the border, out of focus
 
 
 STAGES = (
     Stage(counts=(1,), shares=(0.40, 0.85), area=(112 * 84, 126 * 126), absent=0.0),
     Stage(counts=(1, 1, 1, 2), shares=(0.28, 0.85), area=(112 * 112, 168 * 168), absent=0.04),
-    Stage(counts=(0, 1, 1, 1, 2, 2, 3), shares=(0.20, 0.90), area=(140 * 140, 224 * 224), absent=0.08),
+    Stage(counts=(0, 1, 1, 1, 2, 2, 3), shares=(0.20, 0.90), area=(140 * 140, 224 * 224), absent=0.08, photo=True),
 )
 
 
@@ -287,11 +288,53 @@ def choose_class(rng: random.Random, labels: list[str]) -> str:
     return "table" if rng.random() < 0.15 else rng.choice(CLASSES)
 
 
+def turn(tile: Image.Image, name: str, rng: random.Random) -> Image.Image:
+    """The tile turned a little, things with words sometimes by a quarter too; cut to what can be seen."""
+    angle = rng.uniform(-15, 15) if rng.random() < 0.4 else 0.0
+    if name in WORDY and rng.random() < 0.15:
+        angle += rng.choice((90, -90))
+    return tile.rotate(angle, expand=True, resample=Image.Resampling.BILINEAR) if angle else tile
+
+
+def lay_card(
+    image: Image.Image, box_xyxy: list[float], scene: Scene, rng: random.Random
+) -> tuple[int, int, int] | None:
+    """A plain card below the box, as a page or a package; its colour, or None where it would hide something."""
+    reach = [rng.uniform(0.02, 0.6) * side for side in (box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]) * 2]
+    x0, y0, x1, y1 = (v + sign * r for v, sign, r in zip(box_xyxy, (-1, -1, 1, 1), reach, strict=True))
+    if overlaps([x0, y0, x1, y1], scene.boxes_xyxy, gap=0):
+        return None
+    made = colour(rng, 140, 255) if rng.random() < 0.6 else colour(rng)
+    ImageDraw.Draw(image).rounded_rectangle((x0, y0, x1, y1), radius=rng.choice((0, 6)), fill=made)
+    return made
+
+
+def place(image: Image.Image, ground, name: str, size: tuple[int, int], scene: Scene, stage: Stage, rng) -> bool:
+    """Draw one object and note its visible box; False where it would touch another."""
+    w, h = size
+    out_x, out_y = (round(0.25 * side) if stage.photo and rng.random() < 0.15 else 0 for side in size)
+    x, y = rng.randint(-out_x, image.width - w + out_x), rng.randint(-out_y, image.height - h + out_y)
+    if overlaps([x, y, x + w, y + h], scene.boxes_xyxy, gap=2):
+        return False
+    if stage.photo and rng.random() < 0.5:
+        ground = lay_card(image, [x, y, x + w, y + h], scene, rng) or ground
+    tile = draw_object(name, w, h, rng, ground)
+    if stage.photo:
+        tile = turn(tile, name, rng)
+        x, y = x + (w - tile.width) // 2, y + (h - tile.height) // 2
+    image.paste(tile, (x, y), tile)
+    left, top, right, bottom = tile.getbbox(alpha_only=True) if stage.photo else (0, 0, w, h)
+    box = [max(x + left, 0), max(y + top, 0), min(x + right, image.width), min(y + bottom, image.height)]
+    scene.boxes_xyxy.append(box)
+    scene.labels.append(name)
+    return True
+
+
 def draw_scene(rng: random.Random, stage: Stage) -> Scene:
     area = math.exp(rng.uniform(math.log(stage.area[0]), math.log(stage.area[1])))
     aspect = math.exp(rng.uniform(-0.55, 0.55))
-    # Half of the full-size pictures are larger than the model's input, as photographs are, and shrink on the way.
-    scale = rng.uniform(1.0, 1.6) if stage is STAGES[-1] and rng.random() < 0.5 else 1.0
+    # Half of the last stage's pictures are larger than the model's input, as photographs are, and shrink on the way.
+    scale = rng.uniform(1.0, 1.6) if stage.photo and rng.random() < 0.5 else 1.0
     width, height = round(math.sqrt(area * aspect) * scale), round(math.sqrt(area / aspect) * scale)
     image, ground = draw_ground(rng, width, height)
     scene = Scene(image)
@@ -299,15 +342,9 @@ def draw_scene(rng: random.Random, stage: Stage) -> Scene:
         name = choose_class(rng, scene.labels)
         for _ in range(8):
             long_side = rng.uniform(*stage.shares) * min(width, height)
-            w, h = object_size(name, rng, long_side * (1.3 if name == "title" else 1.0))
-            if w >= width or h >= height:
-                continue
-            x, y = rng.randint(0, width - w), rng.randint(0, height - h)
-            if overlaps([x, y, x + w, y + h], scene.boxes_xyxy, gap=2):
-                continue
-            tile = draw_object(name, w, h, rng, ground)
-            image.paste(tile, (x, y), tile)
-            scene.boxes_xyxy.append([x, y, x + w, y + h])
-            scene.labels.append(name)
-            break
+            size = object_size(name, rng, long_side * (1.3 if name == "title" else 1.0))
+            if size[0] < width and size[1] < height and place(image, ground, name, size, scene, stage, rng):
+                break
+    if stage.photo and rng.random() < 0.4:
+        scene.image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0) * scale))
     return scene

@@ -54,7 +54,6 @@ def generate_answers(
         began = time.perf_counter()
         batch, sizes = collator.collate_questions(rows)
         batch = {key: value.to(model.device) for key, value in batch.items()}
-        batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
         output = model.generate(**batch, generation_config=config)
         seconds = (time.perf_counter() - began) / len(rows)
         for record, size, ids in zip(rows, sizes, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):

@@ -54,7 +54,6 @@ def observe(checkpoint: Checkpoint, precision: str, records: list[Record], data_
         encoded = collator.encode(record, size)
         batch = collator.batch([encoded.input_ids], features, side="right")
         batch = {key: value.to(model.device) for key, value in batch.items()}
-        batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
         # Only the positions that predict answers: the prompt's logits decide nothing.
         taught = torch.tensor(encoded.labels).roll(-1) >= 0
         logits.append(model(**batch).logits[0, taught].float().cpu())

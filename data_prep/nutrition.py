@@ -20,6 +20,7 @@ from boxtune.errors import UserError
 from boxtune.prompts import question
 from boxtune.records import SPLITS, Record, check_writable_target, write_dataset
 from data_prep.product_pictures import Picture, draw_picture
+from data_prep.report import print_report
 
 CATEGORY = "nutrition-table"
 SMALLEST_SIZE, LARGEST_SIZE = 224, 2048
@@ -82,16 +83,18 @@ def write_prepared(directory: Path, num_images: int, seed: int, size: int = 448,
         for index, picture, jpeg in _pictures(num_images, seed, size):
             (images / f"{picture_id(index)}.jpg").write_bytes(jpeg)
             splits[split_of(index)].append(_record(index, picture))
+        splits = {split: records for split, records in splits.items() if records}
         write_dataset(
             directory,
             name="nutrition",
             source_format="nutrition",
             classes=[CATEGORY],
-            splits={split: records for split, records in splits.items() if records},
+            splits=splits,
             problems=[],
             overwrite=overwrite,
             staged_images=images,
         )
+    print_report(directory, [CATEGORY], splits, [])
 
 
 def _pictures(num_images: int, seed: int, size: int) -> Iterator[tuple[int, Picture, bytes]]:

@@ -1,0 +1,110 @@
+"""The prepared data set as a file format: every breach is named, and writing is all or nothing."""
+
+import json
+
+import pytest
+from conftest import make_record
+
+from boxtune.errors import UserError
+from boxtune.prompts import question, render
+from boxtune.records import data_hash, read_info, read_records, record_problems, write_dataset
+
+GOOD = make_record("a", "a.png", 100, 80, [([0, 0, 100, 80], "cat"), ([1.5, 2, 3, 4], "dog")])
+
+
+def with_objects(**columns) -> dict:
+    return GOOD | {"objects": GOOD["objects"] | columns}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ("text", "must be a JSON object"),
+        ({"id": "a"}, "missing image, width"),
+        (GOOD | {"width": 0}, "must be positive integers"),
+        (with_objects(bbox=[[0, 0, 101, 80], [1, 2, 3, 4]]), "is not [x0, y0, x1, y1] inside 100 × 80"),
+        (with_objects(bbox=[[5, 0, 5, 80], [1, 2, 3, 4]]), "[5, 0, 5, 80] is not"),
+        (with_objects(bbox=[[0, 0, float("nan"), 80], [1, 2, 3, 4]]), "nan"),
+        (with_objects(bbox=[[0, 0, 9], [1, 2, 3, 4]]), "[0, 0, 9] is not"),
+        (with_objects(ignore=[False]), "differ in length"),
+        (with_objects(category=["cat", " dog"]), "has space around it"),
+        (with_objects(category=["cat", "<|im_end|>"]), "special token"),
+        (with_objects(category=["cat", ""]), "is empty"),
+        (GOOD | {"messages": []}, "must take turns"),
+        (GOOD | {"messages": GOOD["messages"][::-1]}, "must take turns"),
+        (
+            GOOD | {"messages": [{"role": "user", "content": "no picture"}, GOOD["messages"][1]]},
+            "must name <image> once",
+        ),
+    ],
+)
+def test_every_breach_is_named(record, message):
+    assert record_problems(GOOD) == []
+    assert any(message in problem for problem in record_problems(record)), record_problems(record)
+
+
+def write(folder, records, **extra):
+    write_dataset(
+        folder, name="x", source_format="t", classes=["cat", "dog"], splits={"train": records}, problems=[], **extra
+    )
+
+
+def test_reading_back_gives_what_was_written(tmp_path):
+    unusual = GOOD | {"id": "ünïcode", "note": [1, None, "x"]}
+    write(tmp_path / "d", [GOOD, unusual])
+    assert read_records(tmp_path / "d", "train") == [GOOD, unusual]
+    assert read_info(tmp_path / "d")["splits"] == {"train": {"images": 2, "objects": 4, "empty": 0}}
+    write(tmp_path / "e", [GOOD, unusual])
+    assert data_hash(tmp_path / "d") == data_hash(tmp_path / "e")
+    write(tmp_path / "e", [GOOD], overwrite=True)
+    assert data_hash(tmp_path / "d") != data_hash(tmp_path / "e")
+
+
+def test_all_bad_lines_are_listed(tmp_path):
+    write(tmp_path / "d", [GOOD])
+    path = tmp_path / "d" / "train.jsonl"
+    path.write_text(path.read_text() * 2 + "{torn\n" + json.dumps(with_objects(ignore=[])) + "\n")
+    with pytest.raises(UserError) as error:
+        read_records(tmp_path / "d", "train")
+    assert len(error.value.problems) == 3
+    for word in ("line 2: a: this id stands twice", "line 3: not JSON", "line 4: a: the lists in objects differ"):
+        assert word in str(error.value)
+
+
+def test_nothing_is_replaced_unasked_or_by_half(tmp_path):
+    write(tmp_path / "d", [GOOD])
+    with pytest.raises(UserError, match="--overwrite"):
+        write(tmp_path / "d", [GOOD])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="something other than a prepared data set"):
+        write(tmp_path / "mine", [GOOD], overwrite=True)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ValueError, match="Out of range float"):
+        write(tmp_path / "d", [with_objects(bbox=[[0, 0, float("inf"), 1], [1, 2, 3, 4]])], overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert read_records(tmp_path / "d", "train") == [GOOD]
+
+
+def test_questions_read_as_a_person_would_ask():
+    assert question(["cat"]) == "<image>Detect every cat in the image."
+    assert question(["RBC", "WBC", "Platelets"]) == "<image>Detect every RBC, WBC and Platelets in the image."
+
+
+def test_the_format_sentence_goes_to_questions_about_boxes_only():
+    from boxtune.codecs import CODECS
+
+    record = GOOD | {
+        "messages": [
+            {"role": "user", "content": "Look. <image>Find all."},
+            {"role": "assistant", "content": "<boxes>"},
+            {"role": "user", "content": "How many?"},
+            {"role": "assistant", "content": "Two."},
+        ]
+    }
+    conversation, widened = render(record, CODECS["qwen3_vl"], (84, 112), "", "As JSON.")
+    assert [turn["role"] for turn in conversation] == ["user", "assistant", "user", "assistant"]
+    assert [part["type"] for part in conversation[0]["content"]] == ["text", "image", "text"]
+    assert conversation[0]["content"][-1]["text"] == "Find all. As JSON."
+    assert conversation[2]["content"] == [{"type": "text", "text": "How many?"}]
+    assert widened == 0
