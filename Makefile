@@ -24,10 +24,11 @@ help: ## list the targets
 
 train: $(VENV)/.base ## train RECIPE, compare it with its base on the test split, merge it
 	$(LAUNCH) train_sft.py $(RECIPE_ARGS)
-	$(PYTHON) evaluate.py --ckpt $(RUN)/final --base
-	@if [ -f $(RUN)/final/adapter_config.json ]; then \
-		echo "$(PYTHON) merge_adapter.py --ckpt $(RUN)/final --out $(RUN)/final_merged --overwrite"; \
+	@set -e; if [ -f $(RUN)/final/adapter_config.json ]; then set -x; \
+		$(PYTHON) evaluate.py --ckpt $(RUN)/final --base; \
 		$(PYTHON) merge_adapter.py --ckpt $(RUN)/final --out $(RUN)/final_merged --overwrite; \
+	else set -x; \
+		$(PYTHON) evaluate.py --ckpt $(RUN)/final; \
 	fi
 
 check: $(VENV)/.base ## decode what RECIPE would supervise back to boxes, and draw it, before training

@@ -21,8 +21,8 @@ from boxtune.errors import UserError, command
 from boxtune.files import write_whole
 from boxtune.images import load_image
 from boxtune.predictions import Prediction, read_predictions
-from boxtune.prompts import first_question, question
-from boxtune.records import Record, read_info, read_records
+from boxtune.prompts import as_asked, first_question, question
+from boxtune.records import MAX_ASPECT_RATIO, Record, read_info, read_records
 from boxtune.report import write_report
 from boxtune.score_table import format_class_table, format_table
 from boxtune.scoring import score
@@ -99,6 +99,9 @@ def records_without_truth(folder: Path, classes: list[str]) -> list[Record]:
         except (OSError, ValueError, SyntaxError) as error:
             unreadable.append(f"{path}: {error}")
             continue
+        if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+            unreadable.append(f"{path}: {width} × {height} is longer than {MAX_ASPECT_RATIO} times its breadth")
+            continue
         records.append(
             {
                 "id": str(path.relative_to(folder)),
@@ -174,14 +177,18 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
         raise UserError(f"--base: {args.ckpt} is no adapter, so it has no base to compare with.")
     out = args.out or evaluation_folder(args.ckpt)
     if args.images:
-        classes = args.classes.split(",") if args.classes else grounding.classes
+        classes = (
+            [name.strip() for name in args.classes.split(",") if name.strip()] if args.classes else grounding.classes
+        )
         records, data_dir, split = records_without_truth(args.images, classes), args.images, None
     else:
+        if not (args.data or grounding.data_dir):
+            raise UserError(f"{args.ckpt} does not say what it was trained on; give --data DIR.")
         data_dir = args.data or Path(grounding.data_dir)
         split = choose_split(data_dir, args.split)
         classes = read_info(data_dir)["classes"]
-        records = read_records(data_dir, split)[: args.limit]
-        warn_of_new_wording(records, grounding.questions)
+        records = [as_asked(record) for record in read_records(data_dir, split)[: args.limit]]
+    warn_of_new_wording(records, grounding.questions)
     model = load_checkpoint_model(checkpoint, args.precision)
     collator = GroundingCollator(checkpoint.processor, grounding, data_dir)
     settings = {
@@ -194,6 +201,7 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
     }
     provenance = {
         "split": split,
+        "limit": args.limit,
         "data": str(data_dir),
         "checkpoint": args.ckpt,
         "pixel_budget": {"min_pixels": grounding.min_pixels, "max_pixels": grounding.max_pixels},
@@ -248,7 +256,7 @@ def print_results(runs: dict[str, dict], out: Path) -> None:
 
 def score_predictions(args: argparse.Namespace) -> None:
     split = choose_split(args.data, args.split)
-    records = read_records(args.data, split)
+    records = [as_asked(record) for record in read_records(args.data, split)]
     predictions, missing = read_predictions(
         args.predictions, records, allow_missing=args.allow_missing, reparse=args.reparse
     )

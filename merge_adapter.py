@@ -55,6 +55,8 @@ def print_report(report: dict) -> None:
                 f"(the adapter moves them by {found['adapter_moves_logits_by']:.4f}); boxes agree to "
                 f"{found['box_agreement']:.3f}; {found['same_answers']} of {report['images']} answers are the same"
             )
+    if not report["can_tell"]:
+        print("  warning: the adapter moves the logits so little that this comparison would not miss it")
     print(f"  allowed against bf16: logits {report['logit_tolerance']}, boxes {report['box_tolerance']}")
 
 

@@ -31,13 +31,14 @@ from boxtune.modeling import (
 from boxtune.prompts import first_question, format_sentence
 from boxtune.recipe import Recipe, load_recipe
 from boxtune.records import SPLITS, Record, read_info, read_records
-from boxtune.run_info import changed_keys, save_run_info
+from boxtune.run_info import changed_data, changed_keys, save_run_info
 from boxtune.trackers import usable_trackers
 from boxtune.trainer import GroundingTrainer
 from boxtune.training_data import answer_budget, as_dataset, drop_or_refuse_overlong, measure
 from data_prep.__main__ import main as prepare
 
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+# What a run leaves in its folder.
+RUN_FOLDERS = (f"{PREFIX_CHECKPOINT_DIR}-*", "final", "final_merged", "eval", "eval_*")
 
 
 def say(message: str) -> None:
@@ -58,9 +59,12 @@ def prepare_data(recipe: Recipe) -> Path:
                     f"Run `python -m data_prep FORMAT SOURCE --out {data_dir}`, or set data_format and data_source."
                 )
             source = [options.data_source] if options.data_source else []
-            arguments = [options.data_format, *source, "--out", str(data_dir), *(options.data_args or [])]
+            arguments = [options.data_format, *source, "--out", str(data_dir), *map(str, options.data_args or [])]
             say(f"preparing the data: python -m data_prep {shlex.join(arguments)}")
             prepare(arguments)
+    prepared_from = read_info(data_dir)["format"]
+    if options.data_format and prepared_from != options.data_format:
+        say(f"note: {data_dir} was prepared from {prepared_from}, not {options.data_format}; it is used as it is")
     say(f"data: {data_dir}  {read_info(data_dir)['splits']}")
     return data_dir
 
@@ -71,40 +75,30 @@ def last_whole_checkpoint(output_dir: Path) -> Path | None:
     return max((state.parent for state in states), key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
 
-def resolve_output(recipe: Recipe) -> Path | None:
-    """Where to resume from, or None for a new run. Raises UserError rather than mix two runs in one folder."""
+def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
+    """(where to resume from, what a new run replaces). Raises UserError rather than mix two runs in one folder."""
     output_dir = Path(recipe.training.output_dir)
-    wanted = recipe.training.resume_from_checkpoint
-    old = [
-        *output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"),
-        *(output_dir / name for name in ("final", "final_merged", "eval")),
-    ]
-    old = [path for path in old if path.exists()]
-    if wanted and wanted.lower() not in {"true", "1", "yes", "last", "false", "0", "no"}:
-        if not (Path(wanted) / "trainer_state.json").is_file():
-            raise UserError(
-                f"--resume_from_checkpoint {wanted}: no whole checkpoint there (trainer_state.json is missing)."
-            )
-        return Path(wanted)
-    if wanted and wanted.lower() not in {"false", "0", "no"}:
+    wanted = recipe.training.resume_from_checkpoint or "false"
+    old = [path for pattern in RUN_FOLDERS for path in sorted(output_dir.glob(pattern))]
+    if wanted.lower() in {"true", "1", "yes", "last"}:
         checkpoint = last_whole_checkpoint(output_dir)
         if checkpoint is None:
             raise UserError(
                 f"{output_dir} holds no whole checkpoint to resume from; leave out --resume_from_checkpoint."
             )
-        changed = changed_keys(output_dir, recipe)
-        if changed:
-            say(f"note: the resumed run differs from before in: {', '.join(changed)}")
-        return checkpoint
+        return checkpoint, []
+    if wanted.lower() not in {"false", "0", "no"}:
+        if not (Path(wanted) / "trainer_state.json").is_file():
+            raise UserError(
+                f"--resume_from_checkpoint {wanted}: no whole checkpoint there (trainer_state.json is missing)."
+            )
+        return Path(wanted), []
     if old and not recipe.grounding.overwrite_output_dir:
         raise UserError(
-            f"{output_dir} already holds a run ({', '.join(sorted(path.name for path in old))}). Go on with "
+            f"{output_dir} already holds a run ({', '.join(path.name for path in old)}). Go on with "
             "--resume_from_checkpoint true, start over with --overwrite_output_dir true, or choose another --output_dir."
         )
-    if PartialState().is_main_process:
-        for path in old:
-            shutil.rmtree(path)
-    return None
+    return None, old
 
 
 def describe_grounding(
@@ -121,7 +115,8 @@ def describe_grounding(
         max_pixels=size["longest_edge"],
         max_new_tokens=0,
         base_model=recipe.model.model_name_or_path,
-        base_revision=recipe.model.model_revision,
+        # The commit rather than "main", so that evaluating and merging later use the same base. Folders have none.
+        base_revision=getattr(config, "_commit_hash", None),
         base_precision="nf4" if recipe.model.load_in_4bit else recipe.model.dtype,
         compute_dtype=recipe.model.dtype,
         classes=classes,
@@ -138,6 +133,8 @@ def fit_lengths(recipe: Recipe, splits: dict, collator: GroundingCollator) -> di
         fitting[split], dropped = drop_or_refuse_overlong(
             records, lengths, recipe.training.max_length, recipe.grounding.overlong, split
         )
+        if records and not fitting[split]:
+            raise UserError(f"no example of {split} fits max_length {recipe.training.max_length}.")
         for line in dropped:
             say(f"dropped from {split}, over max_length {recipe.training.max_length}: {line}")
         if split == "train":
@@ -153,7 +150,11 @@ def fit_lengths(recipe: Recipe, splits: dict, collator: GroundingCollator) -> di
 def build_model(recipe: Recipe, config):
     options = recipe.model
     dtype = getattr(torch, options.dtype)
-    quantization = nf4_config(config, dtype, options.use_bnb_nested_quant) if options.load_in_4bit else None
+    quantization = (
+        nf4_config(config, dtype, options.use_bnb_nested_quant, options.bnb_4bit_quant_storage)
+        if options.load_in_4bit
+        else None
+    )
     return load_model(
         options.model_name_or_path,
         dtype=dtype,
@@ -170,7 +171,7 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
             options.lora_r,
             options.lora_alpha,
             options.lora_dropout,
-            options.lora_target_modules or LORA_TARGETS,
+            options.lora_target_modules,
             options.use_rslora,
         )
         if options.use_peft
@@ -179,23 +180,40 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
     # The collator reads whole records; lengths were checked above, so nothing may be cut here.
     training.remove_unused_columns = False
     training.max_length = None
+    if not splits.get("validation") and training.eval_strategy != "no":
+        say("no validation split: training without evaluation loss, best checkpoint or early stopping")
+        training.eval_strategy = "no"
+        training.load_best_model_at_end = False
+        recipe.grounding.early_stopping_patience = None
     callbacks = [InterruptCallback()]
     if recipe.grounding.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(recipe.grounding.early_stopping_patience))
-    if not splits.get("validation") and training.eval_strategy != "no":
-        say("no validation split: training without evaluation loss")
-        training.eval_strategy = "no"
-    return GroundingTrainer(
-        model=model,
-        args=training,
-        grounding=collator.grounding,
-        data_collator=collator,
-        train_dataset=as_dataset(splits["train"], collator.data_dir),
-        eval_dataset=as_dataset(splits["validation"], collator.data_dir) if splits.get("validation") else None,
-        processing_class=processor,
-        peft_config=peft_config,
-        callbacks=callbacks,
-    )
+    try:
+        return GroundingTrainer(
+            model=model,
+            args=training,
+            grounding=collator.grounding,
+            data_collator=collator,
+            train_dataset=as_dataset(splits["train"], collator.data_dir),
+            eval_dataset=as_dataset(splits["validation"], collator.data_dir) if splits.get("validation") else None,
+            processing_class=processor,
+            peft_config=peft_config,
+            callbacks=callbacks,
+        )
+    except (ValueError, ImportError) as error:  # TRL's and PEFT's own words on values that do not go together
+        raise UserError(f"{recipe.name}: {error}") from None
+
+
+def save_final(trainer: GroundingTrainer, output_dir: Path) -> None:
+    """The finished model in output_dir/final, whole or not at all."""
+    partial = output_dir / "final.partial"
+    trainer.save_model(str(partial))
+    if trainer.is_world_process_zero():
+        for name in ("recipe.yaml", "run.json", "first_batch.txt"):
+            shutil.copyfile(output_dir / name, partial / name)
+        if (output_dir / "final").exists():  # a resumed run that had already ended
+            shutil.rmtree(output_dir / "final")
+        partial.rename(output_dir / "final")
 
 
 @command
@@ -206,7 +224,7 @@ def main(argv: list[str] | None = None) -> None:
         say(f"note: {note}")
     config = load_config(recipe.model.model_name_or_path, recipe.model.model_revision)
     codec_for(config)
-    resume_from = resolve_output(recipe)
+    resume_from, replaced = resolve_output(recipe)
     data_dir = prepare_data(recipe)
     splits = {split: read_records(data_dir, split) for split in SPLITS[:2] if split in read_info(data_dir)["splits"]}
     if not splits.get("train"):
@@ -220,26 +238,34 @@ def main(argv: list[str] | None = None) -> None:
     collator = GroundingCollator(processor, grounding, data_dir)
     splits = fit_lengths(recipe, splits, collator)
 
-    trackers, notes = usable_trackers(recipe.training.report_to, "boxtune", recipe.name)
-    for note in notes:
-        say(f"note: {note}")
-    recipe.training.report_to = trackers
+    if PartialState().is_main_process:
+        recipe.training.report_to, notes = usable_trackers(recipe.training.report_to, "boxtune", recipe.name)
+        for note in notes:
+            say(f"note: {note}")
+    else:
+        recipe.training.report_to = []
     model = build_model(recipe, config)
     trainer = build_trainer(recipe, model, processor, collator, splits)
     say(describe_modules(trainer.model))
     output_dir = Path(recipe.training.output_dir)
+    if resume_from:
+        changed = changed_keys(output_dir, recipe) + (["the data"] if changed_data(output_dir, data_dir) else [])
+        if changed:
+            say(f"note: the resumed run differs from before in: {', '.join(changed)}")
     if trainer.is_world_process_zero():
+        for path in replaced:
+            shutil.rmtree(path)
         save_run_info(output_dir, recipe, trainer.model, processor, next(iter(trainer.get_train_dataloader())))
 
-    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"out of GPU memory ({error}). Try OVERLAY=small_gpu, then a lower max_pixels.") from None
     interrupt = next(c for c in trainer.callback_handler.callbacks if isinstance(c, InterruptCallback))
     if interrupt.interrupted:
         say(f"stopped at step {trainer.state.global_step}; go on with --resume_from_checkpoint true")
         sys.exit(130)
-    trainer.save_model(str(output_dir / "final"))
-    if trainer.is_world_process_zero():
-        for name in ("recipe.yaml", "run.json", "first_batch.txt"):
-            shutil.copyfile(output_dir / name, output_dir / "final" / name)
+    save_final(trainer, output_dir)
     say(f"trained: {output_dir / 'final'}")
 
 

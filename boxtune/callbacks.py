@@ -2,6 +2,7 @@
 
 import signal
 
+import torch
 from transformers import TrainerCallback
 
 
@@ -22,6 +23,11 @@ class InterruptCallback(TrainerCallback):
             self._previous[number] = signal.signal(number, self._request_stop)
 
     def on_step_end(self, args, state, control, **kwargs):
+        if args.world_size > 1:
+            # All processes must stop at the same step, or those that go on wait for the others forever.
+            flag = torch.tensor(float(self.interrupted), device=args.device)
+            torch.distributed.all_reduce(flag)
+            self.interrupted = flag.item() > 0
         if self.interrupted:
             control.should_save = True
             control.should_training_stop = True

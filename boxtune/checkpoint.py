@@ -9,15 +9,14 @@ from pathlib import Path
 
 import torch
 import transformers
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import is_offline_mode, list_repo_files, snapshot_download
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, ProcessorMixin
 
 from boxtune.errors import UserError
 from boxtune.grounding import FILE_NAME, Grounding
-from boxtune.modeling import codec_for, load_config, load_model, load_processor, nf4_config
+from boxtune.modeling import codec_for, load_config, load_model, load_processor, nf4_config, require_hub_model
 from boxtune.prompts import SYSTEM_PROMPT, format_sentence
 
 # For a model that was not trained here: 1,280 image tokens, and answers of about forty boxes.
@@ -49,7 +48,8 @@ def open_checkpoint(path: str, max_pixels: int | None = None, max_new_tokens: in
     """
     folder = Path(path)
     if not folder.is_dir() and path.count("/") == 1 and not path.startswith("runs/"):
-        folder = _hub_adapter(path) or folder
+        folder = _hub_folder(path) or folder
+        path = str(folder)
     adapter = folder if (folder / "adapter_config.json").is_file() else None
     if folder.is_dir() and adapter is None and not (folder / "config.json").is_file():
         raise UserError(f"{path} is no checkpoint: neither adapter_config.json nor config.json is there.")
@@ -82,13 +82,11 @@ def open_checkpoint(path: str, max_pixels: int | None = None, max_new_tokens: in
     return Checkpoint(path, adapter, grounding, processor)
 
 
-def _hub_adapter(repo_id: str) -> Path | None:
-    """The local copy of a hub repository that holds an adapter, or None where it holds a whole model."""
-    try:
-        hf_hub_download(repo_id, "adapter_config.json")
-    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
-        return None  # load_config then says what is wrong with the repository, if anything
-    return Path(snapshot_download(repo_id))
+def _hub_folder(repo_id: str) -> Path | None:
+    """The local copy of a hub repository that was trained here (adapter or merged), or None for any other model."""
+    require_hub_model(repo_id)
+    names = set(list_repo_files(repo_id)) if not is_offline_mode() else set()
+    return Path(snapshot_download(repo_id)) if names & {"adapter_config.json", FILE_NAME} else None
 
 
 def weights_identity(checkpoint: Checkpoint) -> dict:
@@ -111,7 +109,7 @@ def load_checkpoint_model(checkpoint: Checkpoint, precision: str | None = None) 
     base = grounding.base_model if checkpoint.adapter else checkpoint.path
     revision = grounding.base_revision if checkpoint.adapter else None
     config = load_config(base, revision)
-    quantization = nf4_config(config, dtype) if precision == "nf4" and checkpoint.adapter else None
+    quantization = nf4_config(config, dtype) if precision == "nf4" else None
     model = load_model(base, dtype=dtype, quantization=quantization, revision=revision)
     if checkpoint.adapter:
         try:

@@ -180,7 +180,10 @@ def _parse_json(text: str) -> _Parsed:
     body = text.strip()
     try:
         data, end = json.JSONDecoder().raw_decode(body)
+        canonical = json.dumps(data, ensure_ascii=False)
     except (ValueError, RecursionError):
+        return _scan_json(text)
+    if "bbox_2d" in body[end:]:  # several lists, or one object a line
         return _scan_json(text)
     items = [data] if isinstance(data, dict) else data
     if not isinstance(items, list) or not all(isinstance(item, dict) and "bbox_2d" in item for item in items):
@@ -195,7 +198,7 @@ def _parse_json(text: str) -> _Parsed:
             parsed.problems.append("key_order")
     if body[end:].strip():
         parsed.problems.append("prose")
-    if not parsed.problems and text != json.dumps(data, ensure_ascii=False):
+    if not parsed.problems and text != canonical:
         parsed.problems.append("spacing")
     return parsed
 
@@ -206,17 +209,18 @@ def _scan_json(text: str) -> _Parsed:
     if _FENCE.search(text):
         parsed.problems.append("fence")
     position, outside = 0, []
-    open_object = False
+    open_object, torn = False, False
     while (start := text.find("{", position)) >= 0:
         outside.append(text[position:start])
         tokens, position, closed = _object_tokens(text, start + 1)
         open_object = not closed
+        torn = torn or open_object
         if closed:
             _read_object(tokens, parsed)
     tail = text[position:]
     outside.append("" if open_object else tail)
     around = _FENCE.sub("", "".join(outside))
-    if open_object or ("[" in around and "]" not in around):
+    if torn or ("[" in around and "]" not in around):
         parsed.problems.append("truncated")
     empty_list = not parsed.objects and re.sub(r"\s+", "", around) == "[]"
     if re.search(r"[^\s,\[\]]", around):
@@ -229,15 +233,22 @@ def _scan_json(text: str) -> _Parsed:
 
 
 def _object_tokens(text: str, position: int) -> tuple[list[tuple[str, str]], int, bool]:
-    """Tokens up to the closing brace: (tokens, where to go on, whether it closed). A second "{" ends a torn object."""
-    tokens = []
+    """Tokens up to the closing brace: (tokens, where to go on, whether it closed).
+
+    A "{" that is no value ends a torn object; what a nested object holds is skipped.
+    """
+    tokens, depth = [], 1
     for match in _TOKEN.finditer(text, position):
         kind, value = match.lastgroup, match.group()
-        if value == "}" and kind == "mark":
-            return tokens, match.end(), True
-        if value == "{" and kind == "mark":
-            return tokens, match.start(), False
-        if kind:
+        if kind == "mark" and value == "}":
+            depth -= 1
+            if depth == 0:
+                return tokens, match.end(), True
+        elif kind == "mark" and value == "{":
+            if depth == 1 and (not tokens or tokens[-1][1] != ":"):
+                return tokens, match.start(), False
+            depth += 1
+        elif kind and depth == 1:
             tokens.append((kind, value))
     return tokens, len(text), False
 

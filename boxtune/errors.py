@@ -2,11 +2,18 @@
 
 import errno
 import functools
+import re
 import sys
 
 # Errors of the machine that a user can mend; any other OSError is ours and keeps its traceback.
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+
+
+def is_out_of_space(error: BaseException) -> bool:
+    """Whether a write failed for want of space; Rust libraries (safetensors, tokenizers) say so only in their text."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return getattr(error, "errno", None) in _NO_SPACE or (number is not None and int(number.group(1)) in _NO_SPACE)
 
 
 class UserError(Exception):
@@ -32,6 +39,10 @@ def command(main):
             where = f": {error.filename}" if error.filename else ""
             hint = " Free some space and run the command again." if error.errno in _NO_SPACE else ""
             print(f"error: {error.strerror}{where}.{hint}", file=sys.stderr)
+        except Exception as error:
+            if not is_out_of_space(error):
+                raise
+            print(f"error: {error}. Free some space and run the command again.", file=sys.stderr)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 from boxtune.collator import GroundingCollator, expected_input_size
+from boxtune.errors import UserError
 from boxtune.grounding import Grounding
 from boxtune.predictions import Prediction, PredictionWriter, fingerprint, make_prediction
 from boxtune.records import Record
@@ -26,18 +27,18 @@ def greedy_config(tokenizer, max_new_tokens: int) -> GenerationConfig:
     )
 
 
-def answer_text(tokenizer, ids: list[int]) -> str:
-    """The generated text up to its end token, special tokens kept: Qwen2-VL's boxes are made of them."""
+def answer_text(tokenizer, ids: list[int]) -> tuple[str, bool]:
+    """(the text up to its end token, whether there was one). Special tokens are kept: Qwen2-VL's boxes are made of them."""
     stops = {tokenizer.eos_token_id, tokenizer.pad_token_id}
     length = next((i for i, token in enumerate(ids) if token in stops), len(ids))
-    return tokenizer.decode(ids[:length], skip_special_tokens=False)
+    return tokenizer.decode(ids[:length], skip_special_tokens=False), length < len(ids)
 
 
 @torch.inference_mode()
 def generate_answers(
     model, collator: GroundingCollator, records: list[Record], batch_size: int
-) -> Iterator[tuple[Record, tuple[int, int], str, float]]:
-    """(record, input size, answer text, seconds) of every record.
+) -> Iterator[tuple[Record, tuple[int, int], str, bool, float]]:
+    """(record, input size, answer text, whether it ended by itself, seconds) of every record.
 
     The largest pictures come first: padding is least, and what does not fit the memory fails in the first batch.
     """
@@ -54,10 +55,13 @@ def generate_answers(
         began = time.perf_counter()
         batch, sizes = collator.collate_questions(rows)
         batch = {key: value.to(model.device) for key, value in batch.items()}
-        output = model.generate(**batch, generation_config=config)
+        try:
+            output = model.generate(**batch, generation_config=config)
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"out of memory with {len(rows)} images at once ({error}). Lower --batch-size.") from None
         seconds = (time.perf_counter() - began) / len(rows)
         for record, size, ids in zip(rows, sizes, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            yield record, size, answer_text(tokenizer, ids), seconds
+            yield record, size, *answer_text(tokenizer, ids), seconds
 
 
 def predict(
@@ -76,8 +80,12 @@ def predict(
     with PredictionWriter(path, fingerprint(settings)) as writer:
         missing = [record for record in records if record["id"] not in writer.done]
         bar = tqdm(total=len(records), initial=len(records) - len(missing), desc=description, unit="image")
-        for record, size, text, seconds in generate_answers(model, collator, missing, batch_size):
-            writer.add(make_prediction(record, codec.name, size, text, seconds))
+        for record, size, text, ended, seconds in generate_answers(model, collator, missing, batch_size):
+            prediction = make_prediction(record, codec.name, size, text, seconds)
+            if not ended and "truncated" not in prediction["problems"]:
+                # Cut by the token limit between two objects, where the text alone looks whole.
+                prediction["problems"].append("truncated")
+            writer.add(prediction)
             bar.update()
         bar.close()
         writer.finish([record["id"] for record in records])

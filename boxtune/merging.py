@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from boxtune.checkpoint import Checkpoint
 from boxtune.errors import UserError
+from boxtune.generation import greedy_config
 from boxtune.modeling import load_config
 
 _PREFIX = "base_model.model."
@@ -34,9 +35,13 @@ def module_name(key: str) -> str:
 
 def read_lora(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
     """{module path: (A (r, in), B (out, r), scale)} in float32. Raises UserError for what a plain LoRA cannot say."""
-    config = PeftConfig.from_pretrained(adapter)
-    if not isinstance(config, LoraConfig) or config.use_dora or config.bias != "none" or config.modules_to_save:
-        raise UserError(f"{adapter} is no plain LoRA (DoRA, biases or whole modules); merge it with peft instead.")
+    try:
+        config = PeftConfig.from_pretrained(adapter)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{adapter / 'adapter_config.json'} is torn ({error}). Take another checkpoint.") from None
+    plain = isinstance(config, LoraConfig) and not (config.use_dora or config.modules_to_save)
+    if not plain or config.bias != "none" or config.rank_pattern or config.alpha_pattern:
+        raise UserError(f"{adapter} is no plain LoRA of one rank; merge it with peft instead.")
     try:
         weights = load_file(adapter / "adapter_model.safetensors")
     except (OSError, SafetensorError) as error:
@@ -92,11 +97,13 @@ def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
     if len(shards) > 1:
         index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
         (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    config = load_config(str(source))
-    config.dtype = torch.bfloat16
-    config.save_pretrained(out)
-    if (source / "generation_config.json").is_file():
-        (out / "generation_config.json").write_bytes((source / "generation_config.json").read_bytes())
+    # The base's own words, so that every program that reads the base reads the merged model.
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = {key: value for key, value in config.items() if key not in {"quantization_config", "torch_dtype"}}
+    config |= {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    (out / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    # Servers follow this file: the hub's asks for sampling and a repetition penalty, evaluation for neither.
+    greedy_config(checkpoint.processor.tokenizer, grounding.max_new_tokens).save_pretrained(out)
     checkpoint.processor.save_pretrained(out)
     replace(grounding, base_precision="bfloat16", compute_dtype="bfloat16").save(out)
     return len(loras)

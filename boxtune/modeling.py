@@ -1,6 +1,5 @@
 """Model and processor: families, loading, NF4, LoRA, and what was really quantised and adapted."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from transformers import (
     PreTrainedModel,
     ProcessorMixin,
 )
+from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.utils import is_flash_attn_2_available
 
 from boxtune.codecs import CODECS, Codec
@@ -72,17 +72,17 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
     if Path(model_id).is_dir():
         if not (Path(model_id) / "config.json").is_file():
             raise UserError(f"{model_id} holds no model (no config.json).")
-    elif model_id.startswith((".", "/", "assets", "runs")) or model_id.count("/") != 1:
+    elif model_id.startswith((".", "/", "assets/", "runs/")) or model_id.count("/") != 1:
         raise UserError(f"no model at {model_id!r}: the folder does not exist.")
     else:
-        _require_hub_model(model_id, revision)
+        require_hub_model(model_id, revision)
     try:
         return AutoConfig.from_pretrained(model_id, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"the config of {model_id} cannot be read: {error}") from None
 
 
-def _require_hub_model(model_id: str, revision: str | None) -> None:
+def require_hub_model(model_id: str, revision: str | None = None) -> None:
     """Ask the hub once, without the retries of a download, unless the model is in the local cache."""
     try:
         hf_hub_download(model_id, "config.json", revision=revision, local_files_only=True)
@@ -140,16 +140,20 @@ def load_processor(
 def best_attention(dtype: torch.dtype) -> str:
     """FlashAttention 2 where it is installed and can run, PyTorch's own kernels otherwise."""
     half = dtype in {torch.bfloat16, torch.float16}
-    return "flash_attention_2" if torch.cuda.is_available() and half and is_flash_attn_2_available() else "sdpa"
+    recent = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+    return "flash_attention_2" if half and recent and is_flash_attn_2_available() else "sdpa"
 
 
-def nf4_config(config: PretrainedConfig, compute_dtype: torch.dtype, double_quant: bool = True) -> BitsAndBytesConfig:
+def nf4_config(
+    config: PretrainedConfig, compute_dtype: torch.dtype, double_quant: bool = True, storage: str | None = None
+) -> BitsAndBytesConfig:
     """NF4 of the language model's linears alone: quantised vision towers and heads lose boxes (QLoRA, arXiv 2305.14314)."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=compute_dtype,
+        bnb_4bit_quant_storage=storage,
         llm_int8_skip_modules=list(family_of(config).nf4_skip),
     )
 
@@ -165,7 +169,8 @@ def load_model(
     **kwargs,
 ) -> PreTrainedModel:
     """Load a model onto this process's device. Raises UserError where the weights are torn, missing or misshapen."""
-    if device_map is None and torch.cuda.is_available():
+    # FSDP shares the weights out itself; otherwise each process loads onto its own GPU.
+    if device_map is None and torch.cuda.is_available() and not is_fsdp_enabled():
         device_map = {"": PartialState().local_process_index}
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(
@@ -178,15 +183,19 @@ def load_model(
             output_loading_info=True,
             **kwargs,
         )
+    except ImportError as error:
+        raise UserError(f'{error}. FlashAttention comes with `pip install ".[gpu]"`; sdpa needs nothing.') from None
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise UserError(
                 f"{model_id} does not fit this GPU ({error}). Try OVERLAY=small_gpu or a smaller model."
             ) from None
         raise UserError(f"the weights of {model_id} cannot be loaded: {error}") from None
-    lost = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-    if lost:
-        raise UserError(f"{model_id} lacks weights, so parts of it would be random:", lost[:20])
+    wrong = [f"missing: {key}" for key in sorted(report["missing_keys"])]
+    wrong += [f"of another shape: {key}" for key in sorted(map(str, report["mismatched_keys"]))]
+    wrong += [f"not the model's: {key}" for key in sorted(report["unexpected_keys"])]
+    if wrong:
+        raise UserError(f"the weights of {model_id} do not fit its config, {len(wrong)} of them:", wrong[:20])
     return model
 
 
@@ -228,6 +237,10 @@ def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return trainable, sum(p.numel() * (2 if isinstance(p, bnb.nn.Params4bit) else 1) for p in model.parameters())
 
 
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+ALL_LINEAR = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
+
+
 def lora_target_regex(suffixes: list[str]) -> str:
     """A pattern that hits `suffixes` in the language model only.
 
@@ -237,7 +250,13 @@ def lora_target_regex(suffixes: list[str]) -> str:
     return rf"(?:.*\.)?language_model\..*\.(?:{'|'.join(map(re.escape, suffixes))})"
 
 
-def lora_config(r: int, alpha: float, dropout: float, suffixes: list[str], use_rslora: bool = False) -> LoraConfig:
+def lora_config(
+    r: int, alpha: float, dropout: float, targets: list[str] | str | None = None, use_rslora: bool = False
+) -> LoraConfig:
+    """`targets` are module suffixes, by default the attention projections; TRL hands over a single one as a string."""
+    suffixes = [targets] if isinstance(targets, str) else (targets or ATTENTION)
+    if suffixes == ["all-linear"]:
+        suffixes = ALL_LINEAR
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=r,
@@ -259,14 +278,3 @@ def describe_modules(model: torch.nn.Module) -> str:
     trainable, total = trainable_parameters(model)
     lines.append(f"  trainable: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
     return "\n".join(lines)
-
-
-def adapter_base(directory: Path) -> str | None:
-    """The base model that an adapter folder names, or None where the folder is no adapter."""
-    path = Path(directory) / "adapter_config.json"
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path} is torn ({error!r}). Take another checkpoint of the run.") from None

@@ -163,7 +163,10 @@ def _is_size(value: Any) -> bool:
 
 def _read_again(line: Prediction, record: Record, codec_override: str | None) -> Prediction:
     codec = codec_override or line["codec"]
-    return make_prediction(record, codec, line["input_size"], line["text"], 0.0) | {"seconds": line["seconds"]}
+    prediction = make_prediction(record, codec, line["input_size"], line["text"], 0.0) | {"seconds": line["seconds"]}
+    if "truncated" in line["problems"] and "truncated" not in prediction["problems"]:
+        prediction["problems"].append("truncated")  # the token limit cut it; the text alone cannot tell
+    return prediction
 
 
 def _empty_answer(record: Record, pattern: Prediction | None) -> Prediction:

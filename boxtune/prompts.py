@@ -43,6 +43,19 @@ def first_question(record: Record) -> str:
     return next(turn["content"] for turn in record["messages"] if turn["role"] == "user")
 
 
+def as_asked(record: Record) -> Record:
+    """The record with only the objects that its first question asks for, which is what evaluation can score.
+
+    Ignored objects of the class stay ignored; a first answer in plain words asks for none.
+    """
+    stands_for_boxes, category = answer_category(record["messages"][1]["content"])
+    if stands_for_boxes and category is None:
+        return record
+    kept = [i for i, label in enumerate(record["objects"]["category"]) if stands_for_boxes and label == category]
+    objects = {key: [column[i] for i in kept] for key, column in record["objects"].items()}
+    return record | {"objects": objects}
+
+
 def _user_content(text: str, sentence: str) -> list[dict]:
     """A user turn in the processors' own form: `<image>` becomes the picture, wherever it stands."""
     parts: list[dict] = []
@@ -85,4 +98,5 @@ def render(
 def render_question(record: Record, system_prompt: str, sentence: str) -> list[dict]:
     """The conversation that evaluation sends: system turn and the record's first question."""
     system = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}] if system_prompt else []
+    sentence = sentence if answer_category(record["messages"][1]["content"])[0] else ""
     return [*system, {"role": "user", "content": _user_content(first_question(record), sentence)}]

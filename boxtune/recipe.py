@@ -57,6 +57,29 @@ class Recipe:
     model: ModelConfig
 
 
+# Keys of TRL's dataclasses that would do nothing here, or break what was checked before training, and their only value.
+_FIXED = {
+    "use_dora": False,
+    "load_in_8bit": False,
+    "bnb_4bit_quant_type": "nf4",
+    "lora_modules_to_save": None,
+    "lora_target_parameters": None,
+    "lora_task_type": "CAUSAL_LM",
+    "completion_only_loss": None,
+    "assistant_only_loss": False,
+    "pad_to_multiple_of": None,
+    "model_init_kwargs": None,
+    "chat_template_path": None,
+    "eos_token": None,
+    "pad_token": None,
+    "packing": False,
+    "eval_packing": None,
+    "padding_free": False,
+    "dataset_kwargs": None,
+}
+_DTYPES = ("bfloat16", "float16", "float32")
+
+
 class _RecipeParser(TrlParser):
     """TrlParser whose complaints become one UserError instead of a usage page."""
 
@@ -143,6 +166,26 @@ def _did_you_mean(word, known) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def _check_values(grounding: GroundingArguments, training: SFTConfig, model: ModelConfig) -> None:
+    """Refuse what would be ignored in silence, and combinations that cannot work."""
+    values = vars(training) | vars(model)
+    problems = [
+        f"{key}: {values[key]!r} has no effect in boxtune; leave it at {fixed!r}"
+        for key, fixed in _FIXED.items()
+        if values[key] != fixed
+    ]
+    if model.dtype not in _DTYPES:
+        problems.append(f"dtype: {model.dtype!r} must be one of {', '.join(_DTYPES)}")
+    if model.load_in_4bit and not model.use_peft:
+        problems.append("load_in_4bit: 4-bit weights cannot be trained; set use_peft: true or load_in_4bit: false")
+    if not model.model_name_or_path:
+        problems.append("model_name_or_path: name a model")
+    if grounding.early_stopping_patience is not None and not training.load_best_model_at_end:
+        problems.append("early_stopping_patience: needs load_best_model_at_end: true and metric_for_best_model")
+    if problems:
+        raise UserError("values that cannot be used:", problems)
+
+
 def _as_default(value):
     """argparse checks and converts a default only when it is text."""
     return str(value) if isinstance(value, int | float) else value
@@ -181,6 +224,7 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
         grounding, training, model = parser.parse_args_into_dataclasses(rest)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
+    _check_values(grounding, training, model)
     # What the command line changed belongs to the record of the run as much as the YAML does.
     overridden = {key.removeprefix("--").partition("=")[0].replace("-", "_") for key in rest if key.startswith("--")}
     for part in (grounding, training, model):

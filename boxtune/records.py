@@ -74,9 +74,9 @@ def record_problems(record: Any) -> list[str]:
             problems.append(f"{name}: bbox {box} is not [x0, y0, x1, y1] inside {width} × {height}")
     turns = record["messages"]
     if not isinstance(turns, list) or not all(
-        isinstance(turn, dict) and {"role", "content"} <= set(turn) for turn in turns
+        isinstance(turn, dict) and isinstance(turn.get("content"), str) and "role" in turn for turn in turns
     ):
-        problems.append(f"{name}: messages must be a list of role and content")
+        problems.append(f"{name}: messages must be a list of role and content, both text")
     elif [turn["role"] for turn in turns] != ["user", "assistant"] * (len(turns) // 2) or not turns:
         problems.append(f"{name}: messages must take turns, user first and assistant last")
     elif sum(turn["content"].count("<image>") for turn in turns) != 1 or "<image>" not in turns[0]["content"]:

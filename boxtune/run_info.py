@@ -49,6 +49,12 @@ def changed_keys(output_dir: Path, recipe: Recipe) -> list[str]:
     return sorted(key for key in (before.keys() | now.keys()) - ignored if before.get(key) != now.get(key))
 
 
+def changed_data(output_dir: Path, data_dir: Path) -> bool:
+    """Whether the run in `output_dir` was started on other data than `data_dir` holds now."""
+    path = output_dir / "run.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["data"]["sha256"] != data_hash(data_dir)
+
+
 def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, processor, batch: dict) -> None:
     """Write the three files; `batch` is the first training batch."""
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
-from boxtune.errors import UserError
+from boxtune.errors import UserError, is_out_of_space
 from boxtune.grounding import Grounding
 
 
@@ -43,8 +42,13 @@ class GroundingTrainer(SFTTrainer):
         """A checkpoint is whole or absent: a full disk must not leave one that resuming would pick up."""
         try:
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # whatever it was, half a checkpoint must not stay
             folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(f"{folder} could not be saved ({error}); earlier checkpoints are untouched.") from error
+            if not is_out_of_space(error):
+                raise
+            raise UserError(
+                f"{folder} could not be saved ({error}). Free some space and go on with --resume_from_checkpoint true; "
+                "earlier checkpoints are untouched."
+            ) from error

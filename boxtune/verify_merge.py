@@ -60,7 +60,7 @@ def observe(checkpoint: Checkpoint, precision: str, records: list[Record], data_
         if checkpoint.adapter:
             with model.disable_adapter():
                 base_logits.append(model(**batch).logits[0, taught].float().cpu())
-    for record, size, text, _ in generate_answers(model, collator, records, batch_size=1):
+    for record, size, text, *_ in generate_answers(model, collator, records, batch_size=1):
         answers[record["id"]] = codec.decode(text, (record["height"], record["width"]), size)
         texts[record["id"]] = text
     del model
@@ -112,5 +112,7 @@ def verify(checkpoint: Checkpoint, merged_folder: Path, records: list[Record], d
     if with_nf4 and checkpoint.grounding.base_precision == "nf4":
         report["nf4_base_and_adapter"] = _compare(merged, observe(checkpoint, "nf4", records, data_dir))
     bf16 = report["bf16_base_and_adapter"]
+    # An adapter that moves less than the tolerance could be lost without this comparison noticing.
+    report["can_tell"] = bf16["adapter_moves_logits_by"] > 2 * LOGIT_TOLERANCE
     agrees = bf16["logit_difference"] <= LOGIT_TOLERANCE and bf16["box_agreement"] >= BOX_TOLERANCE
     return report | {"agrees": agrees}

@@ -110,6 +110,9 @@ JSON_ANSWER = encode("qwen3_vl", [[64, 48, 320, 240], [0, 0, 640, 480]], ["cat",
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 3, "4"], "label": "bird"}]', ["bad_box"]),
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 3, NaN], "label": "bird"}]', ["float", "bad_box"]),
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 3, 4]}]', ["key_order", "bad_label"]),
+        (JSON_ANSWER.replace("}, {", "}]\n[{"), ["spacing"]),
+        (JSON_ANSWER[1:-1].replace("}, {", "}\n{"), ["spacing"]),
+        ("```json\n" + JSON_ANSWER.replace('"cat"', '"cat", "attributes": {"x": {"y": 1}}') + "\n```", ["fence"]),
     ],
 )
 def test_json_answers_are_read_and_their_faults_named(text, problems):

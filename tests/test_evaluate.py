@@ -17,6 +17,7 @@ from boxtune.codecs import CODECS
 from boxtune.collator import expected_input_size
 from boxtune.modeling import load_processor
 from boxtune.predictions import KEYS, make_prediction
+from boxtune.prompts import as_asked
 from boxtune.records import read_records, write_dataset
 
 
@@ -80,6 +81,39 @@ def write_predictions(path: Path, records, codec="qwen3_vl", change=None) -> lis
         lines.append(make_prediction(record, codec, (280, 280), change(record, text) if change else text, 0.1))
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return lines
+
+
+def test_a_question_about_one_class_is_scored_on_that_class(squares, tmp_path):
+    """A perfect answer to "Detect every red square" must not lose the blue ones."""
+    records = [record for record in read_records(squares, "test") if len(record["objects"]["bbox"]) == 2]
+    asked = [
+        record
+        | {
+            "messages": [
+                {"role": "user", "content": "<image>Detect every red square in the image."},
+                {"role": "assistant", "content": "<boxes:red square>"},
+            ]
+        }
+        for record in records
+    ]
+    data = tmp_path / "data"
+    classes = ["red square", "blue square"]
+    write_dataset(data, name="x", source_format="test", classes=classes, splits={"test": asked}, problems=[])
+    write_predictions(tmp_path / "p.jsonl", [as_asked(record) for record in asked])
+    evaluate.main(["--predictions", str(tmp_path / "p.jsonl"), "--data", str(data)])
+    matching = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["matching"]
+    assert (matching["tp"], matching["fp"], matching["fn"]) == (len(records), 0, 0)
+
+
+def test_an_answer_cut_by_the_token_limit_is_truncated_even_where_it_looks_whole(evaluated, squares, tmp_path):
+    predictions = read_lines(evaluated / "predictions.jsonl")
+    cut = [p for p in predictions if "truncated" in p["problems"]]
+    assert cut, "forty tokens of an untrained model should not end by themselves"
+    out = tmp_path / "again"
+    paths = ["--predictions", str(evaluated / "predictions.jsonl"), "--data", str(squares), "--out", str(out)]
+    evaluate.main([*paths, "--reparse"])
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["parse"]["problems"]["truncated"] == len(cut)
 
 
 def test_perfect_predictions_score_one_without_torch(squares, tmp_path):

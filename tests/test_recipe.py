@@ -1,6 +1,7 @@
 """Recipes, overlays and command lines: the right value wins, and every mistake is one message with exit code 2."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import yaml
 from conftest import ROOT
 
 from boxtune.errors import UserError
-from boxtune.modeling import load_config, lora_target_regex
+from boxtune.modeling import ALL_LINEAR, ATTENTION, load_config, lora_config, lora_target_regex
 from boxtune.recipe import RECIPES, fit_to_machine, load_recipe
 
 
@@ -45,6 +46,12 @@ def test_recipes_open_with_command_hardware_and_score():
         ("answer: polygons", "polygons"),
         ("per_device_train_batch_size: 1.5", "invalid int value"),
         ("model_name_or_path: ./nowhere", "does not exist"),
+        ("use_dora: true", "use_dora: True has no effect"),
+        ("bnb_4bit_quant_type: fp4", "leave it at 'nf4'"),
+        ("packing: true", "packing: True has no effect"),
+        ("dtype: auto", "dtype: 'auto' must be one of"),
+        ("use_peft: false", "4-bit weights cannot be trained"),
+        ("early_stopping_patience: 2", "needs load_best_model_at_end"),
     ],
 )
 def test_mistakes_in_yaml_are_one_message(tmp_path, text, message):
@@ -85,9 +92,14 @@ def test_a_gpu_without_bf16_trains_in_fp16_and_says_so(monkeypatch):
     assert "fp32 adapters under fp16" in notes[0]
 
 
-def test_lora_targets_stay_in_the_language_model():
-    import re
+def test_one_target_or_all_linears_can_be_named():
+    """TRL hands over a list of one as a bare string."""
+    assert lora_config(8, 16, 0, "q_proj").target_modules == lora_target_regex(["q_proj"])
+    assert lora_config(8, 16, 0, "all-linear").target_modules == lora_target_regex(ALL_LINEAR)
+    assert lora_config(8, 16, 0, None).target_modules == lora_target_regex(ATTENTION)
 
+
+def test_lora_targets_stay_in_the_language_model():
     pattern = re.compile(lora_target_regex(["q_proj", "up_proj"]))
     assert pattern.fullmatch("base_model.model.model.language_model.layers.0.self_attn.q_proj")
     assert pattern.fullmatch("model.language_model.layers.11.mlp.up_proj")
