@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Tiny tensors gain nothing from threads, and processes that fight for cores lose much. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from PIL import Image
