@@ -175,7 +175,7 @@ def evaluate(model, collator: SceneCollator, records: list[dict]) -> dict:
     codec = collator.grounding.codec
     answers = {
         record["id"]: make_prediction(record, codec, size, text, seconds)
-        for record, size, text, seconds in generate_answers(model, collator, records, batch_size=EVAL_IMAGES)
+        for record, size, text, _, seconds in generate_answers(model, collator, records, batch_size=EVAL_IMAGES)
     }
     model.train()
     metrics = score(records, [answers[record["id"]] for record in records], list(CLASSES))
