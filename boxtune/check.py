@@ -59,9 +59,12 @@ def seen_image(pixel_values: torch.Tensor, grid_thw: torch.Tensor, image_process
 
 
 def _edge_problem(got: float, want: float, size: float, step: float, collapsed: bool) -> bool:
-    """Whether one coordinate errs by more than half a step; one step at the far border or where a box was widened."""
+    """Whether one coordinate errs by more than half a step; one step at the far border or where a box was widened.
+
+    A box that collapses at the far border of a pixel frame, which ends at size − 1, can only be widened inwards: two.
+    """
     at_border = want > size - step
-    allowed = (1 if collapsed or at_border else 0.5) + EPSILON
+    allowed = (0.5, 1, 2)[collapsed + at_border] + EPSILON
     return abs(got - want) > allowed * step
 
 

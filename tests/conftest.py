@@ -8,12 +8,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from boxtune.prompts import question
 from boxtune.records import write_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
+# The same examples each time, so that a failure is a change's own; --hypothesis-profile=default draws new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
+
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from boxtune.codecs import CODECS, OBJECT_PROBLEMS, TEXT_PROBLEMS
@@ -57,6 +57,7 @@ def scenes(draw):
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 @given(scene=scenes())
+@example(scene=((28, 827), (28, 28), [[808.0, 0.0, 809.0, 1.0]], ["in the last step"]))
 @settings(max_examples=150, deadline=None)
 def test_round_trip_errs_by_half_a_step(codec, scene):
     image_size, input_size, boxes, labels = scene
@@ -73,7 +74,8 @@ def test_round_trip_errs_by_half_a_step(codec, scene):
         widened += thin and codec.encode([box], ["x"], image_size, input_size).widened
         for i, (value, original) in enumerate(zip(got, want, strict=True)):
             step, side = ((step_x, width), (step_y, height))[i % 2]
-            allowed = 1.0 if thin or original > side - step else 0.5
+            # Both at once: a box in the last step of a pixel frame, which ends at size − 1, is widened inwards.
+            allowed = (0.5, 1.0, 2.0)[thin + (original > side - step)]
             assert abs(value - original) <= allowed * step + 1e-6 * side
     assert encoded.widened == widened
 
