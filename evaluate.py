@@ -22,12 +22,18 @@ from boxtune.files import write_whole
 from boxtune.images import load_image
 from boxtune.predictions import Prediction, read_predictions
 from boxtune.prompts import as_asked, first_question, question
-from boxtune.records import MAX_ASPECT_RATIO, Record, read_info, read_records
+from boxtune.records import MAX_ASPECT_RATIO, Record, label_problem, read_info, read_records
 from boxtune.report import write_report
 from boxtune.score_table import format_class_table, format_table
 from boxtune.scoring import score
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+# Options that a way of calling does not read.
+UNUSED = {
+    "--ckpt": {"reparse", "allow_missing", "classes"},
+    "--images": {"reparse", "allow_missing", "data", "split", "limit", "base"},
+    "--predictions": {"images", "classes", "base", "limit", "batch_size", "max_new_tokens", "max_pixels", "precision"},
+}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -53,18 +59,21 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--precision", choices=["nf4", "bfloat16", "float16", "float32"], help="default: as in training"
     )
     args = parser.parse_args(argv)
-    if args.predictions and not args.data:
-        raise UserError("--predictions needs --data DIR, the prepared data set that they answer.")
-    if args.predictions and args.limit:
-        raise UserError("--limit works with --ckpt; predictions are scored on their whole split.")
-    if args.images and not args.ckpt:
-        raise UserError("--images needs --ckpt DIR.")
-    if args.base and (args.images or not args.ckpt):
-        raise UserError("--base compares a checkpoint with its base on a prepared data set; it needs --ckpt and truth.")
-    for name in ("limit", "batch_size", "max_new_tokens"):
+    mode = "--predictions" if args.predictions is not None else "--images" if args.images is not None else "--ckpt"
+    given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
+    problems = [f"{flag(name)} has no effect with {mode}; leave it out" for name in sorted(given & UNUSED[mode])]
+    if mode == "--predictions" and not args.data:
+        problems.append("--predictions needs --data DIR, the prepared data set that they answer")
+    for name in ("limit", "batch_size", "max_new_tokens", "max_pixels"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}.")
+            problems.append(f"{flag(name)} must be at least 1, got {getattr(args, name)}")
+    if problems:
+        raise UserError("these options cannot be used:", problems)
     return args
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def choose_split(data_dir: Path, wanted: str) -> str:
@@ -91,9 +100,13 @@ def records_without_truth(folder: Path, classes: list[str]) -> list[Record]:
     if not folder.is_dir():
         raise UserError(f"--images {folder} is no folder.")
     if not classes:
-        raise UserError("this checkpoint names no classes; give --classes a,b.")
+        raise UserError("there are no classes to ask for; give --classes a,b.")
+    if problems := [problem for problem in map(label_problem, classes) if problem]:
+        raise UserError("these classes cannot be asked for:", problems)
     records, unreadable = [], []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
+        if path.is_dir() or path.name.startswith("._"):  # what macOS leaves beside a picture
+            continue
         try:
             width, height = load_image(path).size
         except (OSError, ValueError, SyntaxError) as error:
@@ -176,9 +189,11 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
     if args.base and not checkpoint.adapter:
         raise UserError(f"--base: {args.ckpt} is no adapter, so it has no base to compare with.")
     out = args.out or evaluation_folder(args.ckpt)
-    if args.images:
+    if args.images is not None:
         classes = (
-            [name.strip() for name in args.classes.split(",") if name.strip()] if args.classes else grounding.classes
+            grounding.classes
+            if args.classes is None
+            else [name.strip() for name in args.classes.split(",") if name.strip()]
         )
         records, data_dir, split = records_without_truth(args.images, classes), args.images, None
     else:
@@ -236,7 +251,7 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         description="tuned model",
     )
-    if args.images:
+    if args.images is not None:
         draw_predictions(answers, out / "pictures")
         print(f"{sum(len(a['objects']['category']) for a in answers)} objects in {len(answers)} pictures")
         print(f"predictions: {out / 'predictions.jsonl'}\npictures:    {out / 'pictures'}")
@@ -274,7 +289,7 @@ def score_predictions(args: argparse.Namespace) -> None:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    if args.predictions:
+    if args.predictions is not None:
         score_predictions(args)
     else:
         evaluate_checkpoint(args)

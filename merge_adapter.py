@@ -75,10 +75,13 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{out} exists. Use --overwrite to replace it, or another --out.")
     if out.exists() and not (out / "config.json").is_file():
         raise UserError(f"{out} holds something other than a model; --overwrite replaces only those.")
+    if out.resolve() == Path(checkpoint.grounding.base_model).resolve():
+        raise UserError(f"{out} is the base of this adapter, and other adapters need it; choose another --out.")
     data_dir = args.data or Path(checkpoint.grounding.data_dir)
     records = comparison_records(data_dir, args.samples)
 
-    temporary = out.with_name(f".{out.name}.partial")
+    target = out.resolve()  # through a link, so that replacing the folder leaves the link
+    temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -92,9 +95,9 @@ def main(argv: list[str] | None = None) -> None:
                 f"the merged model does not agree with bf16 base + adapter: {report['bf16_base_and_adapter']}. Nothing was "
                 "kept. Has the base changed since training?"
             )
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     print(f"merged model: {out}")

@@ -12,14 +12,16 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from boxtune.callbacks import InterruptCallback
 from boxtune.checkpoint import quiet_libraries
 from boxtune.collator import GroundingCollator
-from boxtune.errors import UserError, command
+from boxtune.errors import UserError, accepting, command, reading
 from boxtune.grounding import Grounding
 from boxtune.modeling import (
+    check_lora_targets,
     codec_for,
     describe_modules,
     load_config,
@@ -33,7 +35,7 @@ from boxtune.recipe import Recipe, load_recipe
 from boxtune.records import SPLITS, Record, read_info, read_records
 from boxtune.run_info import changed_data, changed_keys, save_run_info
 from boxtune.trackers import usable_trackers
-from boxtune.trainer import GroundingTrainer
+from boxtune.trainer import RESUME_REMEDY, GroundingTrainer
 from boxtune.training_data import answer_budget, as_dataset, drop_or_refuse_overlong, measure
 from data_prep.__main__ import main as prepare
 
@@ -69,10 +71,22 @@ def prepare_data(recipe: Recipe) -> Path:
     return data_dir
 
 
+def read_splits(data_dir: Path) -> dict[str, list[Record]]:
+    """The records of train and, where there is one, validation. Raises UserError where nothing can be trained on."""
+    splits = {split: read_records(data_dir, split) for split in SPLITS[:2] if split in read_info(data_dir)["splits"]}
+    if not splits.get("train"):
+        raise UserError(f"{data_dir} has no training images.")
+    return splits
+
+
 def last_whole_checkpoint(output_dir: Path) -> Path | None:
     """The latest checkpoint that was saved to its end; trainer_state.json is written last."""
-    states = output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
-    return max((state.parent for state in states), key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+    steps = {}
+    for state in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
+        step = state.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+        if step.isdecimal():  # and no copy that someone kept
+            steps[int(step)] = state.parent
+    return steps[max(steps)] if steps else None
 
 
 def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
@@ -80,25 +94,30 @@ def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
     output_dir = Path(recipe.training.output_dir)
     wanted = recipe.training.resume_from_checkpoint or "false"
     old = [path for pattern in RUN_FOLDERS for path in sorted(output_dir.glob(pattern))]
+    checkpoint = None
     if wanted.lower() in {"true", "1", "yes", "last"}:
         checkpoint = last_whole_checkpoint(output_dir)
         if checkpoint is None:
             raise UserError(
                 f"{output_dir} holds no whole checkpoint to resume from; leave out --resume_from_checkpoint."
             )
-        return checkpoint, []
-    if wanted.lower() not in {"false", "0", "no"}:
-        if not (Path(wanted) / "trainer_state.json").is_file():
+    elif wanted.lower() not in {"false", "0", "no"}:
+        checkpoint = Path(wanted)
+        if not (checkpoint / "trainer_state.json").is_file():
             raise UserError(
                 f"--resume_from_checkpoint {wanted}: no whole checkpoint there (trainer_state.json is missing)."
             )
-        return Path(wanted), []
+    if checkpoint:
+        with reading(str(checkpoint / "trainer_state.json"), RESUME_REMEDY):
+            TrainerState.load_from_json(checkpoint / "trainer_state.json")
+        if checkpoint.resolve().parent == output_dir.resolve():
+            return checkpoint, []
     if old and not recipe.grounding.overwrite_output_dir:
         raise UserError(
             f"{output_dir} already holds a run ({', '.join(path.name for path in old)}). Go on with "
             "--resume_from_checkpoint true, start over with --overwrite_output_dir true, or choose another --output_dir."
         )
-    return None, old
+    return checkpoint, old
 
 
 def describe_grounding(
@@ -166,17 +185,16 @@ def build_model(recipe: Recipe, config):
 
 def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator, splits: dict) -> GroundingTrainer:
     options, training = recipe.model, recipe.training
-    peft_config = (
-        lora_config(
+    peft_config = None
+    if options.use_peft:
+        check_lora_targets(model, options.lora_target_modules)
+        peft_config = lora_config(
             options.lora_r,
             options.lora_alpha,
             options.lora_dropout,
             options.lora_target_modules,
             options.use_rslora,
         )
-        if options.use_peft
-        else None
-    )
     # The collator reads whole records; lengths were checked above, so nothing may be cut here.
     training.remove_unused_columns = False
     training.max_length = None
@@ -188,7 +206,7 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
     callbacks = [InterruptCallback()]
     if recipe.grounding.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(recipe.grounding.early_stopping_patience))
-    try:
+    with accepting(f"{recipe.name}: the trainer refuses a value"):
         return GroundingTrainer(
             model=model,
             args=training,
@@ -200,12 +218,11 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
             peft_config=peft_config,
             callbacks=callbacks,
         )
-    except (ValueError, ImportError) as error:  # TRL's and PEFT's own words on values that do not go together
-        raise UserError(f"{recipe.name}: {error}") from None
 
 
 def save_final(trainer: GroundingTrainer, output_dir: Path) -> None:
     """The finished model in output_dir/final, whole or not at all."""
+    trainer.require_finite()
     partial = output_dir / "final.partial"
     trainer.save_model(str(partial))
     if trainer.is_world_process_zero():
@@ -226,9 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     codec_for(config)
     resume_from, replaced = resolve_output(recipe)
     data_dir = prepare_data(recipe)
-    splits = {split: read_records(data_dir, split) for split in SPLITS[:2] if split in read_info(data_dir)["splits"]}
-    if not splits.get("train"):
-        raise UserError(f"{data_dir} has no training images.")
+    splits = read_splits(data_dir)
 
     options = recipe.grounding
     processor = load_processor(
@@ -261,6 +276,8 @@ def main(argv: list[str] | None = None) -> None:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except torch.OutOfMemoryError as error:
         raise UserError(f"out of GPU memory ({error}). Try OVERLAY=small_gpu, then a lower max_pixels.") from None
+    except ImportError as error:  # an optional package that a value asks for
+        raise UserError(f"{recipe.name}: {error}") from None
     interrupt = next(c for c in trainer.callback_handler.callbacks if isinstance(c, InterruptCallback))
     if interrupt.interrupted:
         say(f"stopped at step {trainer.state.global_step}; go on with --resume_from_checkpoint true")

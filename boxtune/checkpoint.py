@@ -1,7 +1,6 @@
 """Open a checkpoint as it was trained: an adapter on its base, a merged model, or a model of the hub."""
 
 import hashlib
-import json
 import logging
 import warnings
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from pathlib import Path
 import torch
 import transformers
 from huggingface_hub import is_offline_mode, list_repo_files, snapshot_download
-from peft import PeftModel
-from safetensors import SafetensorError
+from peft import PeftModel, get_peft_model_state_dict
+from peft.utils import load_peft_weights
 from transformers import PreTrainedModel, ProcessorMixin
 
-from boxtune.errors import UserError
+from boxtune.errors import UserError, reading
 from boxtune.grounding import FILE_NAME, Grounding
 from boxtune.modeling import codec_for, load_config, load_model, load_processor, nf4_config, require_hub_model
 from boxtune.prompts import SYSTEM_PROMPT, format_sentence
@@ -36,6 +35,7 @@ class Checkpoint:
 def quiet_libraries() -> None:
     """Leave the terminal to what a user can act on; the libraries' notes to their own developers are not that."""
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error here: check_adapter
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
@@ -52,7 +52,11 @@ def open_checkpoint(path: str, max_pixels: int | None = None, max_new_tokens: in
         path = str(folder)
     adapter = folder if (folder / "adapter_config.json").is_file() else None
     if folder.is_dir() and adapter is None and not (folder / "config.json").is_file():
-        raise UserError(f"{path} is no checkpoint: neither adapter_config.json nor config.json is there.")
+        raise UserError(f"{path or '--ckpt'} is no checkpoint: neither adapter_config.json nor config.json is there.")
+    if adapter and not list(folder.glob("adapter_model*")):
+        raise UserError(
+            f"{path} has no adapter weights (adapter_model.safetensors). Take another checkpoint of the run."
+        )
     if adapter and not (folder / FILE_NAME).is_file():
         raise UserError(f"{path} has no {FILE_NAME}, so prompt and pixel budget are unknown. Was it trained elsewhere?")
     if (folder / FILE_NAME).is_file():
@@ -112,8 +116,20 @@ def load_checkpoint_model(checkpoint: Checkpoint, precision: str | None = None) 
     quantization = nf4_config(config, dtype) if precision == "nf4" else None
     model = load_model(base, dtype=dtype, quantization=quantization, revision=revision)
     if checkpoint.adapter:
-        try:
+        with reading(f"the adapter in {checkpoint.adapter}", "Take another checkpoint of the run."):
             model = PeftModel.from_pretrained(model, checkpoint.adapter)
-        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise UserError(f"the adapter in {checkpoint.adapter} cannot be loaded: {error}") from None
+            weights = load_peft_weights(checkpoint.adapter, device="cpu")
+        check_adapter(model, weights, checkpoint.adapter)
     return model.eval()
+
+
+def check_adapter(model: PeftModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Raises UserError where `weights` is not the whole adapter of `model`; peft only warns, and answers as the base."""
+    expected = get_peft_model_state_dict(model).keys()
+    wrong = [f"missing: {key}" for key in sorted(expected - weights.keys())]
+    wrong += [f"not the model's: {key}" for key in sorted(weights.keys() - expected)]
+    wrong += [f"not finite: {key}" for key, tensor in sorted(weights.items()) if not tensor.isfinite().all()]
+    if wrong:
+        raise UserError(
+            f"the adapter in {folder} is not whole, {len(wrong)} of its weights; take another checkpoint:", wrong[:20]
+        )

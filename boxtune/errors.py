@@ -2,12 +2,26 @@
 
 import errno
 import functools
+import pickle
 import re
 import sys
+from contextlib import contextmanager
+
+from safetensors import SafetensorError
 
 # Errors of the machine that a user can mend; any other OSError is ours and keeps its traceback.
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+_BAD_PATH = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY, errno.EINVAL),
+}
+# How libraries complain of a file that is torn, of another version, or not what its name says.
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError),
+    *(pickle.UnpicklingError, SafetensorError),
+)
+# How libraries refuse a setting.
+_REFUSED = (OSError, ValueError, TypeError, LookupError, RuntimeError, ImportError, NotImplementedError)
 
 
 def is_out_of_space(error: BaseException) -> bool:
@@ -24,6 +38,34 @@ class UserError(Exception):
         super().__init__("\n".join([message, *(f"  - {problem}" for problem in self.problems)]))
 
 
+@contextmanager
+def reading(what: str, remedy: str):
+    """Around one library's call that reads the user's files: whatever it says of them becomes one UserError."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        if is_out_of_space(error):
+            raise
+        raise UserError(f"{what} cannot be read: {_first_words(error)}. {remedy}") from error
+
+
+@contextmanager
+def accepting(what: str):
+    """Around one library's call that takes the user's settings: what it refuses becomes one UserError."""
+    try:
+        yield
+    except _REFUSED as error:
+        if is_out_of_space(error):
+            raise
+        raise UserError(f"{what}: {_first_words(error)}") from error
+
+
+def _first_words(error: BaseException) -> str:
+    """The kind of error and its message on one line, cut where a library lists every tensor."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text[:500]}{'…' if len(text) > 500 else ''}".removesuffix(": ")
+
+
 def command(main):
     """Wrap a script's `main`: user errors and a full disk become one line and exit code 2, Ctrl-C becomes 130."""
 
@@ -34,7 +76,7 @@ def command(main):
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
         except OSError as error:
-            if error.errno not in _NO_SPACE | _NO_ACCESS:
+            if error.errno not in _NO_SPACE | _BAD_PATH:
                 raise
             where = f": {error.filename}" if error.filename else ""
             hint = " Free some space and run the command again." if error.errno in _NO_SPACE else ""

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from boxtune.codecs import CODECS, Codec
-from boxtune.errors import UserError
+from boxtune.errors import UserError, reading
 
 FILE_NAME = "grounding.json"
+PRECISIONS = ("nf4", "bfloat16", "float16", "float32")
 
 
 @dataclass
@@ -45,11 +47,30 @@ class Grounding:
     def load(cls, directory: Path) -> "Grounding":
         """Raises UserError where the file is torn or from another version."""
         path = Path(directory) / FILE_NAME
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            grounding = cls(**values)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path} cannot be read ({error}). Take it from the run's final/ folder.") from None
-        if grounding.codec not in CODECS:
-            raise UserError(f"{path}: unknown codec {grounding.codec!r}; known: {', '.join(CODECS)}.")
+        with reading(str(path), "Take it from the run's final/ folder."):
+            grounding = cls(**json.loads(path.read_text(encoding="utf-8-sig")))
+        if problems := grounding.problems():
+            raise UserError(f"{path} has values that cannot be used; take it from the run's final/ folder:", problems)
         return grounding
+
+    def problems(self) -> list[str]:
+        """Every field whose value is of the wrong type or out of range."""
+        wrong = {
+            key: f"must be {getattr(hint, '__name__', hint)}"
+            for key, hint in typing.get_type_hints(type(self)).items()
+            if not _is_a(getattr(self, key), hint)
+        }
+        counts = ("min_pixels", "max_pixels", "max_new_tokens")
+        wrong |= {key: "must be at least 1" for key in counts if key not in wrong and getattr(self, key) < 1}
+        choices = {"codec": tuple(CODECS), "base_precision": PRECISIONS, "compute_dtype": PRECISIONS[1:]}
+        for key, known in choices.items():
+            if getattr(self, key) not in known:
+                wrong[key] = f"must be one of {', '.join(known)}"
+        return [f"{key}: {getattr(self, key)!r} {reason}" for key, reason in wrong.items()]
+
+
+def _is_a(value, hint) -> bool:
+    """Whether a JSON value is a str, int, list[str] or str | None, the types that Grounding has."""
+    if hint == list[str]:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return type(value) in (typing.get_args(hint) or (hint,))

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftConfig
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from boxtune.checkpoint import Checkpoint
-from boxtune.errors import UserError
+from boxtune.errors import UserError, reading
 from boxtune.generation import greedy_config
 from boxtune.modeling import load_config
 
@@ -35,22 +35,17 @@ def module_name(key: str) -> str:
 
 def read_lora(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
     """{module path: (A (r, in), B (out, r), scale)} in float32. Raises UserError for what a plain LoRA cannot say."""
-    try:
+    with reading(f"the adapter in {adapter}", "Take another checkpoint of the run."):
         config = PeftConfig.from_pretrained(adapter)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{adapter / 'adapter_config.json'} is torn ({error}). Take another checkpoint.") from None
+        weights = load_file(adapter / "adapter_model.safetensors")
     plain = isinstance(config, LoraConfig) and not (config.use_dora or config.modules_to_save)
     if not plain or config.bias != "none" or config.rank_pattern or config.alpha_pattern:
         raise UserError(f"{adapter} is no plain LoRA of one rank; merge it with peft instead.")
-    try:
-        weights = load_file(adapter / "adapter_model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"the adapter in {adapter} is torn: {error}") from None
     loras = {}
     for key, a in weights.items():
-        if not key.endswith(".lora_A.weight"):
+        b = weights.get(key.replace(".lora_A.", ".lora_B."))
+        if not key.endswith(".lora_A.weight") or b is None:
             continue
-        b = weights[key.replace(".lora_A.", ".lora_B.")]
         path = key.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
         r = a.shape[0]
         scale = config.lora_alpha / (r**0.5 if config.use_rslora else r)
@@ -80,12 +75,19 @@ def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
     unused, total_size, weight_map = set(loras), 0, {}
     for shard in tqdm(shards, desc="merging", unit="shard"):
         tensors = {}
-        with safe_open(shard, framework="pt") as weights:
+        with reading(str(shard), "Get the base again."):
+            opened = safe_open(shard, framework="pt")
+        with opened as weights:
             for key in weights.keys():  # noqa: SIM118  (safe_open is no mapping)
                 tensor = weights.get_tensor(key)
                 name = module_name(key)
                 if name in unused and key.endswith(".weight"):
                     a, b, scale = loras[name]
+                    if b.shape[1:] + tensor.shape != a.shape[:1] + b.shape[:1] + a.shape[1:]:
+                        raise UserError(
+                            f"{name}: the adapter has {list(b.shape)} times {list(a.shape)}, the base {list(tensor.shape)}. "
+                            f"Is {source} the base that it was trained on?"
+                        )
                     tensor = tensor.float() + scale * (b @ a)
                     unused.remove(name)
                 tensors[key] = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import bitsandbytes as bnb
+import jinja2
 import torch
 from accelerate import PartialState
 from huggingface_hub import hf_hub_download, model_info
@@ -19,7 +20,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from peft import LoraConfig
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -33,7 +33,7 @@ from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.utils import is_flash_attn_2_available
 
 from boxtune.codecs import CODECS, Codec
-from boxtune.errors import UserError
+from boxtune.errors import UserError, reading
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,8 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
         raise UserError(f"no model at {model_id!r}: the folder does not exist.")
     else:
         require_hub_model(model_id, revision)
-    try:
+    with reading(f"the config of {model_id}", "Get the model again."):
         return AutoConfig.from_pretrained(model_id, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"the config of {model_id} cannot be read: {error}") from None
 
 
 def require_hub_model(model_id: str, revision: str | None = None) -> None:
@@ -126,15 +124,36 @@ def set_pixel_budget(processor: ProcessorMixin, min_pixels: int | None, max_pixe
 def load_processor(
     model_id: str, revision: str | None = None, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> ProcessorMixin:
-    """The processor with its pixel budget set. Raises UserError where it cannot be read or has no chat template."""
-    try:
+    """The processor with its pixel budget set. Raises UserError where it cannot be read or cannot put a question."""
+    with reading(f"the processor of {model_id}", "Get it again, or copy its files from another checkpoint of the run."):
         processor = AutoProcessor.from_pretrained(model_id, revision=revision)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"the processor of {model_id} cannot be read: {error}") from None
     if not getattr(processor, "chat_template", None):
         raise UserError(f"the processor of {model_id} has no chat template; use an Instruct model.")
+    check_processor(processor, model_id)
     set_pixel_budget(processor, min_pixels, max_pixels)
     return processor
+
+
+def check_processor(processor: ProcessorMixin, model_id: str) -> None:
+    """Ask one question about one picture. Raises UserError where the chat template or the special tokens are not Qwen-VL's."""
+    tokenizer, content = processor.tokenizer, [{"type": "image"}, {"type": "text", "text": "Where?"}]
+    try:
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+    except jinja2.TemplateError as error:
+        raise UserError(f"the chat template of {model_id} is torn ({error}).") from None
+    problems = []
+    if text.count(processor.image_token) != 1 or "Where?" not in text:
+        problems.append(f"the chat template makes {text!r} of one picture and the question 'Where?'")
+    missing = [name for name in ("eos_token", "pad_token") if getattr(tokenizer, name) is None]
+    problems += [f"the tokenizer has no {name}" for name in missing]
+    if len(tokenizer(processor.image_token, add_special_tokens=False)["input_ids"]) != 1:
+        problems.append(f"the tokenizer does not know {processor.image_token}")
+    if problems:
+        raise UserError(
+            f"the processor of {model_id} cannot be used; take its files from another checkpoint:", problems
+        )
 
 
 def best_attention(dtype: torch.dtype) -> str:
@@ -172,25 +191,24 @@ def load_model(
     # FSDP shares the weights out itself; otherwise each process loads onto its own GPU.
     if device_map is None and torch.cuda.is_available() and not is_fsdp_enabled():
         device_map = {"": PartialState().local_process_index}
-    try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            model_id,
-            revision=revision,
-            dtype=dtype,
-            quantization_config=quantization,
-            attn_implementation=attn_implementation or best_attention(dtype),
-            device_map=device_map,
-            output_loading_info=True,
-            **kwargs,
-        )
-    except ImportError as error:
-        raise UserError(f'{error}. FlashAttention comes with `pip install ".[gpu]"`; sdpa needs nothing.') from None
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+    with reading(f"the weights of {model_id}", "Get the model again."):
+        try:
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                model_id,
+                revision=revision,
+                dtype=dtype,
+                quantization_config=quantization,
+                attn_implementation=attn_implementation or best_attention(dtype),
+                device_map=device_map,
+                output_loading_info=True,
+                **kwargs,
+            )
+        except ImportError as error:
+            raise UserError(f'{error}. FlashAttention comes with `pip install ".[gpu]"`; sdpa needs nothing.') from None
+        except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{model_id} does not fit this GPU ({error}). Try OVERLAY=small_gpu or a smaller model."
             ) from None
-        raise UserError(f"the weights of {model_id} cannot be loaded: {error}") from None
     wrong = [f"missing: {key}" for key in sorted(report["missing_keys"])]
     wrong += [f"of another shape: {key}" for key in sorted(map(str, report["mismatched_keys"]))]
     wrong += [f"not the model's: {key}" for key in sorted(report["unexpected_keys"])]
@@ -250,19 +268,37 @@ def lora_target_regex(suffixes: list[str]) -> str:
     return rf"(?:.*\.)?language_model\..*\.(?:{'|'.join(map(re.escape, suffixes))})"
 
 
+def target_suffixes(targets: list[str] | str | None) -> list[str]:
+    """The modules that `lora_target_modules` means."""
+    suffixes = [targets] if isinstance(targets, str) else (targets or ATTENTION)
+    return ALL_LINEAR if suffixes == ["all-linear"] else suffixes
+
+
+def check_lora_targets(model: torch.nn.Module, targets: list[str] | str | None) -> None:
+    """Raises UserError that lists the targets that no module bears; PEFT complains only where none is found."""
+    names = [name for name, _ in model.named_modules()]
+    unknown = [
+        suffix
+        for suffix in target_suffixes(targets)
+        if not any(re.fullmatch(lora_target_regex([suffix]), name) for name in names)
+    ]
+    if unknown:
+        raise UserError(
+            f"lora_target_modules: the language model has no {', '.join(unknown)}. Use {', '.join(ALL_LINEAR)}, or "
+            "all-linear for all of them."
+        )
+
+
 def lora_config(
     r: int, alpha: float, dropout: float, targets: list[str] | str | None = None, use_rslora: bool = False
 ) -> LoraConfig:
     """`targets` are module suffixes, by default the attention projections; TRL hands over a single one as a string."""
-    suffixes = [targets] if isinstance(targets, str) else (targets or ATTENTION)
-    if suffixes == ["all-linear"]:
-        suffixes = ALL_LINEAR
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=lora_target_regex(suffixes),
+        target_modules=lora_target_regex(target_suffixes(targets)),
         use_rslora=use_rslora,
         bias="none",
     )

@@ -1,6 +1,8 @@
 """A recipe: flat YAML, overlays and command line → the dataclasses of TRL and the fields that they lack."""
 
 import difflib
+import math
+import typing
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -9,8 +11,9 @@ import torch
 import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from boxtune.errors import UserError
+from boxtune.errors import UserError, accepting
 from boxtune.prompts import SYSTEM_PROMPT
+from boxtune.records import breaks_turns
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -76,6 +79,30 @@ _FIXED = {
     "eval_packing": None,
     "padding_free": False,
     "dataset_kwargs": None,
+    "trust_remote_code": False,
+}
+# What numbers may be, beyond their type. NaN fails every comparison; None is not compared.
+_RANGES = {
+    "must be at least 1": (
+        lambda value: value >= 1,
+        *("lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size"),
+        *("gradient_accumulation_steps", "max_length", "min_pixels", "max_pixels", "early_stopping_patience"),
+        *("save_total_limit", "dataset_num_proc", "eval_accumulation_steps", "torch_empty_cache_steps"),
+    ),
+    "must be above 0": (
+        lambda value: 0 < value < math.inf,
+        *("learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon"),
+    ),
+    "must be 0 or more": (
+        lambda value: 0 <= value < math.inf,
+        *("weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha"),
+    ),
+    "must be from 0 to 1": (
+        lambda value: 0 <= value <= 1,
+        *("lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor"),
+    ),
+    "must be from 0 to 4294967295": (lambda value: 0 <= value < 2**32, "seed", "data_seed"),
+    "must be at least 1, or -1 to count epochs instead": (lambda value: value == -1 or value >= 1, "max_steps"),
 }
 _DTYPES = ("bfloat16", "float16", "float32")
 
@@ -116,7 +143,11 @@ def read_yaml(path: Path) -> dict:
     """A flat YAML mapping. Raises UserError with the line where it is broken."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: bytes that are no text, impossible dates
         raise UserError(f"{path} is broken YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold `key: value` lines, got {type(values).__name__}.")
@@ -146,19 +177,38 @@ def _split_command_line(argv: list[str]) -> tuple[str, list[str], list[str]]:
 
 
 def _check_keys(sources: dict[str, dict], rest: list[str], parser: TrlParser) -> None:
-    known = {f.name for cls in (GroundingArguments, SFTConfig, ModelConfig) for f in fields(cls) if f.init}
+    known = _declared_types()
     problems = []
     for source, values in sources.items():
         for key, value in values.items():
             if key not in known:
                 problems.append(f"{source}: unknown key {key!r}{_did_you_mean(key, known)}")
-            elif isinstance(value, dict) and not key.endswith(("_kwargs", "_config")):
-                problems.append(f"{source}: {key} must be a plain value, got a mapping")
+            elif problem := _shape_problem(value, known[key]):
+                problems.append(f"{source}: {key}: {problem}")
     options = parser._option_string_actions
     flags = [argument.partition("=")[0] for argument in rest if argument.startswith("--")]
     problems += [f"command line: unknown option {f}{_did_you_mean(f, options)}" for f in flags if f not in options]
     if problems:
         raise UserError("unknown or malformed keys:", problems)
+
+
+def _declared_types() -> dict[str, set[type]]:
+    """{key: the types that its dataclass names}; list, dict and NoneType say what a recipe may write beside plain values."""
+    types = {}
+    for cls in (GroundingArguments, SFTConfig, ModelConfig):
+        hints = typing.get_type_hints(cls)
+        for key in (f.name for f in fields(cls) if f.init):
+            types[key] = {typing.get_origin(kind) or kind for kind in typing.get_args(hints[key]) or [hints[key]]}
+    return types
+
+
+def _shape_problem(value, types: set[type]) -> str | None:
+    """Why a value of YAML cannot be one of `types`, or None. Plain values are converted, and checked, by the parser."""
+    names = {list: "a list", dict: "a mapping", type(None): "null"}
+    if isinstance(value, str | int | float) or type(value) in types & names.keys():
+        return None
+    allowed = ["one plain value", *(name for kind, name in names.items() if kind in types)]
+    return f"{value!r} must be {' or '.join(allowed)}"
 
 
 def _did_you_mean(word, known) -> str:
@@ -168,12 +218,21 @@ def _did_you_mean(word, known) -> str:
 
 def _check_values(grounding: GroundingArguments, training: SFTConfig, model: ModelConfig) -> None:
     """Refuse what would be ignored in silence, and combinations that cannot work."""
-    values = vars(training) | vars(model)
+    values = vars(training) | vars(model) | vars(grounding)
     problems = [
         f"{key}: {values[key]!r} has no effect in boxtune; leave it at {fixed!r}"
         for key, fixed in _FIXED.items()
         if values[key] != fixed
     ]
+    for rule, (holds, *keys) in _RANGES.items():
+        found = {key: values[key] for key in keys if values[key] is not None}
+        problems += [f"{key}: {value!r} {rule}" for key, value in found.items() if not holds(value)]
+    if model.lora_target_modules == []:
+        problems.append("lora_target_modules: name at least one module, or leave it out for the attention projections")
+    if breaks_turns(grounding.system_prompt):
+        problems.append(f"system_prompt: {grounding.system_prompt!r} holds a special token; take it out")
+    if grounding.min_pixels and grounding.max_pixels and grounding.min_pixels > grounding.max_pixels:
+        problems.append(f"min_pixels: {grounding.min_pixels} must not exceed max_pixels, {grounding.max_pixels}")
     if model.dtype not in _DTYPES:
         problems.append(f"dtype: {model.dtype!r} must be one of {', '.join(_DTYPES)}")
     if model.load_in_4bit and not model.use_peft:
@@ -186,9 +245,11 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
         raise UserError("values that cannot be used:", problems)
 
 
-def _as_default(value):
-    """argparse checks and converts a default only when it is text."""
-    return str(value) if isinstance(value, int | float) else value
+def _as_default(value, types: set[type]):
+    """argparse checks and converts a default only when it is text. A list of one may be written without brackets."""
+    if not isinstance(value, str | int | float):
+        return value
+    return [str(value)] if list in types and str not in types else str(value)
 
 
 def fit_to_machine(values: dict) -> tuple[dict, list[str]]:
@@ -219,11 +280,10 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
     values.setdefault("data_dir", f"data/{recipe_path.stem}")
     values.setdefault("run_name", name)
     values, notes = fit_to_machine(values)
-    parser.set_defaults_with_config(**{key: _as_default(value) for key, value in values.items()})
-    try:
+    types = _declared_types()
+    parser.set_defaults_with_config(**{key: _as_default(value, types[key]) for key, value in values.items()})
+    with accepting(f"recipe {name} has a value that cannot be used"):
         grounding, training, model = parser.parse_args_into_dataclasses(rest)
-    except ValueError as error:
-        raise UserError(f"{name}: {error}") from None
     _check_values(grounding, training, model)
     # What the command line changed belongs to the record of the run as much as the YAML does.
     overridden = {key.removeprefix("--").partition("=")[0].replace("-", "_") for key in rest if key.startswith("--")}

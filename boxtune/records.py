@@ -6,8 +6,8 @@ neither torch nor transformers.
 
 import hashlib
 import json
-import math
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -22,6 +22,9 @@ SPLITS = ("train", "validation", "test")
 MAX_ASPECT_RATIO = 200
 
 Record = dict[str, Any]
+
+# Tokens that start or end a turn or a picture in every Qwen family; as text in a turn they would do so, too.
+_TURN_TOKENS = re.compile(r"<\|(?:im_|endoftext|vision_|image_|video_)")
 
 
 def answer_objects(record: Record, category: str | None = None) -> tuple[list[list[float]], list[str]]:
@@ -46,6 +49,11 @@ def label_problem(label: object) -> str | None:
     return None
 
 
+def breaks_turns(text: str) -> bool:
+    """Whether text of a conversation would end its turn, or stand for a picture, once it is tokenised."""
+    return "<image>" in text or _TURN_TOKENS.search(text) is not None
+
+
 def record_problems(record: Any) -> list[str]:
     """Everything that is wrong with one record; an empty list when it keeps the contract."""
     if not isinstance(record, dict):
@@ -54,8 +62,12 @@ def record_problems(record: Any) -> list[str]:
     if missing:
         return [f"{record.get('id', '?')}: missing {', '.join(missing)}"]
     name, width, height, objects = record["id"], record["width"], record["height"], record["objects"]
-    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+    if not isinstance(name, str) or not isinstance(record["image"], str):
+        return [f"id {name!r} and image {record['image']!r} must be text"]
+    if not (type(width) is int and type(height) is int and width > 0 and height > 0):
         return [f"{name}: width {width!r} and height {height!r} must be positive integers"]
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        return [f"{name}: {width} × {height} is longer than {MAX_ASPECT_RATIO} times its breadth"]
     columns = {key: objects.get(key) for key in ("bbox", "category", "ignore")} if isinstance(objects, dict) else {}
     if not columns or not all(isinstance(column, list) for column in objects.values()) or None in columns.values():
         return [f"{name}: objects must hold the lists bbox, category and ignore"]
@@ -64,12 +76,11 @@ def record_problems(record: Any) -> list[str]:
             f"{name}: the lists in objects differ in length: { {key: len(column) for key, column in objects.items()} }"
         ]
     problems = [f"{name}: {problem}" for problem in map(label_problem, columns["category"]) if problem]
+    problems += [
+        f"{name}: ignore {value!r} must be true or false" for value in columns["ignore"] if value not in (0, 1)
+    ]
     for box in columns["bbox"]:
-        numbers = (
-            isinstance(box, list)
-            and len(box) == 4
-            and all(isinstance(v, int | float) and math.isfinite(v) for v in box)
-        )
+        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
         if not numbers or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
             problems.append(f"{name}: bbox {box} is not [x0, y0, x1, y1] inside {width} × {height}")
     turns = record["messages"]
@@ -81,6 +92,32 @@ def record_problems(record: Any) -> list[str]:
         problems.append(f"{name}: messages must take turns, user first and assistant last")
     elif sum(turn["content"].count("<image>") for turn in turns) != 1 or "<image>" not in turns[0]["content"]:
         problems.append(f"{name}: the first question must name <image> once, no other turn may")
+    elif any(breaks_turns(turn["content"].replace("<image>", "")) for turn in turns):
+        problems.append(f"{name}: a turn holds one of the tokens that end turns or stand for pictures")
+    return problems
+
+
+def info_problems(info: Any) -> list[str]:
+    """Everything that is wrong with the contents of dataset.json."""
+    if not isinstance(info, dict):
+        return [f"must hold a JSON object, got {type(info).__name__}"]
+    kinds = {"name": str, "format": str, "classes": list, "splits": dict, "problems": dict}
+    problems = [
+        f"{key}: {info.get(key)!r} must be a {'text' if kind is str else 'list' if kind is list else 'mapping'}"
+        for key, kind in kinds.items()
+        if not isinstance(info.get(key), kind)
+    ]
+    if problems:
+        return problems
+    problems = [problem for problem in map(label_problem, info["classes"]) if problem]
+    for split, counts in info["splits"].items():
+        if not isinstance(counts, dict) or not all(
+            isinstance(counts.get(key), int) for key in ("images", "objects", "empty")
+        ):
+            problems.append(f"splits: {split}: {counts!r} must count images, objects and empty")
+    problems += [
+        f"problems: {kind}: {n!r} must be a count" for kind, n in info["problems"].items() if type(n) is not int
+    ]
     return problems
 
 
@@ -93,9 +130,12 @@ def read_info(directory: Path) -> dict:
             f"Make one: python -m data_prep FORMAT SOURCE --out {directory}"
         )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        info = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is torn: {error}. Prepare the data again with --overwrite.") from None
+    if problems := info_problems(info):
+        raise UserError(f"{path} is not what a conversion writes. Prepare the data again with --overwrite:", problems)
+    return info
 
 
 def read_records(directory: Path, split: str) -> list[Record]:
@@ -120,7 +160,7 @@ def read_records(directory: Path, split: str) -> list[Record]:
 
 def read_json_lines(path: Path) -> Iterable[tuple[int, Any]]:
     """(line number from 1, value) of a JSONL file; a line that is no JSON gives a string that says so."""
-    with open(path, encoding="utf-8", errors="replace") as lines:
+    with open(path, encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -175,7 +215,7 @@ def write_dataset(
 
     `staged_images` is a folder that becomes DIR/images. Raises UserError where DIR exists and `overwrite` is not set.
     """
-    directory = Path(directory)
+    directory = Path(directory).resolve()  # through a link, so that replacing the folder leaves the link
     check_writable_target(directory, overwrite)
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
@@ -194,7 +234,7 @@ def write_dataset(
         }
         (temporary / "dataset.json").write_text(json.dumps(info, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         if staged_images is not None:
-            os.rename(staged_images, temporary / "images")
+            shutil.move(staged_images, temporary / "images")
         temporary.chmod(0o755)
         if directory.exists():
             shutil.rmtree(directory)

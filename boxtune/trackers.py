@@ -12,10 +12,10 @@ def usable_trackers(wanted: list[str] | str | None, project: str, run_name: str)
     names = [wanted] if isinstance(wanted, str) else list(wanted or [])
     usable, notes = [], []
     for name in names:
-        if name in {"none", "all"}:
+        if name in {None, "none", "all"}:
             continue
         package = {"tensorboard": "tensorboard", "wandb": "wandb"}.get(name, name)
-        if importlib.util.find_spec(package) is None:
+        if importlib.util.find_spec(package.split(".")[0]) is None:
             notes.append(f"{name} is not installed: training goes on without it (pip install {package})")
         elif name == "wandb":
             note = _start_wandb(project, run_name)

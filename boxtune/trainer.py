@@ -7,8 +7,13 @@ import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
-from boxtune.errors import UserError, is_out_of_space
+from boxtune.errors import UserError, accepting, is_out_of_space, reading
 from boxtune.grounding import Grounding
+
+RESUME_REMEDY = (
+    "Resume from an earlier checkpoint (--resume_from_checkpoint DIR) with the model and LoRA settings it was trained with, "
+    "or start over with --overwrite_output_dir true."
+)
 
 
 class GroundingTrainer(SFTTrainer):
@@ -34,12 +39,43 @@ class GroundingTrainer(SFTTrainer):
             )
         return result
 
+    def create_optimizer(self, *args, **kwargs):
+        with accepting("the optimizer cannot be made from these values"):
+            return super().create_optimizer(*args, **kwargs)
+
+    def create_scheduler(self, *args, **kwargs):
+        with accepting("the learning rate schedule cannot be made from these values"):
+            return super().create_scheduler(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        with reading(resume_from_checkpoint, RESUME_REMEDY):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading(str(checkpoint), RESUME_REMEDY):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(str(checkpoint), RESUME_REMEDY):
+            super()._load_rng_state(checkpoint)
+
+    def require_finite(self) -> None:
+        """Raises UserError where training has diverged; such weights are worth no checkpoint."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        lost = sum(not torch.isfinite(parameter).all() for parameter in trained)
+        if lost:
+            raise UserError(
+                f"training diverged: {lost} of {len(trained)} trained tensors hold values that are not finite at step "
+                f"{self.state.global_step}. Nothing of it was saved; lower learning_rate or raise warmup_steps."
+            )
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         self.grounding.save(Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model, trial) -> None:
         """A checkpoint is whole or absent: a full disk must not leave one that resuming would pick up."""
+        self.require_finite()
         try:
             super()._save_checkpoint(model, trial)
         except Exception as error:  # whatever it was, half a checkpoint must not stay

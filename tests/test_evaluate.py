@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from test_train import train
 
 import evaluate
 from boxtune.codecs import CODECS
 from boxtune.collator import expected_input_size
+from boxtune.errors import UserError
+from boxtune.grounding import Grounding
 from boxtune.modeling import load_processor
 from boxtune.predictions import KEYS, make_prediction
 from boxtune.prompts import as_asked
@@ -245,12 +248,15 @@ def test_a_click_checkpoint_answers_in_points(squares, tmp_path):
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("adapter_model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:1000]), "cannot be loaded"),
-        ("adapter_model.safetensors", lambda path: path.unlink(), "cannot be loaded"),
+        ("adapter_model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:1000]), "cannot be read"),
+        ("adapter_model.safetensors", lambda path: path.unlink(), "no adapter weights"),
         ("adapter_config.json", lambda path: path.write_text("{"), "torn|cannot be"),
         ("grounding.json", lambda path: path.write_text("{"), "cannot be read"),
         ("grounding.json", lambda path: path.unlink(), "no grounding.json"),
         ("tokenizer.json", lambda path: path.write_text("{"), "processor"),
+        ("tokenizer_config.json", lambda path: path.write_text("{}"), "the tokenizer has no pad_token"),
+        ("chat_template.jinja", lambda path: path.write_text("{% if %}"), "chat template .* is torn"),
+        ("chat_template.jinja", lambda path: path.write_text("Hello"), "the chat template makes 'Hello'"),
     ],
 )
 def test_a_corrupt_checkpoint_is_one_message(run, tmp_path, capsys, name, damage, message):
@@ -264,6 +270,48 @@ def test_a_corrupt_checkpoint_is_one_message(run, tmp_path, capsys, name, damage
     assert error.startswith("error: ")
 
     assert re.search(message, error), error
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda key, tensor: {key.replace("language_model", "model"): tensor}, "not whole, 112 of its weights"),
+        (lambda key, tensor: {} if "layers.1" in key else {key: tensor}, "missing: "),
+        (lambda key, tensor: {key: tensor * float("nan")}, "not finite: "),
+        (lambda key, tensor: {key: tensor[:-1].contiguous()}, "cannot be read: .*size mismatch"),
+    ],
+)
+def test_an_adapter_that_is_not_whole_is_not_evaluated(run, tmp_path, capsys, change, message):
+    """peft warns of such weights and answers as the base would."""
+    copy = tmp_path / "final"
+    shutil.copytree(run / "final", copy)
+    weights = load_file(copy / "adapter_model.safetensors")
+    changed = [change(key, tensor) for key, tensor in weights.items()]
+    save_file({key: tensor for part in changed for key, tensor in part.items()}, copy / "adapter_model.safetensors")
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--ckpt", str(copy), "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert re.search(message, capsys.readouterr().err, re.DOTALL)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_wrong_field_of_the_prompt_file_is_named(run, tmp_path):
+    values = json.loads((run / "final" / "grounding.json").read_text())
+    values |= {"codec": "morse", "max_new_tokens": 0, "min_pixels": "few", "questions": None, "base_precision": "int3"}
+    (tmp_path / "grounding.json").write_text(json.dumps(values))
+    with pytest.raises(UserError) as error:
+        Grounding.load(tmp_path)
+    named = [problem.split(":")[0] for problem in error.value.problems]
+    assert sorted(named) == ["base_precision", "codec", "max_new_tokens", "min_pixels", "questions"]
+
+
+def test_options_that_would_do_nothing_are_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--predictions", "p.jsonl", "--limit", "3", "--batch-size", "0"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    for words in ("--limit has no effect with --predictions", "needs --data", "--batch-size must be at least 1"):
+        assert words in error
 
 
 def test_an_interrupted_evaluation_goes_on(run, squares, tmp_path, monkeypatch):

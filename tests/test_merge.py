@@ -134,6 +134,21 @@ def test_mistakes_are_named(runs, tiny_models, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
+def test_a_merged_model_never_replaces_the_base(runs, tiny_models, tmp_path, capsys):
+    base, final = tmp_path / "base", tmp_path / "final"
+    shutil.copytree(tiny_models["qwen2_5_vl"], base)
+    shutil.copytree(runs["qwen2_5_vl"] / "final", final)
+    replace(Grounding.load(final), base_model=str(base)).save(final)
+    (tmp_path / "link").symlink_to(base)
+    before = (base / "model.safetensors").read_bytes()
+    for out in (base, tmp_path / "link"):
+        with pytest.raises(SystemExit) as stop:
+            merge_adapter.main(["--ckpt", str(final), "--out", str(out), "--overwrite"])
+        assert stop.value.code == 2
+        assert "is the base of this adapter" in capsys.readouterr().err
+    assert (base / "model.safetensors").read_bytes() == before
+
+
 def test_names_on_disk_lead_to_modules():
     for key, module in {
         "model.layers.0.self_attn.q_proj.weight": "model.language_model.layers.0.self_attn.q_proj",

@@ -42,7 +42,11 @@ def test_recipes_open_with_command_hardware_and_score():
         ("learning_rate: [1", "broken YAML"),
         ("learning_rate: 1\nlearning_rate: 2", "key given twice: learning_rate"),
         ("- a\n- b", "must hold `key: value` lines"),
-        ("lora_r: {a: 1}", "must be a plain value"),
+        ("lora_r: {a: 1}", "lora_r: {'a': 1} must be one plain value"),
+        ("lora_r: [8, 16]", "must be one plain value"),
+        ("learning_rate: null", "learning_rate: None must be one plain value"),
+        ("run_name: 2026-02-30", "broken YAML"),
+        ("run_name: 2026-02-20", "must be one plain value or null"),
         ("answer: polygons", "polygons"),
         ("per_device_train_batch_size: 1.5", "invalid int value"),
         ("model_name_or_path: ./nowhere", "does not exist"),
@@ -61,6 +65,45 @@ def test_mistakes_in_yaml_are_one_message(tmp_path, text, message):
         recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
         load_config(recipe.model.model_name_or_path)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("lora_r", "0", "at least 1"),
+        ("lora_dropout", ".nan", "from 0 to 1"),
+        ("lora_target_modules", "[]", "at least one module"),
+        ("learning_rate", "1e999", "above 0"),
+        ("per_device_train_batch_size", "-1", "at least 1"),
+        ("max_steps", "-2", "-1 to count epochs"),
+        ("max_length", "0", "at least 1"),
+        ("seed", "4294967296", "from 0 to 4294967295"),
+        ("min_pixels", "60000", "must not exceed max_pixels"),
+        ("system_prompt", "'<|im_end|>'", "special token"),
+    ],
+)
+def test_values_out_of_range_are_named(tmp_path, key, value, rule):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{key}: {value}\nweight_decay: -1")
+    with pytest.raises(UserError, match=f"{key}: .*{rule}") as error:
+        load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
+    assert "weight_decay: -1.0 must be 0 or more" in error.value.problems
+
+
+def test_what_the_libraries_refuse_is_one_message(tmp_path):
+    """TRL's own words where the arguments are made: transformers has no such optimizer."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("optim: steepest")
+    with pytest.raises(UserError, match=r"recipe tiny_nutrition_qlora-mine .* steepest"):
+        load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
+
+
+def test_a_list_of_one_needs_no_brackets(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data_args: --copy-images\nlora_target_modules: q_proj")
+    recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
+    assert recipe.grounding.data_args == ["--copy-images"]
+    assert lora_config(8, 16, 0, recipe.model.lora_target_modules).target_modules == lora_target_regex(["q_proj"])
 
 
 def test_all_unknown_keys_are_reported_at_once(tmp_path):
