@@ -18,7 +18,7 @@ from rich.console import Console
 from boxtune.average_precision import curves
 from boxtune.drawing import draw_boxes, draw_points
 from boxtune.errors import UserError, command
-from boxtune.files import write_whole
+from boxtune.files import path_argument, write_whole
 from boxtune.images import load_image
 from boxtune.predictions import Prediction, read_predictions
 from boxtune.prompts import as_asked, first_question, question
@@ -40,11 +40,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--ckpt", help="adapter folder, merged model or hub id")
-    what.add_argument("--predictions", type=Path, help="predictions.jsonl to score again")
-    parser.add_argument("--data", type=Path, help="prepared data set; default: the one the checkpoint was trained on")
+    what.add_argument("--predictions", type=path_argument, help="predictions.jsonl to score again")
+    parser.add_argument(
+        "--data", type=path_argument, help="prepared data set; default: the one the checkpoint was trained on"
+    )
     parser.add_argument("--split", default="test", help="train, validation or test (default)")
-    parser.add_argument("--out", type=Path, help="default: eval/ beside the checkpoint")
-    parser.add_argument("--images", type=Path, help="a folder of pictures without truth")
+    parser.add_argument("--out", type=path_argument, help="default: eval/, or eval_images/, beside the checkpoint")
+    parser.add_argument("--images", type=path_argument, help="a folder of pictures without truth")
     parser.add_argument("--classes", help="with --images: names to ask for, by commas; default: those of training")
     parser.add_argument("--reparse", action="store_true", help="read the text of the predictions again")
     parser.add_argument(
@@ -95,8 +97,8 @@ def evaluation_folder(ckpt: str) -> Path:
     return folder.parent / ("eval" if folder.name == "final" else f"eval_{folder.name}")
 
 
-def records_without_truth(folder: Path, classes: list[str]) -> list[Record]:
-    """Records for every picture below a folder. Raises UserError that lists all pictures that cannot be read."""
+def records_without_truth(folder: Path, classes: list[str], out: Path) -> list[Record]:
+    """Records for every picture below a folder, not below `out`. Raises UserError that lists all that cannot be read."""
     if not folder.is_dir():
         raise UserError(f"--images {folder} is no folder.")
     if not classes:
@@ -105,7 +107,8 @@ def records_without_truth(folder: Path, classes: list[str]) -> list[Record]:
         raise UserError("these classes cannot be asked for:", problems)
     records, unreadable = [], []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
-        if path.is_dir() or path.name.startswith("._"):  # what macOS leaves beside a picture
+        # "._" is what macOS leaves beside a picture; `out` holds pictures of an earlier call.
+        if path.is_dir() or path.name.startswith("._") or path.resolve().is_relative_to(out.resolve()):
             continue
         try:
             width, height = load_image(path).size
@@ -190,12 +193,14 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
         raise UserError(f"--base: {args.ckpt} is no adapter, so it has no base to compare with.")
     out = args.out or evaluation_folder(args.ckpt)
     if args.images is not None:
+        # Beside the evaluation: its metrics belong to its own predictions.
+        out = args.out or out.with_name(f"{out.name}_images")
         classes = (
             grounding.classes
             if args.classes is None
             else [name.strip() for name in args.classes.split(",") if name.strip()]
         )
-        records, data_dir, split = records_without_truth(args.images, classes), args.images, None
+        records, data_dir, split = records_without_truth(args.images, classes, out), args.images, None
     else:
         if not (args.data or grounding.data_dir):
             raise UserError(f"{args.ckpt} does not say what it was trained on; give --data DIR.")

@@ -15,6 +15,7 @@ from accelerate import PartialState
 
 from boxtune.checkpoint import open_checkpoint, quiet_libraries
 from boxtune.errors import UserError, command
+from boxtune.files import path_argument
 from boxtune.merging import merge_shards
 from boxtune.records import SPLITS, read_info, read_records
 from boxtune.verify_merge import verify
@@ -23,8 +24,8 @@ from boxtune.verify_merge import verify
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", required=True, help="adapter folder, such as runs/NAME/final")
-    parser.add_argument("--out", type=Path, help="default: final_merged beside the adapter")
-    parser.add_argument("--data", type=Path, help="data set for the comparison; default: that of training")
+    parser.add_argument("--out", type=path_argument, help="default: final_merged beside the adapter")
+    parser.add_argument("--data", type=path_argument, help="data set for the comparison; default: that of training")
     parser.add_argument("--samples", type=int, default=8, help="images to compare on (default 8)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --out")
     parser.add_argument("--skip-nf4", action="store_true", help="leave out the comparison with NF4 base + adapter")

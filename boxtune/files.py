@@ -1,7 +1,15 @@
 """Writing a file as a whole or not at all."""
 
+import argparse
 import os
 from pathlib import Path
+
+
+def path_argument(text: str) -> Path:
+    """For argparse: a path that was given. An empty one, as of an unset shell variable, would mean this folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def write_whole(path: str | Path, text: str) -> None:

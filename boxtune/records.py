@@ -44,7 +44,7 @@ def label_problem(label: object) -> str | None:
         return f"class name {label!r} is empty"
     if label != label.strip():
         return f"class name {label!r} has space around it"
-    if "<|" in label or "\n" in label or "<click>" in label:
+    if "<|" in label or "\n" in label or "<click>" in label or "<image>" in label:
         return f"class name {label!r} holds a line break or a special token"
     return None
 
