@@ -16,19 +16,23 @@ from data_prep.source import Item, Options, Row, Source
 from data_prep.splits import ALIASES, split_of
 
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
+# How YAML writes that a split has no pictures.
+_NOTHING = ("", "null", "~")
 
 
 def read(source: Path, options: Options) -> Source:
     settings_file, root = _find_settings(existing(source))
     settings = _read_yaml(settings_file) if settings_file else {}
     names = _read_names(settings, settings_file, root)
+    if not names:
+        raise UserError(f"{settings_file or root}: there is no class name.")
     found = Source(layout="cxcywh", fractions=True, classes=list(names.values()))
-    if settings_file and "nc" in settings and settings["nc"] != len(names):
+    if settings_file and "nc" in settings and number(settings["nc"]) != len(names):
         found.warnings.append(f"{settings_file}: nc is {settings['nc']}, but names has {len(names)}")
     pictures, label_folders = _find_pictures(settings, settings_file, root, options, found)
     if not pictures:
-        where = settings_file or root
-        raise UserError(f"{where}: found no picture. {'; '.join(found.warnings) or 'Name their folder with --images.'}")
+        reasons = "; ".join(found.errors + found.warnings) or "Name their folder with --images."
+        raise UserError(f"{settings_file or root}: found no picture. {reasons}")
     labels = {picture: _label_file(picture, root, options) for picture, _ in pictures}
     if not any(labels.values()):
         example = _label_candidates(pictures[0][0], root, options)
@@ -56,8 +60,9 @@ def _find_settings(source: Path) -> tuple[Path | None, Path]:
 
 def _read_yaml(path: Path) -> dict:
     try:
-        settings = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+        # Every value as the text that stands there: a class called `no` or `1.0` is no truth value and no number.
+        settings = yaml.load(read_text(path), Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(settings, dict) or not isinstance(settings.get("names"), list | dict):
         raise UserError(f"{path}: needs `names`, a list of class names or a mapping from number to name.")
@@ -69,13 +74,13 @@ def _read_names(settings: dict, settings_file: Path | None, root: Path) -> dict[
     if settings_file:
         names = settings["names"]
         pairs = list(names.items() if isinstance(names, dict) else enumerate(names))
-        if bad := [key for key, _ in pairs if not isinstance(number(key), int)]:
-            raise UserError(f"{settings_file}: `names` must map whole numbers to class names, got {bad[0]!r}.")
-        return {key: str(name).strip() for key, name in sorted((number(key), name) for key, name in pairs)}
+        if bad := [key for key, name in pairs if not isinstance(number(key), int) or not isinstance(name, str)]:
+            raise UserError(f"{settings_file}: `names` must map whole numbers to class names; look at {bad[0]!r}.")
+        return dict(sorted((number(key), name.strip()) for key, name in pairs))
     for name in _NAME_FILES:
         if (root / name).is_file():
-            lines = read_text(root / name).splitlines()
-            return dict(enumerate(line.strip() for line in lines if line.strip()))
+            # A blank line between names counts, for the labels count it; the nameless class is reported.
+            return dict(enumerate(line.strip() for line in read_text(root / name).rstrip().splitlines()))
     raise UserError(f"{root} names no classes. Add data.yaml with `names: [...]`, or classes.txt with one name a line.")
 
 
@@ -83,7 +88,9 @@ def _find_pictures(
     settings: dict, settings_file: Path | None, root: Path, options: Options, found: Source
 ) -> tuple[list[tuple[Path, str | None]], dict[Path, str | None]]:
     """([(picture, split)], {label folder: split}). Without data.yaml the split is read from the folders' names."""
-    declared = [(word, settings[word]) for words in ALIASES.values() for word in words if settings.get(word)]
+    declared = [
+        (word, settings[word]) for words in ALIASES.values() for word in words if settings.get(word, "") not in _NOTHING
+    ]
     if not declared:
         folder = options.images or root
         listed = [(path, _split_of_path(path, folder)) for path in list_pictures(folder, options)]
@@ -93,7 +100,10 @@ def _find_pictures(
     for word, value in declared:
         split = split_of(word)
         for entry in value if isinstance(value, list) else [value]:
-            place = _resolve(str(entry), settings, settings_file, options)
+            if not isinstance(entry, str):
+                found.errors.append(f"{settings_file}: {word} must be a path or a list of paths")
+                continue
+            place = _resolve(entry, settings, settings_file, options)
             if place is None:
                 found.warnings.append(f"{settings_file} names {word}: {entry}, which is absent")
             elif place.is_dir():
@@ -116,14 +126,14 @@ def _resolve(entry: str, settings: dict, settings_file: Path, options: Options) 
     roots = [base, settings_file.parent, *([options.images] if options.images else [])]
     spellings = [entry, re.sub(r"^(\.\./)+", "", entry)]
     candidates = [root / spelling for spelling in spellings for root in roots]
-    return next((Path(os.path.abspath(path)) for path in candidates if path.exists()), None)
+    return next((Path(os.path.abspath(path)) for path in candidates if os.path.exists(path)), None)
 
 
 def _read_list(path: Path, root: Path) -> list[Path]:
     """The pictures that a text file lists, relative to its own folder or to that of data.yaml."""
     lines = (line.strip() for line in read_text(path).splitlines())
     places = [(path.parent / line, root / line) for line in lines if line]
-    return [Path(os.path.abspath(second if second.is_file() else first)) for first, second in places]
+    return [Path(os.path.abspath(second if os.path.isfile(second) else first)) for first, second in places]
 
 
 def _label_folder(picture: Path) -> Path:
@@ -154,7 +164,9 @@ def _read_labels(path: Path, names: dict[int, str], found: Source) -> list[Row]:
             continue
         first, *values = [number(token) for token in line.split()]
         if not isinstance(first, int | float) or first not in names:
-            found.errors.append(f"{path}:{line_number}: class {first!r}, but the names run from 0 to {max(names)}")
+            found.errors.append(
+                f"{path}:{line_number}: class {first!r}, but the names run from {min(names)} to {max(names)}"
+            )
         else:
             rows.append(Row(_box_cxcywh(values), names[int(first)]))
     return rows

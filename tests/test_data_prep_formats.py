@@ -142,6 +142,14 @@ def test_yolo_rows_of_every_kind(tmp_path, capsys):
     assert read_info(tmp_path / "out")["classes"] == ["cat", "dog"]
 
 
+def test_yolo_names_are_the_text_that_stands_there(tmp_path, capsys):
+    yaml = "\ufeffnames: [no, 1.0, 2024-13-45, 'null', 0x10]\nnc: 5\ntrain: images\nval: null\ntest:  # none\n"
+    source = yolo(tmp_path / "in", yaml, {"images/a.jpg": "0 0.5 0.5 0.2 0.5\n4 0.5 0.5 0.2 0.5"})
+    records, _, printed = prepared(capsys, "yolo", source, "--out", tmp_path / "out")
+    assert read_info(tmp_path / "out")["classes"] == ["no", "1.0", "2024-13-45", "null", "0x10"]
+    assert records["images/a"]["objects"]["category"] == ["no", "0x10"] and "which is absent" not in printed
+
+
 def test_yolo_paths_as_roboflow_and_ultralytics_write_them(tmp_path, capsys):
     box = "0 0.5 0.5 0.2 0.5"
     yaml = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 1\nnames: ['cat']\n"
