@@ -9,13 +9,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from boxtune.errors import UserError
 from data_prep.files import safe_name, stated_size
 from data_prep.source import Item, Options, Row, Source
 from data_prep.splits import split_of
 
+# What `datasets` and Arrow raise on torn files.
+_TORN = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 
 
@@ -27,15 +29,17 @@ def read(source: Path, options: Options) -> Source:
         if fault := _fault(row, objects):
             found.errors.append(f"{source}: {split or 'table'} row {number}: {fault}")
         else:
-            found.items.append(_read_row(row, objects, split, number, folder))
+            found.items.append(_read_row(row, objects, split, number, folder / f"{len(found.items)}"))
     return found
 
 
-def _fault(row: dict, objects: dict[str, list]) -> str | None:
+def _fault(row: dict, objects: dict[str, list] | None) -> str | None:
     """What keeps a row from being read, or None."""
     image = row["image"]
     if image is None or (image["bytes"] is None and not os.path.isfile(image["path"] or "")):
         return f"no image ({image['path']})" if image and image["path"] else "no image"
+    if objects is None:
+        return f"objects must be rows, or lists side by side, got {row['objects']!r:.100}"
     if "bbox" not in objects or "category_name" not in objects:
         return f"objects needs bbox and category_name, got {', '.join(objects)}"
     if len({len(values) for values in objects.values()}) > 1:
@@ -43,29 +47,34 @@ def _fault(row: dict, objects: dict[str, list]) -> str | None:
     return None
 
 
-def _read_row(row: dict, objects: dict[str, list], split: str | None, number: int, folder: Path) -> Item:
+def _read_row(row: dict, objects: dict[str, list], split: str | None, number: int, place: Path) -> Item:
     image = row["image"]
     data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
     named = row.get("image_id") or (Path(image["path"]).stem if image["path"] else f"{number:06d}")
     name = safe_name(str(named)) + _suffix(data)
-    picture = folder / (split or "all") / name
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    picture.write_bytes(data)
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(data)
     used = {"bbox", "category_name", "category_id"}
     others = {key: values for key, values in objects.items() if key not in used}
     rows = [
-        Row(list(box or []), str(category or "").strip(), extra={key: values[i] for key, values in others.items()})
+        Row(
+            box if isinstance(box, list) else [box],
+            str(category or "").strip(),
+            extra={key: values[i] for key, values in others.items()},
+        )
         for i, (box, category) in enumerate(zip(objects["bbox"], objects["category_name"], strict=True))
     ]
     extra = {key: row[key] for key in row if key not in {"image", "image_id", "width", "height", "objects"}}
-    return Item(name, picture, rows, split, stated_size(row.get("width"), row.get("height")), extra)
+    return Item(name, place, rows, split, stated_size(row.get("width"), row.get("height")), extra)
 
 
-def _columns(objects: dict | list | None) -> dict[str, list]:
-    """The objects as parallel columns; newer tables hold a list of rows."""
-    if isinstance(objects, list):
-        return {key: [thing.get(key) for thing in objects] for key in (objects[0] if objects else _EMPTY)}
-    return objects or _EMPTY
+def _columns(objects) -> dict[str, list] | None:
+    """The objects as parallel columns; newer tables hold a list of rows. None where they are neither."""
+    if not objects:
+        return _EMPTY
+    if isinstance(objects, list) and all(isinstance(thing, dict) for thing in objects):
+        return {key: [thing.get(key) for thing in objects] for key in objects[0]}
+    return objects if isinstance(objects, dict) and all(isinstance(v, list) for v in objects.values()) else None
 
 
 _EMPTY: dict[str, list] = {"bbox": [], "category_name": []}
@@ -76,7 +85,7 @@ def _suffix(data: bytes) -> str:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _SUFFIXES.get(image.format, f".{image.format.lower()}")
-    except UnidentifiedImageError:
+    except (OSError, ValueError, LookupError, RuntimeError, EOFError):
         return ".bin"
 
 
@@ -90,7 +99,7 @@ def _rows(source: Path, cache: Path) -> Iterator[tuple[str | None, int, dict]]:
             split = split_of(str(name)) if name else None
             for number, row in enumerate(_checked(source, table).cast_column("image", datasets.Image(decode=False))):
                 yield split, number, row
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (*_TORN, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk, not the table
         if source.exists():

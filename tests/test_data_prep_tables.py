@@ -175,6 +175,38 @@ def test_openfoodfacts_tables_of_every_kind_give_the_same_records(tmp_path, caps
     assert len(records) == 6 and len({record["split"] for record in records.values()}) == 3
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("objects", "x", "objects must be rows, or lists"),
+        ("objects", {"bbox": None, "category_name": ["a"]}, "objects must be rows, or lists"),
+        ("objects", [3], "objects must be rows, or lists"),
+        ("objects", {"bbox": [0.1, 0.2], "category_name": ["a", "b"]}, "Not one of 2 boxes"),
+        ("image_id", "a" * 300, "longer than the 255 bytes"),
+        ("image_id", "a\0b", "NUL character"),
+        ("image", {"bytes": b"RIFF\x10\0\0\0WEBPVP8 torn", "path": None}, "0: "),
+        ("image", {"bytes": b"#define im_width {\n#define im_height 4\n", "path": None}, "0: "),
+    ],
+)
+def test_openfoodfacts_rows_that_make_no_sense(tmp_path, capsys, column, value, expected):
+    data = picture(tmp_path / "p.png").read_bytes()
+    row = {"image_id": "0", "image": {"bytes": data, "path": None}, "objects": None} | {column: value}
+    table = datasets.Dataset.from_list([row]).cast_column("image", datasets.Image())
+    table.to_parquet(tmp_path / "t.parquet")
+    assert expected in failure(capsys, "openfoodfacts", tmp_path / "t.parquet", "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["dataset_dict.json", "train/state.json", "train/dataset_info.json"])
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"splits": [3]}', '{"_data_files": 3}', '{"features": 3}'])
+def test_openfoodfacts_folders_with_a_torn_file(tmp_path, capsys, name, content):
+    datasets.DatasetDict(train=food_table(tmp_path / "p", 2)).save_to_disk(tmp_path / "disk")
+    (tmp_path / "disk" / name).write_text(content)
+    if (name, content) == ("train/dataset_info.json", '{"_data_files": 3}'):
+        assert len(prepared(capsys, "openfoodfacts", tmp_path / "disk", "--out", tmp_path / "out")[0]) == 2
+    else:
+        assert "not a table" in failure(capsys, "openfoodfacts", tmp_path / "disk", "--out", tmp_path / "out")
+
+
 def test_openfoodfacts_tables_that_cannot_be_read(tmp_path, capsys):
     table = food_table(tmp_path / "p", 3)
     table.to_parquet(tmp_path / "t.parquet")
