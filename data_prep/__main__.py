@@ -8,6 +8,7 @@ from pathlib import Path
 
 from boxtune.errors import command
 from data_prep import aabb, coco, csv_table, openfoodfacts, voc, yolo
+from data_prep.files import folder_for_scratch
 from data_prep.source import Options
 
 FORMATS = {
@@ -35,7 +36,10 @@ def parse_ratio(text: str) -> list[float]:
 
 def parse_names(text: str) -> list[str]:
     """ "a,b" → ["a", "b"]."""
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME, several with commas between them")
+    return names
 
 
 def parse_rename(text: str) -> dict[str, str]:
@@ -98,9 +102,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from data_prep.prepare import prepare  # numpy, Pillow and rich, which -h can do without
 
-    out = Path(os.path.abspath(args.out))
-    beside = next(parent for parent in out.parents if parent.is_dir())
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=beside) as scratch:
+    out = Path(os.path.realpath(args.out))
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=folder_for_scratch(out)) as scratch:
         options = Options(
             out=out,
             scratch=Path(scratch),

@@ -3,9 +3,10 @@
 `image` names the picture, `image_path` where it lies, if elsewhere. Whatever else an object or a picture has is kept.
 """
 
+import os
 from pathlib import Path
 
-from data_prep.files import Pictures, annotation_files, picture_folders, picture_name, read_json, stated_size
+from data_prep.files import Pictures, annotation_files, is_set, picture_folders, picture_name, read_json, stated_size
 from data_prep.source import Item, Options, Row, Source
 
 
@@ -43,9 +44,9 @@ def _fault(entry) -> str | None:
 def _read_entry(entry: dict, file: Path, split: str | None, source: Path, pictures: Pictures) -> Item:
     extra = {key: value for key, value in entry.items() if key not in {"image", "image_path", "objects"}}
     picture = pictures.find(entry["image"])
-    if entry.get("image_path") and not picture.is_file():
+    if entry.get("image_path") and not os.path.isfile(picture):
         picture = pictures.find(entry["image_path"])
-        if picture.is_dir():
+        if os.path.isdir(picture):
             picture = Pictures([picture]).find(entry["image"])
     size = stated_size(extra.pop("width", None), extra.pop("height", None))
     name = picture_name(entry["image"], picture, file, source)
@@ -56,4 +57,4 @@ def _read_object(thing: dict) -> Row:
     box_xyxy = thing.get("bbox_aabb")
     extra = {key: value for key, value in thing.items() if key not in {"class", "bbox_aabb", "ignore"}}
     box_xyxy = box_xyxy if isinstance(box_xyxy, list) else [box_xyxy]
-    return Row(box_xyxy, thing["class"].strip(), ignore=bool(thing.get("ignore")), extra=extra)
+    return Row(box_xyxy, thing["class"].strip(), ignore=is_set(thing.get("ignore")), extra=extra)

@@ -5,6 +5,7 @@ from pathlib import Path
 from data_prep.files import (
     Pictures,
     annotation_files,
+    is_set,
     picture_folders,
     picture_name,
     read_json,
@@ -51,7 +52,9 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
             found.errors.append(f"{where}: category_id {entry['category_id']!r} is in no entry of categories")
         else:
             box = entry.get("bbox")
-            row = Row(box if isinstance(box, list) else [box], names[entry["category_id"]], bool(entry.get("iscrowd")))
+            row = Row(
+                box if isinstance(box, list) else [box], names[entry["category_id"]], is_set(entry.get("iscrowd"))
+            )
             items[entry["image_id"]].rows.append(row)
     found.items += items.values()
 
@@ -74,18 +77,18 @@ def _read_categories(file: Path, data: dict, found: Source) -> dict[object, str]
             found.errors.append(f"{file}: categories[{number}]: id {category['id']!r} stands twice")
         else:
             names[category["id"]] = category["name"].strip()
-    used = {entry.get("category_id") for entry in data["annotations"] if isinstance(entry, dict)}
-    parents = {category.get("supercategory") for category in data["categories"] if isinstance(category, dict)}
+    categories = [category for category in data["categories"] if isinstance(category, dict)]
+    used = [entry.get("category_id") for entry in data["annotations"] if isinstance(entry, dict)]
+    used = {number for number in used if _is_id(number)}
+    parents = [category.get("supercategory") for category in categories]
     for number, name in names.items():
-        if name in parents and number not in used and len(names) > 1 and _is_root(data, number):
+        if name in parents and number not in used and len(names) > 1 and _is_root(categories, number):
             found.warnings.append(f"{file}: class {name!r} only groups the others and is left out")
         elif name not in found.classes:
             found.classes.append(name)
     return names
 
 
-def _is_root(data: dict, number) -> bool:
+def _is_root(categories: list[dict], number) -> bool:
     """Whether a category has no parent; Roboflow writes one such entry, without objects, above all classes."""
-    return any(
-        category.get("id") == number and category.get("supercategory") == "none" for category in data["categories"]
-    )
+    return any(category.get("id") == number and category.get("supercategory") == "none" for category in categories)

@@ -22,6 +22,14 @@ def existing(source: Path) -> Path:
     return source
 
 
+def folder_for_scratch(out: Path) -> Path:
+    """An existing folder on the disk where `out` will stand. Raises UserError where `out` cannot be made."""
+    nearest = next(path for path in (out, *out.parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise UserError(f"{nearest} is no folder, and so {out} cannot be one. Use another path.")
+    return out.parent if nearest == out else nearest
+
+
 def read_text(path: Path) -> str:
     """A UTF-8 file, with or without a byte order mark. Raises UserError where it holds other bytes."""
     try:
@@ -46,6 +54,11 @@ def number(text: str | None) -> int | float | str | None:
         except (TypeError, ValueError):
             continue
     return text
+
+
+def is_set(mark) -> bool:
+    """Whether a mark such as iscrowd or difficult is set. Some tools write it as text, and the text "0" is not set."""
+    return str(mark).strip().lower() in {"1", "1.0", "true", "yes"}
 
 
 def stated_size(width, height) -> tuple[int, int] | None:
@@ -79,7 +92,7 @@ def list_pictures(folder: Path, options: Options) -> list[Path]:
 
 def _is_output(path: Path, options: Options) -> bool:
     """Whether a path lies in an earlier data set at --out, which may stand inside SOURCE."""
-    return Path(os.path.abspath(path)).is_relative_to(options.out)
+    return Path(os.path.realpath(path)).is_relative_to(options.out)
 
 
 class Pictures:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from boxtune.errors import UserError
 from boxtune.prompts import question
 from boxtune.records import SPLITS, Record, check_writable_target, write_dataset
+from data_prep.files import folder_for_scratch
 from data_prep.product_pictures import Picture, draw_picture
 from data_prep.report import print_report
 
@@ -73,11 +74,10 @@ def picture_id(index: int) -> str:
 
 def write_prepared(directory: Path, num_images: int, seed: int, size: int = 448, overwrite: bool = False) -> None:
     """A prepared data set; nothing stays behind where drawing is interrupted."""
-    directory = Path(directory)
+    directory = Path(os.path.realpath(directory))
     check_writable_target(directory, overwrite)
-    directory.parent.mkdir(parents=True, exist_ok=True)
     splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    with tempfile.TemporaryDirectory(prefix=f".{directory.name}.images.", dir=directory.parent) as staging:
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=folder_for_scratch(directory)) as staging:
         images = Path(staging) / "images"
         images.mkdir()
         for index, picture, jpeg in _pictures(num_images, seed, size):
@@ -122,7 +122,7 @@ def _record(index: int, picture: Picture) -> Record:
 
 def write_openfoodfacts(target: Path, num_images: int, seed: int, size: int = 448, overwrite: bool = False) -> None:
     """Parquet with the columns of openfoodfacts/nutrition-table-detection: FILE.parquet, or a folder for both its splits."""
-    target = Path(target)
+    target = Path(os.path.realpath(target))
     single = target.suffix == ".parquet"
     files = (
         {"train": target, "val": target} if single else {name: target / f"{name}.parquet" for name in ("train", "val")}
@@ -130,16 +130,17 @@ def write_openfoodfacts(target: Path, num_images: int, seed: int, size: int = 44
     existing = sorted({str(path) for path in files.values() if path.exists()})
     if existing and not overwrite:
         raise UserError("These files exist. Use --overwrite to replace them, or another path.", existing)
-    rows: dict[Path, list[dict]] = {}
-    for index, picture, jpeg in _pictures(num_images, seed, size):
-        path = files["val" if split_of(index) == "test" else "train"]
-        rows.setdefault(path, []).append(_openfoodfacts_row(index, picture, jpeg))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not single:
-        target.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
+    if folders := sorted({str(path) for path in files.values() if path.is_dir()}):
+        raise UserError("These are folders, and no file can be written in their place. Use another path.", folders)
+    folder = target.parent if single else target
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=folder_for_scratch(folder)) as staging:
+        rows: dict[Path, list[dict]] = {}
+        for index, picture, jpeg in _pictures(num_images, seed, size):
+            path = files["val" if split_of(index) == "test" else "train"]
+            rows.setdefault(path, []).append(_openfoodfacts_row(index, picture, jpeg))
         for path, its_rows in rows.items():
             _write_parquet(its_rows, Path(staging) / path.name)
+        folder.mkdir(parents=True, exist_ok=True)
         for path in rows:
             os.replace(Path(staging) / path.name, path)
 

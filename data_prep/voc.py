@@ -4,13 +4,24 @@ Boxes are taken as written. ImageSets/Main/{train,val,trainval,test}.txt divide 
 (cat_train.txt) do not.
 """
 
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from boxtune.errors import UserError
-from data_prep.files import Pictures, existing, is_picture, number, picture_folders, relative_name, stated_size
+from data_prep.files import (
+    Pictures,
+    existing,
+    is_picture,
+    is_set,
+    number,
+    picture_folders,
+    read_text,
+    relative_name,
+    stated_size,
+)
 from data_prep.source import Item, Options, Row, Source, problem
-from data_prep.splits import ALIASES, split_of
+from data_prep.splits import ALIASES, split_of, without_suffix
 
 _ANNOTATION_FOLDERS = {"annotations", "labels", "xml", "xmls"}
 _LIST_NAMES = {word for words in ALIASES.values() for word in words}
@@ -41,7 +52,7 @@ def read(source: Path, options: Options) -> Source:
 
 def _warn_of_pictures_without_xml(found: Source) -> None:
     used = {item.picture for item in found.items}
-    folders = sorted({path.parent for path in used if path.is_file()})
+    folders = sorted({path.parent for path in used if os.path.isfile(path)})
     bare = [path for folder in folders for path in sorted(folder.iterdir()) if is_picture(path) and path not in used]
     if bare:
         found.warnings.append(f"{len(bare)} picture(s) have no .xml file and are left out, such as {bare[0]}")
@@ -75,7 +86,7 @@ def _read_image_sets(root: Path, ids: set[str], found: Source) -> dict[str, list
     lists = sorted(path for path in folder.glob("*.txt") if path.stem.lower() in _LIST_NAMES) if folder else []
     splits: dict[str, list[str]] = {}
     for path in lists:
-        names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [_listed_id(line.strip(), ids) for line in read_text(path).splitlines() if line.strip()]
         split = split_of(path.stem)
         for name in dict.fromkeys(names):
             if name not in ids:
@@ -87,10 +98,17 @@ def _read_image_sets(root: Path, ids: set[str], found: Source) -> dict[str, list
     return splits if splits else None
 
 
+def _listed_id(line: str, ids: set[str]) -> str:
+    """The id that a line of a list speaks of: the whole line, its first word, or either with a picture's ending."""
+    spellings = [line, line.split()[0]]
+    spellings += [without_suffix(spelling) for spelling in spellings if is_picture(Path(spelling))]
+    return next((spelling for spelling in spellings if spelling in ids), spellings[1])
+
+
 def _read_item(file: Path, annotations: Path, pictures: Pictures, found: Source) -> Item | None:
     try:
         tree = ElementTree.parse(file).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two: encodings that expat lacks
         found.errors.append(f"{file}: not XML: {error}")
         return None
     if tree.tag != "annotation":
@@ -104,13 +122,12 @@ def _read_item(file: Path, annotations: Path, pictures: Pictures, found: Source)
 
 def _find_picture(file: Path, filename: str, pictures: Pictures) -> Path:
     """The XML's own name decides: renaming a data set often leaves a stale <filename> behind."""
-    if Path(filename).stem == file.stem and (picture := pictures.find(filename)).is_file():
+    if Path(filename).stem == file.stem and os.path.isfile(picture := pictures.find(filename)):
         return picture
     picture = pictures.find(file.stem)
-    return picture if picture.is_file() or not filename else pictures.find(filename)
+    return picture if os.path.isfile(picture) or not filename else pictures.find(filename)
 
 
 def _read_object(node: ElementTree.Element) -> Row:
     box_xyxy = [number(node.findtext(f"bndbox/{edge}")) for edge in ("xmin", "ymin", "xmax", "ymax")]
-    difficult = (node.findtext("difficult") or "").strip() == "1"
-    return Row(box_xyxy, (node.findtext("name") or "").strip(), ignore=difficult)
+    return Row(box_xyxy, (node.findtext("name") or "").strip(), ignore=is_set(node.findtext("difficult")))
