@@ -49,6 +49,7 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
         lines = lines[1:]
     pictures = Pictures(picture_folders(file, source, options))
     items: dict[tuple[str, str | None], Item] = {}
+    unknown_splits: set[str] = set()
     for line_number, cells in lines:
         if len(cells) <= max(columns.values()):
             found.errors.append(f"{file}:{line_number}: {len(cells)} columns, {max(columns.values()) + 1} are needed")
@@ -58,6 +59,8 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
             found.errors.append(f"{file}:{line_number}: no file name")
             continue
         own = split_of(row["split"]) if row.get("split") else split
+        if row.get("split") and not own:
+            unknown_splits.add(row["split"])
         if (row["image"], own) not in items:
             picture = pictures.find(row["image"])
             name = picture_name(row["image"], picture, file, source)
@@ -66,6 +69,9 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
         if any(row[edge] for edge in _BOX):
             items[row["image"], own].rows.append(Row([number(row[edge]) for edge in _BOX], row["class"]))
     found.items += items.values()
+    if unknown_splits:
+        words = ", ".join(sorted(unknown_splits))
+        found.warnings.append(f"{file}: as a split, {words:.200} is none of train, validation and test")
 
 
 def _read_lines(file: Path) -> list[tuple[int, list[str]]]:

@@ -29,7 +29,7 @@ class Picture:
 
 def inspect(path: Path) -> Picture | str:
     """The facts of a picture that decodes, or the reason why it cannot be used."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return f"missing: {path}"
     try:
         with Image.open(path) as image:
@@ -44,7 +44,8 @@ def inspect(path: Path) -> Picture | str:
         return f"{path}: not a picture that Pillow can read"
     except Exception as error:  # decoders raise whatever they like on torn files; the reason is reported
         return f"{path}: torn: {error}"
-    assert size == upright, f"{path}: decoded to {size}, but the header says {upright}"
+    if size != upright:
+        return f"{path}: torn: the header says {upright[0]} × {upright[1]}, the pixels are {size[0]} × {size[1]}"
     return Picture(stored, upright, orientation, hashlib.sha256(path.read_bytes()).hexdigest())
 
 

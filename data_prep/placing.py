@@ -98,7 +98,7 @@ def _tidy(value: float) -> int | float:
 
 
 def check_convention(placed: list[Placed]) -> None:
-    """Raise UserError where so many boxes cannot be right that their numbers must mean something else."""
+    """Raise UserError where no box is usable, or so many cannot be right that their numbers must mean something else."""
     checked = sum(part.checked for part in placed)
     examples = [line for part in placed for line in part.contradictions]
     if len(examples) >= 3 and len(examples) > checked / 5:
@@ -114,4 +114,11 @@ def check_convention(placed: list[Placed]) -> None:
             f"The box convention looks wrong: all {checked} boxes lie within one pixel, as fractions from 0 to 1 would. "
             "Multiply them by the pictures' width and height, use a format of fractions (yolo, aabb), or pass "
             "--allow-bad-boxes."
+        )
+    dropped = [entry for part in placed for entry in part.problems if entry["kind"] == "bad_box"]
+    if dropped and not any(part.rows for part in placed):
+        raise UserError(
+            f"Not one of {len(dropped)} boxes can be used. Are they of another format, or text, or masks without a box? "
+            "With --allow-bad-boxes all pictures are taken as empty. Examples:",
+            [f"{entry['id']}: {entry['value']!r:.100}" for entry in dropped[:3]],
         )

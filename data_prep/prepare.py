@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from boxtune.errors import UserError
 from boxtune.prompts import question
@@ -18,6 +18,8 @@ from data_prep.source import Item, Options, Source, plain, problem
 from data_prep.splits import choose_items, divide, fraction_of, without_suffix
 
 _RECORD_KEYS = {"id", "image", "width", "height", "objects", "messages"}
+# Of every usual file system.
+_LONGEST_NAME = 255
 _OBJECT_KEYS = {"bbox", "category", "ignore"}
 
 
@@ -84,7 +86,10 @@ def name_items(items: list[Item]) -> tuple[dict[str, Item], list[str]]:
         if len(splits_of_name[item.name]) > 1 and item.split:
             item.name = f"{item.split}/{item.name}"
     errors, by_name, by_picture = [], {}, {}
+    folders = {str(folder) for item in items for folder in PurePosixPath(item.name).parents}
     for item in items:
+        if fault := _name_fault(item.name, folders):
+            errors.append(f"{item.name!r:.100} {fault}")
         if by_name.setdefault(item.name, item) is not item:
             errors.append(f"{item.name} stands twice; give each picture one entry")
         elif (other := by_picture.setdefault((item.split, item.picture), item)) is not item:
@@ -93,6 +98,15 @@ def name_items(items: list[Item]) -> tuple[dict[str, Item], list[str]]:
     while shared := {item_id for item_id, count in Counter(ids.values()).items() if count > 1}:
         ids = {name: name if item_id in shared else item_id for name, item_id in ids.items()}
     return {ids[name]: by_name[name] for name in sorted(ids, key=ids.get)}, errors
+
+
+def _name_fault(name: str, folders: set[str]) -> str | None:
+    """Why no file system, or not this data set, can hold a picture of that name; or None."""
+    if not all(0 < len(part.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME for part in name.split("/")):
+        return f"is longer than the {_LONGEST_NAME} bytes that a file name may have"
+    if "\0" in name:
+        return "holds a NUL character, which no file name may"
+    return "is a picture, and also a folder of pictures" if name in folders else None
 
 
 def _inspect(
@@ -227,5 +241,6 @@ def _write(
         )
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{error.object[:100]!r} holds a name that is no Unicode text. Rename the file or class."
+            f"{error.object[max(error.start - 40, 0) : error.end + 40]!r} holds a name that is no Unicode text. "
+            "Rename the file or class."
         ) from None

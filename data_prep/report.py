@@ -19,7 +19,7 @@ def print_report(out: Path, classes: list[str], splits: dict[str, list[Record]],
     console = Console(highlight=False)
     console.print(_images_table(splits))
     console.print(_classes_table(classes, splits))
-    console.print(f"box sizes: {_sizes([record for records in splits.values() for record in records])}")
+    console.print(f"box sizes: {_sizes([record for records in splits.values() for record in records])}", soft_wrap=True)
     kinds = Counter(problem["kind"] for problem in problems)
     counted = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
     console.print(f"problems: {counted}; each is in problems.jsonl" if counted else "problems: none", soft_wrap=True)

@@ -1,20 +1,25 @@
 """data_prep: whatever the source holds, a mistake ends with one message and exit code 2, and leaves nothing behind."""
 
+import json
 import os
+import resource
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
-from data_prep_sources import failure, yolo
+from data_prep_sources import coco, failure, picture, prepared, voc, voc_xml, yolo
+from PIL import Image
 
 from data_prep.__main__ import main
 
 
-def test_a_file_name_that_is_no_unicode_is_a_user_error(tmp_path, capsys):
-    name = os.fsdecode(b"\xff.jpg")
-    source = yolo(tmp_path / "in", "train: images\nnames: [cat]\n", {f"images/{name}": "0 0.5 0.5 0.2 0.5"})
-    assert "no Unicode text" in failure(capsys, "yolo", source, "--out", tmp_path / "out")
+def run(*args, **kwargs) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "data_prep", *(str(arg) for arg in args)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **kwargs)
+
+
+# ---- files that cannot be read -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -23,19 +28,59 @@ def test_a_file_name_that_is_no_unicode_is_a_user_error(tmp_path, capsys):
 )
 def test_the_command_ends_with_2_and_no_traceback_on_torn_json(tmp_path, text, expected):
     (tmp_path / "a.json").write_text(text)
-    command = [
-        sys.executable,
-        "-m",
-        "data_prep",
-        "coco",
-        str(tmp_path / "a.json"),
-        "--out",
-        str(tmp_path / "new" / "out"),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run("coco", tmp_path / "a.json", "--out", tmp_path / "new" / "out")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert str(tmp_path / "a.json") in done.stderr and expected in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ('<?xml version="1.0" encoding="no-such-code"?>', "unknown encoding"),
+        ('<?xml version="1.0" encoding="gbk"?>', "multi-byte encodings"),
+        ('<!DOCTYPE a [<!ENTITY b "&c;"><!ENTITY c SYSTEM "file:///etc/passwd">]><annotation>&b;', "not XML"),
+    ],
+)
+def test_xml_of_encodings_and_entities_that_the_parser_lacks(tmp_path, capsys, head, expected):
+    root = voc(tmp_path / "in", ["a", "b"])
+    (root / "Annotations" / "a.xml").write_text(head + voc_xml("a.jpg", (100, 80), []))
+    (root / "JPEGImages" / "b.jpg").unlink()
+    message = failure(capsys, "voc", root, "--out", tmp_path / "out")
+    assert "a.xml: not XML" in message and expected in message and "b: missing" in message
+
+
+@pytest.mark.parametrize(
+    ("yaml", "expected"),
+    [
+        ("[" * 1000, "not YAML"),
+        ("names: []\ntrain: images\n", "no class name"),
+        ("names: {}\ntrain: images\n", "no class name"),
+        ("names: [[cat], dog]\ntrain: images\n", "look at 0"),
+        ("names: {a: cat}\ntrain: images\n", "look at 'a'"),
+        ("names: [cat]\ntrain: {a: images}\n", "train must be a path"),
+        ("names: [cat]\ntrain: [images, [images]]\n", "train must be a path"),
+        (f"names: [cat]\ntrain: {'a' * 300}\n", "which is absent"),
+    ],
+)
+def test_yaml_that_makes_no_sense(tmp_path, capsys, yaml, expected):
+    source = yolo(tmp_path / "in", yaml, {"images/a.jpg": "0 0.5 0.5 0.2 0.5"})
+    assert expected in failure(capsys, "yolo", source, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("names", ["", "\n\n", "cat\n\ndog\n", "\ncat\n"])
+def test_lists_of_names_that_would_shift_the_classes(tmp_path, capsys, names):
+    picture(tmp_path / "in" / "a.jpg")
+    (tmp_path / "in" / "a.txt").write_text("0 0.5 0.5 0.2 0.5")
+    (tmp_path / "in" / "classes.txt").write_text(names)
+    message = failure(capsys, "yolo", tmp_path / "in", "--out", tmp_path / "out")
+    assert "there is no class name" in message or "class name '' is empty" in message
+
+
+def test_lists_of_splits_that_are_no_text(tmp_path, capsys):
+    root = voc(tmp_path / "in", ["a"], {"train": ["a"]})
+    (root / "ImageSets" / "Main" / "train.txt").write_bytes(b"caf\xe9\n")
+    assert "train.txt: not UTF-8" in failure(capsys, "voc", root, "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["voc", "coco", "yolo", "csv", "aabb"])
@@ -45,11 +90,125 @@ def test_sources_that_are_absent_or_empty(tmp_path, capsys, name):
     assert str(tmp_path / "empty") in failure(capsys, name, tmp_path / "empty", "--out", tmp_path / "out")
 
 
+# ---- values that make no sense -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("category_id", [7], "annotations[0] needs"),
+        ("image_id", {"id": 0}, "annotations[0] needs"),
+        ("bbox", None, "Not one of 1 boxes"),
+        ("bbox", ["1", "1", "20", "20"], "Not one of 1 boxes"),
+        ("bbox", [float("nan")] * 4, "Not one of 1 boxes"),
+        ("bbox", [50, 50, -20, -20], "Not one of 1 boxes"),
+    ],
+)
+def test_coco_values_of_the_wrong_kind(tmp_path, capsys, key, value, expected):
+    source = coco(tmp_path / "in", [[[1, 1, 20, 20]]])
+    data = json.loads((source / "annotations.json").read_text())
+    data["annotations"][0][key] = value
+    data["categories"][0]["supercategory"] = ["no", "text"]  # which matters to nobody
+    (source / "annotations.json").write_text(json.dumps(data))
+    assert expected in failure(capsys, "coco", source, "--out", tmp_path / "out")
+
+
+def test_pictures_all_of_whose_boxes_are_unusable_are_empty_only_on_demand(tmp_path, capsys):
+    source = coco(tmp_path / "in", [[["1", "1", "20", "20"]]] * 4)
+    message = failure(capsys, "coco", source, "--out", tmp_path / "out")
+    assert "Not one of 4 boxes can be used" in message and message.count("['1', '1', '20', '20']") == 3
+    records, problems, _ = prepared(capsys, "coco", source, "--out", tmp_path / "out", "--allow-bad-boxes")
+    assert len(records) == len(problems) == 4 and not any(record["objects"]["bbox"] for record in records.values())
+
+
+@pytest.mark.parametrize(
+    ("mark", "ignored"),
+    [(1, True), (0, False), ("1", True), ("0", False), (True, True), ("false", False), ("True", True), (None, False)],
+)
+def test_marks_are_read_as_they_are_meant(tmp_path, capsys, mark, ignored):
+    sources = {"coco": coco(tmp_path / "coco", [[[1, 1, 20, 20]]], iscrowd=mark)}
+    for name in ("voc", "aabb"):
+        sources[name] = tmp_path / name
+        picture(sources[name] / "p0.png")
+    (sources["voc"] / "p0.xml").write_text(voc_xml("p0.png", (100, 80), [("cat", mark, [1, 1, 20, 20])]))
+    thing = {"class": "cat", "bbox_aabb": [0, 0, 0.5, 0.5], "ignore": mark}
+    (sources["aabb"] / "list.json").write_text(json.dumps([{"image": "p0.png", "objects": [thing]}]))
+    for name, source in sources.items():
+        records, *_ = prepared(capsys, name, source, "--out", tmp_path / "out" / name)
+        assert records["p0"]["objects"]["ignore"] == [ignored], name
+
+
+def test_names_that_no_file_system_takes_are_listed_with_all_else(tmp_path, capsys):
+    source = coco(tmp_path / "in", [[[1, 1, 20, 20]]] * 4)
+    data = json.loads((source / "annotations.json").read_text())
+    for image, name in zip(data["images"], ["é" * 150 + ".png", "a\0b.png", "p3.png/deep.png"], strict=False):
+        image["file_name"] = name
+    (source / "annotations.json").write_text(json.dumps(data))
+    message = failure(capsys, "coco", source, "--out", tmp_path / "out")
+    assert "longer than the 255 bytes" in message and "NUL character" in message
+    assert "'p3.png' is a picture, and also a folder" in message and message.count("missing:") == 3
+
+
+def test_a_file_name_that_is_no_unicode_is_a_user_error(tmp_path, capsys):
+    name = os.fsdecode(b"\xff.jpg")
+    source = yolo(tmp_path / "in", "train: images\nnames: [cat]\n", {f"images/{name}": "0 0.5 0.5 0.2 0.5"})
+    message = failure(capsys, "yolo", source, "--out", tmp_path / "out")
+    assert "no Unicode text" in message and "udcff" in message
+
+
+# ---- the command -------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["--split-ratio", "80,20"], ["--split-ratio", "a,b,c"], ["--rename", "ab"], ["--split-ratio", "0,0,0"]],
+    [
+        ["--split-ratio", "80,20"],
+        ["--split-ratio", "a,b,c"],
+        ["--split-ratio", "0,0,0"],
+        ["--rename", "ab"],
+        ["--classes", " , "],
+    ],
 )
 def test_arguments_that_make_no_sense(tmp_path, arguments):
     with pytest.raises(SystemExit) as stop:
         main(["coco", str(tmp_path), "--out", str(tmp_path / "out"), *arguments])
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["file", "file/out", "file/deep/out", "loop", "loop/out"])
+def test_places_where_no_folder_can_be(tmp_path, capsys, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    source = coco(tmp_path / "in", [[[1, 1, 20, 20]]])
+    for command in (("coco", source), ("nutrition", "--num-images", "1")):
+        message = failure(capsys, *command, "--out", tmp_path / name)
+        assert "is no folder" in message or "is a file" in message
+
+
+def test_a_data_set_behind_a_link_is_replaced_there(tmp_path, capsys):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    source = coco(tmp_path / "in", [[[1, 1, 20, 20]]])
+    for _ in range(2):
+        prepared(capsys, "coco", source, "--out", tmp_path / "link", "--overwrite", "--copy-images")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "images" / "p0.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("coco", "in", "--copy-images", "--out", "out"),
+        ("nutrition", "--num-images", "3", "--out", "out"),
+        ("nutrition", "--num-images", "10", "--as-openfoodfacts", "out"),
+    ],
+)
+def test_a_full_disk_leaves_nothing_behind(tmp_path, command):
+    source = coco(tmp_path / "in", [[[1, 1, 20, 20]]])
+    Image.effect_noise((300, 300), 90).save(source / "p0.png")
+
+    def small_files():  # a write beyond the limit fails as one on a full disk does
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+    done = run(*(tmp_path / word if word in {"in", "out"} else word for word in command), preexec_fn=small_files)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "Free some space" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -142,6 +142,24 @@ def test_voc_lists_trainval_only_where_its_parts_are_missing(tmp_path, capsys):
     assert [records[name]["split"] for name in ids] == ["train"] * 4 + ["test"] * 2 and "no validation split" in printed
 
 
+def test_voc_lists_may_hold_spaces_endings_marks_and_a_byte_order_mark(tmp_path, capsys):
+    lists = {"train": ["\ufeffmy cat", "b 1"], "val": ["c.jpg", "d.e"]}
+    source = voc(tmp_path / "in", ["my cat", "b", "c", "d.e"], lists)
+    records, problems, _ = prepared(capsys, "voc", source, "--out", tmp_path / "out")
+    splits = {name: record["split"] for name, record in records.items()}
+    assert splits == {"my cat": "train", "b": "train", "c": "validation", "d.e": "validation"} and not problems
+
+
+def test_a_word_in_a_split_column_that_names_no_split_gives_a_warning(tmp_path, capsys):
+    rows = [
+        f"{word},{picture(tmp_path / 'in' / f'{word}.png').name},1,2,30,40,cat\n" for word in ("train", "val", "old")
+    ]
+    (tmp_path / "in" / "a.csv").write_text("split,filename,xmin,ymin,xmax,ymax,class\n" + "".join(rows))
+    records, problems, printed = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
+    assert sorted(records) == ["train", "val"] and kinds(problems) == [("old", "no_split", None)]
+    assert "as a split, old is none of" in printed
+
+
 def test_a_named_but_absent_split_gives_a_warning(tmp_path, capsys):
     lists = {"train": ["a", "b"], "test": ["x", "y"]}
     source = voc(tmp_path / "in", ["a", "b", "c"], lists)
