@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from boxtune.errors import UserError
@@ -84,9 +85,21 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
 
 
+def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Every file at any depth, and every broken link. Linked folders are entered too, but not where links form a loop."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from files_below(path, (*above, real))
+        else:
+            yield path
+
+
 def list_pictures(folder: Path, options: Options) -> list[Path]:
     """Every picture at any depth below a folder, in a stable order."""
-    paths = (path for path in folder.rglob("*") if is_picture(path) and path.is_file())
+    paths = (path for path in files_below(folder) if is_picture(path))
     return sorted(path for path in paths if not _is_output(path, options))
 
 

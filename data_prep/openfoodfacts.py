@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from boxtune.errors import UserError
-from data_prep.files import safe_name, stated_size
+from data_prep.files import files_below, safe_name, stated_size
 from data_prep.source import Item, Options, Row, Source
 from data_prep.splits import split_of
 
@@ -119,7 +119,7 @@ def _load(source: Path, cache: Path):
         return datasets.load_dataset(str(source))
     if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
         return datasets.load_from_disk(source)
-    files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
+    files = sorted(path for path in files_below(source) if path.suffix == ".parquet") if source.is_dir() else [source]
     if not files:
         raise UserError(f"{source} holds neither .parquet files nor a data set saved with save_to_disk.")
     by_split: dict[str, list[str]] = {}

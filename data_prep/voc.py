@@ -12,6 +12,7 @@ from boxtune.errors import UserError
 from data_prep.files import (
     Pictures,
     existing,
+    files_below,
     is_picture,
     is_set,
     number,
@@ -29,7 +30,7 @@ _LIST_NAMES = {word for words in ALIASES.values() for word in words}
 
 def read(source: Path, options: Options) -> Source:
     root, annotations = _find_annotations(existing(source))
-    files = sorted(path for path in annotations.rglob("*.xml") if not path.name.startswith("."))
+    files = sorted(path for path in files_below(annotations) if _is_annotation(path))
     if not files:
         raise UserError(f"{source} holds no .xml file. VOC has one for each picture.")
     found = Source(layout="xyxy")
@@ -50,6 +51,10 @@ def read(source: Path, options: Options) -> Source:
     return found
 
 
+def _is_annotation(path: Path) -> bool:
+    return path.suffix == ".xml" and not path.name.startswith(".")
+
+
 def _warn_of_pictures_without_xml(found: Source) -> None:
     used = {item.picture for item in found.items}
     folders = sorted({path.parent for path in used if os.path.isfile(path)})
@@ -63,7 +68,11 @@ def _find_annotations(source: Path) -> tuple[Path, Path]:
     if source.is_file():
         raise UserError(f"{source} is a file; VOC needs the folder that holds Annotations, or the .xml files.")
     folders = [path for path in [source, *sorted(source.glob("*")), *sorted(source.glob("*/*"))] if path.is_dir()]
-    roots = [path for path in folders if path.name.lower() in _ANNOTATION_FOLDERS and any(path.rglob("*.xml"))]
+    roots = [
+        path
+        for path in folders
+        if path.name.lower() in _ANNOTATION_FOLDERS and any(map(_is_annotation, files_below(path)))
+    ]
     if len(roots) > 1:
         raise UserError(
             f"{source} holds several VOC data sets; pass one of them:", [str(path.parent) for path in roots]

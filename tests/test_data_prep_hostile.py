@@ -185,6 +185,30 @@ def test_places_where_no_folder_can_be(tmp_path, capsys, name):
         assert "is no folder" in message or "is a file" in message
 
 
+@pytest.mark.parametrize("name", ["voc", "yolo"])
+def test_linked_folders_are_read_and_loops_of_links_left(tmp_path, capsys, name):
+    far = tmp_path / "far"
+    if name == "voc":
+        picture(far / "a.png")
+        (far / "a.xml").write_text(voc_xml("a.png", (100, 80), [("cat", 0, [1, 1, 20, 20])]))
+    else:
+        yolo(tmp_path / "in", "names: [cat]\n", {"../far/a.png": "0 0.5 0.5 0.2 0.5"})
+    (tmp_path / "in").mkdir(exist_ok=True)
+    for split in ("train", "val"):
+        (tmp_path / "in" / split).symlink_to(far)
+    (far / "back").symlink_to(tmp_path / "in")
+    records, *_ = prepared(capsys, name, tmp_path / "in", "--out", tmp_path / "out")
+    assert {key: record["split"] for key, record in records.items()} == {"train/a": "train", "val/a": "validation"}
+
+
+def test_broken_links_are_missing_pictures(tmp_path, capsys):
+    source = yolo(tmp_path / "in", "names: [cat]\ntrain: .\n", {"a.png": "0 0.5 0.5 0.2 0.5"})
+    (source / "b.png").symlink_to("gone.png")
+    (source / "c.png").symlink_to("c.png")
+    message = failure(capsys, "yolo", source, "--out", tmp_path / "out")
+    assert "b: missing" in message and "c: missing" in message and "2 problem(s)" in message
+
+
 def test_a_data_set_behind_a_link_is_replaced_there(tmp_path, capsys):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to("disk")
