@@ -223,10 +223,13 @@ def test_nothing_is_overwritten_unasked(tmp_path):
             run("--out", kept.parent, "--num-images", 1, *extra)
     parquet = tmp_path / "a.parquet"
     parquet.write_text("precious")
+    (tmp_path / "b.parquet").mkdir()
     with pytest.raises(UserError, match=r"a\.parquet"):
         run("--as-openfoodfacts", parquet, "--num-images", 1)
-    assert kept.read_text() == parquet.read_text() == "precious"
-    assert sorted(os.listdir(tmp_path)) == ["a.parquet", "data"]
+    with pytest.raises(UserError, match="These are folders"):
+        run("--as-openfoodfacts", tmp_path / "b.parquet", "--num-images", 1, "--overwrite")
+    assert kept.read_text() == parquet.read_text() == "precious" and not os.listdir(tmp_path / "b.parquet")
+    assert sorted(os.listdir(tmp_path)) == ["a.parquet", "b.parquet", "data"]
 
 
 def test_overwrite_replaces_the_whole_set(tmp_path):
