@@ -55,7 +55,7 @@ def accepting(what: str):
     try:
         yield
     except _REFUSED as error:
-        if is_out_of_space(error):
+        if is_out_of_space(error) or getattr(error, "errno", None):  # the machine's word, not the library's
             raise
         raise UserError(f"{what}: {_first_words(error)}") from error
 

@@ -89,11 +89,11 @@ _RANGES = {
         *("gradient_accumulation_steps", "max_length", "min_pixels", "max_pixels", "early_stopping_patience"),
         *("save_total_limit", "dataset_num_proc", "eval_accumulation_steps", "torch_empty_cache_steps"),
     ),
-    "must be above 0": (
+    "must be above 0, and finite": (
         lambda value: 0 < value < math.inf,
         *("learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon"),
     ),
-    "must be 0 or more": (
+    "must be 0 or more, and finite": (
         lambda value: 0 <= value < math.inf,
         *("weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha"),
     ),

@@ -102,8 +102,9 @@ def info_problems(info: Any) -> list[str]:
     if not isinstance(info, dict):
         return [f"must hold a JSON object, got {type(info).__name__}"]
     kinds = {"name": str, "format": str, "classes": list, "splits": dict, "problems": dict}
+    words = {str: "text", list: "a list", dict: "a mapping"}
     problems = [
-        f"{key}: {info.get(key)!r} must be a {'text' if kind is str else 'list' if kind is list else 'mapping'}"
+        f"{key}: {info.get(key)!r} must be {words[kind]}"
         for key, kind in kinds.items()
         if not isinstance(info.get(key), kind)
     ]
@@ -127,7 +128,7 @@ def read_info(directory: Path) -> dict:
     if not path.is_file():
         raise UserError(
             f"{directory} is no prepared data set (no dataset.json). "
-            f"Make one: python -m data_prep FORMAT SOURCE --out {directory}"
+            f"Make one: python -m data_prep FORMAT SOURCE --out {directory}; if it was moved, name its new place."
         )
     try:
         info = json.loads(path.read_text(encoding="utf-8-sig"))

@@ -10,8 +10,10 @@ import torch
 import yaml
 
 from boxtune.collator import IGNORE_INDEX
+from boxtune.errors import reading
+from boxtune.files import write_whole
 from boxtune.modeling import adapted_modules, quantised_modules, trainable_parameters
-from boxtune.recipe import Recipe
+from boxtune.recipe import Recipe, read_yaml
 from boxtune.records import data_hash, read_info
 
 PACKAGES = ("boxtune", "torch", "torchvision", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
@@ -43,7 +45,7 @@ def changed_keys(output_dir: Path, recipe: Recipe) -> list[str]:
     path = output_dir / "recipe.yaml"
     if not path.is_file():
         return []
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    before = read_yaml(path)
     now = yaml.safe_load(yaml.safe_dump(recipe.values))
     ignored = {"resume_from_checkpoint", "overwrite_output_dir"}
     return sorted(key for key in (before.keys() | now.keys()) - ignored if before.get(key) != now.get(key))
@@ -52,13 +54,16 @@ def changed_keys(output_dir: Path, recipe: Recipe) -> list[str]:
 def changed_data(output_dir: Path, data_dir: Path) -> bool:
     """Whether the run in `output_dir` was started on other data than `data_dir` holds now."""
     path = output_dir / "run.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["data"]["sha256"] != data_hash(data_dir)
+    if not path.is_file():
+        return False
+    with reading(str(path), "Remove it to resume without comparing the data."):
+        before = json.loads(path.read_text(encoding="utf-8"))["data"]["sha256"]
+    return before != data_hash(data_dir)
 
 
 def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, processor, batch: dict) -> None:
     """Write the three files; `batch` is the first training batch."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe.values, allow_unicode=True), encoding="utf-8")
+    write_whole(output_dir / "recipe.yaml", yaml.safe_dump(recipe.values, allow_unicode=True))
     trainable, total = trainable_parameters(model)
     data_dir = Path(recipe.grounding.data_dir)
     info = {
@@ -70,8 +75,8 @@ def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, proc
         "modules": {"quantised": quantised_modules(model), "adapted": adapted_modules(model)},
         "parameters": {"trainable": trainable, "all": total},
     }
-    (output_dir / "run.json").write_text(json.dumps(info, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    (output_dir / "first_batch.txt").write_text(describe_batch(processor, batch), encoding="utf-8")
+    write_whole(output_dir / "run.json", json.dumps(info, ensure_ascii=False, indent=2) + "\n")
+    write_whole(output_dir / "first_batch.txt", describe_batch(processor, batch))
 
 
 def describe_batch(processor, batch: dict) -> str:

@@ -87,7 +87,7 @@ def test_values_out_of_range_are_named(tmp_path, key, value, rule):
     path.write_text(f"{key}: {value}\nweight_decay: -1")
     with pytest.raises(UserError, match=f"{key}: .*{rule}") as error:
         load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
-    assert "weight_decay: -1.0 must be 0 or more" in error.value.problems
+    assert "weight_decay: -1.0 must be 0 or more, and finite" in error.value.problems
 
 
 def test_what_the_libraries_refuse_is_one_message(tmp_path):
