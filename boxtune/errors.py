@@ -78,7 +78,8 @@ def command(main):
         except OSError as error:
             if error.errno not in _NO_SPACE | _BAD_PATH:
                 raise
-            where = f": {error.filename}" if error.filename else ""
+            place = error.filename2 or error.filename  # of a copy, the second is the one that was being written
+            where = f": {place}" if place else ""
             hint = " Free some space and run the command again." if error.errno in _NO_SPACE else ""
             print(f"error: {error.strerror}{where}.{hint}", file=sys.stderr)
         except Exception as error:

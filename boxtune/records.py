@@ -23,6 +23,12 @@ MAX_ASPECT_RATIO = 200
 
 Record = dict[str, Any]
 
+# What write_dataset makes; --overwrite deletes nothing else.
+_OWN_NAMES = {*(f"{split}.jsonl" for split in SPLITS), "dataset.json", "problems.jsonl", "images"}
+
+# Line breaks and other control characters, special tokens, and the words that stand for pictures and boxes in a turn.
+_UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]|<\||<click>|<image>|<boxes[:>]")
+
 # Tokens that start or end a turn or a picture in every Qwen family; as text in a turn they would do so, too.
 _TURN_TOKENS = re.compile(r"<\|(?:im_|endoftext|vision_|image_|video_)")
 
@@ -44,8 +50,8 @@ def label_problem(label: object) -> str | None:
         return f"class name {label!r} is empty"
     if label != label.strip():
         return f"class name {label!r} has space around it"
-    if "<|" in label or "\n" in label or "<click>" in label or "<image>" in label:
-        return f"class name {label!r} holds a line break or a special token"
+    if found := _UNSPEAKABLE.search(label):
+        return f"class name {label!r} holds {found.group()!r}, part of a special token or a control character"
     return None
 
 
@@ -219,7 +225,7 @@ def write_dataset(
     directory = Path(directory).resolve()  # through a link, so that replacing the folder leaves the link
     check_writable_target(directory, overwrite)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name[:64]}.", dir=directory.parent))
     try:
         for split, records in splits.items():
             with open(temporary / f"{split}.jsonl", "w", encoding="utf-8") as lines:
@@ -253,5 +259,9 @@ def check_writable_target(directory: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"{directory} exists. Use --overwrite to replace it, or another --out.")
-    if not (directory / "dataset.json").is_file():
-        raise UserError(f"{directory} holds something other than a prepared data set; --overwrite replaces only those.")
+    names = {path.name for path in directory.iterdir()}
+    if "dataset.json" not in names or names - _OWN_NAMES:
+        foreign = ", ".join(sorted(names - _OWN_NAMES)[:10]) or "no dataset.json"
+        raise UserError(
+            f"{directory} holds something other than a prepared data set ({foreign}); --overwrite replaces only those."
+        )

@@ -167,6 +167,8 @@ def test_an_existing_data_set_is_replaced_only_with_overwrite(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     assert "other than a prepared data set" in failure(capsys, "coco", more, "--out", tmp_path / "mine", "--overwrite")
+    (out / "thesis.txt").touch()
+    assert "thesis.txt" in failure(capsys, "coco", more, "--out", out, "--overwrite")
 
 
 def test_a_data_set_inside_its_own_source_is_not_read_again(tmp_path, capsys):

@@ -29,9 +29,19 @@ def with_objects(**columns) -> dict:
         (with_objects(ignore=[False]), "differ in length"),
         (with_objects(category=["cat", " dog"]), "has space around it"),
         (with_objects(category=["cat", "<|im_end|>"]), "special token"),
+        (with_objects(category=["cat", "a\x1bb"]), "control character"),
+        (with_objects(category=["cat", "<boxes:cat>"]), "special token"),
         (with_objects(category=["cat", ""]), "is empty"),
         (GOOD | {"messages": []}, "must take turns"),
         (GOOD | {"messages": GOOD["messages"][::-1]}, "must take turns"),
+        (GOOD | {"id": 5}, "must be text"),
+        (GOOD | {"width": 100, "height": 30_000}, "longer than 200 times"),
+        (with_objects(bbox=[[0, 0, 10**400, 80], [1, 2, 3, 4]]), "is not [x0, y0, x1, y1]"),
+        (with_objects(ignore=[False, "false"]), "ignore 'false' must be true or false"),
+        (
+            GOOD | {"messages": [{"role": "user", "content": "<image>Where?<|im_end|>"}, GOOD["messages"][1]]},
+            "tokens that end turns",
+        ),
         (
             GOOD | {"messages": [{"role": "user", "content": "no picture"}, GOOD["messages"][1]]},
             "must name <image> once",
@@ -69,6 +79,30 @@ def test_all_bad_lines_are_listed(tmp_path):
     assert len(error.value.problems) == 3
     for word in ("line 2: a: this id stands twice", "line 3: not JSON", "line 4: a: the lists in objects differ"):
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"classes": ["cat"], "splits": ["train"]}'])
+def test_a_wrong_dataset_json_is_one_message(tmp_path, text):
+    write(tmp_path / "d", [GOOD])
+    (tmp_path / "d" / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match="Prepare the data again"):
+        read_info(tmp_path / "d")
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    write(tmp_path / "d", [GOOD])
+    for name in ("train.jsonl", "dataset.json"):
+        path = tmp_path / "d" / name
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read_records(tmp_path / "d", "train") == [GOOD]
+
+
+def test_a_link_to_a_data_set_stays_a_link(tmp_path):
+    write(tmp_path / "d", [GOOD])
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    write(tmp_path / "link", [GOOD, GOOD | {"id": "b"}], overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert len(read_records(tmp_path / "d", "train")) == 2
 
 
 def test_nothing_is_replaced_unasked_or_by_half(tmp_path):
