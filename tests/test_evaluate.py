@@ -275,7 +275,7 @@ def test_a_corrupt_checkpoint_is_one_message(run, tmp_path, capsys, name, damage
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda key, tensor: {key.replace("language_model", "model"): tensor}, "not whole, 112 of its weights"),
+        (lambda key, tensor: {key.replace("language_model", "model"): tensor}, "not whole, .* of its weights"),
         (lambda key, tensor: {} if "layers.1" in key else {key: tensor}, "missing: "),
         (lambda key, tensor: {key: tensor * float("nan")}, "not finite: "),
         (lambda key, tensor: {key: tensor[:-1].contiguous()}, "cannot be read: .*size mismatch"),

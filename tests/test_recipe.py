@@ -3,12 +3,15 @@
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
+from test_train import train
 
 from boxtune.errors import UserError
 from boxtune.modeling import ALL_LINEAR, ATTENTION, load_config, lora_config, lora_target_regex
@@ -197,6 +200,37 @@ def test_a_full_disk_is_one_message_and_leaves_no_half_checkpoint(squares, tmp_p
     assert "Traceback" not in result.stderr
     assert "could not be saved" in result.stderr
     assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+@pytest.fixture(scope="module")
+def half_run(squares, tmp_path_factory) -> Path:
+    return train(squares, tmp_path_factory.mktemp("half") / "run", "--save_steps", 1)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "option"),
+    [("trainer_state.json", []), ("optimizer.pt", []), ("adapter_model.safetensors", []), (None, ["--lora_r", 4])],
+)
+def test_a_checkpoint_that_cannot_be_resumed_is_one_message(half_run, squares, tmp_path, capsys, damaged, option):
+    """Torn, or trained with another LoRA; the run itself stays as it was."""
+    run = tmp_path / "run"
+    shutil.copytree(half_run, run)
+    if damaged:
+        (run / "checkpoint-2" / damaged).write_text("{")
+    before = sorted(path.name for path in run.iterdir())
+    with pytest.raises(SystemExit) as stop:
+        train(squares, run, "--resume_from_checkpoint", "true", "--max_steps", 3, *option)
+    assert stop.value.code == 2
+    assert f"{run / 'checkpoint-2'}" in capsys.readouterr().err
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_a_run_that_diverged_is_not_saved(squares, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train(squares, tmp_path / "run", "--learning_rate", "1e30", "--warmup_steps", 0, "--max_steps", 3)
+    assert stop.value.code == 2
+    assert "training diverged" in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("*/adapter_model.safetensors"))
 
 
 def test_help_lists_targets_and_recipes():
