@@ -279,6 +279,7 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
     values.setdefault("output_dir", f"runs/{name}")
     values.setdefault("data_dir", f"data/{recipe_path.stem}")
     values.setdefault("run_name", name)
+    values.setdefault("disable_tqdm", False)  # transformers drops the bar with its notes, which scripts silence
     values, notes = fit_to_machine(values)
     types = _declared_types()
     parser.set_defaults_with_config(**{key: _as_default(value, types[key]) for key, value in values.items()})
