@@ -212,6 +212,7 @@ def test_trackers_that_are_absent_or_not_logged_in_do_not_stop_a_run(squares, tm
     command = [sys.executable, str(ROOT / "train_sft.py"), "--config", str(recipe)]
     result = subprocess.run(command, cwd=tmp_path, env=logged_out, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "2/2 [" in result.stderr, "the progress bar is missing"
     assert "wandb is not logged in" in result.stdout
     assert "mlflow is not installed" in result.stdout
     assert list((tmp_path / "wandb").glob("offline-run-*"))
