@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from boxtune.codecs import Answer, Codec
-from boxtune.collator import IGNORE_INDEX, grid_input_size
+from boxtune.collator import IGNORE_INDEX, expected_input_size, grid_input_size
 from boxtune.grounding import Grounding
 from boxtune.prompts import answer_category
 from boxtune.records import Record, answer_objects
@@ -108,10 +108,8 @@ def check_batch(
         example = CheckedExample(record, supervised_texts(batch["labels"][row], processor.tokenizer), [], input_size)
         example.image = seen_image(batch["pixel_values"][start : start + patches], grid, processor.image_processor)
         start += patches
-        if (
-            budget != (grounding.min_pixels, grounding.max_pixels)
-            or input_size[0] * input_size[1] > grounding.max_pixels
-        ):
+        expected = expected_input_size(processor, (record["height"], record["width"]))
+        if budget != (grounding.min_pixels, grounding.max_pixels) or input_size != expected:
             example.problems.append(
                 f"pixel budget: the picture came out {input_size[1]} × {input_size[0]} under {budget}, the checkpoint would "
                 f"remember {(grounding.min_pixels, grounding.max_pixels)}"
