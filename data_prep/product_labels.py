@@ -183,9 +183,11 @@ def _flat_table(rng, width: int, style: Style, title: str, names: list[str], lan
     return grid(rows, width, style, title)
 
 
-def distractor(rng: np.random.Generator, width: int, style: Style, language: Language) -> Image.Image:
-    """Print of another kind, often a table in the very same style."""
-    kind = pick(rng, ("ingredients", "ingredients", "notes", "barcode", "hours", "prices", "recipe", "logo"))
+DISTRACTORS = ("ingredients", "ingredients", "notes", "barcode", "hours", "prices", "recipe", "logo")
+
+
+def distractor(rng: np.random.Generator, kind: str, width: int, style: Style, language: Language) -> Image.Image:
+    """Print of another kind (one of DISTRACTORS), often a table in the very same style."""
     heading, *items = words(language.ingredients)
     items = list(rng.permutation(items))
     size = max(int(width / rng.uniform(18, 30)), SMALLEST_FONT + 1)

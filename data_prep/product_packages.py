@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_prep.product_labels import Style, distractor, nutrition_table, print_line
+from data_prep.product_labels import DISTRACTORS, Style, distractor, nutrition_table, print_line
 from data_prep.product_words import BRANDS, GOODS, LANGUAGES, pick
 
 MARGIN = 2  # transparent pixels around a face, so that its edges come out smooth
@@ -26,12 +26,17 @@ class Package:
     """`projection` is the (3, 4) camera that takes (x, y, z, 1), the middle of the face being the origin, to the picture."""
 
     face: Image.Image  # RGBA, flat
-    tables: list[Rectangle]  # nutrition tables, in pixels of the flat face
+    panels: list[tuple[str, Rectangle]]  # kind ("nutrition" or one of DISTRACTORS) and place, in pixels of the flat face
     colour: tuple[int, int, int]
     depth: float  # of a carton, in pixels of the face; 0 is flat
     bend: float  # half the angle of the visible part of a jar; 0 is flat
     sag: float  # how far the middle of a bent face comes down, in pixels of the face
     projection: np.ndarray
+
+    @property
+    def tables(self) -> list[Rectangle]:
+        """The nutrition tables, in pixels of the flat face."""
+        return [rectangle for kind, rectangle in self.panels if kind == "nutrition"]
 
     def project(self, points_xyz) -> np.ndarray:
         """(N, 3) points round the middle of the face → (N, 2) points of the picture."""
@@ -130,11 +135,11 @@ def fractal(rng, width: int, height: int, cells: int, octaves: int = 3, stretch:
 def make_package(rng, width: int, height: int, roll: float, tables: int) -> Package:
     """A package of about `width` × `height` pixels round the picture's origin, turned by `roll` (radians)."""
     kind = pick(rng, ("carton", "carton", "card", "pouch", "jar"))
-    face, rectangles, colour = _face(rng, kind, width, height, tables)
+    face, panels, colour = _face(rng, kind, width, height, tables)
     depth = width * rng.uniform(0.15, 0.5) if kind == "carton" else 0.0
     bend = rng.uniform(0.8, 1.2) if kind == "jar" else 0.0
     projection = _camera(rng, roll, 2.2 * max(width, height))
-    return Package(face, rectangles, colour, depth, bend, height * rng.uniform(0.01, 0.06), projection)
+    return Package(face, panels, colour, depth, bend, height * rng.uniform(0.01, 0.06), projection)
 
 
 def _camera(rng, roll: float, distance: float) -> np.ndarray:
@@ -179,7 +184,7 @@ def _palette(rng) -> tuple[tuple[int, int, int], Style]:
 
 
 def _face(rng, kind: str, width: int, height: int, tables: int):
-    """(face, rectangles of the tables, colour): the flat print of a package."""
+    """(face, panels, colour): the flat print of a package."""
     base, style = _palette(rng)
     face = Image.new("RGBA", (width, height), base)
     draw, top, bottom = ImageDraw.Draw(face), 0, height
@@ -199,10 +204,10 @@ def _face(rng, kind: str, width: int, height: int, tables: int):
         top, bottom = (top + band, bottom) if at_top else (top, bottom - band)
     if not tables and rng.random() < 0.5:
         _front(rng, face, top, bottom, base, style)
-        rectangles = []
+        panels = []
     else:
-        rectangles = _panels(rng, face, style, tables, top, bottom)
-    return _relief(rng, face, kind), rectangles, base
+        panels = _panels(rng, face, style, tables, top, bottom)
+    return _relief(rng, face, kind), panels, base
 
 
 def _brand(rng, face: Image.Image, top: int, height: int, base, style: Style) -> None:
@@ -231,38 +236,42 @@ def _front(rng, face: Image.Image, top: int, bottom: int, base, style: Style) ->
         draw.circle((x + r * math.cos(angle), y + r * math.sin(angle)), piece, fill=colour)
 
 
-def _panels(rng, face: Image.Image, style: Style, tables: int, top: int, bottom: int) -> list[Rectangle]:
-    """Print tables and other panels in one or two columns; the rectangles of the tables."""
+def _panels(rng, face: Image.Image, style: Style, tables: int, top: int, bottom: int) -> list[tuple[str, Rectangle]]:
+    """Print nutrition tables and other panels in one or two columns; what lies where."""
     gap = max(face.width // 30, 4)
     two = face.width > 1.2 * (bottom - top) or rng.random() < 0.15
     cuts = [gap, round(face.width * rng.uniform(0.4, 0.6)), face.width] if two else [gap, face.width]
     widths = [right - left - gap for left, right in pairwise(cuts)]
     columns, free = [[] for _ in widths], [bottom - top - 2 * gap for _ in widths]
     first = int(rng.integers(len(columns)))
-    for i, make in enumerate([nutrition_table] * tables + [distractor] * 4):
-        c = (first + i) % len(columns)
-        if make is distractor and free[c] < 30:
+    for i in range(tables + 4):
+        c, is_table = (first + i) % len(columns), i < tables
+        if not is_table and free[c] < 30:
             continue
-        panel = make(rng, int(widths[c] * rng.uniform(0.65, 1)), style, pick(rng, list(LANGUAGES.values())))
+        breadth, language = int(widths[c] * rng.uniform(0.65, 1)), pick(rng, list(LANGUAGES.values()))
+        kind = "nutrition" if is_table else pick(rng, DISTRACTORS)
+        if is_table:
+            panel = nutrition_table(rng, breadth, style, language)
+        else:
+            panel = distractor(rng, kind, breadth, style, language)
         room = free[c] / (2 if tables > len(columns) and i == 0 else 1)
-        if panel.height > room and make is distractor:
+        if panel.height > room and not is_table:
             continue
         panel.thumbnail((widths[c], max(room, 8)), Image.Resampling.LANCZOS)
-        columns[c].append((make, panel))
+        columns[c].append((kind, panel))
         free[c] -= panel.height + gap
-    rectangles = []
+    placed = []
     for left, width, column, rest in zip(cuts[:-1], widths, columns, free, strict=True):
         y, rest = top + gap, max(rest, 0)
         for i in rng.permutation(len(column)):
-            make, panel = column[i]
+            kind, panel = column[i]
             slack = int(rng.random() * rest)
             y, rest = y + slack, rest - slack
             x = left + int(rng.random() * max(width - panel.width, 0))
             face.paste(panel, (x, y), panel)
-            if make is nutrition_table:
-                rectangles.append((x, y, x + panel.width, y + panel.height))
+            placed.append((kind, (x, y, x + panel.width, y + panel.height)))
             y += panel.height + gap
-    return rectangles
+    return placed
 
 
 def _relief(rng, face: Image.Image, kind: str) -> Image.Image:

@@ -31,11 +31,16 @@ def draw_picture(seed: int, index: int, size: int = 448) -> Picture:
     rng = np.random.default_rng(np.random.SeedSequence((seed, index)))
     long_side, aspect = size * rng.uniform(0.7, 1.4), pick(rng, ASPECTS)
     width, height = round(long_side * min(aspect, 1)), round(long_side / max(aspect, 1))
-    packages = compose(rng, width, height)
+    packages = compose(rng, width, height, int(rng.choice(TABLES, p=TABLES_SHARE)))
     outlines = [package.outline(table) for package in packages for table in package.tables]
     boxes = [bound(visible_part(outline, width, height)) for outline in outlines]
-    image = _photograph(rng, _paint(rng, packages, width, height))
+    image = photograph(rng, packages, width, height)
     return Picture(image, boxes, int(rng.integers(55, 96)))
+
+
+def photograph(rng, packages: list[Package], width: int, height: int) -> Image.Image:
+    """The packages, back to front, on a ground, through a lens."""
+    return _expose(rng, _paint(rng, packages, width, height))
 
 
 def visible_part(polygon: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -57,9 +62,8 @@ def bound(polygon: np.ndarray) -> list[float]:
     return np.concatenate([polygon.min(axis=0), polygon.max(axis=0)]).round(1).tolist()
 
 
-def compose(rng, width: int, height: int) -> list[Package]:
-    """Packages from back to front; every table is large enough, inside the picture and not hidden."""
-    tables = int(rng.choice(TABLES, p=TABLES_SHARE))
+def compose(rng, width: int, height: int, tables: int) -> list[Package]:
+    """Packages from back to front; every nutrition table is large enough, inside the picture and not hidden."""
     count = pick(rng, PACKAGES[tables])
     shares = [tables // count + (i < tables % count) for i in range(count)]
     while True:
@@ -183,7 +187,7 @@ def _shelf(rng, width: int, height: int) -> Image.Image:
     return small.filter(ImageFilter.GaussianBlur(rng.uniform(1, 3))).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _photograph(rng, image: Image.Image) -> Image.Image:
+def _expose(rng, image: Image.Image) -> Image.Image:
     """Focus, motion, uneven light, colour cast and sensor noise."""
     lens = rng.random()
     if lens < 0.35:

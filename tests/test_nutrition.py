@@ -97,7 +97,7 @@ def test_boxes_are_where_the_tables_are_painted():
     for index in range(60):
         rng = np.random.default_rng((11, index))
         width, height = (int(side) for side in rng.integers(200, 500, 2))
-        for package in compose(rng, width, height):
+        for package in compose(rng, width, height, index % 4):
             for x0, y0, x1, y1 in package.tables:
                 face = Image.new("RGBA", package.face.size)
                 ImageDraw.Draw(face).rectangle((x0, y0, x1 - 1, y1 - 1), fill="white")
