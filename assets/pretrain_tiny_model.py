@@ -5,13 +5,13 @@
 Pictures come from pretraining_pictures.py; text, coordinates and labels from the project's own collator, so fine-tuning
 finds what it expects. The loss is next-token cross entropy on the answer. A dense head that is thrown away at the end
 helps: from a middle layer it reads, for each picture token, which class lies there and where that object's box is.
-Without it the model spends most of its steps on a plateau. An interrupted run goes on from --work.
+Without it the model spends most of its steps on a plateau. The rate is constant until it falls to zero over the last
+fifth, so a run that was stopped before its last fifth can go on from --work with another --steps.
 """
 
 import argparse
 import csv
 import json
-import math
 import os
 import random
 import shutil
@@ -20,7 +20,9 @@ from pathlib import Path
 
 import torch
 from build_tiny_model import build_model, build_processor, build_tokenizer
-from pretraining_pictures import CLASSES, STAGES, Scene, Stage, draw_scene
+from muon import Muon
+from pretraining_objects import CLASSES
+from pretraining_pictures import STAGES, Scene, Stage, draw_scene
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -37,6 +39,11 @@ DENSE_LAYER = 3  # of 6: the later half is left for reading the box out
 DENSE_SCALE = 224  # pixels of the input that count as 1 in the dense head's coordinates
 BACKGROUND = len(CLASSES)
 EVAL_IMAGES = 64
+MAX_NEW_TOKENS = 480  # fifteen boxes
+# What the summed loss of an example's answer is divided by: a constant, so that a batch of short answers, each of a
+# few certain tokens, weighs less than one of long answers.
+TOKENS_PER_ANSWER = 64
+POOL = 4  # batches drawn at a time and shared out by length, so that little is padded
 HELD_OUT = "held out"
 CURVE = ("step", "seconds", "stage", "loss", "dense_loss", "f1", "mean_iou_gt")
 
@@ -47,11 +54,21 @@ def choose_question(rng: random.Random, scene: Scene, stage: Stage) -> list[str]
     absent = [name for name in CLASSES if name not in present]
     if not present or rng.random() < stage.absent:
         return [rng.choice(absent)]
-    if rng.random() < 0.5:
+    if rng.random() < 0.35:
         return [rng.choice(present)]
     asked = present + rng.sample(absent, rng.choice((0, 0, 1, 2)))
     rng.shuffle(asked)
     return asked
+
+
+def in_order(rng: random.Random, objects: list[tuple[list[float], str]], stage: Stage) -> list:
+    """(box_xyxy, label) pairs mostly in the order of lines of print, else the largest first, else in any order."""
+    kind = rng.random()
+    if kind < stage.raster:
+        return sorted(objects, key=lambda pair: (pair[0][1], pair[0][0]))
+    if kind < (1 + stage.raster) / 2:
+        return sorted(objects, key=lambda pair: -(pair[0][2] - pair[0][0]) * (pair[0][3] - pair[0][1]))
+    return rng.sample(objects, len(objects))
 
 
 def make_record(name: str, stage: Stage) -> dict:
@@ -60,7 +77,7 @@ def make_record(name: str, stage: Stage) -> dict:
     scene = draw_scene(rng, stage)
     asked = choose_question(rng, scene, stage)
     objects = [pair for pair in zip(scene.boxes_xyxy, scene.labels, strict=True) if pair[1] in asked]
-    objects.sort(key=lambda pair: pair[0][0] + pair[0][1])
+    objects = in_order(rng, objects, stage)
     return {
         "id": name,
         "image": name,
@@ -128,14 +145,14 @@ def make_collator() -> SceneCollator:
         format_sentence=FORMAT_SENTENCES["json"],
         min_pixels=size["shortest_edge"],
         max_pixels=size["longest_edge"],
-        max_new_tokens=96,
+        max_new_tokens=MAX_NEW_TOKENS,
         base_model="",
     )
     return SceneCollator(processor, grounding, Path())
 
 
-def stage_at(step: int, steps: int, ends: list[float]) -> int:
-    return sum(step >= end * steps for end in ends)
+def stage_at(step: int, ends: list[int]) -> int:
+    return sum(step >= end for end in ends)
 
 
 class Batches(IterableDataset):
@@ -146,19 +163,29 @@ class Batches(IterableDataset):
 
     def __iter__(self):
         collator = make_collator()
-        for step in range(self.start, self.args.steps):
-            stage = STAGES[stage_at(step, self.args.steps, self.args.stage_ends)]
-            names = [f"{self.args.seed}/{step}/{i}" for i in range(self.args.batch_size)]
-            yield collator.collate([make_record(name, stage) for name in names])
+        for first in range(self.start - self.start % POOL, self.args.steps, POOL):
+            for step, records in enumerate(self.pool(first), first):
+                if self.start <= step < self.args.steps:
+                    yield collator.collate(records)
+
+    def pool(self, first: int) -> list[list[dict]]:
+        """The records of POOL batches from step `first` on: short answers with short ones, the batches in any order."""
+        size, stage = self.args.batch_size, STAGES[stage_at(first, self.args.stage_ends)]
+        records = [make_record(f"{self.args.seed}/{first}/{i}", stage) for i in range(POOL * size)]
+        records.sort(key=lambda record: len(record["objects"]["bbox"]))
+        batches = [records[i : i + size] for i in range(0, len(records), size)]
+        random.Random(f"{self.args.seed}/{first}").shuffle(batches)
+        return batches
 
 
-def losses(model, dense_head, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(cross entropy of the answer tokens, loss of the dense head)."""
+def losses(model, dense_head, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """(cross entropy of the answer tokens: its sum over TOKENS_PER_ANSWER an example, and its mean; loss of the dense head)."""
     labels, classes, boxes = (batch.pop(key) for key in ("labels", "dense_classes", "dense_boxes"))
     output = model.model(**batch, output_hidden_states=True, use_cache=False)
     supervised = labels[:, 1:] != IGNORE_INDEX
     logits = model.lm_head(output.last_hidden_state[:, :-1][supervised])
-    answer_loss = functional.cross_entropy(logits, labels[:, 1:][supervised])
+    mean_loss = functional.cross_entropy(logits, labels[:, 1:][supervised])
+    answer_loss = mean_loss * supervised.sum() / (TOKENS_PER_ANSWER * len(labels))
 
     is_image = batch["mm_token_type_ids"] == 1
     dense = dense_head(output.hidden_states[DENSE_LAYER][is_image])  # (all picture tokens, classes + 1 + 4)
@@ -166,7 +193,7 @@ def losses(model, dense_head, batch: dict[str, torch.Tensor]) -> tuple[torch.Ten
     inside = classes != BACKGROUND
     if inside.any():
         dense_loss = dense_loss + 4 * (dense[inside, -4:] - boxes[inside]).abs().mean()
-    return answer_loss, dense_loss
+    return answer_loss, mean_loss.detach(), dense_loss
 
 
 def evaluate(model, collator: SceneCollator, records: list[dict]) -> dict:
@@ -187,17 +214,27 @@ def held_out(count: int, seed: int) -> list[dict]:
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth."""
-    warm = min(1.0, (step + 1) / args.warmup)
-    return args.learning_rate * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * step / args.steps)) / 2)
+    """The share of the peak rate: linear warm-up, constant, linear to zero over the last fifth."""
+    return min(1.0, (step + 1) / args.warmup, (args.steps - step) / (0.2 * args.steps))
 
 
-def make_optimizer(model, dense_head, args: argparse.Namespace) -> torch.optim.AdamW:
-    named = [*model.named_parameters(), *dense_head.named_parameters()]
-    decayed = [p for _, p in named if p.ndim >= 2]
-    plain = [p for _, p in named if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98))
+def make_optimizers(model, dense_head, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of both towers' layers, AdamW for the rest.
+
+    The merger between the towers is left to AdamW: orthogonalising its wide matrix alone would cost as much as all others.
+    """
+    layers = [*model.model.visual.blocks.parameters(), *model.model.language_model.layers.parameters()]
+    matrices = [parameter for parameter in layers if parameter.ndim == 2]
+    taken = {id(parameter) for parameter in matrices}
+    others = [p for p in [*model.parameters(), *dense_head.parameters()] if id(p) not in taken]
+    optimizers = [
+        Muon(matrices, lr=args.learning_rate, weight_decay=0.02),
+        torch.optim.AdamW(others, lr=args.adam_learning_rate, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
 
 
 def save_model(model, out: Path) -> None:
@@ -241,37 +278,41 @@ def append_row(path: Path, **row) -> None:
 def train(args: argparse.Namespace) -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
     collator = make_collator()
     model = build_model(FAMILY, collator.tokenizer, seed=args.seed, **SIZES).float().train()
     dense_head = torch.nn.Linear(SIZES["hidden"], len(CLASSES) + 1 + 4)
-    optimizer = make_optimizer(model, dense_head, args)
+    optimizers = make_optimizers(model, dense_head, args)
     start, spent, state_path, curve = 0, 0.0, args.work / "state.pt", args.work / "curve.csv"
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
         model.load_state_dict(state["model"])
         dense_head.load_state_dict(state["dense_head"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         start, spent = state["step"], state["seconds"]
         print(f"going on from step {start}", flush=True)
     held = held_out(EVAL_IMAGES, args.seed)
 
     recent, began = [], time.monotonic() - spent
     for step, batch in enumerate(DataLoader(Batches(args, start), batch_size=None, num_workers=1), start):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args)
-        answer_loss, dense_loss = losses(model, dense_head, batch)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * learning_rate(step, args)
+        answer_loss, mean_loss, dense_loss = losses(model, dense_head, batch)
         (answer_loss + args.dense_weight * dense_loss).backward()
         torch.nn.utils.clip_grad_norm_([*model.parameters(), *dense_head.parameters()], 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        recent.append((answer_loss.item(), dense_loss.item()))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        recent.append((mean_loss.item(), dense_loss.item()))
         done = step + 1
         if done % args.log_every and done != args.steps:
             continue
         row = {
             "step": done,
             "seconds": round(time.monotonic() - began),
-            "stage": stage_at(step, args.steps, args.stage_ends),
+            "stage": stage_at(step, args.stage_ends),
             "loss": round(sum(a for a, _ in recent) / len(recent), 4),
             "dense_loss": round(sum(b for _, b in recent) / len(recent), 4),
         }
@@ -284,7 +325,7 @@ def train(args: argparse.Namespace) -> None:
             state_path,
             model=model.state_dict(),
             dense_head=dense_head.state_dict(),
-            optimizer=optimizer.state_dict(),
+            optimizers=[optimizer.state_dict() for optimizer in optimizers],
             step=done,
             seconds=time.monotonic() - began,
         )
@@ -313,16 +354,17 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="state, curve and checkpoints")
     parser.add_argument("--out", type=Path, help="where the finished model goes; left out: only --work")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--stage-ends", type=float, nargs=2, default=[0.2, 0.45], help="shares of the steps")
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--stage-ends", type=int, nargs=3, default=[400, 800, 1600], help="steps; multiples of 4")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="Muon's")
+    parser.add_argument("--adam-learning-rate", type=float, default=1e-3)
     parser.add_argument("--warmup", type=int, default=100)
     parser.add_argument("--dense-weight", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--log-every", type=int, default=50)
-    parser.add_argument("--save-every", type=int, default=300)
+    parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--report-images", type=int, default=500)
     arguments = parser.parse_args()
     train(arguments)

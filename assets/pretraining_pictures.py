@@ -1,41 +1,65 @@
-"""Pictures on which the embedded model is pretrained: plain shapes, text blocks, tables and figures on varied grounds.
+"""Pictures on which the embedded model is pretrained: things scattered or crowded, pages of blocks, food packages.
 
-`draw_scene(rng, stage)` depends on the generator alone; later stages hold more, smaller objects in larger pictures.
-Words are made of random syllables. There is no nutrition table: finding those is what fine-tuning is to teach.
+`draw_scene(rng, stage)` depends on the generator alone; later stages hold more, smaller things and more kinds of scene.
+There is no nutrition table: finding those is what fine-tuning is to teach.
 """
 
-import functools
 import math
 import random
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
+from pretraining_objects import CLASSES, WORDY, colour, draw_ground, draw_object, ink_on, object_size, turn
 
-CLASSES = (
-    "circle", "square", "triangle", "star", "cross", "ring", "cell", "balloon", "box", "label", "barcode", "title",
-    "text", "figure", "table",
-)  # fmt: skip
-ROUND = {"circle", "ring", "cell"}
-WORDY = {"title", "text", "table", "label"}
-SYLLABLES = ("ka", "lo", "mi", "ne", "ru", "sta", "ver", "on", "tis", "pra", "gel", "dor", "qui", "bum", "wex", "ha")
+from data_prep.product_packages import Package
+from data_prep.product_pictures import bound, compose, photograph, visible_part
+
+# What the panels of a package (data_prep.product_labels.DISTRACTORS) are called here.
+PANEL_CLASSES = {
+    "ingredients": "text", "notes": "text", "barcode": "barcode", "logo": "label",
+    "hours": "table", "prices": "table", "recipe": "table",
+}  # fmt: skip
+MOST_OBJECTS = 15
+LEAST_SIDE = 5  # pixels of the picture; smaller things are drawn but not asked for
+PAGE_BLOCKS = {  # class: (how often, least and greatest height as shares of the page's)
+    "title": (0.2, 0.03, 0.06), "text": (0.45, 0.06, 0.3), "table": (0.2, 0.12, 0.35), "figure": (0.15, 0.12, 0.35),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How hard the pictures are: objects a picture, their long side as a share of the picture's short side, area."""
+    """How hard the pictures are."""
 
-    counts: tuple[int, ...]
-    shares: tuple[float, float]
+    kinds: tuple[str, ...]  # of scene, as often as they are named
+    counts: tuple[int, ...]  # of things scattered
+    shares: tuple[float, float]  # their long sides over the picture's short side
     area: tuple[int, int]  # pixels of the picture that the model will see
     absent: float  # share of questions about a class that is not there
+    raster: float = 1.0  # share of answers in the order of lines of print; the others by area, or in any order
     photo: bool = False  # whether things lie turned, on cards, cut by the border, out of focus
 
 
 STAGES = (
-    Stage(counts=(1,), shares=(0.40, 0.85), area=(112 * 84, 126 * 126), absent=0.0),
-    Stage(counts=(1, 1, 1, 2), shares=(0.28, 0.85), area=(112 * 112, 168 * 168), absent=0.04),
-    Stage(counts=(0, 1, 1, 1, 2, 2, 3), shares=(0.20, 0.90), area=(140 * 140, 224 * 224), absent=0.08, photo=True),
+    Stage(("scatter",), counts=(1,), shares=(0.40, 0.85), area=(112 * 84, 126 * 126), absent=0.0),
+    Stage(("scatter",), counts=(1, 1, 1, 2), shares=(0.28, 0.85), area=(112 * 112, 168 * 168), absent=0.04),
+    Stage(
+        ("scatter", "scatter", "scatter", "packages", "page"),
+        counts=(0, 1, 1, 1, 2, 2, 3),
+        shares=(0.20, 0.90),
+        area=(140 * 140, 196 * 196),
+        absent=0.08,
+        photo=True,
+    ),
+    Stage(
+        ("scatter", "scatter", "scatter", "packages", "packages", "page", "crowd"),
+        counts=(0, 1, 1, 1, 2, 2, 3, 4, 6),
+        shares=(0.15, 0.90),
+        area=(140 * 140, 252 * 252),
+        absent=0.12,
+        raster=0.8,
+        photo=True,
+    ),
 )
 
 
@@ -47,231 +71,66 @@ class Scene:
     boxes_xyxy: list[list[float]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
 
-
-@functools.lru_cache(maxsize=64)
-def font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
-def word(rng: random.Random) -> str:
-    made = "".join(rng.choices(SYLLABLES, k=rng.randint(1, 3)))
-    return made.capitalize() if rng.random() < 0.3 else made
+    def add(self, label: str, box_xyxy: list[float]) -> None:
+        """Note a thing by the part of its box that lies inside the picture."""
+        x0, y0, x1, y1 = box_xyxy
+        x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, self.image.width), min(y1, self.image.height)
+        if min(x1 - x0, y1 - y0) >= LEAST_SIDE and len(self.labels) < MOST_OBJECTS:
+            self.boxes_xyxy.append([x0, y0, x1, y1])
+            self.labels.append(label)
 
 
-def number(rng: random.Random) -> str:
-    return f"{rng.uniform(0, 99):.{rng.randint(0, 1)}f}{rng.choice(['', '', ' m', ' %', ' kg'])}"
-
-
-def colour(rng: random.Random, low: int = 0, high: int = 255) -> tuple[int, int, int]:
-    return tuple(rng.randint(low, high) for _ in range(3))
-
-
-def ink_on(rng: random.Random, ground: tuple[int, int, int]) -> tuple[int, int, int]:
-    """A colour that can be told from `ground`."""
-    while True:
-        made = colour(rng)
-        if sum(abs(a - b) for a, b in zip(made, ground, strict=True)) > 220:
-            return made
-
-
-def strong_ink(rng: random.Random, ground: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Nearly black on light ground, nearly white on dark: what print uses."""
-    return colour(rng, 0, 70) if sum(ground) > 380 else colour(rng, 200, 255)
-
-
-# ---- grounds ---------------------------------------------------------------------------------------------------------
-
-
-def draw_ground(rng: random.Random, width: int, height: int) -> tuple[Image.Image, tuple[int, int, int]]:
-    """(picture, its main colour): plain, a gradient, noise or stripes, sometimes with empty cards on it."""
-    main = colour(rng, 150, 255) if rng.random() < 0.6 else colour(rng)
-    kind = rng.choice(["plain", "gradient", "noise", "stripes"])
-    if kind == "gradient":
-        other = tuple(min(max(v + rng.randint(-60, 60), 0), 255) for v in main)
-        corners = np.array([[main, other], [other, main]] if rng.random() < 0.3 else [[main, main], [other, other]])
-        if rng.random() < 0.5:
-            corners = corners.transpose(1, 0, 2)
-        image = Image.fromarray(corners.astype(np.uint8)).resize((width, height), Image.Resampling.BILINEAR)
-    elif kind == "noise":
-        grain = np.random.default_rng(rng.getrandbits(32))
-        cells = rng.choice([4, 12, 40, 100])
-        speckle = grain.normal(0, rng.uniform(4, 22), (cells, cells, 1)) + np.array(main)
-        tile = Image.fromarray(speckle.clip(0, 255).astype(np.uint8))
-        image = tile.resize((width, height), Image.Resampling.BILINEAR)
+def draw_scene(rng: random.Random, stage: Stage) -> Scene:
+    area = math.exp(rng.uniform(math.log(stage.area[0]), math.log(stage.area[1])))
+    aspect = math.exp(rng.uniform(-0.55, 0.55))
+    # Half of the later stages' pictures are larger than the model's input, as photographs are, and shrink on the way.
+    scale = rng.uniform(1.0, 1.6) if stage.photo and rng.random() < 0.5 else 1.0
+    width, height = round(math.sqrt(area * aspect) * scale), round(math.sqrt(area / aspect) * scale)
+    kind = rng.choice(stage.kinds)
+    if kind == "packages":
+        return packages(rng, width, height)
+    if kind == "page":
+        scene = page(rng, width, height)
+    elif kind == "crowd":
+        scene = crowd(rng, width, height)
     else:
-        image = Image.new("RGB", (width, height), main)
-        if kind == "stripes":
-            draw, step = ImageDraw.Draw(image), rng.randint(8, 40)
-            other = tuple(min(max(v + rng.randint(-45, 45), 0), 255) for v in main)
-            for i in range(0, max(width, height), 2 * step):
-                draw.rectangle((i, 0, i + step, height) if width > height else (0, i, width, i + step), fill=other)
-    if rng.random() < 0.25:
-        draw = ImageDraw.Draw(image)
-        x, y = rng.randint(0, width // 2), rng.randint(0, height // 2)
-        shade = tuple(min(max(v + rng.randint(-40, 40), 0), 255) for v in main)
-        draw.rectangle((x, y, x + rng.randint(width // 3, width), y + rng.randint(height // 3, height)), fill=shade)
-    return image, main
+        scene = scatter(rng, width, height, stage)
+    if stage.photo and rng.random() < 0.4:
+        scene.image = scene.image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0) * scale))
+    return scene
 
 
-# ---- objects: each fills the box (0, 0, width, height) of a transparent tile ------------------------------------------
+# ---- things anywhere -------------------------------------------------------------------------------------------------
 
 
-def draw_polygon(draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], width: int, height: int, fill) -> None:
-    draw.polygon([(x * (width - 1), y * (height - 1)) for x, y in points], fill=fill)
+def scatter(rng: random.Random, width: int, height: int, stage: Stage) -> Scene:
+    """A few things of any class that do not touch."""
+    image, ground = draw_ground(rng, width, height)
+    scene = Scene(image)
+    for _ in range(rng.choice(stage.counts)):
+        name = choose_class(rng, scene.labels)
+        for _ in range(8):
+            long_side = rng.uniform(*stage.shares) * min(width, height) * (1.3 if name == "title" else 1.0)
+            size = object_size(name, rng, long_side)
+            if size[0] < width and size[1] < height and place(scene, ground, name, size, stage.photo, rng):
+                break
+    return scene
 
 
-def draw_shape(draw: ImageDraw.ImageDraw, name: str, w: int, h: int, rng: random.Random, ink) -> None:
-    edge = (0, 0, w - 1, h - 1)
-    line = max(2, round(min(w, h) * rng.uniform(0.1, 0.2)))
-    if name == "circle":
-        draw.ellipse(edge, fill=ink)
-    elif name == "ring":
-        draw.ellipse(edge, outline=ink, width=line)
-    elif name == "cell":
-        draw.ellipse(edge, fill=tuple(v + (255 - v) // 2 for v in ink), outline=ink, width=max(1, line // 3))
-        draw.ellipse((w * 0.3, h * 0.3, w * 0.65, h * 0.65), fill=tuple(v // 2 for v in ink))
-    elif name == "square":
-        draw.rectangle(edge, fill=ink)
-    elif name == "triangle":
-        draw_polygon(draw, [(0.5, 0), (1, 1), (0, 1)], w, h, ink)
-    elif name == "cross":
-        draw.rectangle((w * 0.36, 0, w * 0.64, h - 1), fill=ink)
-        draw.rectangle((0, h * 0.36, w - 1, h * 0.64), fill=ink)
-    elif name == "star":
-        turns = [(math.sin(i * math.pi / 5), -math.cos(i * math.pi / 5), (1, 0.42)[i % 2]) for i in range(10)]
-        points = [(0.5 + 0.526 * x * r, 0.553 + 0.553 * y * r) for x, y, r in turns]
-        draw_polygon(draw, points, w, h, ink)
-    elif name == "balloon":
-        draw.ellipse((0, 0, w - 1, h * 0.72), fill=ink)
-        draw_polygon(draw, [(0.5, 0.68), (0.6, 0.78), (0.4, 0.78)], w, h, ink)
-        draw.line((w / 2, h * 0.75, w / 2, h - 1), fill=ink, width=max(1, line // 4))
-    elif name == "box":
-        dark, light = tuple(v * 2 // 3 for v in ink), tuple(v + (255 - v) // 3 for v in ink)
-        draw_polygon(draw, [(0, 0.25), (0.7, 0.25), (0.7, 1), (0, 1)], w, h, ink)
-        draw_polygon(draw, [(0, 0.25), (0.3, 0), (1, 0), (0.7, 0.25)], w, h, light)
-        draw_polygon(draw, [(0.7, 0.25), (1, 0), (1, 0.75), (0.7, 1)], w, h, dark)
-
-
-def draw_barcode(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random) -> None:
-    draw.rectangle((0, 0, w - 1, h - 1), fill=colour(rng, 235, 255))
-    x, step = 0.06 * w, max(1.0, w / rng.randint(35, 60))
-    while x < 0.93 * w:
-        bar = step * rng.randint(1, 3)
-        draw.rectangle((x, h * 0.08, x + max(bar - 1, 0), h * 0.9), fill=(0, 0, 0))
-        x += bar + step * rng.randint(1, 3)
-
-
-def draw_figure(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random) -> None:
-    """A small chart with a frame: bars or a line."""
-    ground = colour(rng, 225, 255)
-    draw.rectangle((0, 0, w - 1, h - 1), fill=ground, outline=strong_ink(rng, ground))
-    draw.line((w * 0.12, h * 0.08, w * 0.12, h * 0.88, w * 0.94, h * 0.88), fill=(20, 20, 20), width=max(1, w // 60))
-    count, ink = rng.randint(3, 7), colour(rng, 0, 190)
-    levels = [rng.uniform(0.15, 0.75) for _ in range(count)]
-    slots = [w * (0.16 + 0.76 * i / count) for i in range(count + 1)]
-    if rng.random() < 0.5:
-        for left, right, level in zip(slots[:-1], slots[1:], levels, strict=True):
-            draw.rectangle((left, h * (0.87 - level), left + (right - left) * 0.7, h * 0.87), fill=ink)
-    else:
-        points = [(x, h * (0.87 - level)) for x, level in zip(slots[:-1], levels, strict=True)]
-        draw.line(points, fill=ink, width=max(2, w // 40))
-
-
-def draw_words(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random, ink, line: float) -> None:
-    """Lines of words, `line` pixels high, that fill the tile."""
-    rows = max(1, round(h / line))
-    size = max(5, round(h / rows * 0.85))
-    for row in range(rows):
-        full = w if row < rows - 1 or rows == 1 else w * rng.uniform(0.5, 1)
-        words, length = [], 0.0
-        while length < full:
-            words.append(word(rng))
-            length += font(size).getlength(words[-1] + " ")
-        draw.text((0, row * h / rows - size * 0.12), " ".join(words), fill=ink, font=font(size))
-
-
-def draw_label(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random, ground) -> None:
-    """A rounded tag with one big word."""
-    tag = ink_on(rng, ground)
-    draw.rounded_rectangle((0, 0, w - 1, h - 1), radius=min(w, h) // 4, fill=tag)
-    size = max(6, round(h * rng.uniform(0.4, 0.55)))
-    text, ink = word(rng)[: max(2, round(1.4 * w / size))], strong_ink(rng, tag)
-    draw.text((w / 2, h / 2), text, fill=ink, font=font(size), anchor="mm")
-
-
-def draw_table(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random, around) -> None:
-    """Rows of a word and one to three numbers: ruled, zebra-striped or bare, mostly framed."""
-    rows, columns = max(3, min(rng.randint(3, 10), h // 7)), rng.randint(1, 3) + 1
-    ground = (255, 255, 255) if rng.random() < 0.5 else (colour(rng, 190, 255) if rng.random() < 0.7 else around)
-    if rng.random() < 0.12:
-        ground = colour(rng, 0, 80)
-    ink, line = strong_ink(rng, ground), max(1, round(min(w, h) / 90))
-    draw.rectangle((0, 0, w - 1, h - 1), fill=ground)
-    shade = tuple((4 * g + i) // 5 for g, i in zip(ground, ink, strict=True))
-    style = rng.choice(["rules", "grid", "zebra", "bare"])
-    head = rng.random() < 0.5
-    first = w * (rng.uniform(0.4, 0.6) if columns < 4 else 0.34)
-    edges = [0, *(first + (w - first) * i / (columns - 1) for i in range(columns))]
-    for row in range(rows):
-        top, bottom = h * row / rows, h * (row + 1) / rows
-        is_head = head and row == 0
-        if is_head and rng.random() < 0.5:
-            draw.rectangle((0, top, w - 1, bottom), fill=ink)
-        elif style == "zebra" and row % 2:
-            draw.rectangle((0, top, w - 1, bottom), fill=shade)
-        if style in {"rules", "grid"} and row:
-            draw.line((0, top, w - 1, top), fill=ink, width=line)
-        size = max(5, round(min((bottom - top) * 0.7, (edges[-1] - edges[-2]) / 3)))
-        name = f"{word(rng)} {word(rng)}"[: max(3, round(1.6 * first / size))]
-        draw.text((w * 0.03, (top + bottom) / 2), name, fill=ink, font=font(size), anchor="lm")
-        for right in edges[2:]:
-            draw.text((right - w * 0.03, (top + bottom) / 2), number(rng), fill=ink, font=font(size), anchor="rm")
-    if style == "grid":
-        for x in edges[1:-1]:
-            draw.line((x, 0, x, h - 1), fill=ink, width=line)
-    if style == "grid" or rng.random() < 0.6 or ground == around:
-        draw.rectangle((0, 0, w - 1, h - 1), outline=ink, width=line)
-
-
-def draw_object(name: str, width: int, height: int, rng: random.Random, ground) -> Image.Image:
-    tile = Image.new("RGBA", (width, height))
-    draw = ImageDraw.Draw(tile)
-    if name == "table":
-        draw_table(draw, width, height, rng, ground)
-    elif name == "label":
-        draw_label(draw, width, height, rng, ground)
-    elif name == "text":
-        draw_words(draw, width, height, rng, strong_ink(rng, ground), line=rng.uniform(7, 13))
-    elif name == "title":
-        draw_words(draw, width, height, rng, strong_ink(rng, ground), line=height)
-    elif name == "figure":
-        draw_figure(draw, width, height, rng)
-    elif name == "barcode":
-        draw_barcode(draw, width, height, rng)
-    else:
-        draw_shape(draw, name, width, height, rng, ink_on(rng, ground))
-    return tile
-
-
-# ---- scenes ----------------------------------------------------------------------------------------------------------
-
-
-def object_size(name: str, rng: random.Random, long_side: float) -> tuple[int, int]:
-    """(width, height) with the long side given and an aspect that suits the class."""
-    if name in ROUND or name in {"square", "star", "cross"}:
-        aspect = rng.uniform(0.9, 1.1)
-    elif name == "title":
-        aspect = rng.uniform(3.5, 6)
-    elif name == "label":
-        aspect = rng.uniform(1.8, 3)
-    elif name == "barcode":
-        aspect = rng.uniform(1.3, 2.2)
-    elif name == "balloon":
-        aspect = rng.uniform(0.55, 0.7)
-    else:
-        aspect = math.exp(rng.uniform(-0.6, 0.6))
-    width, height = (long_side, long_side / aspect) if aspect > 1 else (long_side * aspect, long_side)
-    return max(8, round(width)), max(8, round(height))
+def crowd(rng: random.Random, width: int, height: int) -> Scene:
+    """Many small things of one to three classes and of like size, as cells or parts lie; they may touch."""
+    image, ground = draw_ground(rng, width, height)
+    scene = Scene(image)
+    names = rng.choices([name for name in CLASSES if name not in {"title", "text"}], k=rng.choice((1, 1, 2, 3)))
+    share, gap = rng.uniform(0.13, 0.28), rng.choice((-4, -2, 2))
+    ink = ink_on(rng, ground) if rng.random() < 0.6 else None
+    for _ in range(rng.randint(4, MOST_OBJECTS)):
+        name = rng.choice(names)
+        for _ in range(8):
+            size = object_size(name, rng, share * rng.uniform(0.75, 1.3) * min(width, height))
+            if place(scene, ground, name, size, False, rng, gap, ink):
+                break
+    return scene
 
 
 def overlaps(box_xyxy: list[float], others_xyxy: list[list[float]], gap: float) -> bool:
@@ -282,69 +141,99 @@ def overlaps(box_xyxy: list[float], others_xyxy: list[list[float]], gap: float) 
 
 
 def choose_class(rng: random.Random, labels: list[str]) -> str:
-    """Tables are drawn more often: they have the most to show. Pictures often hold several objects of one class."""
+    """Tables are drawn more often: they have the most to show. Pictures often hold several things of one class."""
     if labels and rng.random() < 0.35:
         return labels[0]
     return "table" if rng.random() < 0.15 else rng.choice(CLASSES)
 
 
-def turn(tile: Image.Image, name: str, rng: random.Random) -> Image.Image:
-    """The tile turned a little, things with words sometimes by a quarter too; cut to what can be seen."""
-    angle = rng.uniform(-15, 15) if rng.random() < 0.4 else 0.0
-    if name in WORDY and rng.random() < 0.15:
-        angle += rng.choice((90, -90))
-    return tile.rotate(angle, expand=True, resample=Image.Resampling.BILINEAR) if angle else tile
-
-
-def lay_card(
-    image: Image.Image, box_xyxy: list[float], scene: Scene, rng: random.Random
-) -> tuple[int, int, int] | None:
-    """A plain card below the box, as a page or a package; its colour, or None where it would hide something."""
+def lay_card(scene: Scene, box_xyxy: list[float], rng: random.Random) -> tuple[int, int, int] | None:
+    """A plain card below the box, as a sheet or a package; its colour, or None where it would hide something."""
     reach = [rng.uniform(0.02, 0.6) * side for side in (box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]) * 2]
     x0, y0, x1, y1 = (v + sign * r for v, sign, r in zip(box_xyxy, (-1, -1, 1, 1), reach, strict=True))
     if overlaps([x0, y0, x1, y1], scene.boxes_xyxy, gap=0):
         return None
     made = colour(rng, 140, 255) if rng.random() < 0.6 else colour(rng)
-    ImageDraw.Draw(image).rounded_rectangle((x0, y0, x1, y1), radius=rng.choice((0, 6)), fill=made)
+    ImageDraw.Draw(scene.image).rounded_rectangle((x0, y0, x1, y1), radius=rng.choice((0, 6)), fill=made)
     return made
 
 
-def place(image: Image.Image, ground, name: str, size: tuple[int, int], scene: Scene, stage: Stage, rng) -> bool:
-    """Draw one object and note its visible box; False where it would touch another."""
-    w, h = size
-    out_x, out_y = (round(0.25 * side) if stage.photo and rng.random() < 0.15 else 0 for side in size)
+def place(
+    scene: Scene, ground, name: str, size: tuple[int, int], photo: bool, rng: random.Random, gap: int = 2, ink=None
+) -> bool:
+    """Draw one thing and note its visible box; False where it would come too near another."""
+    (w, h), image = size, scene.image
+    out_x, out_y = (round(0.25 * side) if photo and rng.random() < 0.15 else 0 for side in size)
     x, y = rng.randint(-out_x, image.width - w + out_x), rng.randint(-out_y, image.height - h + out_y)
-    if overlaps([x, y, x + w, y + h], scene.boxes_xyxy, gap=2):
+    if overlaps([x, y, x + w, y + h], scene.boxes_xyxy, gap):
         return False
-    if stage.photo and rng.random() < 0.5:
-        ground = lay_card(image, [x, y, x + w, y + h], scene, rng) or ground
-    tile = draw_object(name, w, h, rng, ground)
-    if stage.photo:
-        tile = turn(tile, name, rng)
+    if photo and rng.random() < 0.5:
+        ground = lay_card(scene, [x, y, x + w, y + h], rng) or ground
+    tile = draw_object(name, w, h, rng, ground, ink)
+    if photo and (angle := choose_angle(name, rng)):
+        tile = turn(tile, angle)
         x, y = x + (w - tile.width) // 2, y + (h - tile.height) // 2
     image.paste(tile, (x, y), tile)
-    left, top, right, bottom = tile.getbbox(alpha_only=True) if stage.photo else (0, 0, w, h)
-    box = [max(x + left, 0), max(y + top, 0), min(x + right, image.width), min(y + bottom, image.height)]
-    scene.boxes_xyxy.append(box)
-    scene.labels.append(name)
+    left, top, right, bottom = tile.getbbox(alpha_only=True)
+    scene.add(name, [x + left, y + top, x + right, y + bottom])
     return True
 
 
-def draw_scene(rng: random.Random, stage: Stage) -> Scene:
-    area = math.exp(rng.uniform(math.log(stage.area[0]), math.log(stage.area[1])))
-    aspect = math.exp(rng.uniform(-0.55, 0.55))
-    # Half of the last stage's pictures are larger than the model's input, as photographs are, and shrink on the way.
-    scale = rng.uniform(1.0, 1.6) if stage.photo and rng.random() < 0.5 else 1.0
-    width, height = round(math.sqrt(area * aspect) * scale), round(math.sqrt(area / aspect) * scale)
-    image, ground = draw_ground(rng, width, height)
-    scene = Scene(image)
-    for _ in range(rng.choice(stage.counts)):
-        name = choose_class(rng, scene.labels)
-        for _ in range(8):
-            long_side = rng.uniform(*stage.shares) * min(width, height)
-            size = object_size(name, rng, long_side * (1.3 if name == "title" else 1.0))
-            if size[0] < width and size[1] < height and place(image, ground, name, size, scene, stage, rng):
+def choose_angle(name: str, rng: random.Random) -> float:
+    """Degrees: mostly none, often a little; things with words sometimes lie on their side."""
+    angle = rng.uniform(-15, 15) if rng.random() < 0.4 else 0.0
+    return angle + rng.choice((90, -90)) if name in WORDY and rng.random() < 0.15 else angle
+
+
+# ---- pages and packages ----------------------------------------------------------------------------------------------
+
+
+def page(rng: random.Random, width: int, height: int) -> Scene:
+    """A sheet of paper: titles, text, tables and figures below one another in one or two columns."""
+    paper = colour(rng, 225, 255) if rng.random() < 0.7 else (255, 255, 255)
+    scene = Scene(Image.new("RGB", (width, height), paper))
+    margin, columns = rng.uniform(0.03, 0.12) * width, 2 if rng.random() < 0.35 else 1
+    gap = rng.uniform(0.02, 0.05) * height
+    column = (width - 2 * margin - (columns - 1) * gap) / columns
+    for i in range(columns):
+        left, y = margin + i * (column + gap), rng.uniform(0.03, 0.2) * height
+        while True:
+            names = list(PAGE_BLOCKS)
+            name = rng.choices(names, [PAGE_BLOCKS[name][0] for name in names])[0]
+            w = column * (rng.uniform(0.4, 0.9) if name == "title" or rng.random() < 0.2 else 1.0)
+            h = max(rng.uniform(*PAGE_BLOCKS[name][1:]) * height, 9)
+            if y + h > height - margin:
                 break
-    if stage.photo and rng.random() < 0.4:
-        scene.image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0) * scale))
+            x = left + rng.choice((0, 0, 0.5, 1)) * (column - w)
+            tile = draw_object(name, round(w), round(h), rng, paper)
+            scene.image.paste(tile, (round(x), round(y)), tile)
+            inked = tile.getbbox(alpha_only=True)
+            scene.add(name, [round(x) + inked[0], round(y) + inked[1], round(x) + inked[2], round(y) + inked[3]])
+            y += h + gap * rng.uniform(0.6, 1.6)
     return scene
+
+
+def packages(rng: random.Random, width: int, height: int) -> Scene:
+    """Food packages without a nutrition table: what else is printed on them is what there is to find."""
+    generator = np.random.default_rng(rng.getrandbits(64))
+    group = compose(generator, width, height, tables=0)
+    while not any(package.panels for package in group) and rng.random() < 0.7:
+        group = compose(generator, width, height, tables=0)
+    scene = Scene(photograph(generator, group, width, height))
+    for i, package in enumerate(group):
+        for kind, rectangle in package.panels:
+            box = bound_of_visible(package, rectangle, width, height)
+            if box is not None and not any(hides(other, box) for other in group[i + 1 :]):
+                scene.add(PANEL_CLASSES[kind], box)
+    return scene
+
+
+def bound_of_visible(package: Package, rectangle, width: int, height: int) -> list[float] | None:
+    """The box of the part of a panel that lies inside the picture, or None."""
+    part = visible_part(package.outline(rectangle), width, height)
+    return bound(part) if len(part) > 2 else None
+
+
+def hides(package: Package, box_xyxy: list[float]) -> bool:
+    """Whether a package may cover a part of the box."""
+    return overlaps(box_xyxy, [bound(np.concatenate([side for side, _ in package.polygons()]))], gap=0)
