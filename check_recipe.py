@@ -13,7 +13,7 @@ from boxtune.check_report import write_check_report
 from boxtune.checkpoint import quiet_libraries
 from boxtune.collator import GroundingCollator
 from boxtune.errors import command
-from boxtune.modeling import codec_for, load_config, load_processor
+from boxtune.modeling import load_config, load_processor
 from boxtune.recipe import load_recipe
 from boxtune.records import read_info
 from boxtune.training_data import as_dataset, describe_overlong, measure, overlong
@@ -29,14 +29,14 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(recipe.model.model_name_or_path, recipe.model.model_revision)
     data_dir = prepare_data(recipe)
     info = read_info(data_dir)
-    splits = read_splits(data_dir)
+    splits = read_splits(data_dir, recipe.grounding.object_order)
     options = recipe.grounding
     processor = load_processor(
         recipe.model.model_name_or_path, recipe.model.model_revision, options.min_pixels, options.max_pixels
     )
     grounding = describe_grounding(recipe, config, processor, splits, info["classes"])
     collator = GroundingCollator(processor, grounding, data_dir)
-    codec = codec_for(config, options.answer)
+    codec = grounding.get_codec()
 
     lengths = [entry for records in splits.values() for entry in measure(records, collator)]
     too_long = overlong(lengths, recipe.training.max_length)

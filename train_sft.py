@@ -32,7 +32,7 @@ from boxtune.modeling import (
 )
 from boxtune.prompts import first_question, format_sentence
 from boxtune.recipe import Recipe, load_recipe
-from boxtune.records import SPLITS, Record, read_info, read_records
+from boxtune.records import SPLITS, Record, in_order, read_info, read_records
 from boxtune.run_info import changed_data, changed_keys, save_run_info
 from boxtune.trackers import usable_trackers
 from boxtune.trainer import RESUME_REMEDY, GroundingTrainer
@@ -71,9 +71,10 @@ def prepare_data(recipe: Recipe) -> Path:
     return data_dir
 
 
-def read_splits(data_dir: Path) -> dict[str, list[Record]]:
+def read_splits(data_dir: Path, object_order: str) -> dict[str, list[Record]]:
     """The records of train and, where there is one, validation. Raises UserError where nothing can be trained on."""
     splits = {split: read_records(data_dir, split) for split in SPLITS[:2] if split in read_info(data_dir)["splits"]}
+    splits = {split: [in_order(record, object_order) for record in records] for split, records in splits.items()}
     if not splits.get("train"):
         raise UserError(f"{data_dir} has no training images.")
     return splits
@@ -124,7 +125,7 @@ def describe_grounding(
     recipe: Recipe, config, processor, splits: dict[str, list[Record]], classes: list[str]
 ) -> Grounding:
     """What the checkpoint will remember; the answer budget is set once the lengths are known."""
-    codec = codec_for(config, recipe.grounding.answer)
+    codec = codec_for(config, recipe.grounding.answer, recipe.grounding.codec)
     size = processor.image_processor.size
     return Grounding(
         codec=codec.name,
@@ -137,6 +138,7 @@ def describe_grounding(
         # The commit rather than "main", so that evaluating and merging later use the same base. Folders have none.
         base_revision=getattr(config, "_commit_hash", None),
         base_precision="nf4" if recipe.model.load_in_4bit else recipe.model.dtype,
+        quantized_vision=recipe.grounding.quantize_vision,
         compute_dtype=recipe.model.dtype,
         classes=classes,
         questions=sorted({first_question(record) for record in splits["train"]}),
@@ -170,7 +172,13 @@ def build_model(recipe: Recipe, config):
     options = recipe.model
     dtype = getattr(torch, options.dtype)
     quantization = (
-        nf4_config(config, dtype, options.use_bnb_nested_quant, options.bnb_4bit_quant_storage)
+        nf4_config(
+            config,
+            dtype,
+            options.use_bnb_nested_quant,
+            options.bnb_4bit_quant_storage,
+            recipe.grounding.quantize_vision,
+        )
         if options.load_in_4bit
         else None
     )
@@ -194,6 +202,7 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
             options.lora_dropout,
             options.lora_target_modules,
             options.use_rslora,
+            recipe.grounding.lora_vision,
         )
     # The collator reads whole records; lengths were checked above, so nothing may be cut here.
     training.remove_unused_columns = False
@@ -211,6 +220,7 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
             model=model,
             args=training,
             grounding=collator.grounding,
+            adapter_dtype=getattr(torch, recipe.grounding.adapter_dtype),
             data_collator=collator,
             train_dataset=as_dataset(splits["train"], collator.data_dir),
             eval_dataset=as_dataset(splits["validation"], collator.data_dir) if splits.get("validation") else None,
@@ -243,7 +253,7 @@ def main(argv: list[str] | None = None) -> None:
     codec_for(config)
     resume_from, replaced = resolve_output(recipe)
     data_dir = prepare_data(recipe)
-    splits = read_splits(data_dir)
+    splits = read_splits(data_dir, recipe.grounding.object_order)
 
     options = recipe.grounding
     processor = load_processor(

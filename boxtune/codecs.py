@@ -412,3 +412,4 @@ CODECS = {
         Codec("qwen3_vl_click", "click", THOUSANDTHS),
     )
 }
+BOX_CODECS = [name for name in CODECS if not name.endswith("_click")]

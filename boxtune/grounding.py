@@ -19,7 +19,7 @@ class Grounding:
 
     `min_pixels` and `max_pixels` bound the area of the resized input; `questions` are the wordings that training asked;
     `max_new_tokens` holds the longest training answer with room to spare; `base_precision` is how the base was loaded
-    ("nf4" or a dtype).
+    ("nf4" or a dtype), and `quantized_vision` says whether "nf4" held for the vision tower too.
     """
 
     codec: str
@@ -31,6 +31,7 @@ class Grounding:
     base_model: str
     base_revision: str | None = None
     base_precision: str = "bfloat16"
+    quantized_vision: bool = False
     compute_dtype: str = "bfloat16"
     classes: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
@@ -70,7 +71,7 @@ class Grounding:
 
 
 def _is_a(value, hint) -> bool:
-    """Whether a JSON value is a str, int, list[str] or str | None, the types that Grounding has."""
+    """Whether a JSON value is a str, int, bool, list[str] or str | None, the types that Grounding has."""
     if hint == list[str]:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     return type(value) in (typing.get_args(hint) or (hint,))

@@ -35,6 +35,8 @@ from transformers.utils import is_flash_attn_2_available
 from boxtune.codecs import CODECS, Codec
 from boxtune.errors import UserError, reading
 
+VISION_TOWER = "model.visual"
+
 
 @dataclass(frozen=True)
 class Family:
@@ -42,7 +44,7 @@ class Family:
 
     codec: str
     # bitsandbytes skips a module whose path starts with, or ends in, one of these names.
-    nf4_skip: tuple[str, ...] = ("model.visual", "lm_head")
+    nf4_skip: tuple[str, ...] = (VISION_TOWER, "lm_head")
 
 
 FAMILIES = {
@@ -62,9 +64,9 @@ def family_of(config: PretrainedConfig) -> Family:
     return FAMILIES[config.model_type]
 
 
-def codec_for(config: PretrainedConfig, answer: str = "boxes") -> Codec:
-    """The codec of a family for `answer` "boxes" or "click"."""
-    return CODECS[family_of(config).codec + ("_click" if answer == "click" else "")]
+def codec_for(config: PretrainedConfig, answer: str = "boxes", name: str | None = None) -> Codec:
+    """The codec of a family for `answer` "boxes" or "click"; `name` is another family's that is wanted instead."""
+    return CODECS[name or family_of(config).codec + ("_click" if answer == "click" else "")]
 
 
 def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
@@ -164,16 +166,24 @@ def best_attention(dtype: torch.dtype) -> str:
 
 
 def nf4_config(
-    config: PretrainedConfig, compute_dtype: torch.dtype, double_quant: bool = True, storage: str | None = None
+    config: PretrainedConfig,
+    compute_dtype: torch.dtype,
+    double_quant: bool = True,
+    storage: str | None = None,
+    vision: bool = False,
 ) -> BitsAndBytesConfig:
-    """NF4 of the language model's linears alone: quantised vision towers and heads lose boxes (QLoRA, arXiv 2305.14314)."""
+    """NF4 (QLoRA, arXiv 2305.14314) of the language model's linears, with `vision` of the vision tower's as well.
+
+    The head stays as it is, and by default the vision tower: quantised towers and heads lose boxes.
+    """
+    skip = [name for name in family_of(config).nf4_skip if not (vision and name == VISION_TOWER)]
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=compute_dtype,
         bnb_4bit_quant_storage=storage,
-        llm_int8_skip_modules=list(family_of(config).nf4_skip),
+        llm_int8_skip_modules=skip,
     )
 
 
@@ -257,15 +267,20 @@ def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ALL_LINEAR = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
+# The linears of a vision block, as the three families call them.
+VISION_LINEAR = ["qkv", "proj", "fc1", "fc2", "linear_fc1", "linear_fc2", "gate_proj", "up_proj", "down_proj"]
 
 
-def lora_target_regex(suffixes: list[str]) -> str:
-    """A pattern that hits `suffixes` in the language model only.
+def lora_target_regex(suffixes: list[str], vision: bool = False) -> str:
+    """A pattern that hits `suffixes` in the language model, and with `vision` every linear of the vision tower's blocks.
 
     Qwen2.5-VL's vision MLPs are called gate_proj, up_proj and down_proj as well, so a bare suffix would reach into the
-    vision tower.
+    vision tower unasked.
     """
-    return rf"(?:.*\.)?language_model\..*\.(?:{'|'.join(map(re.escape, suffixes))})"
+    towers = [rf"language_model\..*\.(?:{'|'.join(map(re.escape, suffixes))})"]
+    if vision:
+        towers.append(rf"visual\.blocks\..*\.(?:{'|'.join(VISION_LINEAR)})")
+    return rf"(?:.*\.)?(?:{'|'.join(towers)})"
 
 
 def target_suffixes(targets: list[str] | str | None) -> list[str]:
@@ -290,15 +305,21 @@ def check_lora_targets(model: torch.nn.Module, targets: list[str] | str | None) 
 
 
 def lora_config(
-    r: int, alpha: float, dropout: float, targets: list[str] | str | None = None, use_rslora: bool = False
+    r: int,
+    alpha: float,
+    dropout: float,
+    targets: list[str] | str | None = None,
+    use_rslora: bool = False,
+    vision: bool = False,
 ) -> LoraConfig:
-    """`targets` are module suffixes, by default the attention projections; TRL hands over a single one as a string."""
+    """`targets` are module suffixes of the language model, by default the attention projections; TRL hands over a single
+    one as a string. `vision` adapts the vision tower too."""
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=lora_target_regex(target_suffixes(targets)),
+        target_modules=lora_target_regex(target_suffixes(targets), vision),
         use_rslora=use_rslora,
         bias="none",
     )

@@ -11,6 +11,7 @@ import torch
 import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
+from boxtune.codecs import BOX_CODECS
 from boxtune.errors import UserError, accepting
 from boxtune.prompts import SYSTEM_PROMPT
 from boxtune.records import breaks_turns
@@ -27,9 +28,26 @@ class GroundingArguments:
     data_source: str | None = field(default=None, metadata={"help": "What the converter reads: a path or a hub id."})
     data_args: list[str] | None = field(default=None, metadata={"help": "Further data_prep options, one item each."})
     answer: str = field(default="boxes", metadata={"help": "Answer form.", "choices": ["boxes", "click"]})
+    codec: str | None = field(
+        default=None,
+        metadata={"help": "Box text of another family, such as qwen3_vl for 0…1000; default: the model's own."},
+    )
+    object_order: str = field(
+        default="source",
+        metadata={
+            "help": "Order of the objects in an answer: as annotated, in lines of print, largest first, or drawn once.",
+            "choices": ["source", "raster", "area", "random"],
+        },
+    )
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; saved with the checkpoint."})
     min_pixels: int | None = field(default=None, metadata={"help": "Smallest area of the resized picture."})
     max_pixels: int | None = field(default=None, metadata={"help": "Largest area of the resized picture."})
+    lora_vision: bool = field(default=False, metadata={"help": "Adapt the linears of the vision tower's blocks too."})
+    quantize_vision: bool = field(default=False, metadata={"help": "With load_in_4bit: the vision tower in NF4 too."})
+    adapter_dtype: str = field(
+        default="float32",
+        metadata={"help": "What trained weights are kept in.", "choices": ["float32", "bfloat16"]},
+    )
     overlong: str = field(
         default="error",
         metadata={"help": "Examples above max_length: stop, or drop and list them.", "choices": ["error", "drop"]},
@@ -235,6 +253,16 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
         problems.append(f"min_pixels: {grounding.min_pixels} must not exceed max_pixels, {grounding.max_pixels}")
     if model.dtype not in _DTYPES:
         problems.append(f"dtype: {model.dtype!r} must be one of {', '.join(_DTYPES)}")
+    if grounding.codec is not None and grounding.codec not in BOX_CODECS:
+        problems.append(
+            f"codec: {grounding.codec!r} must be one of {', '.join(BOX_CODECS)}, or null for the model's own"
+        )
+    if grounding.codec is not None and grounding.answer == "click":
+        problems.append("codec: has no effect with answer: click; leave it out")
+    if grounding.lora_vision and not model.use_peft:
+        problems.append("lora_vision: true has no effect with use_peft: false; leave it out")
+    if grounding.quantize_vision and not model.load_in_4bit:
+        problems.append("quantize_vision: true has no effect without load_in_4bit: true")
     if model.load_in_4bit and not model.use_peft:
         problems.append("load_in_4bit: 4-bit weights cannot be trained; set use_peft: true or load_in_4bit: false")
     if not model.model_name_or_path:

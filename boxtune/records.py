@@ -7,6 +7,7 @@ neither torch nor transformers.
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from boxtune.boxes import box_area
 from boxtune.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -31,6 +33,21 @@ _UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]|<\||<click>|<image>
 
 # Tokens that start or end a turn or a picture in every Qwen family; as text in a turn they would do so, too.
 _TURN_TOKENS = re.compile(r"<\|(?:im_|endoftext|vision_|image_|video_)")
+
+
+def in_order(record: Record, order: str) -> Record:
+    """The record with its objects as annotated ("source"), by top and then left edge ("raster"), the largest first
+    ("area"), or shuffled by its id ("random")."""
+    boxes_xyxy = record["objects"]["bbox"]
+    positions = list(range(len(boxes_xyxy)))
+    if order == "raster":
+        positions.sort(key=lambda i: (boxes_xyxy[i][1], boxes_xyxy[i][0]))
+    elif order == "area":
+        areas = box_area(boxes_xyxy)
+        positions.sort(key=lambda i: -areas[i])
+    elif order == "random":
+        random.Random(record["id"]).shuffle(positions)
+    return record | {"objects": {key: [column[i] for i in positions] for key, column in record["objects"].items()}}
 
 
 def answer_objects(record: Record, category: str | None = None) -> tuple[list[list[float]], list[str]]:

@@ -19,7 +19,7 @@ RESUME_REMEDY = (
 class GroundingTrainer(SFTTrainer):
     """Saves grounding.json with every checkpoint. All other arguments are SFTTrainer's."""
 
-    def __init__(self, *args, grounding: Grounding, **kwargs):
+    def __init__(self, *args, grounding: Grounding, adapter_dtype: torch.dtype = torch.float32, **kwargs):
         super().__init__(*args, **kwargs)
         self.grounding = grounding
         if not self.is_fsdp_enabled:
@@ -27,7 +27,7 @@ class GroundingTrainer(SFTTrainer):
             # GradScaler refuses. FSDP needs one dtype throughout, so there they stay as TRL left them.
             for parameter in self.model.parameters():
                 if parameter.requires_grad:
-                    parameter.data = parameter.data.float()
+                    parameter.data = parameter.data.to(adapter_dtype)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

@@ -26,7 +26,9 @@ class Package:
     """`projection` is the (3, 4) camera that takes (x, y, z, 1), the middle of the face being the origin, to the picture."""
 
     face: Image.Image  # RGBA, flat
-    panels: list[tuple[str, Rectangle]]  # kind ("nutrition" or one of DISTRACTORS) and place, in pixels of the flat face
+    panels: list[
+        tuple[str, Rectangle]
+    ]  # kind ("nutrition" or one of DISTRACTORS) and place, in pixels of the flat face
     colour: tuple[int, int, int]
     depth: float  # of a carton, in pixels of the face; 0 is flat
     bend: float  # half the angle of the visible part of a jar; 0 is flat
@@ -250,10 +252,8 @@ def _panels(rng, face: Image.Image, style: Style, tables: int, top: int, bottom:
             continue
         breadth, language = int(widths[c] * rng.uniform(0.65, 1)), pick(rng, list(LANGUAGES.values()))
         kind = "nutrition" if is_table else pick(rng, DISTRACTORS)
-        if is_table:
-            panel = nutrition_table(rng, breadth, style, language)
-        else:
-            panel = distractor(rng, kind, breadth, style, language)
+        what = (breadth, style, language)
+        panel = nutrition_table(rng, *what) if is_table else distractor(rng, kind, *what)
         room = free[c] / (2 if tables > len(columns) and i == 0 else 1)
         if panel.height > room and not is_table:
             continue
