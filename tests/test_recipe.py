@@ -59,6 +59,11 @@ def test_recipes_open_with_command_hardware_and_score():
         ("dtype: auto", "dtype: 'auto' must be one of"),
         ("use_peft: false", "4-bit weights cannot be trained"),
         ("early_stopping_patience: 2", "needs load_best_model_at_end"),
+        ("codec: morse", "codec: 'morse' must be one of qwen2_vl, qwen2_5_vl, qwen3_vl"),
+        ("codec: qwen3_vl\nanswer: click", "codec: has no effect with answer: click"),
+        ("object_order: size", "size"),
+        ("load_in_4bit: false\nquantize_vision: true", "quantize_vision: true has no effect"),
+        ("load_in_4bit: false\nuse_peft: false\nlora_vision: true", "lora_vision: true has no effect"),
     ],
 )
 def test_mistakes_in_yaml_are_one_message(tmp_path, text, message):
@@ -151,6 +156,15 @@ def test_lora_targets_stay_in_the_language_model():
     assert pattern.fullmatch("model.language_model.layers.11.mlp.up_proj")
     assert not pattern.fullmatch("model.visual.blocks.0.mlp.up_proj")
     assert not pattern.fullmatch("model.language_model.layers.0.self_attn.k_proj")
+
+
+def test_vision_targets_are_the_blocks_linears():
+    pattern = re.compile(lora_target_regex(["q_proj"], vision=True))
+    for name in ("attn.qkv", "attn.proj", "mlp.up_proj", "mlp.fc1", "mlp.linear_fc2"):
+        assert pattern.fullmatch(f"model.visual.blocks.3.{name}")
+    assert pattern.fullmatch("model.language_model.layers.0.self_attn.q_proj")
+    for name in ("model.visual.patch_embed.proj", "model.visual.merger.mlp.0", "lm_head"):
+        assert not pattern.fullmatch(name)
 
 
 def run(*arguments, script="train_sft.py", **options) -> subprocess.CompletedProcess:

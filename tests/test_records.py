@@ -7,7 +7,7 @@ from conftest import make_record
 
 from boxtune.errors import UserError
 from boxtune.prompts import question, render
-from boxtune.records import data_hash, read_info, read_records, record_problems, write_dataset
+from boxtune.records import data_hash, in_order, read_info, read_records, record_problems, write_dataset
 
 GOOD = make_record("a", "a.png", 100, 80, [([0, 0, 100, 80], "cat"), ([1.5, 2, 3, 4], "dog")])
 
@@ -51,6 +51,28 @@ def with_objects(**columns) -> dict:
 def test_every_breach_is_named(record, message):
     assert record_problems(GOOD) == []
     assert any(message in problem for problem in record_problems(record)), record_problems(record)
+
+
+def test_objects_can_be_put_in_order():
+    boxes = {"low": [0, 50, 10, 60], "wide": [5, 8, 90, 20], "left": [0, 8, 5, 10]}
+    record = make_record("a", "a.png", 100, 80, [(box, name) for name, box in boxes.items()])
+    record["objects"]["note"] = [*boxes]
+
+    def names(order):
+        objects = in_order(record, order)["objects"]
+        assert objects["category"] == objects["note"]
+        assert objects["bbox"] == [boxes[name] for name in objects["category"]]
+        return objects["category"]
+
+    assert names("source") == ["low", "wide", "left"]
+    assert names("raster") == ["left", "wide", "low"]
+    assert names("area") == ["wide", "low", "left"]
+    assert names("random") == names("random")
+    many = make_record("b", "b.png", 100, 80, [([i, 0, i + 1, 1], str(i)) for i in range(20)])
+    shuffled = in_order(many, "random")["objects"]["category"]
+    assert shuffled != many["objects"]["category"]
+    assert sorted(shuffled, key=int) == many["objects"]["category"]
+    assert in_order(GOOD | {"objects": {"bbox": [], "category": [], "ignore": []}}, "area")["objects"]["bbox"] == []
 
 
 def write(folder, records, **extra):

@@ -15,7 +15,11 @@ from conftest import ROOT
 from PIL import Image
 from safetensors.torch import load_file
 
+import evaluate
 import train_sft
+from boxtune.checkpoint import load_checkpoint_model, open_checkpoint
+from boxtune.grounding import Grounding
+from boxtune.modeling import quantised_modules
 from boxtune.recipe import RECIPES, load_recipe
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -43,7 +47,7 @@ def test_every_recipe_trains_two_steps_on_the_tiny_model(name, squares, tmp_path
     assert all(tensor.dtype == torch.float32 for tensor in adapter.values())
     # Two steps move every B away from zero.
     assert all(tensor.abs().max() > 0 for key, tensor in adapter.items() if "lora_B" in key)
-    assert all("language_model" in key for key in adapter)
+    assert any("visual" in key for key in adapter) == recipe.grounding.lora_vision
     info = json.loads((run / "final" / "run.json").read_text())
     assert info["modules"]["quantised"]["vision"]["nf4"] == 0
     assert info["modules"]["quantised"]["head"]["nf4"] == 0
@@ -109,6 +113,27 @@ def test_bf16_compute_trains_on_a_cpu(squares, tmp_path):
     run = train(squares, tmp_path / "run", "--dtype", "bfloat16", "--bf16", "true", "--gradient_checkpointing", "true")
     adapter = load_file(run / "final" / "adapter_model.safetensors")
     assert all(tensor.dtype == torch.float32 for tensor in adapter.values())
+
+
+def test_what_else_a_recipe_may_choose(squares, tmp_path, capsys):
+    """Both towers quantised and adapted, bf16 adapters, another family's coordinates, another order: trained and evaluated."""
+    run = train(
+        *(squares, tmp_path / "run", "--quantize_vision", "true", "--lora_vision", "true"),
+        *("--adapter_dtype", "bfloat16", "--codec", "qwen3_vl", "--object_order", "area"),
+    )
+    modules = json.loads((run / "run.json").read_text())["modules"]
+    assert modules["quantised"]["vision"] == {"nf4": 22, "full": 0}  # 4 blocks of 5 linears, 2 in the merger
+    assert modules["quantised"]["head"]["nf4"] == 0
+    assert modules["adapted"]["vision"] == {"down_proj": 4, "gate_proj": 4, "proj": 4, "qkv": 4, "up_proj": 4}
+    assert {tensor.dtype for tensor in load_file(run / "final" / "adapter_model.safetensors").values()} == {
+        torch.bfloat16
+    }
+    grounding = Grounding.load(run / "final")
+    assert (grounding.codec, grounding.quantized_vision) == ("qwen3_vl", True)
+    evaluate.main(["--ckpt", str(run / "final"), "--limit", "1", "--max-new-tokens", "8"])
+    assert json.loads((run / "eval" / "predictions.jsonl").read_text())["codec"] == "qwen3_vl"
+    model = load_checkpoint_model(open_checkpoint(str(run / "final")))
+    assert quantised_modules(model)["vision"]["nf4"] == 22
 
 
 def test_full_fine_tuning_saves_a_whole_model(squares, tmp_path, tiny_models):
