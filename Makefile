@@ -13,7 +13,7 @@ PYTHON := $(VENV)/bin/python
 LAUNCH ?= $(PYTHON)
 RECIPE_ARGS = --config $(RECIPE) $(if $(OVERLAY),--overlay $(OVERLAY)) --output_dir $(RUN) $(ARGS)
 
-.PHONY: help train check eval merge test quality format install clean
+.PHONY: help train check eval merge benchmark test quality format install clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -39,6 +39,9 @@ eval: $(VENV)/.base ## evaluate RECIPE's last run, or CKPT=dir
 
 merge: $(VENV)/.base ## merge RECIPE's last run, or CKPT=dir, into one bf16 model and verify it
 	$(PYTHON) merge_adapter.py --ckpt $(CKPT) $(ARGS)
+
+benchmark: $(VENV)/.base ## measure what docs/results.md reports and is not measured yet, and write it
+	$(PYTHON) -m benchmarks.run $(ARGS)
 
 test: $(VENV)/.dev ## run all tests
 	$(PYTHON) -m pytest $(ARGS)

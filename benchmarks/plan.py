@@ -1,0 +1,105 @@
+"""What `make benchmark` measures: the experiments, and the tables of docs/results.md that they fill."""
+
+from dataclasses import dataclass
+
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row: a recipe with options, trained once for every seed.
+
+    `split` is what it is scored on: test for what is reported, validation for what a default is chosen by. With `folds`
+    the data set is too small for a split of its own: every picture is answered by the model of the fold that left it out.
+    `base` says whether the base model answers too; its answers do not depend on the seed.
+    """
+
+    name: str
+    title: str
+    recipe: str
+    options: tuple[str, ...] = ()
+    split: str = "test"
+    folds: int = 0
+    base: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """`question` heads a table of docs/results.md, `answer` is what follows from it, once there is something to follow."""
+
+    question: str
+    experiments: tuple[Experiment, ...]
+    answer: str = ""
+
+
+def nutrition(name: str, title: str, *options: str) -> Experiment:
+    """A variant of tiny_nutrition_qlora, compared on its validation split."""
+    return Experiment(f"nutrition-{name}", title, "tiny_nutrition_qlora", options, split="validation")
+
+
+DATA_SETS = Table(
+    "Data sets: base against tuned",
+    (
+        Experiment("nutrition", "generated product pictures", "tiny_nutrition_qlora", base=True),
+        Experiment("bccd_voc", "BCCD blood cells", "tiny_bccd_voc", base=True),
+        Experiment("marmot_tables_csv", "Marmot page scans", "tiny_marmot_tables_csv", folds=5, base=True),
+        Experiment("aquarium_yolo", "Aquarium", "tiny_aquarium_yolo", folds=5, base=True),
+        Experiment("publaynet_examples_coco", "PubLayNet pages", "tiny_publaynet_examples_coco", folds=5, base=True),
+    ),
+)
+
+AS_IS = nutrition("as-is", "the recipe as it is")
+UNQUANTISED = ("--load_in_4bit", "false")
+
+CHOICES = (
+    Table(
+        "Does quantisation cost boxes?",
+        (
+            AS_IS,
+            nutrition("vision-nf4", "vision tower in NF4 too", "--quantize_vision", "true"),
+            nutrition("unquantised", "LoRA on the bf16 weights", *UNQUANTISED),
+            nutrition("full", "full fine-tuning", *UNQUANTISED, "--use_peft", "false"),
+            nutrition(
+                *("full-low", "full fine-tuning, a third of the rate", *UNQUANTISED, "--use_peft", "false"),
+                *("--learning_rate", "3e-4"),
+            ),
+        ),
+    ),
+    Table(
+        "Which rank, and on what?",
+        (
+            AS_IS,
+            nutrition("r8", "rank 8, alpha 16", "--lora_r", "8", "--lora_alpha", "16"),
+            nutrition("r64", "rank 64, alpha 128", "--lora_r", "64", "--lora_alpha", "128"),
+            nutrition("attention", "attention only", "--lora_target_modules", "q_proj", "k_proj", "v_proj", "o_proj"),
+            nutrition("language-only", "language model only", "--lora_vision", "false"),
+        ),
+    ),
+    Table(
+        "Which precision for the adapters?",
+        (
+            AS_IS,
+            nutrition("bf16", "bf16 adapters", "--adapter_dtype", "bfloat16"),
+            nutrition("fp32-low", "fp32 adapters, learning rate 1e-5", "--learning_rate", "1e-5"),
+            nutrition(
+                "bf16-low", "bf16 adapters, learning rate 1e-5", "--adapter_dtype", "bfloat16", "--learning_rate", "1e-5"
+            ),
+        ),
+    ),
+    Table(
+        "Which order of the objects?",
+        (
+            nutrition("raster", "raster (top, then left)", "--object_order", "raster"),
+            nutrition("area", "largest first", "--object_order", "area"),
+            nutrition("random", "random, drawn once", "--object_order", "random"),
+            nutrition("source", "as annotated", "--object_order", "source"),
+        ),
+    ),
+    Table(
+        "Pixels or 0…1000?",
+        (AS_IS, nutrition("thousandths", "0…1000 of the picture", "--codec", "qwen3_vl")),
+    ),
+)  # fmt: skip
+
+TABLES = (DATA_SETS, *CHOICES)
+EXPERIMENTS = {experiment.name: experiment for table in TABLES for experiment in table.experiments}

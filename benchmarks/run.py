@@ -1,0 +1,170 @@
+"""Measure what docs/results.md reports, then write it.
+
+    make benchmark [ARGS="--only bccd"]        python -m benchmarks.run [--only TEXT] [--list] [--write-only]
+
+Every experiment of plan.py is trained and evaluated once for each seed. A result is kept in benchmarks/results.jsonl and
+belongs to the recipe, options and base weights that made it; what is there is not measured again, so an interrupted
+benchmark goes on, and a changed recipe leaves its cells empty until they are measured anew. The real data sets are looked
+for below $BOXTUNE_DATA, or data/sources; experiments whose data is absent are left out, and said to be.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+from tqdm import tqdm
+
+from benchmarks.folds import write_folds
+from benchmarks.plan import EXPERIMENTS, SEEDS, Experiment
+from benchmarks.results import RESULTS, read_results, write_page
+from boxtune.errors import UserError, command
+from boxtune.predictions import read_predictions
+from boxtune.prompts import as_asked
+from boxtune.records import data_hash, read_info, read_records, to_json_line
+from boxtune.run_info import device_name, git_revision, versions
+from boxtune.scoring import image_scores, score
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = Path("runs/benchmark")
+SOURCES = Path(os.environ.get("BOXTUNE_DATA", "data/sources"))
+TRAINING = ("--save_strategy", "no", "--eval_strategy", "no", "--overwrite_output_dir", "true")
+
+
+def identity(experiment: Experiment, seed: int) -> str:
+    """What a result depends on: recipe, options, seed, folds, split and the base's weights."""
+    values = recipe_values(experiment)
+    weights = sorted((ROOT / values["model_name_or_path"]).glob("*.safetensors"))
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]
+    settings = [values, experiment.options, seed, experiment.folds, experiment.split, hashes]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run(*words: str) -> tuple[float, int]:
+    """(seconds, peak resident MiB) of a script. Raises UserError with its last lines where it fails."""
+    words = [sys.executable, *map(str, words)]
+    began = time.monotonic()
+    with open(RUNS / "log.txt", "w", encoding="utf-8") as log:
+        process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        end = (RUNS / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
+        raise UserError(f"{' '.join(words)} failed:", end)
+    return time.monotonic() - began, usage.ru_maxrss // 1024
+
+
+def recipe_values(experiment: Experiment) -> dict:
+    return yaml.safe_load((ROOT / "recipes" / f"{experiment.recipe}.yaml").read_text(encoding="utf-8"))
+
+
+def source_of(experiment: Experiment) -> Path | None:
+    """Where the annotations of a real data set lie; None for one that is generated."""
+    source = recipe_values(experiment).get("data_source")
+    return SOURCES / Path(source).name if source else None
+
+
+def prepare(experiment: Experiment) -> list[Path]:
+    """The data sets to train on in turn: the recipe's own, or its folds. Made where absent."""
+    values, source = recipe_values(experiment), source_of(experiment)
+    data_dir = Path(values["data_dir"])
+    if not (data_dir / "dataset.json").is_file():
+        options = values.get("data_args", [])
+        run("-m", "data_prep", values["data_format"], *([source] if source else []), "--out", data_dir, *options)
+    if not experiment.folds:
+        return [data_dir]
+    return write_folds(data_dir, Path("data/benchmark") / data_dir.name, experiment.folds)
+
+
+def measure(experiment: Experiment, seed: int) -> dict:
+    """Train and evaluate once for each fold; the answers of all folds are scored together."""
+    records, answers, base_answers = [], [], []
+    seconds = {"training": 0.0, "evaluation": 0.0}
+    peak, with_base = 0, experiment.base and seed == SEEDS[0]
+    data_dirs = prepare(experiment)
+    for data_dir in data_dirs:
+        out = RUNS / experiment.name
+        train = ("train_sft.py", "--config", experiment.recipe, "--seed", seed, "--data_dir", data_dir)
+        took, used = run(*train, "--output_dir", out, *TRAINING, *experiment.options)
+        seconds["training"], peak = seconds["training"] + took, max(peak, used)
+        evaluation = ("evaluate.py", "--ckpt", out / "final", "--split", experiment.split)
+        took, _ = run(*evaluation, *(["--base"] if with_base else []))
+        seconds["evaluation"] += took
+        asked = [as_asked(record) for record in read_records(data_dir, experiment.split)]
+        records += asked
+        answers += read_predictions(out / "eval" / "predictions.jsonl", asked)[0]
+        if with_base:
+            base_answers += read_predictions(out / "eval" / "base" / "predictions.jsonl", asked)[0]
+    classes = read_info(data_dirs[0])["classes"]
+    return {
+        "experiment": experiment.name,
+        "seed": seed,
+        "identity": identity(experiment, seed),
+        "tuned": summary(records, answers, classes),
+        "base": summary(records, base_answers, classes) if with_base else None,
+        "seconds": {name: round(value) for name, value in seconds.items()},
+        "peak_mib": peak,
+        "data_sha256": [data_hash(path) for path in data_dirs],
+        "device": f"{device_name()}, {os.cpu_count()} cores",
+        "git_revision": git_revision(ROOT),
+        "versions": versions(),
+    }
+
+
+def summary(records: list[dict], answers: list[dict], classes: list[str]) -> dict:
+    """The metrics that the page shows, and the counts of every picture, from which intervals are drawn."""
+    metrics = score(records, answers, classes)
+    pictures = image_scores(records, answers)
+    counts = {key: [getattr(picture, key) for picture in pictures] for key in ("tp", "fp", "fn")}
+    counts |= {"iou": [round(sum(p.ious), 4) for p in pictures], "truth": [len(p.ious) for p in pictures]}
+    matching = {key: metrics["matching"][key] for key in ("f1", "precision", "recall", "mean_iou_gt", "mean_iou_tp")}
+    per_class = {name: {key: row[key] for key in ("AP", "f1", "truth")} for name, row in metrics["per_class"].items()}
+    problems = metrics["parse"]["problems"]
+    return {
+        **{key: metrics[key] for key in ("AP", "AP50")},
+        **matching,
+        "unparsable": problems.get("unparsable", 0),
+        "truncated": problems.get("truncated", 0),
+        "empty_images": metrics["empty_images"],
+        "per_class": per_class,
+        "pictures": counts,
+    }
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="TEXT", help="experiments whose name holds TEXT")
+    parser.add_argument("--list", action="store_true", help="say what is measured and what is not, and stop")
+    parser.add_argument("--write-only", action="store_true", help="write docs/results.md from what is measured")
+    args = parser.parse_args(argv)
+    chosen = [experiment for name, experiment in EXPERIMENTS.items() if args.only in name]
+    if not chosen:
+        raise UserError(f"--only {args.only}: no experiment's name holds it. There are: {', '.join(EXPERIMENTS)}.")
+    RUNS.mkdir(parents=True, exist_ok=True)
+    jobs = [(experiment, seed) for seed in SEEDS for experiment in chosen]
+    done = {result["identity"] for result in read_results()}
+    if args.list:
+        for experiment, seed in jobs:
+            print(f"{'measured' if identity(experiment, seed) in done else '-':9s} {experiment.name} seed {seed}")
+        return
+    sources = {experiment.name: source_of(experiment) for experiment in chosen}
+    absent = {name: source for name, source in sources.items() if source and not source.exists()}
+    for name, source in absent.items():
+        print(f"left out: {name}: no {source}; set BOXTUNE_DATA to where the data sets lie", file=sys.stderr)
+    missing = [(e, seed) for e, seed in jobs if identity(e, seed) not in done and e.name not in absent]
+    for experiment, seed in tqdm([] if args.write_only else missing, unit="run"):
+        tqdm.write(f"{experiment.name} seed {seed}")
+        result = measure(experiment, seed)
+        with open(RESULTS, "a", encoding="utf-8") as lines:
+            lines.write(to_json_line(result))
+    identities = {identity(experiment, seed) for experiment in EXPERIMENTS.values() for seed in SEEDS}
+    print(f"written: {write_page(identities)}")
+
+
+if __name__ == "__main__":
+    main()
