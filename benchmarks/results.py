@@ -12,13 +12,19 @@ from boxtune.files import write_whole
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results.jsonl"
+GPU_MEMORY = FOLDER / "gpu_memory.jsonl"
+GPU_MODELS = ("Qwen2-VL-7B", "Qwen2.5-VL-3B", "Qwen3-VL-8B")
+GPU_SIZES = (24, 40, 80)  # GB
 PAGE = FOLDER.parent / "docs" / "results.md"
 
 
+def read_lines(path: Path) -> list[dict]:
+    """What was measured; nothing where there is no such file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
 def read_results() -> list[dict]:
-    if not RESULTS.is_file():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    return read_lines(RESULTS)
 
 
 def write_page(identities: set[str]) -> Path:
@@ -36,6 +42,7 @@ def write_page(identities: set[str]) -> Path:
         choices=[(table, rows[table.question]) for table in CHOICES],
         seeds=len(SEEDS),
         machines=sorted({describe_machine(result) for result in current}),
+        gpu=[gpu_row(name, read_lines(GPU_MEMORY)) for name in GPU_MODELS],
     )
     PAGE.parent.mkdir(exist_ok=True)
     write_whole(PAGE, page)
@@ -77,6 +84,22 @@ def class_row(name: str, base: list[dict], tuned: list[dict]) -> dict[str, str]:
         "base_f1": figures([run["per_class"][name]["f1"] for run in base]),
         "f1": figures([run["per_class"][name]["f1"] for run in tuned]),
         "AP": figures([run["per_class"][name]["AP"] for run in tuned]),
+    }
+
+
+def gpu_row(name: str, lines: list[dict]) -> dict[str, str]:
+    """Memory and speed at batch 1 and at the largest batch, and the largest batches that three sizes of GPU hold."""
+    found = sorted((line for line in lines if line["model"] == name), key=lambda line: line["batch"])
+    fitting = [
+        max((line["batch"] for line in found if line["peak_gib"] * 2**30 < 0.95e9 * gb), default=0) for gb in GPU_SIZES
+    ]
+    return {
+        "name": name,
+        "device": found[0]["device"] if found else "",
+        "attention": ", ".join(sorted({line["attention"] for line in found})),
+        "peak": f"{found[0]['peak_gib']}" if found else "",
+        "speed": f"{max(line['tokens_per_second'] for line in found)}" if found else "",
+        "largest": ", ".join(map(str, fitting)) if found else "",
     }
 
 

@@ -4,15 +4,18 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_record
+from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 
-from benchmarks import results
+from benchmarks import gpu_memory, results
 from benchmarks.bootstrap import intervals
 from benchmarks.folds import write_folds
 from benchmarks.plan import DATA_SETS, EXPERIMENTS, SEEDS
 from benchmarks.run import identity, summary
 from boxtune.recipe import load_recipe
 from boxtune.records import read_info, read_records
+from data_prep.__main__ import main as prepare
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -84,3 +87,26 @@ def test_the_page_shows_what_was_measured_and_nothing_else(tmp_path, monkeypatch
     assert "| 1 |  | 0.667 ± 0.000 | 0.667 to 0.667 |  | 0.500 ± 0.000 |" in second
     assert "| cat | 1 |  | 1.000 ± 0.000 |" in page
     assert "| dog | 1 |  | 0.000 ± 0.000 |" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("Qwen2-VL-7B", 8.291), ("Qwen2.5-VL-3B", 3.755), ("Qwen3-VL-8B", 8.767)]
+)
+def test_the_architectures_have_the_published_sizes(name, billions):
+    model_class, config = gpu_memory.ARCHITECTURES[name]
+    with torch.device("meta"):
+        model = model_class(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.0005)
+
+
+@pytest.mark.slow
+def test_the_memory_benchmark_trains_what_it_writes(tiny_models, tmp_path):
+    """On a tiny architecture and a CPU; the trainer's report has the speed, and on a GPU the memory."""
+    config = AutoConfig.from_pretrained(tiny_models["qwen3_vl"])
+    folder = tmp_path / "model"
+    gpu_memory.write_model(Qwen3VLForConditionalGeneration, config, folder, "cpu", max_pixels=50176)
+    prepare(["nutrition", "--out", str(folder / "data"), "--num-images", "4"])
+    options = ("--requires_gpu", "false", "--dtype", "float32", "--bf16", "false", "--max_pixels", "50176")
+    report = gpu_memory.train(folder, 1, *options, steps=2)
+    assert float(report["train_tokens_per_second"]) > 0
+    assert not torch.cuda.is_available() or gpu_memory.peak_gib(report) > 0
