@@ -210,7 +210,7 @@ def build_model(family: str, tokenizer, hidden: int = 128, layers: int = 4, visi
         "num_heads": hidden // 32,
         "patch_size": 16,
         "num_position_embeddings": 256,
-        "deepstack_visual_indexes": [1, 2],
+        "deepstack_visual_indexes": [vision_layers // 3, 2 * vision_layers // 3],
     }
     rope |= {"mrope_interleaved": True}
     config = Qwen3VLConfig(text_config=text | {"head_dim": 32, "rope_parameters": rope}, vision_config=vision, **tokens)

@@ -1,12 +1,12 @@
 """Pretrain the embedded tiny model from random weights, so that it can locate things before anyone fine-tunes it.
 
-    python assets/pretrain_tiny_model.py --work /tmp/pretrain --out assets/tiny_qwen2_5_vl
+    python assets/pretrain_tiny_model.py --work /tmp/pretrain --out assets/tiny_qwen3_vl
 
 Pictures come from pretraining_pictures.py; text, coordinates and labels from the project's own collator, so fine-tuning
-finds what it expects. The loss is next-token cross entropy on the answer. A dense head that is thrown away at the end
-helps: from a middle layer it reads, for each picture token, which class lies there and where that object's box is.
-Without it the model spends most of its steps on a plateau. The rate is constant until it falls to zero over the last
-fifth, so a run that was stopped before its last fifth can go on from --work with another --steps.
+finds what it expects. First the vision tower learns alone, which takes a fraction of the time of a whole step: a dense head
+on what it gives says of each picture token the class there, and where the edges of that object lie. Then questions are
+answered, with the dense head as a second task; it is thrown away at the end. The rate is constant until it falls to zero
+over the last fifth, so a run that was stopped before its last fifth can go on from --work with another --steps.
 """
 
 import argparse
@@ -33,11 +33,10 @@ from boxtune.predictions import make_prediction
 from boxtune.prompts import FORMAT_SENTENCES, SYSTEM_PROMPT, question
 from boxtune.scoring import score
 
-FAMILY = "qwen2_5_vl"
-SIZES = {"hidden": 192, "layers": 6, "vision_layers": 4}
-DENSE_LAYER = 3  # of 6: the later half is left for reading the box out
-DENSE_SCALE = 224  # pixels of the input that count as 1 in the dense head's coordinates
+FAMILY = "qwen3_vl"
+SIZES = {"hidden": 192, "layers": 5, "vision_layers": 6}
 BACKGROUND = len(CLASSES)
+ASKING = next(i for i, stage in enumerate(STAGES) if stage.asks)  # the first stage with questions
 EVAL_IMAGES = 64
 MAX_NEW_TOKENS = 480  # fifteen boxes
 # What the summed loss of an example's answer is divided by: a constant, so that a batch of short answers, each of a
@@ -45,7 +44,11 @@ MAX_NEW_TOKENS = 480  # fifteen boxes
 TOKENS_PER_ANSWER = 64
 POOL = 4  # batches drawn at a time and shared out by length, so that little is padded
 HELD_OUT = "held out"
-CURVE = ("step", "seconds", "stage", "loss", "dense_loss", "f1", "mean_iou_gt")
+CURVE = ("step", "seconds", "stage", "loss", "class_loss", "near_loss", "place_loss", "f1", "mean_iou_gt")
+# What the dense head says of each picture token: a class or none; how far off the edges of its object are, in bins of BIN
+# pixels from BEHIND bins behind the token's middle on; and where they lie, in bins across the picture.
+BINS, BIN, BEHIND = 50, 5, 4
+DENSE_PARTS = (len(CLASSES) + 1, 4 * BINS, 4 * BINS)
 
 
 def choose_question(rng: random.Random, scene: Scene, stage: Stage) -> list[str]:
@@ -96,15 +99,18 @@ def make_record(name: str, stage: Stage) -> dict:
     }
 
 
-def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(classes (T,), boxes (T, 4)) for the picture's T tokens in row order: the object that covers most of each.
+def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> dict[str, torch.Tensor]:
+    """For the picture's T tokens in row order, of the object that covers most of each: `classes` (T,); `near` (T, 4), how
+    far its left, top, right and bottom edge lie from the token's middle, outwards, in pixels of the input; `place` (T, 4),
+    its box in shares of the picture.
 
     A token that no object covers by a quarter is background, except the one under an object's centre.
     """
     height, width = input_size
     rows, columns = height // cell, width // cell
     if not scene.labels:
-        return torch.full((rows * columns,), BACKGROUND), torch.zeros(rows * columns, 4)
+        empty = torch.zeros(rows * columns, 4)
+        return {"classes": torch.full((rows * columns,), BACKGROUND), "near": empty, "place": empty}
     scale = torch.tensor([width / scene.image.width, height / scene.image.height] * 2)
     boxes_xyxy = torch.tensor(scene.boxes_xyxy, dtype=torch.float32) * scale  # (N, 4), pixels of the input
     y, x = torch.meshgrid(torch.arange(rows) * cell, torch.arange(columns) * cell, indexing="ij")
@@ -116,7 +122,12 @@ def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> tuple
     covered += (x <= centre_x) & (centre_x < x + cell) & (y <= centre_y) & (centre_y < y + cell)
     share, owner = covered.max(0)
     classes = torch.tensor([CLASSES.index(label) for label in scene.labels])[owner]
-    return torch.where(share >= 0.25, classes, BACKGROUND), boxes_xyxy[owner] / DENSE_SCALE
+    boxes_xyxy, middle = boxes_xyxy[owner], torch.cat([x, y, x, y]).T + cell / 2
+    return {
+        "classes": torch.where(share >= 0.25, classes, BACKGROUND),
+        "near": (boxes_xyxy - middle) * torch.tensor([-1, -1, 1, 1]),
+        "place": boxes_xyxy / torch.tensor([width, height] * 2),
+    }
 
 
 class SceneCollator(GroundingCollator):
@@ -125,14 +136,17 @@ class SceneCollator(GroundingCollator):
     def load(self, record: dict):
         return record["scene"].image
 
-    def collate(self, records: list[dict]) -> dict[str, torch.Tensor]:
+    def collate(self, records: list[dict], asks: bool) -> dict:
+        """Pictures and dense targets, and where the stage `asks` the conversations."""
         features, sizes = self.process_images(records)
-        encoded = [self.encode(record, size) for record, size in zip(records, sizes, strict=True)]
-        batch = self.batch([row.input_ids for row in encoded], features, side="right")
-        batch["labels"] = self.pad([row.labels for row in encoded], IGNORE_INDEX, side="right")
+        batch = dict(features)
+        if asks:
+            encoded = [self.encode(record, size) for record, size in zip(records, sizes, strict=True)]
+            batch = self.batch([row.input_ids for row in encoded], features, side="right")
+            batch["labels"] = self.pad([row.labels for row in encoded], IGNORE_INDEX, side="right")
         cell = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
         targets = [dense_targets(record["scene"], size, cell) for record, size in zip(records, sizes, strict=True)]
-        batch["dense_classes"], batch["dense_boxes"] = (torch.cat(part) for part in zip(*targets, strict=True))
+        batch["dense"] = {key: torch.cat([target[key] for target in targets]) for key in targets[0]}
         return batch
 
 
@@ -166,34 +180,49 @@ class Batches(IterableDataset):
         for first in range(self.start - self.start % POOL, self.args.steps, POOL):
             for step, records in enumerate(self.pool(first), first):
                 if self.start <= step < self.args.steps:
-                    yield collator.collate(records)
+                    yield collator.collate(records, self.stage(step).asks)
+
+    def stage(self, step: int) -> Stage:
+        return STAGES[stage_at(step, self.args.stage_ends)]
 
     def pool(self, first: int) -> list[list[dict]]:
         """The records of POOL batches from step `first` on: short answers with short ones, the batches in any order."""
-        size, stage = self.args.batch_size, STAGES[stage_at(first, self.args.stage_ends)]
-        records = [make_record(f"{self.args.seed}/{first}/{i}", stage) for i in range(POOL * size)]
+        stage = self.stage(first)
+        records = [make_record(f"{self.args.seed}/{first}/{i}", stage) for i in range(POOL * stage.batch)]
         records.sort(key=lambda record: len(record["objects"]["bbox"]))
-        batches = [records[i : i + size] for i in range(0, len(records), size)]
+        batches = [records[i : i + stage.batch] for i in range(0, len(records), stage.batch)]
         random.Random(f"{self.args.seed}/{first}").shuffle(batches)
         return batches
 
 
-def losses(model, dense_head, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """(cross entropy of the answer tokens: its sum over TOKENS_PER_ANSWER an example, and its mean; loss of the dense head)."""
-    labels, classes, boxes = (batch.pop(key) for key in ("labels", "dense_classes", "dense_boxes"))
-    output = model.model(**batch, output_hidden_states=True, use_cache=False)
-    supervised = labels[:, 1:] != IGNORE_INDEX
-    logits = model.lm_head(output.last_hidden_state[:, :-1][supervised])
-    mean_loss = functional.cross_entropy(logits, labels[:, 1:][supervised])
-    answer_loss = mean_loss * supervised.sum() / (TOKENS_PER_ANSWER * len(labels))
+def losses(model, dense_head: torch.nn.Linear, batch: dict) -> dict[str, torch.Tensor]:
+    """The dense head's losses of classes and edges; where the batch asks, of the answer tokens the cross entropy's sum over
+    TOKENS_PER_ANSWER an example ("answer") and its mean ("loss")."""
+    dense, labels, found = batch.pop("dense"), batch.pop("labels", None), {}
+    if labels is None:
+        seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+    else:
+        output = model.model(**batch, output_hidden_states=True, use_cache=False)
+        # What goes into the first layer are, at the picture's tokens, the vision tower's own outputs.
+        seen = output.hidden_states[0][batch["mm_token_type_ids"] == 1]
+        supervised = labels[:, 1:] != IGNORE_INDEX
+        logits = model.lm_head(output.last_hidden_state[:, :-1][supervised])
+        mean_loss = functional.cross_entropy(logits, labels[:, 1:][supervised])
+        found = {"answer": mean_loss * supervised.sum() / (TOKENS_PER_ANSWER * len(labels)), "loss": mean_loss.detach()}
+    scores, near, place = dense_head(seen).split(DENSE_PARTS, dim=1)
+    inside = dense["classes"] != BACKGROUND
+    return found | {
+        "class_loss": functional.cross_entropy(scores, dense["classes"]),
+        "near_loss": edge_loss(near[inside], dense["near"][inside] / BIN + BEHIND),
+        "place_loss": edge_loss(place[inside], dense["place"][inside] * BINS),
+    }
 
-    is_image = batch["mm_token_type_ids"] == 1
-    dense = dense_head(output.hidden_states[DENSE_LAYER][is_image])  # (all picture tokens, classes + 1 + 4)
-    dense_loss = functional.cross_entropy(dense[:, :-4], classes)
-    inside = classes != BACKGROUND
-    if inside.any():
-        dense_loss = dense_loss + 4 * (dense[inside, -4:] - boxes[inside]).abs().mean()
-    return answer_loss, mean_loss.detach(), dense_loss
+
+def edge_loss(scores: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of (N, 4 BINS) scores against a bell of one bin's width round each of (N, 4) edges, in bins."""
+    distance = edges.reshape(-1, 1) - torch.arange(BINS) - 0.5
+    targets = (-(distance**2) / 2).softmax(dim=1)
+    return functional.cross_entropy(scores.reshape(-1, BINS), targets) if len(edges) else scores.sum()
 
 
 def evaluate(model, collator: SceneCollator, records: list[dict]) -> dict:
@@ -214,8 +243,10 @@ def held_out(count: int, seed: int) -> list[dict]:
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """The share of the peak rate: linear warm-up, constant, linear to zero over the last fifth."""
-    return min(1.0, (step + 1) / args.warmup, (args.steps - step) / (0.2 * args.steps))
+    """The share of the peak rate: linear warm-up, also where questions begin; constant; linear to zero over the last fifth."""
+    questions_begin = args.stage_ends[ASKING - 1]
+    since = step - questions_begin if step >= questions_begin else step
+    return min(1.0, (since + 1) / args.warmup, (args.steps - step) / (0.2 * args.steps))
 
 
 def make_optimizers(model, dense_head, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
@@ -281,7 +312,7 @@ def train(args: argparse.Namespace) -> None:
     torch.set_flush_denormal(True)
     collator = make_collator()
     model = build_model(FAMILY, collator.tokenizer, seed=args.seed, **SIZES).float().train()
-    dense_head = torch.nn.Linear(SIZES["hidden"], len(CLASSES) + 1 + 4)
+    dense_head = torch.nn.Linear(SIZES["hidden"], sum(DENSE_PARTS))
     optimizers = make_optimizers(model, dense_head, args)
     start, spent, state_path, curve = 0, 0.0, args.work / "state.pt", args.work / "curve.csv"
     if state_path.exists():
@@ -299,13 +330,14 @@ def train(args: argparse.Namespace) -> None:
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate(step, args)
-        answer_loss, mean_loss, dense_loss = losses(model, dense_head, batch)
-        (answer_loss + args.dense_weight * dense_loss).backward()
+        asks = "labels" in batch
+        found = losses(model, dense_head, batch)
+        sum(value for key, value in found.items() if key != "loss").backward()
         torch.nn.utils.clip_grad_norm_([*model.parameters(), *dense_head.parameters()], 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        recent.append((mean_loss.item(), dense_loss.item()))
+        recent.append({key: value.item() for key, value in found.items() if key in CURVE})
         done = step + 1
         if done % args.log_every and done != args.steps:
             continue
@@ -313,11 +345,10 @@ def train(args: argparse.Namespace) -> None:
             "step": done,
             "seconds": round(time.monotonic() - began),
             "stage": stage_at(step, args.stage_ends),
-            "loss": round(sum(a for a, _ in recent) / len(recent), 4),
-            "dense_loss": round(sum(b for _, b in recent) / len(recent), 4),
+            **{key: round(sum(entry[key] for entry in recent) / len(recent), 4) for key in recent[0]},
         }
         recent = []
-        if done % args.save_every == 0 or done == args.steps:
+        if asks and (done % args.save_every == 0 or done == args.steps):
             found = evaluate(model, collator, held)
             row |= {key: round(found[key] or 0.0, 4) for key in ("f1", "mean_iou_gt")}
             save_model(model, args.work / "model")
@@ -354,13 +385,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="state, curve and checkpoints")
     parser.add_argument("--out", type=Path, help="where the finished model goes; left out: only --work")
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--stage-ends", type=int, nargs=3, default=[400, 800, 1600], help="steps; multiples of 4")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="Muon's")
-    parser.add_argument("--adam-learning-rate", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--stage-ends", type=int, nargs=3, default=[2000, 5000, 5600], help="steps; multiples of 4")
+    parser.add_argument("--learning-rate", type=float, default=4e-3, help="Muon's")
+    parser.add_argument("--adam-learning-rate", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=100)
-    parser.add_argument("--dense-weight", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--log-every", type=int, default=50)

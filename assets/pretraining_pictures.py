@@ -29,33 +29,38 @@ PAGE_BLOCKS = {  # class: (how often, least and greatest height as shares of the
 
 @dataclass(frozen=True)
 class Stage:
-    """How hard the pictures are."""
+    """How hard the pictures are, and what is learned from them."""
 
     kinds: tuple[str, ...]  # of scene, as often as they are named
     counts: tuple[int, ...]  # of things scattered
     shares: tuple[float, float]  # their long sides over the picture's short side
     area: tuple[int, int]  # pixels of the picture that the model will see
-    absent: float  # share of questions about a class that is not there
+    batch: int  # pictures a step
+    asks: bool = True  # whether questions are answered; otherwise only the vision tower learns
+    absent: float = 0.0  # share of questions about a class that is not there
     raster: float = 1.0  # share of answers in the order of lines of print; the others by area, or in any order
     photo: bool = False  # whether things lie turned, on cards, cut by the border, out of focus
 
 
+EVERYTHING = ("scatter", "scatter", "scatter", "packages", "packages", "page", "crowd")
 STAGES = (
-    Stage(("scatter",), counts=(1,), shares=(0.40, 0.85), area=(112 * 84, 126 * 126), absent=0.0),
-    Stage(("scatter",), counts=(1, 1, 1, 2), shares=(0.28, 0.85), area=(112 * 112, 168 * 168), absent=0.04),
+    Stage(("scatter",), (1, 2, 2, 3, 4), shares=(0.20, 0.85), area=(112 * 112, 176 * 176), batch=8, asks=False),
     Stage(
-        ("scatter", "scatter", "scatter", "packages", "page"),
-        counts=(0, 1, 1, 1, 2, 2, 3),
-        shares=(0.20, 0.90),
-        area=(140 * 140, 196 * 196),
-        absent=0.08,
+        EVERYTHING,
+        (1, 1, 2, 2, 3, 4),
+        shares=(0.15, 0.90),
+        area=(128 * 128, 224 * 224),
+        batch=8,
+        asks=False,
         photo=True,
     ),
+    Stage(("scatter",), (1, 1, 1, 2), shares=(0.28, 0.85), area=(112 * 112, 160 * 160), batch=16, absent=0.04),
     Stage(
-        ("scatter", "scatter", "scatter", "packages", "packages", "page", "crowd"),
-        counts=(0, 1, 1, 1, 2, 2, 3, 4, 6),
+        EVERYTHING,
+        (0, 1, 1, 1, 2, 2, 3, 4, 6),
         shares=(0.15, 0.90),
-        area=(140 * 140, 252 * 252),
+        area=(128 * 128, 240 * 240),
+        batch=16,
         absent=0.12,
         raster=0.8,
         photo=True,
