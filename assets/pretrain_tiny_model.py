@@ -386,7 +386,7 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, required=True, help="state, curve and checkpoints")
     parser.add_argument("--out", type=Path, help="where the finished model goes; left out: only --work")
     parser.add_argument("--steps", type=int, default=12000)
-    parser.add_argument("--stage-ends", type=int, nargs=3, default=[2000, 5000, 5600], help="steps; multiples of 4")
+    parser.add_argument("--stage-ends", type=int, nargs=3, default=[2000, 4000, 4600], help="steps; multiples of 4")
     parser.add_argument("--learning-rate", type=float, default=4e-3, help="Muon's")
     parser.add_argument("--adam-learning-rate", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=100)

@@ -103,6 +103,7 @@ def _sagging(angle: np.ndarray, bend: float) -> np.ndarray:
 def _bend(face: Image.Image, bend: float, sag: float, strips: int = 24) -> Image.Image:
     """The flat face as seen on a cylinder, in vertical strips."""
     width, height = face.size
+    strips = min(strips, width)  # none without breadth
     edges = np.linspace(0, width, strips + 1).round().astype(int).tolist()
     angles = np.arcsin((2 * np.array(edges) / width - 1) * math.sin(bend))
     x = width / 2 * (1 + angles / bend)

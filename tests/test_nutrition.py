@@ -15,6 +15,7 @@ from benchmarks.constant_box import best_constant_box, relative_boxes, score_con
 from boxtune.errors import UserError
 from boxtune.records import image_path, read_info, read_records
 from data_prep import nutrition
+from data_prep.product_packages import make_package
 from data_prep.product_pictures import SMALLEST_TABLE, bound, compose, draw_picture, visible_part
 
 NUM_IMAGES, SEED, SIZE = 120, 0, 256
@@ -239,3 +240,12 @@ def test_overwrite_replaces_the_whole_set(tmp_path):
     assert [json.loads(line)["id"] for line in lines] == ["product_000000", "product_000001"]
     assert len(os.listdir(tmp_path / "set" / "images")) == 2
     assert os.listdir(tmp_path) == ["set"]
+
+
+def test_packages_can_be_a_few_pixels_wide():
+    """Jars are bent in strips, of which a narrow one has fewer."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        package = make_package(rng, 14, 40, 0.1, tables=0)
+        part, _ = package.moved((50, 50)).warp(package.face, (100, 100))
+        assert part.getbbox()

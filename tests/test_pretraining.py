@@ -1,0 +1,85 @@
+"""The pictures and the optimiser that the embedded model is pretrained with."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from muon import Muon, orthogonalise
+from PIL import Image
+from pretrain_tiny_model import BACKGROUND, BINS, DENSE_PARTS, dense_targets, edge_loss, make_record
+from pretraining_objects import CLASSES
+from pretraining_pictures import MOST_OBJECTS, STAGES, Scene, draw_scene
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=range(len(STAGES)))
+def test_scenes_depend_on_the_generator_alone_and_boxes_lie_inside(stage):
+    for i in range(40):
+        scene, again = (draw_scene(random.Random(f"test {i}"), stage) for _ in range(2))
+        assert scene.image.tobytes() == again.image.tobytes()
+        assert (scene.boxes_xyxy, scene.labels) == (again.boxes_xyxy, again.labels)
+        assert set(scene.labels) <= set(CLASSES)
+        assert len(scene.labels) <= MOST_OBJECTS
+        for x0, y0, x1, y1 in scene.boxes_xyxy:
+            assert 0 <= x0 < x1 <= scene.image.width
+            assert 0 <= y0 < y1 <= scene.image.height
+
+
+def test_answers_name_what_was_asked_for():
+    """All of the class or classes in the question, nothing else; among many pictures every kind of question occurs."""
+    kinds = set()
+    for i in range(120):
+        record = make_record(f"test {i}", STAGES[-1])
+        asked = {name for name in CLASSES if name in record["messages"][0]["content"].replace("Detect every", "")}
+        scene, labels = record["scene"], record["objects"]["category"]
+        assert sorted(labels) == sorted(label for label in scene.labels if label in asked)
+        kinds.add("absent" if not labels else "one class" if len(asked) == 1 else "several")
+    assert kinds == {"absent", "one class", "several"}
+
+
+def test_dense_targets_say_where_the_object_is():
+    """One box in a picture twice the input's size, tokens of 32 pixels."""
+    scene = Scene(Image.new("RGB", (256, 128)), [[64, 0, 192, 128]], ["ring"])
+    targets = dense_targets(scene, (64, 128), cell=32)
+    assert targets["classes"].reshape(2, 4).tolist() == [[BACKGROUND, 5, 5, BACKGROUND]] * 2
+    assert CLASSES[5] == "ring"
+    inside = targets["classes"] != BACKGROUND
+    assert targets["place"][inside].unique(dim=0).tolist() == [[0.25, 0, 0.75, 1]]
+    # The token whose middle is (48, 16): 16 px from the left edge, 16 from the top, 48 from the right and the bottom.
+    assert targets["near"][1].tolist() == [16, 16, 48, 48]
+    empty = dense_targets(Scene(scene.image), (64, 128), cell=32)
+    assert set(empty["classes"].tolist()) == {BACKGROUND}
+
+
+def test_the_edge_loss_is_least_where_the_edges_are():
+    edges = torch.tensor([[10.5, 20.5, 30.5, 40.5]])
+    bins = torch.arange(BINS) + 0.5
+    scores = {shift: -((bins - (edges + shift).reshape(-1, 1)) ** 2 / 2).reshape(1, -1) for shift in (0, 1, 5)}
+    found = {shift: edge_loss(value, edges).item() for shift, value in scores.items()}
+    assert found[0] < found[1] < found[5]
+    assert found[0] == pytest.approx(0.5 * np.log(2 * np.pi * np.e), abs=0.001)  # a bell's own entropy
+    assert edge_loss(torch.ones(0, DENSE_PARTS[1], requires_grad=True), torch.zeros(0, 4)).item() == 0
+
+
+@pytest.mark.parametrize("shape", [(192, 192), (192, 576), (576, 192)])
+def test_muon_moves_all_directions_alike(shape):
+    """Five iterations of the quintic bring singular values to 0.7…1.2 (its author's bounds), whatever they were."""
+    draw = torch.Generator().manual_seed(0)
+    matrix = torch.randn(shape, generator=draw) @ torch.diag(torch.logspace(-1, 1, shape[1]))
+    values = torch.linalg.svdvals(orthogonalise(matrix))
+    assert values.max() < 1.3
+    assert values.median() > 0.6
+
+
+def test_muon_leaves_what_has_no_gradient_alone_and_descends():
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(8, 8, generator=draw))
+    idle = torch.nn.Parameter(torch.ones(4, 4))
+    optimizer, target = Muon([weight, idle], lr=0.2), torch.randn(8, 8, generator=draw)
+    first = (weight - target).square().sum().item()
+    for _ in range(30):
+        optimizer.zero_grad()
+        (weight - target).square().sum().backward()
+        optimizer.step()
+    assert (weight - target).square().sum().item() < first / 2
+    assert torch.equal(idle, torch.ones(4, 4))
