@@ -31,6 +31,7 @@ from boxtune.generation import generate_answers
 from boxtune.grounding import Grounding
 from boxtune.predictions import make_prediction
 from boxtune.prompts import FORMAT_SENTENCES, SYSTEM_PROMPT, question
+from boxtune.records import in_order
 from boxtune.scoring import score
 
 FAMILY = "qwen3_vl"
@@ -64,14 +65,9 @@ def choose_question(rng: random.Random, scene: Scene, stage: Stage) -> list[str]
     return asked
 
 
-def in_order(rng: random.Random, objects: list[tuple[list[float], str]], stage: Stage) -> list:
-    """(box_xyxy, label) pairs mostly in the order of lines of print, else the largest first, else in any order."""
-    kind = rng.random()
-    if kind < stage.raster:
-        return sorted(objects, key=lambda pair: (pair[0][1], pair[0][0]))
-    if kind < (1 + stage.raster) / 2:
-        return sorted(objects, key=lambda pair: -(pair[0][2] - pair[0][0]) * (pair[0][3] - pair[0][1]))
-    return rng.sample(objects, len(objects))
+def choose_order(rng: random.Random, stage: Stage) -> str:
+    """Mostly that of lines of print, else the largest first, else any (see boxtune.records.in_order)."""
+    return rng.choices(("raster", "area", "random"), (stage.raster, (1 - stage.raster) / 2, (1 - stage.raster) / 2))[0]
 
 
 def make_record(name: str, stage: Stage) -> dict:
@@ -80,8 +76,7 @@ def make_record(name: str, stage: Stage) -> dict:
     scene = draw_scene(rng, stage)
     asked = choose_question(rng, scene, stage)
     objects = [pair for pair in zip(scene.boxes_xyxy, scene.labels, strict=True) if pair[1] in asked]
-    objects = in_order(rng, objects, stage)
-    return {
+    record = {
         "id": name,
         "image": name,
         "width": scene.image.width,
@@ -97,6 +92,7 @@ def make_record(name: str, stage: Stage) -> dict:
         ],
         "scene": scene,
     }
+    return in_order(record, choose_order(rng, stage))
 
 
 def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> dict[str, torch.Tensor]:

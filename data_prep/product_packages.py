@@ -26,9 +26,7 @@ class Package:
     """`projection` is the (3, 4) camera that takes (x, y, z, 1), the middle of the face being the origin, to the picture."""
 
     face: Image.Image  # RGBA, flat
-    panels: list[
-        tuple[str, Rectangle]
-    ]  # kind ("nutrition" or one of DISTRACTORS) and place, in pixels of the flat face
+    panels: list[tuple[str, Rectangle]]  # "nutrition" or one of DISTRACTORS, and its place in pixels of the flat face
     colour: tuple[int, int, int]
     depth: float  # of a carton, in pixels of the face; 0 is flat
     bend: float  # half the angle of the visible part of a jar; 0 is flat
