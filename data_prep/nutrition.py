@@ -10,8 +10,11 @@ openfoodfacts/nutrition-table-detection instead.
 import argparse
 import io
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -98,11 +101,21 @@ def write_prepared(directory: Path, num_images: int, seed: int, size: int = 448,
 
 
 def _pictures(num_images: int, seed: int, size: int) -> Iterator[tuple[int, Picture, bytes]]:
-    """(index, picture, its JPEG file)."""
-    for index in tqdm(range(num_images), desc="drawing", unit="image", disable=None):
-        picture, buffer = draw_picture(seed, index, size), io.BytesIO()
-        picture.image.save(buffer, "JPEG", quality=picture.jpeg_quality)
-        yield index, picture, buffer.getvalue()
+    """(index, picture, its JPEG file), drawn by as many processes as there are cores."""
+    # An interrupt is for this process; the others would each answer it with a traceback.
+    pool = ProcessPoolExecutor(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
+        drawn = pool.map(partial(_draw, seed, size), range(num_images), chunksize=8)
+        for index, (picture, jpeg) in enumerate(tqdm(drawn, "drawing", num_images, unit="image", disable=None)):
+            yield index, picture, jpeg
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _draw(seed: int, size: int, index: int) -> tuple[Picture, bytes]:
+    picture, buffer = draw_picture(seed, index, size), io.BytesIO()
+    picture.image.save(buffer, "JPEG", quality=picture.jpeg_quality)
+    return picture, buffer.getvalue()
 
 
 def _record(index: int, picture: Picture) -> Record:
