@@ -2,11 +2,13 @@
 
     python assets/pretrain_tiny_model.py --work /tmp/pretrain --out assets/tiny_qwen3_vl
 
-Pictures come from pretraining_pictures.py; text, coordinates and labels from the project's own collator, so fine-tuning
-finds what it expects. First the vision tower learns alone, which takes a fraction of the time of a whole step: a dense head
-on what it gives says of each picture token the class there, and where the edges of that object lie. Then questions are
-answered, with the dense head as a second task; it is thrown away at the end. The rate is constant until it falls to zero
-over the last fifth, so a run that was stopped before its last fifth can go on from --work with another --steps.
+Pictures come from pretraining_pictures.py, which also says what learns for how long; text, coordinates and labels from the
+project's own collator, so fine-tuning finds what it expects. First the vision tower learns alone, with a dense head on what
+it gives: of each picture token the class there, and where the edges of that object lie. Then the language model learns to
+answer from a tower that stands still, and at last both together. Each of the first two costs a fraction of a whole step, and
+answers are learned from features that already say where things are. The dense head is thrown away at the end.
+
+Stopped, it goes on from --work.
 """
 
 import argparse
@@ -37,7 +39,6 @@ from boxtune.scoring import score
 FAMILY = "qwen3_vl"
 SIZES = {"hidden": 192, "layers": 5, "vision_layers": 6}
 BACKGROUND = len(CLASSES)
-ASKING = next(i for i, stage in enumerate(STAGES) if stage.asks)  # the first stage with questions
 EVAL_IMAGES = 64
 MAX_NEW_TOKENS = 480  # fifteen boxes
 # What the summed loss of an example's answer is divided by: a constant, so that a batch of short answers, each of a
@@ -45,6 +46,7 @@ MAX_NEW_TOKENS = 480  # fifteen boxes
 TOKENS_PER_ANSWER = 64
 POOL = 4  # batches drawn at a time and shared out by length, so that little is padded
 HELD_OUT = "held out"
+TOTAL_STEPS = sum(stage.steps for stage in STAGES)
 CURVE = ("step", "seconds", "stage", "loss", "class_loss", "near_loss", "place_loss", "f1", "mean_iou_gt")
 # What the dense head says of each picture token: a class or none; how far off the edges of its object are, in bins of BIN
 # pixels from BEHIND bins behind the token's middle on; and where they lie, in bins across the picture.
@@ -132,17 +134,18 @@ class SceneCollator(GroundingCollator):
     def load(self, record: dict):
         return record["scene"].image
 
-    def collate(self, records: list[dict], asks: bool) -> dict:
-        """Pictures and dense targets, and where the stage `asks` the conversations."""
+    def collate(self, records: list[dict], asks: bool, dense: bool) -> dict:
+        """Pictures; the conversations where the stage `asks`; the `dense` head's targets where it learns."""
         features, sizes = self.process_images(records)
         batch = dict(features)
         if asks:
             encoded = [self.encode(record, size) for record, size in zip(records, sizes, strict=True)]
             batch = self.batch([row.input_ids for row in encoded], features, side="right")
             batch["labels"] = self.pad([row.labels for row in encoded], IGNORE_INDEX, side="right")
-        cell = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
-        targets = [dense_targets(record["scene"], size, cell) for record, size in zip(records, sizes, strict=True)]
-        batch["dense"] = {key: torch.cat([target[key] for target in targets]) for key in targets[0]}
+        if dense:
+            cell = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
+            targets = [dense_targets(record["scene"], size, cell) for record, size in zip(records, sizes, strict=True)]
+            batch["dense"] = {key: torch.cat([target[key] for target in targets]) for key in targets[0]}
         return batch
 
 
@@ -161,50 +164,54 @@ def make_collator() -> SceneCollator:
     return SceneCollator(processor, grounding, Path())
 
 
-def stage_at(step: int, ends: list[int]) -> int:
-    return sum(step >= end for end in ends)
+def stage_at(step: int) -> tuple[int, int]:
+    """(which stage, steps done of it)."""
+    for i, stage in enumerate(STAGES):
+        if step < stage.steps:
+            return i, step
+        step -= stage.steps
+    raise ValueError(f"step {step} past the last stage")
 
 
 class Batches(IterableDataset):
     """The batches from `start` on; batch n is the same however often the run was interrupted."""
 
-    def __init__(self, args: argparse.Namespace, start: int):
-        self.args, self.start = args, start
+    def __init__(self, seed: int, start: int):
+        self.seed, self.start = seed, start
 
     def __iter__(self):
         collator = make_collator()
-        for first in range(self.start - self.start % POOL, self.args.steps, POOL):
-            for step, records in enumerate(self.pool(first), first):
-                if self.start <= step < self.args.steps:
-                    yield collator.collate(records, self.stage(step).asks)
+        for first in range(self.start - self.start % POOL, TOTAL_STEPS, POOL):
+            stage = STAGES[stage_at(first)[0]]
+            for step, records in enumerate(self.pool(first, stage), first):
+                if step >= self.start:
+                    yield collator.collate(records, asks=stage.learns != "vision", dense=stage.learns != "language")
 
-    def stage(self, step: int) -> Stage:
-        return STAGES[stage_at(step, self.args.stage_ends)]
-
-    def pool(self, first: int) -> list[list[dict]]:
+    def pool(self, first: int, stage: Stage) -> list[list[dict]]:
         """The records of POOL batches from step `first` on: short answers with short ones, the batches in any order."""
-        stage = self.stage(first)
-        records = [make_record(f"{self.args.seed}/{first}/{i}", stage) for i in range(POOL * stage.batch)]
+        records = [make_record(f"{self.seed}/{first}/{i}", stage) for i in range(POOL * stage.batch)]
         records.sort(key=lambda record: len(record["objects"]["bbox"]))
         batches = [records[i : i + stage.batch] for i in range(0, len(records), stage.batch)]
-        random.Random(f"{self.args.seed}/{first}").shuffle(batches)
+        random.Random(f"{self.seed}/{first}").shuffle(batches)
         return batches
 
 
 def losses(model, dense_head: torch.nn.Linear, batch: dict) -> dict[str, torch.Tensor]:
-    """The dense head's losses of classes and edges; where the batch asks, of the answer tokens the cross entropy's sum over
-    TOKENS_PER_ANSWER an example ("answer") and its mean ("loss")."""
-    dense, labels, found = batch.pop("dense"), batch.pop("labels", None), {}
+    """Where the batch has them, the dense head's losses of classes and edges; of the answer tokens the cross entropy's sum
+    over TOKENS_PER_ANSWER an example ("answer") and its mean ("loss")."""
+    dense, labels, found = batch.pop("dense", None), batch.pop("labels", None), {}
     if labels is None:
         seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
     else:
-        output = model.model(**batch, output_hidden_states=True, use_cache=False)
-        # What goes into the first layer are, at the picture's tokens, the vision tower's own outputs.
-        seen = output.hidden_states[0][batch["mm_token_type_ids"] == 1]
+        output = model.model(**batch, output_hidden_states=dense is not None, use_cache=False)
+        if dense is not None:  # what goes into the first layer are, at the picture's tokens, the tower's own outputs
+            seen = output.hidden_states[0][batch["mm_token_type_ids"] == 1]
         supervised = labels[:, 1:] != IGNORE_INDEX
         logits = model.lm_head(output.last_hidden_state[:, :-1][supervised])
         mean_loss = functional.cross_entropy(logits, labels[:, 1:][supervised])
         found = {"answer": mean_loss * supervised.sum() / (TOKENS_PER_ANSWER * len(labels)), "loss": mean_loss.detach()}
+    if dense is None:
+        return found
     scores, near, place = dense_head(seen).split(DENSE_PARTS, dim=1)
     inside = dense["classes"] != BACKGROUND
     return found | {
@@ -238,11 +245,11 @@ def held_out(count: int, seed: int) -> list[dict]:
     return [make_record(f"{HELD_OUT} {seed}/{i}", STAGES[-1]) for i in range(count)]
 
 
-def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """The share of the peak rate: linear warm-up, also where questions begin; constant; linear to zero over the last fifth."""
-    questions_begin = args.stage_ends[ASKING - 1]
-    since = step - questions_begin if step >= questions_begin else step
-    return min(1.0, (since + 1) / args.warmup, (args.steps - step) / (0.2 * args.steps))
+def learning_rate(step: int, warmup: int) -> float:
+    """The share of the peak rate: between the stage's two, linear, after a linear warm-up."""
+    i, done = stage_at(step)
+    begin, end = STAGES[i].rate
+    return min(1.0, (done + 1) / warmup) * (begin + (end - begin) * done / STAGES[i].steps)
 
 
 def make_optimizers(model, dense_head, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
@@ -322,10 +329,14 @@ def train(args: argparse.Namespace) -> None:
     held = held_out(EVAL_IMAGES, args.seed)
 
     recent, began = [], time.monotonic() - spent
-    for step, batch in enumerate(DataLoader(Batches(args, start), batch_size=None, num_workers=1), start):
+    for step, batch in enumerate(DataLoader(Batches(args.seed, start), batch_size=None, num_workers=1), start):
+        i, _ = stage_at(step)
+        visual = model.model.visual
+        for part in (visual.patch_embed, visual.pos_embed, visual.blocks):  # the mergers belong to the language model
+            part.requires_grad_(STAGES[i].learns != "language")
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * learning_rate(step, args)
+                group["lr"] = group["peak"] * learning_rate(step, args.warmup)
         asks = "labels" in batch
         found = losses(model, dense_head, batch)
         sum(value for key, value in found.items() if key != "loss").backward()
@@ -335,16 +346,16 @@ def train(args: argparse.Namespace) -> None:
             optimizer.zero_grad()
         recent.append({key: value.item() for key, value in found.items() if key in CURVE})
         done = step + 1
-        if done % args.log_every and done != args.steps:
+        if done % args.log_every and done != TOTAL_STEPS:
             continue
         row = {
             "step": done,
             "seconds": round(time.monotonic() - began),
-            "stage": stage_at(step, args.stage_ends),
+            "stage": i,
             **{key: round(sum(entry[key] for entry in recent) / len(recent), 4) for key in recent[0]},
         }
         recent = []
-        if asks and (done % args.save_every == 0 or done == args.steps):
+        if asks and (done % args.save_every == 0 or done == TOTAL_STEPS):
             found = evaluate(model, collator, held)
             row |= {key: round(found[key] or 0.0, 4) for key in ("f1", "mean_iou_gt")}
             save_model(model, args.work / "model")
@@ -369,7 +380,7 @@ def report(args: argparse.Namespace) -> None:
     found = evaluate(model, collator, held_out(args.report_images, args.seed + 1))
     keys = ("f1", "precision", "recall", "mean_iou_tp", "mean_iou_gt", "AP", "AP50")
     result = {"step": state["step"], "seconds": round(state["seconds"]), "images": args.report_images}
-    result |= {key: round(found[key], 4) for key in keys} | {"empty_images": found["empty_images"]}
+    result |= {key: round(found[key], 4) for key in keys} | {key: found[key] for key in ("empty_images", "parse")}
     result["f1_per_class"] = {name: round(found["per_class"][name]["f1"] or 0.0, 3) for name in CLASSES}
     print(json.dumps(result, indent=1))
     (args.work / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -381,8 +392,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="state, curve and checkpoints")
     parser.add_argument("--out", type=Path, help="where the finished model goes; left out: only --work")
-    parser.add_argument("--steps", type=int, default=12000)
-    parser.add_argument("--stage-ends", type=int, nargs=3, default=[2000, 4000, 4600], help="steps; multiples of 4")
     parser.add_argument("--learning-rate", type=float, default=4e-3, help="Muon's")
     parser.add_argument("--adam-learning-rate", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=100)

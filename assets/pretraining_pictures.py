@@ -21,50 +21,46 @@ PANEL_CLASSES = {
     "hours": "table", "prices": "table", "recipe": "table",
 }  # fmt: skip
 MOST_OBJECTS = 15
-LEAST_SIDE = 5  # pixels of the picture; smaller things are drawn but not asked for
+LEAST_SIDE = 8  # pixels of the picture; smaller things are drawn but not asked for
 PAGE_BLOCKS = {  # class: (how often, least and greatest height as shares of the page's)
-    "title": (0.2, 0.03, 0.06), "text": (0.45, 0.06, 0.3), "table": (0.2, 0.12, 0.35), "figure": (0.15, 0.12, 0.35),
+    "title": (0.2, 0.05, 0.08), "text": (0.45, 0.08, 0.3), "table": (0.2, 0.12, 0.35), "figure": (0.15, 0.12, 0.35),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How hard the pictures are, and what is learned from them."""
+    """How hard the pictures are, for how long, and what learns from them."""
 
+    steps: int
+    learns: str  # "vision": that tower with the dense head; "language": answers, on the tower as it is; "both"
+    rate: tuple[float, float]  # shares of the peak learning rate at the stage's beginning and end
+    batch: int  # pictures a step
     kinds: tuple[str, ...]  # of scene, as often as they are named
     counts: tuple[int, ...]  # of things scattered
     shares: tuple[float, float]  # their long sides over the picture's short side
     area: tuple[int, int]  # pixels of the picture that the model will see
-    batch: int  # pictures a step
-    asks: bool = True  # whether questions are answered; otherwise only the vision tower learns
     absent: float = 0.0  # share of questions about a class that is not there
     raster: float = 1.0  # share of answers in the order of lines of print; the others by area, or in any order
     photo: bool = False  # whether things lie turned, on cards, cut by the border, out of focus
 
 
-EVERYTHING = ("scatter", "scatter", "scatter", "packages", "packages", "page", "crowd")
+EVERYTHING = {
+    "kinds": ("scatter", "scatter", "scatter", "packages", "packages", "page", "crowd"),
+    "counts": (0, 1, 1, 1, 2, 2, 3, 4, 6),
+    "shares": (0.15, 0.90),
+    "area": (144 * 144, 256 * 256),
+    "absent": 0.12,
+    "raster": 0.8,
+    "photo": True,
+}
+EASY = {"kinds": ("scatter",), "shares": (0.20, 0.85), "area": (112 * 112, 176 * 176)}
 STAGES = (
-    Stage(("scatter",), (1, 2, 2, 3, 4), shares=(0.20, 0.85), area=(112 * 112, 176 * 176), batch=8, asks=False),
-    Stage(
-        EVERYTHING,
-        (1, 1, 2, 2, 3, 4),
-        shares=(0.15, 0.90),
-        area=(128 * 128, 224 * 224),
-        batch=8,
-        asks=False,
-        photo=True,
-    ),
-    Stage(("scatter",), (1, 1, 1, 2), shares=(0.28, 0.85), area=(112 * 112, 160 * 160), batch=16, absent=0.04),
-    Stage(
-        EVERYTHING,
-        (0, 1, 1, 1, 2, 2, 3, 4, 6),
-        shares=(0.15, 0.90),
-        area=(128 * 128, 240 * 240),
-        batch=16,
-        absent=0.12,
-        raster=0.8,
-        photo=True,
-    ),
+    Stage(2000, "vision", (1, 1), 8, counts=(1, 2, 2, 3, 4), **EASY),
+    Stage(2500, "vision", (1, 1), 8, **EVERYTHING),
+    Stage(1200, "vision", (1, 0), 16, **EVERYTHING),
+    Stage(600, "language", (1, 1), 16, counts=(1, 1, 1, 2), absent=0.04, **EASY),
+    Stage(1500, "language", (1, 0.1), 16, **EVERYTHING),
+    Stage(600, "both", (0.3, 0), 16, **EVERYTHING),
 )
 
 
@@ -127,7 +123,7 @@ def crowd(rng: random.Random, width: int, height: int) -> Scene:
     image, ground = draw_ground(rng, width, height)
     scene = Scene(image)
     names = rng.choices([name for name in CLASSES if name not in {"title", "text"}], k=rng.choice((1, 1, 2, 3)))
-    share, gap = rng.uniform(0.13, 0.28), rng.choice((-4, -2, 2))
+    share, gap = rng.uniform(0.15, 0.30), rng.choice((-4, -2, 2))
     ink = ink_on(rng, ground) if rng.random() < 0.6 else None
     for _ in range(rng.randint(4, MOST_OBJECTS)):
         name = rng.choice(names)
@@ -206,7 +202,7 @@ def page(rng: random.Random, width: int, height: int) -> Scene:
             names = list(PAGE_BLOCKS)
             name = rng.choices(names, [PAGE_BLOCKS[name][0] for name in names])[0]
             w = column * (rng.uniform(0.4, 0.9) if name == "title" or rng.random() < 0.2 else 1.0)
-            h = max(rng.uniform(*PAGE_BLOCKS[name][1:]) * height, 9)
+            h = max(rng.uniform(*PAGE_BLOCKS[name][1:]) * height, 12)
             if y + h > height - margin:
                 break
             x = left + rng.choice((0, 0, 0.5, 1)) * (column - w)
