@@ -50,6 +50,7 @@ DATA_SETS = Table(
 
 AS_IS = nutrition("as-is", "the recipe as it is")
 UNQUANTISED = ("--load_in_4bit", "false")
+FULL = (*UNQUANTISED, "--use_peft", "false", "--lora_vision", "false")
 
 CHOICES = (
     Table(
@@ -58,11 +59,8 @@ CHOICES = (
             AS_IS,
             nutrition("vision-nf4", "vision tower in NF4 too", "--quantize_vision", "true"),
             nutrition("unquantised", "LoRA on the bf16 weights", *UNQUANTISED),
-            nutrition("full", "full fine-tuning", *UNQUANTISED, "--use_peft", "false"),
-            nutrition(
-                *("full-low", "full fine-tuning, a third of the rate", *UNQUANTISED, "--use_peft", "false"),
-                *("--learning_rate", "3e-4"),
-            ),
+            nutrition("full", "full fine-tuning", *FULL),
+            nutrition("full-low", "full fine-tuning, a third of the rate", *FULL, "--learning_rate", "1e-3"),
         ),
     ),
     Table(
@@ -70,6 +68,7 @@ CHOICES = (
         (
             AS_IS,
             nutrition("r8", "rank 8, alpha 16", "--lora_r", "8", "--lora_alpha", "16"),
+            nutrition("r16", "rank 16, alpha 32", "--lora_r", "16", "--lora_alpha", "32"),
             nutrition("r64", "rank 64, alpha 128", "--lora_r", "64", "--lora_alpha", "128"),
             nutrition("attention", "attention only", "--lora_target_modules", "q_proj", "k_proj", "v_proj", "o_proj"),
             nutrition("language-only", "language model only", "--lora_vision", "false"),
@@ -97,7 +96,7 @@ CHOICES = (
     ),
     Table(
         "Pixels or 0…1000?",
-        (AS_IS, nutrition("thousandths", "0…1000 of the picture", "--codec", "qwen3_vl")),
+        (AS_IS, nutrition("pixels", "pixels of the resized input", "--codec", "qwen2_5_vl")),
     ),
 )  # fmt: skip
 

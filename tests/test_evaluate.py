@@ -46,7 +46,7 @@ def test_predictions_keep_the_contract(evaluated, squares):
     processor = load_processor(str(evaluated.parent / "final"))
     for record, prediction in zip(records, predictions, strict=True):
         assert tuple(prediction) == KEYS
-        assert prediction["codec"] == "qwen2_5_vl"
+        assert prediction["codec"] == "qwen3_vl"
         assert tuple(prediction["input_size"]) == expected_input_size(processor, (record["height"], record["width"]))
         assert "<|im_end|>" not in prediction["text"]
         assert "<|endoftext|>" not in prediction["text"]
@@ -59,10 +59,10 @@ def test_metrics_and_report_of_tuned_and_base(evaluated):
         assert metrics["parse"]["images"] == 6
         assert metrics["provenance"]["split"] == "test"
         assert metrics["provenance"]["base_precision"] == "nf4"
-        assert metrics["provenance"]["pixel_budget"] == {"min_pixels": 3136, "max_pixels": 50176}
+        assert metrics["provenance"]["pixel_budget"] == {"min_pixels": 4096, "max_pixels": 50176}
         assert "http" not in (folder / "report.html").read_text(encoding="utf-8").split("</head>")[1].lower()
     base = json.loads((evaluated / "base" / "metrics.json").read_text(encoding="utf-8"))
-    assert base["provenance"]["checkpoint"] == "assets/tiny_qwen2_5_vl"
+    assert base["provenance"]["checkpoint"] == "assets/tiny_qwen3_vl"
 
 
 def test_the_same_answers_batched_or_alone_and_twice(run, evaluated, tmp_path):

@@ -60,7 +60,7 @@ def test_every_recipe_trains_two_steps_on_the_tiny_model(name, squares, tmp_path
     assert resolved["model_name_or_path"] == recipe.model.model_name_or_path
     assert resolved["max_steps"] == 2
     grounding = json.loads((run / "final" / "grounding.json").read_text())
-    assert grounding["codec"] == ("qwen2_5_vl_click" if "click" in name else "qwen2_5_vl")
+    assert grounding["codec"] == ("qwen3_vl_click" if "click" in name else "qwen3_vl")
     assert grounding["max_pixels"] == 50176
     taught = (run / "first_batch.txt").read_text().split("--- supervised\n")[1]
     assert taught.strip().endswith("<|im_end|>")
@@ -100,7 +100,7 @@ def test_the_published_values_of_nutrition_qlora():
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
 def test_the_other_families_train_in_nf4(family, tiny_models, squares, tmp_path):
-    run = train(squares, tmp_path / "run", "--model_name_or_path", tiny_models[family])
+    run = train(squares, tmp_path / "run", "--model_name_or_path", tiny_models[family], "--lora_vision", "false")
     info = json.loads((run / "final" / "run.json").read_text())
     assert info["modules"]["quantised"] == {
         "vision": {"nf4": 0, "full": info["modules"]["quantised"]["vision"]["full"]},
@@ -121,28 +121,29 @@ def test_what_else_a_recipe_may_choose(squares, tmp_path, capsys):
     """Both towers quantised and adapted, bf16 adapters, another family's coordinates, another order: trained and evaluated."""
     run = train(
         *(squares, tmp_path / "run", "--quantize_vision", "true", "--lora_vision", "true"),
-        *("--adapter_dtype", "bfloat16", "--codec", "qwen3_vl", "--object_order", "area"),
+        *("--adapter_dtype", "bfloat16", "--codec", "qwen2_5_vl", "--object_order", "area"),
     )
     modules = json.loads((run / "run.json").read_text())["modules"]
-    assert modules["quantised"]["vision"] == {"nf4": 22, "full": 0}  # 4 blocks of 5 linears, 2 in the merger
+    assert modules["quantised"]["vision"] == {"nf4": 30, "full": 0}  # 6 blocks of 4 linears, 3 mergers of 2
     assert modules["quantised"]["head"]["nf4"] == 0
-    assert modules["adapted"]["vision"] == {"down_proj": 4, "gate_proj": 4, "proj": 4, "qkv": 4, "up_proj": 4}
+    assert modules["adapted"]["vision"] == {"linear_fc1": 6, "linear_fc2": 6, "proj": 6, "qkv": 6}
     assert {tensor.dtype for tensor in load_file(run / "final" / "adapter_model.safetensors").values()} == {
         torch.bfloat16
     }
     grounding = Grounding.load(run / "final")
-    assert (grounding.codec, grounding.quantized_vision) == ("qwen3_vl", True)
+    assert (grounding.codec, grounding.quantized_vision) == ("qwen2_5_vl", True)
     evaluate.main(["--ckpt", str(run / "final"), "--limit", "1", "--max-new-tokens", "8"])
-    assert json.loads((run / "eval" / "predictions.jsonl").read_text())["codec"] == "qwen3_vl"
+    assert json.loads((run / "eval" / "predictions.jsonl").read_text())["codec"] == "qwen2_5_vl"
     model = load_checkpoint_model(open_checkpoint(str(run / "final")))
-    assert quantised_modules(model)["vision"]["nf4"] == 22
+    assert quantised_modules(model)["vision"]["nf4"] == 30
 
 
 def test_full_fine_tuning_saves_a_whole_model(squares, tmp_path, tiny_models):
     run = train(
         squares,
         tmp_path / "run",
-        *("--model_name_or_path", tiny_models["qwen2_5_vl"], "--use_peft", "false", "--load_in_4bit", "false"),
+        *("--model_name_or_path", tiny_models["qwen2_5_vl"], "--load_in_4bit", "false"),
+        *("--use_peft", "false", "--lora_vision", "false"),
     )
     assert (run / "final" / "model.safetensors").is_file()
     assert not (run / "final" / "adapter_config.json").exists()
