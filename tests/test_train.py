@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import FAMILIES, ROOT
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -98,8 +98,8 @@ def test_the_published_values_of_nutrition_qlora():
     assert {key: values[key] for key in wanted} == wanted
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
-def test_the_other_families_train_in_nf4(family, tiny_models, squares, tmp_path):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_in_nf4(family, tiny_models, squares, tmp_path):
     run = train(squares, tmp_path / "run", "--model_name_or_path", tiny_models[family], "--lora_vision", "false")
     info = json.loads((run / "final" / "run.json").read_text())
     assert info["modules"]["quantised"] == {
