@@ -137,11 +137,7 @@ class SceneCollator(GroundingCollator):
     def collate(self, records: list[dict], asks: bool, dense: bool) -> dict:
         """Pictures; the conversations where the stage `asks`; the `dense` head's targets where it learns."""
         features, sizes = self.process_images(records)
-        batch = dict(features)
-        if asks:
-            encoded = [self.encode(record, size) for record, size in zip(records, sizes, strict=True)]
-            batch = self.batch([row.input_ids for row in encoded], features, side="right")
-            batch["labels"] = self.pad([row.labels for row in encoded], IGNORE_INDEX, side="right")
+        batch = self.batch_conversations(records, features, sizes) if asks else features
         if dense:
             cell = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
             targets = [dense_targets(record["scene"], size, cell) for record, size in zip(records, sizes, strict=True)]
@@ -334,9 +330,10 @@ def train(args: argparse.Namespace) -> None:
         visual = model.model.visual
         for part in (visual.patch_embed, visual.pos_embed, visual.blocks):  # the mergers belong to the language model
             part.requires_grad_(STAGES[i].learns != "language")
+        share = learning_rate(step, args.warmup)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * learning_rate(step, args.warmup)
+                group["lr"] = group["peak"] * share
         asks = "labels" in batch
         found = losses(model, dense_head, batch)
         sum(value for key, value in found.items() if key != "loss").backward()

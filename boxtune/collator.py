@@ -151,7 +151,12 @@ class GroundingCollator:
 
     def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
         records = [json.loads(example["record"]) for example in examples]
-        features, sizes = self.process_images(records)
+        return self.batch_conversations(records, *self.process_images(records))
+
+    def batch_conversations(
+        self, records: list[Record], features: dict[str, torch.Tensor], sizes: list[tuple[int, int]]
+    ) -> dict[str, torch.Tensor]:
+        """A right-padded batch with labels, from what `process_images` made of the records' pictures."""
         encoded = [self.encode(record, size) for record, size in zip(records, sizes, strict=True)]
         batch = self.batch([row.input_ids for row in encoded], features, side="right")
         batch["labels"] = self.pad([row.labels for row in encoded], IGNORE_INDEX, side="right")
