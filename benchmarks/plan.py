@@ -86,9 +86,9 @@ CHOICES = (
         ),
     ),
     Table(
-        "Which order of the objects?",
+        "Which order of the objects? (The recipe's is raster: top, then left.)",
         (
-            nutrition("raster", "raster (top, then left)", "--object_order", "raster"),
+            AS_IS,
             nutrition("area", "largest first", "--object_order", "area"),
             nutrition("random", "random, drawn once", "--object_order", "random"),
             nutrition("source", "as annotated", "--object_order", "source"),
