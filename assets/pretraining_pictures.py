@@ -53,6 +53,7 @@ EVERYTHING = {
     "raster": 0.8,
     "photo": True,
 }
+CROWDED = EVERYTHING | {"kinds": ("scatter", "scatter", "packages", "packages", "page", "crowd", "crowd")}
 EASY = {"kinds": ("scatter",), "shares": (0.20, 0.85), "area": (112 * 112, 176 * 176)}
 STAGES = (
     Stage(2000, "vision", (1, 1), 8, counts=(1, 2, 2, 3, 4), **EASY),
@@ -61,7 +62,10 @@ STAGES = (
     Stage(600, "language", (1, 1), 16, counts=(1, 1, 1, 2), absent=0.04, **EASY),
     Stage(1500, "language", (1, 0.1), 16, **EVERYTHING),
     Stage(600, "both", (0.3, 0), 16, **EVERYTHING),
+    Stage(1800, "vision", (0.5, 0.2), 16, **CROWDED),
+    Stage(1900, "both", (0.5, 0), 16, **CROWDED),
 )
+HELD_OUT_STAGE = Stage(0, "both", (0, 0), 0, **EVERYTHING)  # what is never learned from, only scored
 
 
 @dataclass
@@ -71,6 +75,7 @@ class Scene:
     image: Image.Image
     boxes_xyxy: list[list[float]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    kind: str = ""  # of scene, as Stage.kinds names it
 
     def add(self, label: str, box_xyxy: list[float]) -> None:
         """Note a thing by the part of its box that lies inside the picture."""
@@ -89,14 +94,15 @@ def draw_scene(rng: random.Random, stage: Stage) -> Scene:
     width, height = round(math.sqrt(area * aspect) * scale), round(math.sqrt(area / aspect) * scale)
     kind = rng.choice(stage.kinds)
     if kind == "packages":
-        return packages(rng, width, height)
-    if kind == "page":
+        scene = packages(rng, width, height)
+    elif kind == "page":
         scene = page(rng, width, height)
     elif kind == "crowd":
         scene = crowd(rng, width, height)
     else:
         scene = scatter(rng, width, height, stage)
-    if stage.photo and rng.random() < 0.4:
+    scene.kind = kind
+    if kind != "packages" and stage.photo and rng.random() < 0.4:  # photographs of packages are out of focus as it is
         scene.image = scene.image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0) * scale))
     return scene
 
