@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.bootstrap import intervals
-from benchmarks.plan import CHOICES, DATA_SETS, SEEDS, Experiment
+from benchmarks.plan import CHOICES, DATA_SETS, SEEDS, SHORTER, Experiment
 from boxtune.files import write_whole
 
 FOLDER = Path(__file__).resolve().parent
@@ -41,6 +41,7 @@ def write_page(identities: set[str]) -> Path:
         data_sets=rows[DATA_SETS.question],
         choices=[(table, rows[table.question]) for table in CHOICES],
         seeds=len(SEEDS),
+        steps=SHORTER[1],
         machines=sorted({describe_machine(result) for result in current}),
         gpu=[gpu_row(name, read_lines(GPU_MEMORY)) for name in GPU_MODELS],
     )
