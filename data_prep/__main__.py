@@ -78,6 +78,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--rename", metavar="OLD=NEW", type=parse_rename, action="append", default=[], help="rename or merge classes"
     )
     parser.add_argument(
+        "--default-class", metavar="NAME", default="", help="the class of objects to which the source gives none"
+    )
+    parser.add_argument(
         "--split-ratio",
         metavar="T,V,E",
         type=parse_ratio,
@@ -110,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
             images=args.images,
             classes=args.classes,
             rename={old: new for renames in args.rename for old, new in renames.items()},
+            default_class=args.default_class.strip(),
             split_ratio=args.split_ratio,
             questions=args.questions,
             copy_images=args.copy_images,

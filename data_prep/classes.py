@@ -10,6 +10,8 @@ def settle_classes(found: Source, items: dict[str, Item], options: Options) -> t
     Renames the items' objects. Errors are unknown names in --rename or --classes, and names that no answer can hold.
     """
     rows = [row for item in items.values() for row in item.rows]
+    for row in rows:
+        row.category = row.category or options.default_class
     known = {*found.classes, *(row.category for row in rows)}
     errors = [
         f"--rename: no class {name!r}; there are {_listed(known)}" for name in options.rename if name not in known
@@ -30,7 +32,8 @@ def _name_errors(classes: list[str], items: dict[str, Item]) -> list[str]:
     first = {row.category: item_id for item_id, item in reversed(items.items()) for row in item.rows}
     faults = {name: fault for name in classes if (fault := label_problem(name))}
     return [
-        f"{fault} (first in {first.get(name, 'the list of classes')}); mend it, or use --rename"
+        f"{fault} (first in {first.get(name, 'the list of classes')}); mend it, or use "
+        f"{'--rename' if name.strip() else '--default-class NAME'}"
         for name, fault in faults.items()
     ]
 

@@ -22,7 +22,7 @@ _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 
 
 def read(source: Path, options: Options) -> Source:
-    found = Source(layout="yxyx", fractions=True, owns_pictures=True)
+    found = Source(layout="yxyx", fractions=True)
     folder = options.scratch / "table"
     for split, number, row in _rows(source, options.scratch / "cache"):
         objects = _columns(row["objects"])

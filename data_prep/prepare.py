@@ -51,12 +51,13 @@ def prepare(source_format: str, read: Callable[[Path, Options], Source], source:
     )
     problems.sort(key=lambda fault: fault["id"])
 
-    staged = options.scratch / "images" if found.owns_pictures or options.copy_images else None
-    records = _make_records(items, inspected, placed, divided, classes, staged is not None, options)
+    copied = {item_id for item_id, item in items.items() if options.copy_images or _is_ours(item, options)}
+    staged = options.scratch / "images" if copied else None
+    records = _make_records(items, inspected, placed, divided, classes, copied, options)
     splits = {split: [record for record in records if divided[record["id"]] == split] for split in SPLITS}
     splits = {split: members for split, members in splits.items() if members}
     if staged:
-        _stage(items, found.owns_pictures, staged)
+        _stage([items[item_id] for item_id in copied], staged, options)
     _write(source_format, classes, splits, problems, staged, options)
     for warning in [
         *found.warnings,
@@ -159,7 +160,7 @@ def _make_records(
     placed: dict[str, Placed],
     divided: dict[str, str],
     classes: list[str],
-    copied: bool,
+    copied: set[str],
     options: Options,
 ) -> list[Record]:
     """A record for every item. Raises UserError where one would break the contract of records."""
@@ -178,7 +179,7 @@ def _make_records(
         mixed = options.questions == "mixed" and divided[item_id] == "train"
         record = {
             "id": item_id,
-            "image": f"images/{item.name}" if copied else os.path.abspath(item.picture),
+            "image": f"images/{item.name}" if item_id in copied else os.path.abspath(item.picture),
             "width": width,
             "height": height,
             "objects": objects,
@@ -209,12 +210,17 @@ def ask(item_id: str, objects: dict[str, list], classes: list[str], mixed: bool)
     return [{"role": "user", "content": question(names)}, {"role": "assistant", "content": answer}]
 
 
-def _stage(items: dict[str, Item], owned: bool, staged: Path) -> None:
-    """Put every picture under its name into the folder that becomes DIR/images."""
-    for item in items.values():
+def _is_ours(item: Item, options: Options) -> bool:
+    """Whether a reader wrote the picture, which its source holds as bytes and not as a file."""
+    return item.picture.is_relative_to(options.scratch)
+
+
+def _stage(items: list[Item], staged: Path, options: Options) -> None:
+    """Put pictures under their names into the folder that becomes DIR/images."""
+    for item in items:
         target = staged / item.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if owned:
+        if _is_ours(item, options):
             os.rename(item.picture, target)
         else:
             shutil.copyfile(item.picture, target)

@@ -32,7 +32,7 @@ class Source:
     """A source as it was read. `layout` is a key of placing.LAYOUTS; `fractions` says that boxes run from 0 to 1.
 
     `errors` stop the run, together with those of the pictures; `warnings` are printed; `problems` go to problems.jsonl.
-    `classes` is in the source's order, empty where it states none. `owns_pictures`: they lie in Options.scratch.
+    `classes` is in the source's order, empty where it states none.
     """
 
     layout: str
@@ -42,18 +42,19 @@ class Source:
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     problems: list[dict] = field(default_factory=list)
-    owns_pictures: bool = False
 
 
 @dataclass
 class Options:
-    """What the user asked for. `scratch` is a temporary folder on the disk of `out`."""
+    """What the user asked for. `scratch` is a temporary folder on the disk of `out`; pictures that a reader has to write
+    go there, and from there into the data set."""
 
     out: Path
     scratch: Path
     images: Path | None = None
     classes: list[str] = field(default_factory=list)
     rename: dict[str, str] = field(default_factory=dict)
+    default_class: str = ""
     split_ratio: list[float] | None = None
     questions: str = "all"
     copy_images: bool = False
