@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from boxtune.errors import command
-from data_prep import aabb, coco, csv_table, openfoodfacts, voc, yolo
+from data_prep import aabb, coco, csv_table, cvat, labelme, labelstudio, openfoodfacts, via, voc, yolo
 from data_prep.files import folder_for_scratch
 from data_prep.source import Options
 
@@ -16,6 +16,10 @@ FORMATS = {
     "coco": (coco, "COCO: a .json file, or a folder with one for each split"),
     "yolo": (yolo, "YOLO: data.yaml, or the folder that holds it"),
     "csv": (csv_table, "CSV: a file, or a folder with one for each split"),
+    "via": (via, "VGG Image Annotator: a .json or .csv file, or a folder with one for each split"),
+    "labelme": (labelme, "labelme: a folder of .json files, beside their pictures or not"),
+    "cvat": (cvat, "CVAT for images 1.1: annotations.xml, or the folder that holds it"),
+    "labelstudio": (labelstudio, "Label Studio: a JSON or JSON-MIN export, or the folder that holds it"),
     "aabb": (aabb, "JSON list with objects of class and bbox_aabb in fractions"),
     "openfoodfacts": (openfoodfacts, "table of `datasets`: a hub id, .parquet files, or a save_to_disk folder"),
 }
@@ -81,6 +85,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--default-class", metavar="NAME", default="", help="the class of objects to which the source gives none"
     )
     parser.add_argument(
+        "--label-field", metavar="NAME", help="via, labelstudio: the attribute or control that gives the class"
+    )
+    parser.add_argument(
         "--split-ratio",
         metavar="T,V,E",
         type=parse_ratio,
@@ -114,6 +121,7 @@ def run(args: argparse.Namespace) -> None:
             classes=args.classes,
             rename={old: new for renames in args.rename for old, new in renames.items()},
             default_class=args.default_class.strip(),
+            label_field=args.label_field,
             split_ratio=args.split_ratio,
             questions=args.questions,
             copy_images=args.copy_images,

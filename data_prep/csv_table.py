@@ -39,7 +39,7 @@ def read(source: Path, options: Options) -> Source:
 
 
 def _read_file(file: Path, split: str | None, source: Path, options: Options, found: Source) -> None:
-    lines = _read_lines(file)
+    lines = read_lines(file)
     if not lines:
         raise UserError(f"{file} is empty. It needs a row for each object.")
     columns = _header_columns(file, lines[0][1])
@@ -74,7 +74,7 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
         found.warnings.append(f"{file}: as a split, {words:.200} is none of train, validation and test")
 
 
-def _read_lines(file: Path) -> list[tuple[int, list[str]]]:
+def read_lines(file: Path) -> list[tuple[int, list[str]]]:
     """(line number, cells) of every row that is not blank. The separator is whichever the first line has most of."""
     try:
         with open(file, encoding="utf-8-sig", newline="") as text:

@@ -1,19 +1,22 @@
 """Finding and reading the files of a source: annotations, the pictures they name, and names that are safe to write."""
 
+import io
 import json
 import os
 import re
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from boxtune.errors import UserError
-from data_prep.source import Options
+from data_prep.source import Options, Source
 from data_prep.splits import ALIASES, split_of
 
 PICTURE_SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm", ".pbm",
     ".tga", ".mpo", ".avif",
 }  # fmt: skip
+_FORMAT_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 
 
 def existing(source: Path) -> Path:
@@ -41,10 +44,28 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path):
     """A JSON file. Raises UserError with line and column where it is torn."""
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str, where: str):
+    """The value of a JSON text that stands at `where`. Raises UserError where it is torn."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON: {error}. The file is torn or of another format.") from None
+        raise UserError(f"{where}: not JSON: {error}. The file is torn or of another format.") from None
+
+
+def read_xml(path: Path, root: str, found: Source) -> ElementTree.Element | None:
+    """The root of an XML file, if it has that name; else None, and an error of the source."""
+    try:
+        tree = ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two: encodings that expat lacks
+        found.errors.append(f"{path}: not XML: {error}")
+        return None
+    if tree.tag != root:
+        found.errors.append(f"{path} begins with <{tree.tag}>, and not with <{root}>")
+        return None
+    return tree
 
 
 def number(text: str | None) -> int | float | str | None:
@@ -83,6 +104,17 @@ def relative_name(path: Path, folder: Path) -> str:
 def is_picture(path: Path) -> bool:
     """Whether a path looks like a picture by its name; hidden files are none."""
     return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+
+
+def suffix_of(content: bytes) -> str:
+    """The file ending of an encoded picture; torn ones are reported with all other pictures."""
+    from PIL import Image  # which -h can do without
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return _FORMAT_SUFFIXES.get(image.format, f".{image.format.lower()}")
+    except (OSError, ValueError, LookupError, RuntimeError, EOFError):
+        return ".bin"
 
 
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:

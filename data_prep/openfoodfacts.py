@@ -4,21 +4,17 @@
 SOURCE is a hub id, a Parquet file, a folder of Parquet files named after their splits, or a `save_to_disk` folder.
 """
 
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from boxtune.errors import UserError
-from data_prep.files import files_below, safe_name, stated_size
+from data_prep.files import files_below, safe_name, stated_size, suffix_of
 from data_prep.source import Item, Options, Row, Source
 from data_prep.splits import split_of
 
 # What `datasets` and Arrow raise on torn files.
 _TORN = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
-_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 
 
 def read(source: Path, options: Options) -> Source:
@@ -51,7 +47,7 @@ def _read_row(row: dict, objects: dict[str, list], split: str | None, number: in
     image = row["image"]
     data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
     named = row.get("image_id") or (Path(image["path"]).stem if image["path"] else f"{number:06d}")
-    name = safe_name(str(named)) + _suffix(data)
+    name = safe_name(str(named)) + suffix_of(data)
     place.parent.mkdir(exist_ok=True)
     place.write_bytes(data)
     used = {"bbox", "category_name", "category_id"}
@@ -78,15 +74,6 @@ def _columns(objects) -> dict[str, list] | None:
 
 
 _EMPTY: dict[str, list] = {"bbox": [], "category_name": []}
-
-
-def _suffix(data: bytes) -> str:
-    """The file ending of encoded bytes; torn ones are reported with all other pictures."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return _SUFFIXES.get(image.format, f".{image.format.lower()}")
-    except (OSError, ValueError, LookupError, RuntimeError, EOFError):
-        return ".bin"
 
 
 def _rows(source: Path, cache: Path) -> Iterator[tuple[str | None, int, dict]]:

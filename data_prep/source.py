@@ -55,6 +55,7 @@ class Options:
     classes: list[str] = field(default_factory=list)
     rename: dict[str, str] = field(default_factory=dict)
     default_class: str = ""
+    label_field: str | None = None
     split_ratio: list[float] | None = None
     questions: str = "all"
     copy_images: bool = False

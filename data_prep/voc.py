@@ -18,6 +18,7 @@ from data_prep.files import (
     number,
     picture_folders,
     read_text,
+    read_xml,
     relative_name,
     stated_size,
 )
@@ -115,13 +116,8 @@ def _listed_id(line: str, ids: set[str]) -> str:
 
 
 def _read_item(file: Path, annotations: Path, pictures: Pictures, found: Source) -> Item | None:
-    try:
-        tree = ElementTree.parse(file).getroot()
-    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two: encodings that expat lacks
-        found.errors.append(f"{file}: not XML: {error}")
-        return None
-    if tree.tag != "annotation":
-        found.errors.append(f"{file}: no VOC annotation (it begins with <{tree.tag}>)")
+    tree = read_xml(file, "annotation", found)
+    if tree is None:
         return None
     picture = _find_picture(file, (tree.findtext("filename") or "").strip(), pictures)
     name = relative_name(file.with_name(file.stem + picture.suffix), annotations)

@@ -1,0 +1,95 @@
+"""CVAT for images 1.1: annotations.xml of an export, beside the folder `images` or not.
+
+Boxes count as they are, turned boxes, polygons, ellipses and masks by the box around them; points, lines, cuboids and
+skeletons are left out and listed. An object's attributes are kept; a picture's subset is its split.
+"""
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from data_prep.files import Pictures, annotation_files, number, picture_folders, picture_name, read_xml, stated_size
+from data_prep.shapes import box_of_ellipse, box_of_points, box_of_turned
+from data_prep.source import Item, Options, Row, Source, problem
+from data_prep.splits import split_of, without_suffix
+
+_WITHOUT_BOX = {"points", "polyline", "cuboid", "skeleton"}
+
+
+def read(source: Path, options: Options) -> Source:
+    files, warnings = annotation_files(source, ["annotations.xml", "*.xml"], options)
+    found = Source(layout="xyxy", warnings=warnings)
+    for file, split in files:
+        tree = read_xml(file, "annotations", found)
+        if tree is not None:
+            _read_file(tree, file, split, source, options, found)
+    return found
+
+
+def _read_file(
+    tree: ElementTree.Element, file: Path, split: str | None, source: Path, options: Options, found: Source
+) -> None:
+    if tree.find("track") is not None:
+        found.errors.append(f"{file} is an export of CVAT for video. Export the task as CVAT for images.")
+        return
+    names = [(node.text or "").strip() for node in tree.findall("meta//labels/label/name")]
+    found.classes += [name for name in dict.fromkeys(names) if name not in found.classes]
+    pictures = Pictures(picture_folders(file, source, options))
+    for node in tree.findall("image"):
+        named = node.get("name")
+        if not named:
+            found.errors.append(f"{file}: image {node.get('id')!r} has no name")
+            continue
+        subset = node.get("subset")
+        picture = _find_picture(named, subset, pictures)
+        name = picture_name(named, picture, file, source)
+        item = Item(name, picture, [], split_of(subset or "") or split)
+        item.size = stated_size(node.get("width"), node.get("height"))
+        item.rows = _read_shapes(node, name, found)
+        found.items.append(item)
+
+
+def _find_picture(named: str, subset: str | None, pictures: Pictures) -> Path:
+    """CVAT puts the pictures of a subset into a folder of its name."""
+    picture = pictures.find(f"{subset}/{named}") if subset else pictures.find(named)
+    return picture if picture.is_file() else pictures.find(named)
+
+
+def _read_shapes(image: ElementTree.Element, name: str, found: Source) -> list[Row]:
+    rows = []
+    for node in image:
+        label = (node.get("label") or "").strip()
+        if node.tag in _WITHOUT_BOX:
+            value = {"shape": node.tag, "label": label}
+            found.problems.append(problem(without_suffix(name), "no_box", value, "object dropped"))
+        elif (box_xyxy := _box_of(node)) is not None:
+            extra = {entry.get("name", ""): (entry.text or "").strip() for entry in node.findall("attribute")}
+            rows.append(Row(box_xyxy, label, extra=extra))
+    return rows
+
+
+def _box_of(node: ElementTree.Element) -> list | None:
+    """The box of a shape; None for what is no shape, such as a tag of the whole picture."""
+    match node.tag:
+        case "box":
+            x0, y0, x1, y1 = _numbers(node, "xtl", "ytl", "xbr", "ybr")
+            try:
+                middle = [(x0 + x1) / 2, (y0 + y1) / 2]
+            except TypeError:
+                return [x0, y0, x1, y1]
+            return box_of_turned([x0, y0, x1, y1], number(node.get("rotation", "0")), middle)
+        case "polygon":
+            points = [point.split(",") for point in node.get("points", "").split(";")]
+            return box_of_points([[number(value) for value in point] for point in points])
+        case "ellipse":
+            return box_of_ellipse(*_numbers(node, "cx", "cy", "rx", "ry"), number(node.get("rotation", "0")))
+        case "mask":
+            left, top, width, height = _numbers(node, "left", "top", "width", "height")
+            try:
+                return [left, top, left + width, top + height]
+            except TypeError:
+                return [left, top, width, height]
+    return None
+
+
+def _numbers(node: ElementTree.Element, *keys: str) -> list:
+    return [number(node.get(key)) for key in keys]

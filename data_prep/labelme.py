@@ -1,0 +1,137 @@
+"""labelme: one JSON file for each picture, beside it or in a folder of its own.
+
+Rectangles count as they are, polygons, circles and turned rectangles by the box around them; points, lines and masks are
+left out and listed. The picture is the one that imagePath names, else the one that bears the file's own name, else the one
+that the file holds as imageData.
+"""
+
+import base64
+import binascii
+import os
+from pathlib import Path
+
+from boxtune.errors import UserError
+from data_prep.files import (
+    Pictures,
+    existing,
+    files_below,
+    is_set,
+    picture_folders,
+    read_json,
+    relative_name,
+    stated_size,
+    suffix_of,
+)
+from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points
+from data_prep.source import Item, Options, Row, Source, problem
+from data_prep.splits import split_of, without_suffix
+
+_POINT_SHAPES = {
+    "rectangle",
+    "polygon",
+    "oriented_rectangle",
+    "rotation",
+}  # the last is X-AnyLabeling's turned rectangle
+
+
+def read(source: Path, options: Options) -> Source:
+    files, folder = _find_files(existing(source))
+    found = Source(layout="xyxy")
+    pictures: dict[Path, Pictures] = {}
+    others = []
+    for file in files:
+        data = read_json(file)
+        if not isinstance(data, dict) or "shapes" not in data:
+            others.append(file)  # such as the tool's own settings, or a COCO file made from these
+            continue
+        if fault := _fault(data):
+            found.errors.append(f"{file}: {fault}")
+            continue
+        if file.parent not in pictures:
+            pictures[file.parent] = Pictures(picture_folders(file, source, options))
+        found.items.append(_read_item(file, folder, data, pictures[file.parent], found, options))
+    if len(others) == len(files):
+        raise UserError(f"{source}: no .json file has `shapes`. labelme has one file for each picture.")
+    if others:
+        found.warnings.append(f"{len(others)} .json file(s) have no `shapes` and are left out, such as {others[0]}")
+    return found
+
+
+def _find_files(source: Path) -> tuple[list[Path], Path]:
+    """(annotation files, the folder that they lie in or below)."""
+    if source.is_file():
+        return [source], source.parent
+    files = [path for path in files_below(source) if path.suffix == ".json" and not path.name.startswith(".")]
+    if not files:
+        raise UserError(f"{source} holds no .json file. labelme has one for each picture.")
+    return files, source
+
+
+def _fault(data: dict) -> str | None:
+    """What keeps a file from being read, or None."""
+    if not isinstance(data["shapes"], list):
+        return f"shapes must be a list, got {data['shapes']!r:.100}"
+    for number, shape in enumerate(data["shapes"]):
+        if not isinstance(shape, dict) or not isinstance(shape.get("points"), list):
+            return f"shapes[{number}] needs points, got {shape!r:.100}"
+        if not isinstance(shape.get("label", ""), str | int | float | None):
+            return f"shapes[{number}]: label must be text, got {shape['label']!r:.100}"
+    for key in ("imagePath", "imageData"):
+        if not isinstance(data.get(key), str | None):
+            return f"{key} must be text, got {data[key]!r:.100}"
+    return None
+
+
+def _read_item(file: Path, folder: Path, data: dict, pictures: Pictures, found: Source, options: Options) -> Item:
+    picture = _find_picture(file, folder, data, pictures, options)
+    name = relative_name(file.with_name(file.stem + picture.suffix), folder)
+    parts = file.relative_to(folder).parts
+    split = split_of(parts[0]) if len(parts) > 1 else None
+    item = Item(name, picture, [], split, stated_size(data.get("imageWidth"), data.get("imageHeight")))
+    for shape in data["shapes"]:
+        box_xyxy = _box_of(shape)
+        if box_xyxy is None:
+            value = {"shape_type": shape.get("shape_type"), "label": shape.get("label")}
+            found.problems.append(problem(without_suffix(name), "no_box", value, "object dropped"))
+        else:
+            # X-AnyLabeling marks difficult objects so; labelme itself among the flags, if the user made one.
+            flags = shape.get("flags") if isinstance(shape.get("flags"), dict) else {}
+            difficult = is_set(shape.get("difficult")) or is_set(flags.get("difficult"))
+            item.rows.append(Row(box_xyxy, str(shape.get("label") or "").strip(), ignore=difficult))
+    return item
+
+
+def _find_picture(file: Path, folder: Path, data: dict, pictures: Pictures, options: Options) -> Path:
+    for name in (data.get("imagePath"), file.stem):
+        if name and os.path.isfile(picture := pictures.find(name)):
+            return picture
+    if data.get("imageData"):
+        return _write_embedded(relative_name(file.with_suffix(""), folder), data["imageData"], options)
+    return pictures.find(data.get("imagePath") or file.stem)
+
+
+def _write_embedded(name: str, text: str, options: Options) -> Path:
+    """The picture that the file holds, as a file. What does not decode is written as it is and reported as torn."""
+    try:
+        content = base64.b64decode(text.rpartition("base64,")[2], validate=False)
+    except (binascii.Error, ValueError):
+        content = text.encode("utf-8", "replace")
+    path = options.scratch / "embedded" / f"{name}{suffix_of(content)}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def _box_of(shape: dict) -> list | None:
+    """The box of a shape; None for those that enclose nothing, and for masks."""
+    kind, points = shape.get("shape_type") or "polygon", shape["points"]
+    if kind in _POINT_SHAPES:
+        return box_of_points(points)
+    if kind == "circle":  # its middle, and a point on it
+        both = len(points) == 2 and all(isinstance(point, list) and are_numbers(point, 2) for point in points)
+        if not both:
+            return points
+        (cx, cy), (x, y) = points
+        radius = ((x - cx) ** 2 + (y - cy) ** 2) ** 0.5
+        return box_of_ellipse(cx, cy, radius, radius)
+    return None

@@ -1,0 +1,142 @@
+"""VIA (VGG Image Annotator 1 and 2): a project or annotations as JSON, or its CSV; one file, or one for each split.
+
+Rectangles count as they are, polygons, circles and ellipses by the box around them; points and lines are left out and
+listed. A region's class is its one attribute, or the attribute that --label-field names.
+"""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+from boxtune.errors import UserError
+from data_prep.csv_table import read_lines
+from data_prep.files import Pictures, annotation_files, parse_json, picture_folders, picture_name, read_json
+from data_prep.shapes import box_of_ellipse, box_of_points
+from data_prep.source import Item, Options, Row, Source, problem
+from data_prep.splits import without_suffix
+
+_CSV_COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
+
+
+def read(source: Path, options: Options) -> Source:
+    files, warnings = annotation_files(source, ["via_*.json", "via_*.csv", "*.csv", "*.json"], options)
+    found = Source(layout="xyxy", warnings=warnings)
+    entries = [(file, split, _read_entries(file)) for file, split in files]
+    label_field = options.label_field or _only_attribute([entry for _, _, part in entries for entry in part], source)
+    for file, split, part in entries:
+        pictures = Pictures(picture_folders(file, source, options))
+        for number, entry in enumerate(part):
+            if fault := _fault(entry):
+                found.errors.append(f"{file}: entry {number} {fault}")
+            else:
+                picture = pictures.find(entry["filename"])
+                item = Item(picture_name(entry["filename"], picture, file, source), picture, [], split)
+                item.rows = _read_regions(entry, label_field, item, found)
+                found.items.append(item)
+    return found
+
+
+def _read_entries(file: Path) -> list:
+    """One entry for each picture, with `regions` as a list."""
+    if file.suffix.lower() == ".csv":
+        return _read_csv(file)
+    data = read_json(file)
+    if isinstance(data, dict) and isinstance(data.get("_via_img_metadata"), dict):
+        data = data["_via_img_metadata"]
+    elif isinstance(data, dict) and isinstance(data.get("project"), dict) and "view" in data:
+        raise UserError(f"{file} is a project of VIA 3, which is not read. Export it as COCO, and use that format.")
+    if not isinstance(data, dict):
+        raise UserError(f"{file}: VIA needs an object with an entry for each picture, got {type(data).__name__}.")
+    return [_with_list(entry) if isinstance(entry, dict) else entry for entry in data.values()]
+
+
+def _with_list(entry: dict) -> dict:
+    """VIA 1 wrote the regions as {"0": …, "1": …}."""
+    regions = entry.get("regions", [])
+    return entry | {"regions": list(regions.values()) if isinstance(regions, dict) else regions}
+
+
+def _read_csv(file: Path) -> list[dict]:
+    """The rows of one picture as one entry; a row without a shape stands for a picture without objects."""
+    (_, header), *lines = read_lines(file) or [(0, [])]
+    if missing := _CSV_COLUMNS - {*header}:
+        raise UserError(f"{file}: VIA's CSV has the columns {', '.join(sorted(missing))} too.")
+    entries: dict[str, dict] = {}
+    for line_number, cells in lines:
+        row = dict(zip(header, cells, strict=False))
+        entry = entries.setdefault(row["filename"], {"filename": row["filename"], "regions": []})
+        where = f"{file}:{line_number}"
+        region = {
+            key: parse_json(row.get(f"region_{key}") or "{}", where) for key in ("shape_attributes", "attributes")
+        }
+        if region["shape_attributes"]:
+            entry["regions"].append(
+                {"shape_attributes": region["shape_attributes"], "region_attributes": region["attributes"]}
+            )
+    return list(entries.values())
+
+
+def _fault(entry) -> str | None:
+    """What keeps an entry from being read, or None."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str) or not entry["filename"]:
+        return f"needs `filename`, the name of a picture, got {entry!r:.100}"
+    if not isinstance(entry["regions"], list):
+        return f"({entry['filename']}): regions must be a list, got {entry['regions']!r:.100}"
+    for number, region in enumerate(entry["regions"]):
+        if not isinstance(region, dict) or not isinstance(region.get("shape_attributes"), dict):
+            return f"({entry['filename']}): regions[{number}] needs shape_attributes, got {region!r:.100}"
+        if not isinstance(region.get("region_attributes", {}), dict):
+            return f"({entry['filename']}): regions[{number}]: region_attributes must be an object"
+    return None
+
+
+def _only_attribute(entries: list, source: Path) -> str | None:
+    """The attribute that names the class, None where regions have none. Raises UserError where there are several."""
+    regions = [region for entry in entries if not _fault(entry) for region in entry["regions"]]
+    counts = Counter(key for region in regions for key in region.get("region_attributes", {}))
+    if len(counts) > 1:
+        known = ", ".join(f"{key} ({count} regions)" for key, count in counts.most_common())
+        raise UserError(f"{source}: regions have several attributes: {known}. Name the class's with --label-field.")
+    return next(iter(counts), None)
+
+
+def _read_regions(entry: dict, label_field: str | None, item: Item, found: Source) -> list[Row]:
+    rows = []
+    for region in entry["regions"]:
+        shape = region["shape_attributes"]
+        box_xyxy = _box_of(shape)
+        if box_xyxy is None:
+            found.problems.append(problem(without_suffix(item.name), "no_box", shape, "object dropped"))
+        else:
+            rows.append(Row(box_xyxy, _label_of(region.get("region_attributes", {}).get(label_field))))
+    return rows
+
+
+def _box_of(shape: dict) -> list | None:
+    """The box of a shape; None for those that enclose nothing."""
+    match shape.get("name"):
+        case "rect":
+            x, y, width, height = (shape.get(key) for key in ("x", "y", "width", "height"))
+            try:
+                return [x, y, x + width, y + height]
+            except TypeError:
+                return [x, y, width, height]
+        case "polygon":
+            xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
+            both = isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys)
+            return box_of_points(list(zip(xs, ys, strict=True)) if both else [xs, ys])
+        case "circle":
+            return box_of_ellipse(shape.get("cx"), shape.get("cy"), shape.get("r"), shape.get("r"))
+        case "ellipse":
+            theta = shape.get("theta", 0)
+            degrees = math.degrees(theta) if isinstance(theta, int | float) else theta
+            return box_of_ellipse(shape.get("cx"), shape.get("cy"), shape.get("rx"), shape.get("ry"), degrees)
+    return None
+
+
+def _label_of(value) -> str:
+    """A text, a number, or the one ticked option of a checkbox, {"cat": true}."""
+    if isinstance(value, dict):
+        ticked = [name for name, mark in value.items() if mark]
+        return ", ".join(ticked).strip()
+    return str(value if value is not None else "").strip()
