@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from boxtune.errors import command
-from data_prep import aabb, coco, csv_table, cvat, labelme, labelstudio, openfoodfacts, via, voc, yolo
+from data_prep import aabb, coco, csv_table, cvat, hf, jsonl, labelme, labelstudio, openfoodfacts, via, voc, yolo
 from data_prep.files import folder_for_scratch
 from data_prep.source import Options
 
@@ -21,6 +21,8 @@ FORMATS = {
     "cvat": (cvat, "CVAT for images 1.1: annotations.xml, or the folder that holds it"),
     "labelstudio": (labelstudio, "Label Studio: a JSON or JSON-MIN export, or the folder that holds it"),
     "aabb": (aabb, "JSON list with objects of class and bbox_aabb in fractions"),
+    "jsonl": (jsonl, "JSON lines: metadata.jsonl of an `imagefolder`, or the folder that holds it"),
+    "hf": (hf, "any detection table of `datasets`: a hub id, .parquet files, or a save_to_disk folder"),
     "openfoodfacts": (openfoodfacts, "table of `datasets`: a hub id, .parquet files, or a save_to_disk folder"),
 }
 
@@ -85,7 +87,14 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--default-class", metavar="NAME", default="", help="the class of objects to which the source gives none"
     )
     parser.add_argument(
-        "--label-field", metavar="NAME", help="via, labelstudio: the attribute or control that gives the class"
+        "--label-field",
+        metavar="NAME",
+        help="what gives the class: an attribute, control or column (via, labelstudio, hf, jsonl)",
+    )
+    parser.add_argument("--image-field", metavar="NAME", help="the column that holds or names the picture (hf, jsonl)")
+    parser.add_argument("--bbox-field", metavar="NAME", help="the column that holds boxes, as objects.bbox (hf, jsonl)")
+    parser.add_argument(
+        "--bbox-format", choices=["xyxy", "xywh", "cxcywh", "yxyx"], help="how boxes are written (hf, jsonl)"
     )
     parser.add_argument(
         "--split-ratio",
@@ -121,7 +130,10 @@ def run(args: argparse.Namespace) -> None:
             classes=args.classes,
             rename={old: new for renames in args.rename for old, new in renames.items()},
             default_class=args.default_class.strip(),
+            image_field=args.image_field,
+            bbox_field=args.bbox_field,
             label_field=args.label_field,
+            bbox_format=args.bbox_format,
             split_ratio=args.split_ratio,
             questions=args.questions,
             copy_images=args.copy_images,

@@ -49,6 +49,15 @@ def inspect(path: Path) -> Picture | str:
     return Picture(stored, upright, orientation, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) by the file's header alone; None where it cannot be read, which `inspect` reports."""
+    try:
+        with Image.open(path) as image:
+            return stored_and_upright_size(image)[1]
+    except Exception:  # as above
+        return None
+
+
 def inspect_all(paths: list[Path]) -> Iterator[Picture | str]:
     """`inspect` of every path, in order, on all cores (Pillow decodes without the interpreter's lock)."""
     pool = ThreadPoolExecutor(os.cpu_count())

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from boxtune.boxes import box_cxcywh_to_xyxy, box_xywh_to_xyxy, box_yxyx_to_xyxy
 from boxtune.errors import UserError
 from data_prep.pictures import Picture
@@ -46,8 +48,7 @@ def place_rows(item_id: str, item: Item, source: Source, picture: Picture) -> Pl
             continue
         placed.checked += 1
         placed.within_unit += not source.fractions and max(box) <= 1
-        x0, y0, x1, y1 = box
-        if x1 < x0 or y1 < y0 or _reaches_outside(x0, x1, width) or _reaches_outside(y0, y1, height):
+        if contradicting([box], [(width, height)])[0]:
             placed.contradictions.append(f"{item_id} ({width} × {height}): {row.category} {row.box}")
         box_xyxy = [_tidy(min(max(value, 0), side)) for value, side in zip(box, (width, height) * 2, strict=True)]
         if box_xyxy[0] >= box_xyxy[2] or box_xyxy[1] >= box_xyxy[3]:
@@ -87,8 +88,11 @@ def _turn(box_xyxy: list[float], stored: tuple[int, int], orientation: int) -> l
     }[orientation]
 
 
-def _reaches_outside(low: float, high: float, side: int) -> bool:
-    return low < -_OUTSIDE * side or high > (1 + _OUTSIDE) * side
+def contradicting(boxes_xyxy, sizes) -> np.ndarray:
+    """(N,) whether each of (N, 4) boxes cannot be right on its (N, 2) picture of width and height."""
+    boxes, sides = np.asarray(boxes_xyxy, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    return ((high < low) | (low < -_OUTSIDE * sides) | (high > (1 + _OUTSIDE) * sides)).any(axis=1)
 
 
 def _tidy(value: float) -> int | float:

@@ -55,7 +55,10 @@ class Options:
     classes: list[str] = field(default_factory=list)
     rename: dict[str, str] = field(default_factory=dict)
     default_class: str = ""
+    image_field: str | None = None
+    bbox_field: str | None = None
     label_field: str | None = None
+    bbox_format: str | None = None
     split_ratio: list[float] | None = None
     questions: str = "all"
     copy_images: bool = False

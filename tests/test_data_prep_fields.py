@@ -1,0 +1,152 @@
+"""data_prep: tables whose columns and box convention are told from what they hold: `datasets` tables and JSON lines."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+from data_prep_sources import failure, kinds, picture, prepared
+
+from boxtune.boxes import box_xyxy_to_xywh
+
+SIDES = np.array([100, 80, 100, 80])
+# As objects lie: near the borders too, which is what tells conventions apart.
+BOXES_XYXY = np.array([[60, 50, 95, 75], [5, 4, 45, 40], [50, 5, 98, 30], [2, 45, 30, 78]])
+WRITTEN = {
+    "xyxy": lambda boxes: boxes,
+    "xywh": box_xyxy_to_xywh,
+    "cxcywh": lambda boxes: np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1),
+    "yxyx": lambda boxes: boxes[:, [1, 0, 3, 2]],
+}
+
+
+def lines(
+    folder, boxes: list, parent: str = "objects", bbox: str = "bbox", label: str = "category", rows: bool = False
+):
+    """metadata.jsonl with two boxes a picture, and a picture without any."""
+    written = []
+    for i in range(0, len(boxes) + 1, 2):
+        picture(folder / f"p{i}.png")
+        own = [list(map(float, box)) for box in boxes[i : i + 2]]
+        objects = {bbox: own, label: ["cup"] * len(own), "area": [1] * len(own)}
+        if rows:
+            objects = [{bbox: box, label: "cup", "area": 1} for box in own]
+        written.append({"file_name": f"p{i}.png"} | ({parent: objects} if parent else objects))
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, written)) + "\n\n")
+    return folder
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("fractions", [False, True])
+@pytest.mark.parametrize("layout", ["xyxy", "xywh", "cxcywh"])
+def test_the_convention_is_told_from_the_boxes(tmp_path, capsys, layout, fractions, rows):
+    boxes = WRITTEN[layout](BOXES_XYXY) / (SIDES if fractions else 1)
+    folder = lines(tmp_path / "in", boxes, rows=rows)
+    records, problems, printed = prepared(capsys, "jsonl", folder, "--out", tmp_path / "out")
+    found = [box for name in ("p0", "p2") for box in records[name]["objects"]["bbox"]]
+    assert np.abs(np.array(found) - BOXES_XYXY).max() < 0.002 and not problems
+    assert records["p4"]["objects"]["bbox"] == [] and records["p0"]["objects"]["area"] == [1, 1]
+    assert (
+        f"boxes in {'fractions' if fractions else 'pixels'}; of 4, fit as" in printed and f"read as {layout}" in printed
+    )
+
+
+@pytest.mark.parametrize("layout", WRITTEN)
+def test_the_user_may_say_the_convention(tmp_path, capsys, layout):
+    folder = lines(tmp_path / "in", WRITTEN[layout](BOXES_XYXY))
+    records, *_ = prepared(capsys, "jsonl", folder, "--bbox-format", layout, "--out", tmp_path / "out")
+    assert records["p0"]["objects"]["bbox"] == BOXES_XYXY[:2].tolist()
+
+
+def test_boxes_that_fit_several_conventions_need_the_users_word(tmp_path, capsys):
+    folder = lines(tmp_path / "in", np.array([[20, 20, 30, 30], [22, 20, 30, 30]]))
+    message = failure(capsys, "jsonl", folder, "--out", tmp_path / "out")
+    assert "Several conventions fit" in message and "--bbox-format {xyxy,xywh,yxyx,cxcywh}" in message
+    assert "[20.0, 20.0, 30.0, 30.0]" in message
+
+
+def test_boxes_that_fit_none_are_shown(tmp_path, capsys):
+    folder = lines(tmp_path / "in", np.array([[900, 20, 30, 30], [22, 720, 30, 30], [10, 10, 500, 3], [5, 5, 6, 6]]))
+    message = failure(capsys, "jsonl", folder, "--out", tmp_path / "out")
+    assert "No convention fits" in message and message.count("(100, 80): [") == 3
+    # What the user says is tested too, by the common pipeline.
+    again = failure(capsys, "jsonl", folder, "--bbox-format", "xyxy", "--out", tmp_path / "out")
+    assert "The box convention looks wrong" in again
+
+
+@pytest.mark.parametrize(
+    ("names", "flags"),
+    [
+        ({"parent": "annotations", "bbox": "boxes", "label": "labels"}, []),
+        ({"parent": "", "bbox": "bbox", "label": "label"}, []),
+        (
+            {"parent": "things", "bbox": "where", "label": "what"},
+            ["--bbox-field", "things.where", "--label-field", "what"],
+        ),
+    ],
+)
+def test_fields_are_found_or_named(tmp_path, capsys, names, flags):
+    folder = lines(tmp_path / "in", BOXES_XYXY, **names)
+    records, *_ = prepared(capsys, "jsonl", folder, *flags, "--out", tmp_path / "out")
+    assert records["p0"]["objects"]["bbox"] == BOXES_XYXY[:2].tolist()
+    assert records["p0"]["objects"]["category"] == ["cup", "cup"]
+    if flags:
+        message = failure(capsys, "jsonl", folder, "--out", tmp_path / "o")
+        assert "The first row has file_name, things" in message and "--bbox-field" in message
+
+
+def test_jsonl_faults_are_collected(tmp_path, capsys):
+    folder = lines(tmp_path / "in", BOXES_XYXY)
+    with open(folder / "metadata.jsonl", "a") as file:
+        file.write('{"file_name": 5, "objects": null}\n{"file_name": "p0.png", "objects": 3}\n')
+        file.write('{"file_name": "p0.png", "objects": {"bbox": [[1, 2, 3, 4]], "category": []}}\n')
+    message = failure(capsys, "jsonl", folder, "--out", tmp_path / "out")
+    assert ":5: file_name must name a picture, got 5" in message and ":6: objects must be rows" in message
+    assert ":7: the columns of objects differ in length" in message
+    (folder / "metadata.jsonl").write_text("[]\n{\n")
+    message = failure(capsys, "jsonl", folder, "--out", tmp_path / "out")
+    assert ":1: needs an object" in message and ":2: not JSON" in message
+
+
+def table(folder, categories: str, image: str = "image") -> datasets.Dataset:
+    label = datasets.ClassLabel(names=["jar", "cup"]) if categories == "numbered" else datasets.Value("string")
+    cup = 1 if categories == "numbered" else "cup"
+    rows = [
+        {image: str(picture(folder / f"{i}.png")), "objects": {"bbox": boxes, "category": [cup] * 2}}
+        for i, boxes in enumerate([BOXES_XYXY[:2].tolist(), BOXES_XYXY[2:].tolist()])
+    ]
+    objects = {
+        "bbox": datasets.List(datasets.List(datasets.Value("float32"), length=4)),
+        "category": datasets.List(label),
+    }
+    return datasets.Dataset.from_list(rows, features=datasets.Features({image: datasets.Image(), "objects": objects}))
+
+
+@pytest.mark.parametrize("categories", ["numbered", "text"])
+@pytest.mark.parametrize("image", ["image", "photo"])
+def test_hf_tables(tmp_path, capsys, categories, image):
+    table(tmp_path / "p", categories, image).save_to_disk(tmp_path / "in")
+    records, problems, printed = prepared(capsys, "hf", tmp_path / "in", "--out", tmp_path / "out")
+    assert [record["objects"]["bbox"] for _, record in sorted(records.items())] == [
+        BOXES_XYXY[:2].tolist(),
+        BOXES_XYXY[2:].tolist(),
+    ]
+    assert {name for record in records.values() for name in record["objects"]["category"]} == {"cup"}
+    assert all((tmp_path / "out" / record["image"]).is_file() for record in records.values()) and not problems
+    assert "read as xyxy" in printed and ("no object of class jar" in printed) == (categories == "numbered")
+
+
+def test_hf_tables_without_pictures_are_refused(tmp_path, capsys):
+    table(tmp_path / "p", "text").rename_column("image", "photo").to_parquet(tmp_path / "t.parquet")
+    message = failure(capsys, "hf", tmp_path / "t.parquet", "--image-field", "foto", "--out", tmp_path / "out")
+    assert "has no column foto; it has photo, objects" in message
+    message = failure(capsys, "hf", tmp_path / "t.parquet", "--image-field", "objects", "--out", tmp_path / "out")
+    assert "must be of type Image" in message
+
+
+def test_numbers_for_classes_can_be_named(tmp_path, capsys):
+    folder = lines(tmp_path / "in", BOXES_XYXY)
+    text = (folder / "metadata.jsonl").read_text().replace('"cup"', "0").replace('"category"', '"category_id"')
+    (folder / "metadata.jsonl").write_text(text)
+    records, problems, _ = prepared(capsys, "jsonl", folder, "--rename", "0=jug", "--out", tmp_path / "out")
+    assert records["p0"]["objects"]["category"] == ["jug", "jug"] and kinds(problems) == []
