@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from boxtune.errors import command
-from data_prep import aabb, coco, csv_table, cvat, hf, jsonl, labelme, labelstudio, openfoodfacts, via, voc, yolo
+from data_prep import aabb, auto, coco, csv_table, cvat, hf, jsonl, labelme, labelstudio, openfoodfacts, via, voc, yolo
 from data_prep.files import folder_for_scratch
 from data_prep.source import Options
 
@@ -60,7 +60,8 @@ def build_parser() -> tuple[argparse.ArgumentParser, argparse.Action]:
     """(the parser, its subparsers: one for each format that has a source)."""
     parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
     formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
-    for name, (module, text) in FORMATS.items():
+    guess = "whichever of these formats SOURCE is recognised as"
+    for name, (module, text) in {**FORMATS, "auto": (auto, guess)}.items():
         own = formats.add_parser(name, help=text, description=module.__doc__, formatter_class=_Plain)
         own.add_argument("source", metavar="SOURCE", type=Path, help=text)
         add_common_arguments(own)
@@ -141,7 +142,8 @@ def run(args: argparse.Namespace) -> None:
             allow_bad_boxes=args.allow_bad_boxes,
             overwrite=args.overwrite,
         )
-        prepare(args.format, FORMATS[args.format][0].read, args.source, options)
+        name = auto.recognise(args.source, FORMATS) if args.format == "auto" else args.format
+        prepare(name, FORMATS[name][0].read, args.source, options)
 
 
 @command

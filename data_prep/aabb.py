@@ -7,7 +7,15 @@ import os
 from pathlib import Path
 
 from data_prep.files import Pictures, annotation_files, is_set, picture_folders, picture_name, read_json, stated_size
-from data_prep.source import Item, Options, Row, Source
+from data_prep.source import Item, Options, Row, Sample, Source
+
+
+def recognise(sample: Sample) -> str | None:
+    for path, value in sample.documents:
+        entries = [entry for entry in value if not _fault(entry)] if isinstance(value, list) else []
+        if any("bbox_aabb" in thing for entry in entries for thing in entry["objects"]):
+            return f"{path} has objects with bbox_aabb"
+    return None
 
 
 def read(source: Path, options: Options) -> Source:

@@ -11,7 +11,16 @@ from data_prep.files import (
     read_json,
     stated_size,
 )
-from data_prep.source import Item, Options, Row, Source
+from data_prep.source import Item, Options, Row, Sample, Source
+
+_LISTS = ("images", "annotations", "categories")
+
+
+def recognise(sample: Sample) -> str | None:
+    for path, value in sample.documents:
+        if isinstance(value, dict) and all(isinstance(value.get(key), list) for key in _LISTS):
+            return f"{path} has the lists {', '.join(_LISTS)}"
+    return None
 
 
 def read(source: Path, options: Options) -> Source:
@@ -24,9 +33,7 @@ def read(source: Path, options: Options) -> Source:
 
 def _read_file(file: Path, split: str | None, source: Path, options: Options, found: Source) -> None:
     data = read_json(file)
-    if not isinstance(data, dict) or not all(
-        isinstance(data.get(key), list) for key in ("images", "annotations", "categories")
-    ):
+    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in _LISTS):
         found.errors.append(f"{file}: COCO needs an object with the lists images, annotations and categories")
         return
     names = _read_categories(file, data, found)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from boxtune.errors import UserError
 from data_prep.files import Pictures, annotation_files, number, picture_folders, picture_name, stated_size
-from data_prep.source import Item, Options, Row, Source
+from data_prep.source import Item, Options, Row, Sample, Source
 from data_prep.splits import split_of
 
 _NAMES = {
@@ -28,6 +28,11 @@ _BOX = ("x0", "y0", "x1", "y1")
 _NEEDED = ("image", *_BOX, "class")
 _PLAIN = ("image", *_BOX, "class")
 _TENSORFLOW = ("image", "width", "height", "class", *_BOX)
+
+
+def recognise(sample: Sample) -> str | None:
+    heads = (path for path, cells in sample.csv_heads if len(cells) >= len(_PLAIN) and "region_attributes" not in cells)
+    return next((f"{path} has a row for each object" for path in heads), None)
 
 
 def read(source: Path, options: Options) -> Source:

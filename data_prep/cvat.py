@@ -9,10 +9,14 @@ from pathlib import Path
 
 from data_prep.files import Pictures, annotation_files, number, picture_folders, picture_name, read_xml, stated_size
 from data_prep.shapes import box_of_ellipse, box_of_points, box_of_turned
-from data_prep.source import Item, Options, Row, Source, problem
+from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import split_of, without_suffix
 
 _WITHOUT_BOX = {"points", "polyline", "cuboid", "skeleton"}
+
+
+def recognise(sample: Sample) -> str | None:
+    return next((f"{path} begins with <annotations>" for path, tag in sample.xml_roots if tag == "annotations"), None)
 
 
 def read(source: Path, options: Options) -> Source:

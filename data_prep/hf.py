@@ -6,19 +6,33 @@ Which columns hold the picture, the boxes and the classes, and how the boxes are
 """
 
 import os
+import re
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
 from boxtune.errors import UserError
 from data_prep.files import files_below, safe_name, stated_size, suffix_of
-from data_prep.source import Item, Options, Source
+from data_prep.source import Item, Options, Sample, Source
 from data_prep.splits import split_of
 from data_prep.table_fields import Fields, choose_fields, read_objects, settle_convention
 
 # What `datasets` and Arrow raise on torn files.
 _TORN = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 _PEEKED = 50  # rows that fields are guessed from
+
+
+def recognise(sample: Sample) -> str | None:
+    if not sample.exists:
+        known = openfoodfacts_id(sample.source)
+        return "an id of the hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(sample.source)) and not known else None
+    saved = [path for path in sample.files if path.name in {"dataset_dict.json", "state.json"}]
+    return next((f"{path} is of a table of `datasets`" for path in [*saved, *sample.of_kind(".parquet")]), None)
+
+
+def openfoodfacts_id(source: Path) -> bool:
+    """Whether a source is the table that has a format of its own, which nothing but its name tells."""
+    return str(source).startswith("openfoodfacts/nutrition-table-detection")
 
 
 def read(source: Path, options: Options) -> Source:

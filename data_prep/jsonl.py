@@ -9,10 +9,14 @@ from pathlib import Path
 
 from boxtune.errors import UserError
 from data_prep.files import Pictures, annotation_files, picture_folders, picture_name, read_text, stated_size
-from data_prep.source import Item, Options, Source
+from data_prep.source import Item, Options, Sample, Source
 from data_prep.table_fields import choose_fields, read_objects, settle_convention
 
 _PICTURES = ("file_name", "filename", "image", "image_path", "path", "file")
+
+
+def recognise(sample: Sample) -> str | None:
+    return next((f"{path} is of JSON lines" for path in sample.of_kind(".jsonl")), None)
 
 
 def read(source: Path, options: Options) -> Source:

@@ -23,7 +23,7 @@ from data_prep.files import (
     suffix_of,
 )
 from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points
-from data_prep.source import Item, Options, Row, Source, problem
+from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import split_of, without_suffix
 
 _POINT_SHAPES = {
@@ -32,6 +32,11 @@ _POINT_SHAPES = {
     "oriented_rectangle",
     "rotation",
 }  # the last is X-AnyLabeling's turned rectangle
+
+
+def recognise(sample: Sample) -> str | None:
+    found = (path for path, value in sample.documents if isinstance(value, dict) and "shapes" in value)
+    return next((f"{path} has shapes" for path in found), None)
 
 
 def read(source: Path, options: Options) -> Source:

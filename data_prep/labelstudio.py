@@ -12,11 +12,21 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from data_prep.files import Pictures, annotation_files, picture_folders, picture_name, read_json, stated_size
 from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points, box_of_turned
-from data_prep.source import Item, Options, Row, Source, problem
+from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import without_suffix
 
 _PICTURE_FIELDS = ("image", "img", "picture", "photo", "url", "ocr")
 _PICTURE_ENDING = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp)\b", re.IGNORECASE)
+
+
+def recognise(sample: Sample) -> str | None:
+    for path, value in sample.documents:
+        for task in value if isinstance(value, list) else []:
+            if isinstance(task, dict) and isinstance(task.get("data"), dict) and "annotations" in task:
+                return f"{path} has tasks with data and annotations"
+            if isinstance(task, dict) and "annotation_id" in task:
+                return f"{path} has tasks with annotation_id"
+    return None
 
 
 def read(source: Path, options: Options) -> Source:

@@ -6,9 +6,13 @@ SOURCE is a hub id, a Parquet file, a folder of Parquet files named after their 
 
 from pathlib import Path
 
-from data_prep.hf import read_table
-from data_prep.source import Options, Source
+from data_prep.hf import openfoodfacts_id, read_table
+from data_prep.source import Options, Sample, Source
 from data_prep.table_fields import Fields
+
+
+def recognise(sample: Sample) -> str | None:
+    return "its name on the hub" if not sample.exists and openfoodfacts_id(sample.source) else None
 
 
 def read(source: Path, options: Options) -> Source:

@@ -141,6 +141,8 @@ def _object_warnings(classes: list[str], placed: dict[str, Placed], problems: li
     unused = [name for name in classes if name not in present]
     mismatched = [entry for entry in problems if entry["kind"] == "size_mismatch"]
     warnings = [f"no object of class {', '.join(unused)}"] if unused else []
+    if numbered := [name for name in classes if name.isdigit()]:
+        warnings.append(f"classes are called by numbers: {', '.join(numbered)}. Name them: --rename {numbered[0]}=NAME")
     if mismatched:
         example = f"{mismatched[0]['id']}: {mismatched[0]['value']}"
         warnings.append(

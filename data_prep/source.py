@@ -1,6 +1,7 @@
-"""What a reader hands to the common pipeline: pictures and their objects in the source's own words, unchecked."""
+"""What a reader is handed, and what it hands to the common pipeline: pictures and their objects in the source's own words."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +66,26 @@ class Options:
     skip_bad_images: bool = False
     allow_bad_boxes: bool = False
     overwrite: bool = False
+
+
+@dataclass
+class Sample:
+    """What a format may recognise a source by: its files, and the content or head of a few of each kind."""
+
+    source: Path
+    exists: bool = True
+    files: list[Path] = field(default_factory=list)
+    documents: list[tuple[Path, object]] = field(default_factory=list)  # of .json files
+    xml_roots: list[tuple[Path, str]] = field(default_factory=list)
+    csv_heads: list[tuple[Path, list[str]]] = field(default_factory=list)
+
+    def of_kind(self, suffix: str) -> list[Path]:
+        return [path for path in self.files if path.suffix.lower() == suffix]
+
+    def describe(self) -> str:
+        """How many files there are of each kind."""
+        kinds = Counter(path.suffix.lower() or path.name for path in self.files)
+        return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6)) or "it is empty"
 
 
 def problem(item_id: str, kind: str, value, action: str) -> dict:

@@ -12,10 +12,20 @@ from boxtune.errors import UserError
 from data_prep.csv_table import read_lines
 from data_prep.files import Pictures, annotation_files, parse_json, picture_folders, picture_name, read_json
 from data_prep.shapes import box_of_ellipse, box_of_points
-from data_prep.source import Item, Options, Row, Source, problem
+from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import without_suffix
 
 _CSV_COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
+
+
+def recognise(sample: Sample) -> str | None:
+    for path, value in sample.documents:
+        entries = value.get("_via_img_metadata", value) if isinstance(value, dict) else None
+        first = next(iter(entries.values()), None) if isinstance(entries, dict) else None
+        if isinstance(first, dict) and {"filename", "regions"} <= first.keys():
+            return f"{path} has entries with filename and regions"
+    heads = (path for path, cells in sample.csv_heads if {*cells} >= _CSV_COLUMNS)
+    return next((f"{path} has the column region_shape_attributes" for path in heads), None)
 
 
 def read(source: Path, options: Options) -> Source:

@@ -22,11 +22,15 @@ from data_prep.files import (
     relative_name,
     stated_size,
 )
-from data_prep.source import Item, Options, Row, Source, problem
+from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import ALIASES, split_of, without_suffix
 
 _ANNOTATION_FOLDERS = {"annotations", "labels", "xml", "xmls"}
 _LIST_NAMES = {word for words in ALIASES.values() for word in words}
+
+
+def recognise(sample: Sample) -> str | None:
+    return next((f"{path} begins with <annotation>" for path, tag in sample.xml_roots if tag == "annotation"), None)
 
 
 def read(source: Path, options: Options) -> Source:

@@ -12,12 +12,21 @@ import yaml
 
 from boxtune.errors import UserError
 from data_prep.files import existing, list_pictures, number, read_text, relative_name
-from data_prep.source import Item, Options, Row, Source
+from data_prep.source import Item, Options, Row, Sample, Source
 from data_prep.splits import ALIASES, split_of
 
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
 # How YAML writes that a split has no pictures.
 _NOTHING = ("", "null", "~")
+
+
+def recognise(sample: Sample) -> str | None:
+    for path in (*sample.of_kind(".yaml"), *sample.of_kind(".yml")):
+        if sample.source in (path, path.parent) and re.search(r"^names\s*:", path.read_text("utf-8", "replace"), re.M):
+            return f"{path} has names"
+    labels = [path for path in sample.of_kind(".txt") if path.name not in _NAME_FILES]
+    named = [path for path in sample.files if path.name in _NAME_FILES and path.parent == sample.source]
+    return f"{named[0]} names classes, and {labels[0]} may be of a picture" if named and labels else None
 
 
 def read(source: Path, options: Options) -> Source:

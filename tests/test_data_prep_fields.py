@@ -148,5 +148,6 @@ def test_numbers_for_classes_can_be_named(tmp_path, capsys):
     folder = lines(tmp_path / "in", BOXES_XYXY)
     text = (folder / "metadata.jsonl").read_text().replace('"cup"', "0").replace('"category"', '"category_id"')
     (folder / "metadata.jsonl").write_text(text)
+    assert "--rename 0=NAME" in prepared(capsys, "jsonl", folder, "--out", tmp_path / "first")[2]
     records, problems, _ = prepared(capsys, "jsonl", folder, "--rename", "0=jug", "--out", tmp_path / "out")
     assert records["p0"]["objects"]["category"] == ["jug", "jug"] and kinds(problems) == []

@@ -1,0 +1,74 @@
+"""Which format a source is of: every format looks at a sample of its files and says what it recognises."""
+
+import csv
+import json
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+
+from boxtune.errors import UserError
+from data_prep.files import files_below
+from data_prep.source import Sample
+
+_FILES, _OF_A_KIND = 20_000, 5  # that are listed, and that are opened of each kind
+
+
+def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]]) -> str:
+    """The name of the one format that fits, which is said with its reason. Raises UserError where none or several do."""
+    sample = _sample(source)
+    reasons = {name: reason for name, (module, _) in formats.items() if (reason := module.recognise(sample))}
+    if len(reasons) == 1:
+        ((name, reason),) = reasons.items()
+        print(f"{source} is taken as {name}: {reason}", file=sys.stderr)
+        return name
+    if reasons:
+        raise UserError(
+            f"{source} could be of {len(reasons)} formats. Say which, as in: python -m data_prep {next(iter(reasons))} …",
+            [f"{name}: {reason}" for name, reason in reasons.items()],
+        )
+    if not source.exists():
+        raise UserError(f"{source} does not exist, and is no id of the hub, OWNER/NAME.")
+    raise UserError(
+        f"{source} is of no format that is known: {sample.describe()}. There are:",
+        [f"{name}: {text}" for name, (_, text) in formats.items()],
+    )
+
+
+def _sample(source: Path) -> Sample:
+    """The names of the source's files, and what stands at the head of a few of each kind."""
+    if not source.exists():
+        return Sample(source, exists=False)
+    files = [source] if source.is_file() else list(islice(files_below(source), _FILES))
+    sample = Sample(source, files=[path for path in files if not path.name.startswith(".")])
+    for path in sample.of_kind(".json")[:_OF_A_KIND]:
+        sample.documents += [(path, value) for value in _json(path)]
+    for path in sample.of_kind(".xml")[:_OF_A_KIND]:
+        sample.xml_roots += [(path, tag) for tag in _xml_root(path)]
+    for path in sample.of_kind(".csv")[:_OF_A_KIND]:
+        sample.csv_heads += [(path, cells) for cells in _csv_head(path)]
+    return sample
+
+
+def _json(path: Path) -> Iterator:
+    try:
+        yield json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return  # torn or of another kind: nothing to recognise
+
+
+def _xml_root(path: Path) -> Iterator[str]:
+    try:
+        yield next(ElementTree.iterparse(path, events=["start"]))[1].tag
+    except (OSError, ElementTree.ParseError, LookupError, ValueError, StopIteration):
+        return
+
+
+def _csv_head(path: Path) -> Iterator[list[str]]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as text:
+            yield next(csv.reader(text))
+    except (OSError, ValueError, csv.Error, StopIteration):
+        return
