@@ -1,0 +1,303 @@
+"""A prepared data set for other trainers and tools.
+
+    python -m data_prep.export DATA --export trl          --family qwen2_5_vl --max-pixels 1003520 --out DIR
+    python -m data_prep.export DATA --export swift        --family qwen3_vl --out DIR
+    python -m data_prep.export DATA --export llamafactory --family qwen2_5_vl --max-pixels 1003520 --out DIR
+    python -m data_prep.export DATA --export coco --out DIR
+    python -m data_prep.export DATA --export yolo --out DIR
+
+Questions and answers are worded as boxtune words them. Qwen2.5-VL's boxes are pixels of the picture that the model sees, so
+they hold for one pixel budget only, which the other trainer must be given too; the command says how.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from PIL import ExifTags, Image
+
+from boxtune.boxes import box_area, box_xyxy_to_xywh
+from boxtune.codecs import CODECS
+from boxtune.errors import UserError, command
+from boxtune.files import path_argument
+from boxtune.images import load_image
+from boxtune.prompts import IMAGE, SYSTEM_PROMPT, answer_category, format_sentence, render
+from boxtune.records import SPLITS, Record, answer_objects, image_path, read_info, read_records, to_json_line
+
+FAMILIES = {"qwen2_vl": 28, "qwen2_5_vl": 28, "qwen3_vl": 32}  # both sides of the model's input are multiples of it
+# The budgets in preprocessor_config.json of Qwen/Qwen2.5-VL-7B-Instruct, which LLaMA-Factory leaves in force.
+HUB_BUDGET = (3136, 12_845_056)
+_SPLIT_FOLDERS = {"train": "train", "validation": "val", "test": "test"}
+_BBOX, _REF = "<bbox>", "<ref-object>"  # ms-swift's placeholders
+
+Write = Callable[[Path, dict[str, list[Record]], list[str], argparse.Namespace], str]
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", metavar="DATA", type=path_argument, help="a prepared data set")
+    parser.add_argument("--export", choices=list(WRITERS), required=True, help="what to write")
+    parser.add_argument("--out", metavar="DIR", type=path_argument, required=True, help="a new folder")
+    parser.add_argument("--family", choices=list(FAMILIES), help="whose coordinates and wording (not coco, yolo)")
+    parser.add_argument("--min-pixels", type=int, default=3136, help="as the trainer will have it (default 3136)")
+    parser.add_argument("--max-pixels", type=int, help="as the trainer will have it")
+    parser.add_argument("--copy-images", action="store_true", help="copy pictures, upright, instead of linking to them")
+    return parser.parse_args(argv)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UserError that lists every argument that cannot work."""
+    problems = []
+    renders = args.export in ("trl", "swift", "llamafactory")
+    if renders and not args.family:
+        problems.append(f"--export {args.export} needs --family: {', '.join(FAMILIES)}")
+    pixels = renders and args.export != "swift" and args.family == "qwen2_5_vl"
+    if pixels and not args.max_pixels:
+        problems.append(
+            "qwen2_5_vl writes pixels of the resized picture: give the --max-pixels that you will train with"
+        )
+    if args.max_pixels and args.family and not FAMILIES[args.family] ** 2 <= args.min_pixels <= args.max_pixels:
+        least = FAMILIES[args.family] ** 2
+        problems.append(f"--min-pixels {args.min_pixels}, --max-pixels {args.max_pixels}: need {least} ≤ min ≤ max")
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        problems.append(f"--out {args.out} exists; name a new folder")
+    if problems:
+        raise UserError("export: these arguments cannot work:", problems)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    check(args)
+    info = read_info(args.data)
+    splits = {split: read_records(args.data, split) for split in SPLITS if split in info["splits"]}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.", dir=args.out.parent) as scratch:
+        staged = Path(scratch) / "export"
+        staged.mkdir()
+        advice = WRITERS[args.export](staged, splits, info["classes"], args)
+        if args.out.exists():
+            args.out.rmdir()  # empty, as check has seen
+        os.rename(staged, args.out)
+    counts = ", ".join(f"{split} {len(records)}" for split, records in splits.items())
+    print(f"{args.out}: {args.export}, {counts} pictures. {advice}")
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def place_pictures(out: Path, split: str, records: list[Record], args: argparse.Namespace) -> list[str]:
+    """Put a split's pictures below `out`/images/SPLIT, as links or copies; their names there.
+
+    Tools differ in whether they heed an EXIF rotation, and boxes are of the upright picture, so a rotated one is always
+    written anew.
+    """
+    names = []
+    for record in records:
+        source = image_path(record, args.data).resolve()
+        suffix = source.suffix or ".jpg"
+        name = record["id"] if record["id"].endswith(suffix) else record["id"] + suffix
+        target = out / "images" / _SPLIT_FOLDERS[split] / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(source) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        if turned:
+            load_image(source).save(target, quality=95)
+        elif args.copy_images:
+            shutil.copyfile(source, target)
+        else:
+            target.symlink_to(source)
+        names.append(name)
+    return names
+
+
+# ---- trainers --------------------------------------------------------------------------------------------------------
+
+
+def rendered(record: Record, input_size: tuple[int, int], family: str) -> list[dict[str, str]]:
+    """The conversation as boxtune trains it, each turn's content a text in which `<image>` stands for the picture."""
+    codec = CODECS[family]
+    conversation, _ = render(record, codec, input_size, SYSTEM_PROMPT, format_sentence(codec))
+    return [
+        {"role": turn["role"], "content": "".join(part.get("text", IMAGE) for part in turn["content"])}
+        for turn in conversation
+    ]
+
+
+def resized(record: Record, family: str, budget: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the model's input for a pixel budget (least, most), as the image processor makes it."""
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize  # imports torch
+
+    return smart_resize(record["height"], record["width"], FAMILIES[family], *budget)
+
+
+def llamafactory_size(record: Record, args: argparse.Namespace) -> tuple[int, int]:
+    """LLaMA-Factory shrinks or enlarges by its own budget first (MMPluginMixin._preprocess_image in
+    src/llamafactory/data/mm_plugin.py), and the image processor then rounds that by the hub's budget."""
+    width, height = record["width"], record["height"]
+    for bound, beyond in ((args.max_pixels, int.__gt__), (args.min_pixels, int.__lt__)):
+        if bound and beyond(width * height, bound):
+            factor = math.sqrt(bound / (width * height))
+            width, height = int(width * factor), int(height * factor)
+    return resized(record | {"width": width, "height": height}, args.family, HUB_BUDGET)
+
+
+def write_trl(out: Path, splits: dict[str, list[Record]], classes: list[str], args: argparse.Namespace) -> str:
+    """Prompt and completion for SFTTrainer, which puts the picture before the first question's text."""
+    for split, records in splits.items():
+        names = place_pictures(out, split, records, args)
+        with open(out / f"{split}.jsonl", "w", encoding="utf-8") as lines:
+            for record, name in zip(records, names, strict=True):
+                size = resized(record, args.family, (args.min_pixels, args.max_pixels or HUB_BUDGET[1]))
+                turns = rendered(record, size, args.family)
+                turns = [turn | {"content": turn["content"].replace(IMAGE, "")} for turn in turns]
+                images = [f"images/{_SPLIT_FOLDERS[split]}/{name}"]
+                lines.write(to_json_line({"images": images, "prompt": turns[:-1], "completion": turns[-1:]}))
+    return (
+        "Load the .jsonl with datasets, its paths made absolute, and cast images to Sequence(Image()); set the image "
+        f"processor's size to shortest_edge {args.min_pixels}, longest_edge {args.max_pixels or 'as you like'}."
+    )
+
+
+def write_swift(out: Path, splits: dict[str, list[Record]], classes: list[str], args: argparse.Namespace) -> str:
+    """ms-swift's grounding form: placeholders, and boxes in pixels of the picture file, which it scales for the model."""
+    for split, records in splits.items():
+        names = place_pictures(out, split, records, args)
+        with open(out / f"{split}.jsonl", "w", encoding="utf-8") as lines:
+            for record, name in zip(records, names, strict=True):
+                images = [str((args.out / "images" / _SPLIT_FOLDERS[split] / name).absolute())]
+                messages, objects = swift_messages(record, args.family)
+                lines.write(to_json_line({"messages": messages, "images": images, "objects": objects}))
+    return f"Train with: MAX_PIXELS={args.max_pixels or 1003520} swift sft --dataset {args.out / 'train.jsonl'}"
+
+
+def swift_messages(record: Record, family: str) -> tuple[list[dict[str, str]], dict[str, list]]:
+    """The conversation with placeholders for names and boxes, and both in the order of the placeholders."""
+    is_json = CODECS[family].syntax == "json"
+    turns = rendered(record, (record["height"], record["width"]), family)
+    asked = [turn for turn in record["messages"] if turn["role"] == "assistant"]
+    answers = iter(asked)
+    refs, boxes = [], []
+    for turn in turns:
+        if turn["role"] != "assistant":
+            continue
+        stands_for_boxes, category = answer_category(next(answers)["content"])
+        if not stands_for_boxes:
+            continue
+        boxes_xyxy, labels = answer_objects(record, category)
+        # Inside the JSON text a name is escaped as JSON wants it; ms-swift puts it in as it is.
+        refs += [json.dumps(label, ensure_ascii=False)[1:-1] if is_json else label for label in labels]
+        boxes += boxes_xyxy
+        if is_json:
+            each = ['{"bbox_2d": ' + _BBOX + ', "label": "' + _REF + '"}'] * len(labels)
+            turn["content"] = "[" + ", ".join(each) + "]"
+        elif labels:
+            turn["content"] = (_REF + _BBOX) * len(labels)
+    return turns, {"ref": refs, "bbox": boxes}
+
+
+def write_llamafactory(out: Path, splits: dict[str, list[Record]], classes: list[str], args: argparse.Namespace) -> str:
+    """A file in ShareGPT's form for each split, and the dataset_info.json that describes them."""
+    described = {}
+    for split, records in splits.items():
+        names = place_pictures(out, split, records, args)
+        rows = [
+            {
+                "messages": rendered(record, llamafactory_size(record, args), args.family),
+                "images": [f"images/{_SPLIT_FOLDERS[split]}/{name}"],
+            }
+            for record, name in zip(records, names, strict=True)
+        ]
+        (out / f"{split}.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        described[f"{args.out.name}_{split}"] = {
+            "file_name": f"{split}.json",
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages", "images": "images"},
+            "tags": {f"{name}_tag": name for name in ("role", "content", "user", "assistant", "system")},
+        }
+    (out / "dataset_info.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    return (
+        f"Train with dataset_dir: {args.out}, media_dir: {args.out}, dataset: {args.out.name}_train, image_max_pixels: "
+        f"{args.max_pixels or 'as you like'}, image_min_pixels: {args.min_pixels}."
+    )
+
+
+# ---- detectors -------------------------------------------------------------------------------------------------------
+
+
+def write_coco(out: Path, splits: dict[str, list[Record]], classes: list[str], args: argparse.Namespace) -> str:
+    """annotations/instances_SPLIT.json; ignored objects are iscrowd."""
+    (out / "annotations").mkdir()
+    for split, records in splits.items():
+        names = place_pictures(out, split, records, args)
+        images = [
+            {"id": number, "file_name": name, "width": record["width"], "height": record["height"]}
+            for number, (record, name) in enumerate(zip(records, names, strict=True), 1)
+        ]
+        annotations = []
+        for image, record in zip(images, records, strict=True):
+            objects = record["objects"]
+            boxes_xywh, areas = box_xyxy_to_xywh(objects["bbox"]).round(3).tolist(), box_area(objects["bbox"]).tolist()
+            for box, area, label, ignore in zip(boxes_xywh, areas, objects["category"], objects["ignore"], strict=True):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image["id"],
+                        "category_id": classes.index(label) + 1,
+                        "bbox": box,
+                        "area": round(area, 3),
+                        "iscrowd": int(ignore),
+                    }
+                )
+        categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+        data = {"images": images, "annotations": annotations, "categories": categories}
+        target = out / "annotations" / f"instances_{_SPLIT_FOLDERS[split]}.json"
+        target.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
+    return "Pictures lie in images/SPLIT."
+
+
+def write_yolo(out: Path, splits: dict[str, list[Record]], classes: list[str], args: argparse.Namespace) -> str:
+    """data.yaml, images/SPLIT and labels/SPLIT. YOLO knows no ignored objects: they are left out, and counted."""
+    ignored = 0
+    for split, records in splits.items():
+        for record, name in zip(records, place_pictures(out, split, records, args), strict=True):
+            lines = []
+            objects = record["objects"]
+            ignored += sum(objects["ignore"])
+            for (x0, y0, x1, y1), label, ignore in zip(
+                *(objects[key] for key in ("bbox", "category", "ignore")), strict=True
+            ):
+                width, height = record["width"], record["height"]
+                box = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
+                if not ignore:
+                    lines.append(f"{classes.index(label)} " + " ".join(f"{value:.9f}" for value in box))
+            target = (out / "labels" / _SPLIT_FOLDERS[split] / name).with_suffix(".txt")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    settings = {"path": str(args.out.absolute())}
+    settings |= {_SPLIT_FOLDERS[split]: f"images/{_SPLIT_FOLDERS[split]}" for split in splits}
+    settings["names"] = dict(enumerate(classes))
+    (out / "data.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    return (
+        f"{ignored} ignored object(s) are left out, which YOLO cannot mark." if ignored else "Train on its data.yaml."
+    )
+
+
+WRITERS: dict[str, Write] = {
+    "trl": write_trl,
+    "swift": write_swift,
+    "llamafactory": write_llamafactory,
+    "coco": write_coco,
+    "yolo": write_yolo,
+}
+
+if __name__ == "__main__":
+    main()

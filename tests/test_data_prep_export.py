@@ -1,0 +1,142 @@
+"""Prepared data for other trainers and tools: coordinates right for the family, and boxes that come back the same."""
+
+import json
+import math
+
+import pytest
+from data_prep_sources import picture
+from PIL import ExifTags, Image
+
+from boxtune.codecs import CODECS
+from boxtune.collator import expected_input_size
+from boxtune.modeling import set_pixel_budget
+from boxtune.records import read_records, write_dataset
+from data_prep import export
+from data_prep.__main__ import main as data_prep
+
+BOXES = [[10.5, 20, 300.25, 411], [0, 0, 512, 640], [400.125, 100, 420, 130]]
+
+
+def record(folder, name: str, boxes: list, ignore: bool = False, turned: bool = False) -> dict:
+    path = picture(folder / f"{name}.png", 512, 640)
+    if turned:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        path = path.with_suffix(".jpg")
+        Image.new("RGB", (640, 512), "red").save(path, exif=exif)
+    count = len(boxes)
+    labels, ignored = ['cup "A"', "jar", "jar"][:count], [False, False, ignore][:count]
+    return {
+        "id": name,
+        "image": str(path),
+        "width": 512,
+        "height": 640,
+        "objects": {"bbox": boxes, "category": labels, "ignore": ignored},
+        "messages": [
+            {"role": "user", "content": '<image>Detect every cup "A" and jar in the image.'},
+            {"role": "assistant", "content": "<boxes>"},
+        ],
+    }
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two splits, an empty picture, one that is stored turned, and an ignored object."""
+    folder = tmp_path / "pictures"
+    splits = {
+        "train": [record(folder, "a", BOXES, ignore=True), record(folder, "sub/b", [])],
+        "validation": [record(folder, "c", BOXES[:1], turned=True)],
+    }
+    write_dataset(
+        tmp_path / "data", name="d", source_format="coco", classes=['cup "A"', "jar"], splits=splits, problems=[]
+    )
+    return tmp_path / "data"
+
+
+def run(data, kind: str, *more, out=None):
+    out = out or data.parent / f"out_{kind}"
+    export.main([str(data), "--export", kind, "--out", str(out), *map(str, more)])
+    return out
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+@pytest.mark.parametrize("copied", [False, True])
+def test_detection_formats_come_back_with_the_same_boxes(data, tmp_path, capsys, kind, copied):
+    out = run(data, kind, *(["--copy-images"] if copied else []))
+    data_prep([kind, str(out), "--out", str(tmp_path / "back")])
+    for split in ("train", "validation"):
+        before, after = read_records(data, split), read_records(tmp_path / "back", split)
+        assert len(before) == len(after)
+        for old, new in zip(before, after, strict=True):
+            kept = [i for i, ignore in enumerate(old["objects"]["ignore"]) if kind == "coco" or not ignore]
+            for key, values in old["objects"].items():
+                assert new["objects"][key] == [values[i] for i in kept], key
+            assert (new["width"], new["height"]) == (old["width"], old["height"])
+    assert (out / "images" / "train" / "a.png").is_symlink() != copied
+    with Image.open(out / "images" / "val" / "c.jpg") as image:
+        assert image.size == (512, 640) and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    assert ("1 ignored object(s) are left out" in capsys.readouterr().out) == (kind == "yolo")
+
+
+@pytest.mark.parametrize("family", export.FAMILIES)
+def test_trl_answers_are_those_of_the_collators_picture(data, tiny_models, family):
+    """The size that coordinates are made for is what the family's own processor makes of the picture."""
+    from transformers import AutoProcessor
+
+    out = run(data, "trl", "--family", family, "--max-pixels", 100_352, out=data.parent / family)
+    processor = AutoProcessor.from_pretrained(tiny_models[family])
+    set_pixel_budget(processor, 3136, 100_352)
+    row, empty = lines(out / "train.jsonl")
+    size = expected_input_size(processor, (640, 512))
+    codec = CODECS[family]
+    wanted = codec.encode(BOXES[:2], ['cup "A"', "jar"], (640, 512), size).text
+    assert row["completion"] == [{"role": "assistant", "content": wanted}]
+    assert [turn["role"] for turn in row["prompt"]] == ["system", "user"]
+    assert "<image>" not in row["prompt"][1]["content"] and (out / row["images"][0]).is_file()
+    assert empty["completion"][0]["content"] == codec.encode([], [], (640, 512), size).text
+
+
+def test_swift_placeholders_stand_for_names_and_pixel_boxes(data):
+    row, empty = lines(run(data, "swift", "--family", "qwen3_vl") / "train.jsonl")
+    answer = row["messages"][-1]["content"]
+    assert answer == '[{"bbox_2d": <bbox>, "label": "<ref-object>"}, {"bbox_2d": <bbox>, "label": "<ref-object>"}]'
+    assert row["objects"] == {"ref": ['cup \\"A\\"', "jar"], "bbox": BOXES[:2]}
+    for name, box in zip(row["objects"]["ref"], row["objects"]["bbox"], strict=True):
+        answer = answer.replace("<bbox>", str(box), 1).replace("<ref-object>", name, 1)
+    assert [entry["label"] for entry in json.loads(answer)] == ['cup "A"', "jar"]
+    assert row["messages"][1]["content"].count("<image>") == 1
+    assert (empty["messages"][-1]["content"], empty["objects"]) == ("[]", {"ref": [], "bbox": []})
+    row, empty = lines(run(data, "swift", "--family", "qwen2_vl", out=data.parent / "o") / "train.jsonl")
+    assert row["messages"][-1]["content"] == "<ref-object><bbox><ref-object><bbox>"
+    assert row["objects"]["ref"][0] == 'cup "A"' and empty["messages"][-1]["content"] == "None"
+
+
+def test_llamafactory_resizes_twice(data):
+    """By its own budget to whole pixels, then to multiples of 28: 512 × 640 and 100,352 px give 283 × 354, then 280 × 364."""
+    out = run(data, "llamafactory", "--family", "qwen2_5_vl", "--max-pixels", 100_352)
+    described = json.loads((out / "dataset_info.json").read_text())
+    assert described["out_llamafactory_train"]["file_name"] == "train.json"
+    row, _ = json.loads((out / "train.json").read_text())
+    factor = math.sqrt(100_352 / (512 * 640))
+    assert (int(512 * factor), int(640 * factor)) == (283, 354)
+    wanted = CODECS["qwen2_5_vl"].encode(BOXES[:2], ['cup "A"', "jar"], (640, 512), (364, 280)).text
+    assert row["messages"][-1] == {"role": "assistant", "content": wanted}
+    assert row["messages"][1]["content"].startswith("<image>") and (out / row["images"][0]).is_file()
+
+
+def test_arguments_that_cannot_work_are_all_named(data, capsys):
+    def failure(*args) -> str:
+        with pytest.raises(SystemExit) as stop:
+            run(data, *args, out=data)
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    message = failure("trl")
+    assert "needs --family" in message and f"--out {data} exists" in message
+    assert "give the --max-pixels" in failure("llamafactory", "--family", "qwen2_5_vl")
+    assert "need 1024 ≤ min ≤ max" in failure("trl", "--family", "qwen3_vl", "--min-pixels", 900, "--max-pixels", 4096)
+    assert read_records(data, "train")
