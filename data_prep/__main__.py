@@ -158,6 +158,12 @@ def main(argv: list[str] | None = None) -> None:
 
         nutrition.add_arguments(generated)
         generated.set_defaults(run=nutrition.main)
+    shown = formats.add_parser("show", help="no format: look at a prepared data set before training, as one page")
+    if argv[:1] == ["show"]:
+        from data_prep import show
+
+        show.add_arguments(shown)
+        shown.set_defaults(run=show.main)
     args = parser.parse_args(argv)
     args.run(args)
 
