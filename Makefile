@@ -1,6 +1,8 @@
 # boxtune: every target installs what it needs first. `make help` lists them.
 RECIPE ?= tiny_nutrition_qlora
 OVERLAY ?=
+DATA ?=
+MODEL ?= Qwen/Qwen2.5-VL-3B-Instruct
 ARGS ?=
 
 comma := ,
@@ -13,7 +15,7 @@ PYTHON := $(VENV)/bin/python
 LAUNCH ?= $(PYTHON)
 RECIPE_ARGS = --config $(RECIPE) $(if $(OVERLAY),--overlay $(OVERLAY)) --output_dir $(RUN) $(ARGS)
 
-.PHONY: help train check eval merge benchmark test quality format install clean
+.PHONY: help train recipe check eval merge benchmark test quality format install clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,6 +32,9 @@ train: $(VENV)/.base ## train RECIPE, compare it with its base on the test split
 	else set -x; \
 		$(PYTHON) evaluate.py --ckpt $(RUN)/final; \
 	fi
+
+recipe: $(VENV)/.base ## write recipes/NAME.yaml for the prepared data set DATA=data/NAME and MODEL=id
+	$(PYTHON) -m data_prep recipe $(DATA) --model $(MODEL) $(ARGS)
 
 check: $(VENV)/.base ## decode what RECIPE would supervise back to boxes, and draw it, before training
 	$(PYTHON) check_recipe.py $(RECIPE_ARGS)

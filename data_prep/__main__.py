@@ -164,6 +164,12 @@ def main(argv: list[str] | None = None) -> None:
 
         show.add_arguments(shown)
         shown.set_defaults(run=show.main)
+    suggested = formats.add_parser("recipe", help="no format: write a recipe for a prepared data set, with its reasons")
+    if argv[:1] == ["recipe"]:
+        from data_prep import suggest
+
+        suggest.add_arguments(suggested)
+        suggested.set_defaults(run=suggest.main)
     args = parser.parse_args(argv)
     args.run(args)
 

@@ -1,0 +1,121 @@
+"""Write a recipe for a prepared data set: the values that follow from what the data holds, each with its reason.
+
+python -m data_prep recipe DATA --model Qwen/Qwen2.5-VL-3B-Instruct [--out recipes/NAME.yaml]
+make recipe DATA=data/my_data MODEL=Qwen/Qwen2.5-VL-3B-Instruct
+"""
+
+import argparse
+import json
+import math
+import re
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from boxtune.errors import UserError
+from boxtune.files import path_argument, write_whole
+from boxtune.prompts import FORMAT_SENTENCES, SYSTEM_PROMPT, question
+from boxtune.records import SPLITS, Record, read_info, read_records
+from data_prep.findings import FAMILIES, Family, image_tokens, keeping_budget, too_small
+
+# How a model's name or config spells its family.
+_SPELLINGS = {"qwen2_vl": r"qwen2[-_]?vl", "qwen2_5_vl": r"qwen2[._]5[-_]?vl", "qwen3_vl": r"qwen3[-_]?vl"}
+# Tokens a picture gets at least, if it has as many pixels, and at most, whatever its objects: below, edges blur; above, an
+# example no longer fits a 24 GB GPU beside its activations.
+LEAST_TOKENS, MOST_TOKENS = 512, 2560
+# An object in JSON: 17 tokens of syntax, up to four digits a coordinate, and a name of about a token for three letters.
+TOKENS_OF_OBJECT, LETTERS_OF_TOKEN = 17 + 4 * 4, 3
+EFFECTIVE_BATCH, WANTED_STEPS = 16, 300
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATA", type=path_argument, help="a prepared data set")
+    parser.add_argument("--model", metavar="ID", required=True, help="a Qwen-VL model: hub id or folder")
+    parser.add_argument("--out", metavar="FILE", type=path_argument, help="the recipe (default recipes/NAME.yaml)")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+
+
+def main(args: argparse.Namespace) -> None:
+    family_name = family_of(args.model)
+    info = read_info(args.data)
+    if "train" not in info["splits"]:
+        raise UserError(f"{args.data} has no train split; it has {', '.join(info['splits']) or 'none'}.")
+    out = args.out or Path("recipes") / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', args.data.resolve().name)}.yaml"
+    if out.exists() and not args.overwrite:
+        raise UserError(f"{out} exists. Use --overwrite to replace it, or another --out.")
+    splits = {split: read_records(args.data, split) for split in SPLITS if split in info["splits"]}
+    values = suggest(splits, info["classes"], FAMILIES[family_name])
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("data_prep", "."),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("suggest.yaml.jinja").render(
+        values, name=out.stem, model=args.model, data=args.data, format=info["format"], on_cpu="tiny" in args.model
+    )
+    write_whole(out, page)
+    print(f"written to {out}; next: make check RECIPE={out.stem}")
+
+
+def family_of(model: str) -> str:
+    """A model's family, by its config where it is a folder, else by its name. Raises UserError where neither tells."""
+    config = Path(model) / "config.json"
+    if config.is_file():
+        spelled = json.loads(config.read_text(encoding="utf-8")).get("model_type", "")
+        if spelled in FAMILIES:
+            return spelled
+        raise UserError(f"{config}: model_type {spelled!r} is not supported; supported: {', '.join(FAMILIES)}.")
+    found = [name for name, spelling in _SPELLINGS.items() if re.search(spelling, model, re.IGNORECASE)]
+    if len(found) != 1:
+        raise UserError(
+            f"--model {model}: its name tells none of {', '.join(FAMILIES)}, and it is no folder with a config."
+        )
+    return found[0]
+
+
+def suggest(splits: dict[str, list[Record]], classes: list[str], family: Family) -> dict:
+    """The values of the recipe that depend on the data, and the facts that their comments tell."""
+    records = [record for members in splits.values() for record in members]
+    train = splits["train"]
+    objects = sum(len(record["objects"]["bbox"]) for record in records)
+    max_pixels = budget(records, family)
+    tokens = image_tokens(records, family, max_pixels)
+    most_objects = max(len(record["objects"]["bbox"]) for record in records)
+    letters = max((len(name) for name in classes), default=0)
+    answer = most_objects * (TOKENS_OF_OBJECT + math.ceil(letters / LETTERS_OF_TOKEN))
+    asked = question(classes) + FORMAT_SENTENCES["json"] + SYSTEM_PROMPT
+    length = int(tokens.max()) + answer + len(asked) // LETTERS_OF_TOKEN + 32
+    accumulation = min(EFFECTIVE_BATCH, max(1, len(train) // 8))
+    steps_of_epoch = max(1, math.ceil(len(train) / accumulation))
+    epochs = min(max(round(WANTED_STEPS / steps_of_epoch), 3), 30)
+    return {
+        "pictures": len(records),
+        "train_pictures": len(train),
+        "objects": objects,
+        "classes": classes,
+        "max_pixels": max_pixels,
+        "token_side": family.factor,
+        "patch": family.patch,
+        "min_pixels": 4 * family.factor**2,
+        "median_tokens": round(float(np.median(tokens))),
+        "most_tokens": round(float(tokens.max())),
+        "small": int(too_small(records, family, max_pixels).sum()),
+        "most_objects": most_objects,
+        "answer_tokens": answer,
+        "max_length": 128 * math.ceil(length / 128),
+        "accumulation": accumulation,
+        "epochs": epochs,
+        "steps": epochs * steps_of_epoch,
+        "validation": "validation" in splits,
+    }
+
+
+def budget(records: list[Record], family: Family) -> int:
+    """max_pixels: what keeps 99 % of the objects a patch thick, within bounds, and no more than the largest picture has."""
+    token = family.factor**2
+    largest = max(record["width"] * record["height"] for record in records)
+    wanted = max(keeping_budget(records, family) or 0, LEAST_TOKENS * token)
+    return min(wanted, MOST_TOKENS * token, token * math.ceil(largest / token))
