@@ -184,6 +184,8 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
     from boxtune.checkpoint import load_checkpoint_model, open_checkpoint, quiet_libraries, weights_identity
     from boxtune.collator import GroundingCollator
     from boxtune.generation import predict
+    from boxtune.grounding import FILE_NAME as GROUNDING_FILE
+    from boxtune.model_card import write_card
     from boxtune.run_info import versions
 
     quiet_libraries()
@@ -261,9 +263,11 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
         print(f"{sum(len(a['objects']['category']) for a in answers)} objects in {len(answers)} pictures")
         print(f"predictions: {out / 'predictions.jsonl'}\npictures:    {out / 'pictures'}")
         return
-    runs["tuned" if checkpoint.adapter else args.ckpt] = write_results(
-        out, records, answers, classes, data_dir, provenance, args.ckpt, baseline
-    )
+    metrics = write_results(out, records, answers, classes, data_dir, provenance, args.ckpt, baseline)
+    runs["tuned" if checkpoint.adapter else args.ckpt] = metrics
+    whole = args.limit is None and args.precision is None and str(data_dir) == grounding.data_dir
+    if whole and (Path(args.ckpt) / GROUNDING_FILE).is_file():
+        write_card(Path(args.ckpt), metrics)
     print_results(runs, out)
 
 

@@ -1,0 +1,70 @@
+"""README.md of a finished model, in the hub's form: what it finds, how well, how to ask it, and what it was trained on."""
+
+import json
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCardData
+
+from boxtune.files import write_whole
+from boxtune.grounding import Grounding
+from boxtune.prompts import IMAGE
+from boxtune.score_table import format_number, headline_rows
+
+_SHOWN = ("AP", "AP50", "mean IoU (all truth)", "precision", "recall", "F1", "false positives", "false negatives")
+# Names of the hub's metadata for what metrics.json holds.
+_HUB_METRICS = {"AP": "mAP", "AP50": "mAP@0.5", "F1": "f1", "mean IoU (all truth)": "mean_iou"}
+
+
+def write_card(folder: Path, metrics: dict | None = None) -> None:
+    """Write `folder`/README.md for an adapter or a merged model that was trained here.
+
+    `metrics` is metrics.json of an evaluation; without it the card says that there was none.
+    """
+    grounding = Grounding.load(folder)
+    is_adapter = (folder / "adapter_config.json").is_file()
+    run = _read(folder / "run.json")
+    template = jinja2.Environment(
+        loader=jinja2.PackageLoader("boxtune", "."), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    ).get_template("model_card.md.jinja")
+    rows = headline_rows(metrics) if metrics else {}
+    name = folder.resolve().parent.name
+    page = template.render(
+        metadata=card_data(grounding, name, is_adapter, metrics).to_yaml(),
+        name=name,
+        grounding=grounding,
+        is_adapter=is_adapter,
+        question=grounding.questions[0].replace(IMAGE, "") if grounding.questions else "Detect every … in the image.",
+        codec=grounding.get_codec(),
+        rows={title: format_number(rows[title]) for title in _SHOWN} if metrics else {},
+        provenance=metrics["provenance"] if metrics else {},
+        answers=metrics["parse"] if metrics else {},
+        empty=metrics["empty_images"] if metrics else {},
+        run=run,
+    )
+    write_whole(folder / "README.md", page)
+
+
+def card_data(grounding: Grounding, name: str, is_adapter: bool, metrics: dict | None) -> ModelCardData:
+    """The card's metadata. A base that is a folder of this machine is no model of the hub, and not named."""
+    results = None
+    if metrics:
+        rows, split = headline_rows(metrics), metrics["provenance"]["split"]
+        data = Path(metrics["provenance"]["data"]).name
+        results = [
+            EvalResult("object-detection", data, data, _HUB_METRICS[title], round(rows[title], 4), dataset_split=split)
+            for title in _HUB_METRICS
+            if rows[title] is not None
+        ]
+    return ModelCardData(
+        base_model=None if Path(grounding.base_model).is_dir() else grounding.base_model,
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["boxtune", "object-detection", "visual-grounding", *(["lora"] if is_adapter else [])],
+        model_name=name,
+        eval_results=results,
+    )
+
+
+def _read(path: Path) -> dict | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,0 +1,80 @@
+"""README.md of a finished model: metadata that the hub's own parser reads, and a snippet that runs."""
+
+import re
+import shutil
+
+import pytest
+from conftest import FAMILIES
+from huggingface_hub import ModelCard
+from test_train import train
+
+import evaluate
+import merge_adapter
+from boxtune.checkpoint import open_checkpoint
+from boxtune.collator import GroundingCollator, expected_input_size
+from boxtune.model_card import write_card
+from boxtune.records import image_path, read_records
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_models, squares, tmp_path_factory) -> dict:
+    """A run of every family, with the base's name as the hub has it where that does not matter."""
+    folder = tmp_path_factory.mktemp("cards")
+    options = ["--save_strategy", "no", "--max_steps", "1"]
+    return {
+        name: train(squares, folder / name, "--model_name_or_path", tiny_models[name], *options) for name in FAMILIES
+    }
+
+
+def snippet(card: str, folder, picture) -> dict:
+    """What the card's code leaves in its names."""
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    code = code.replace('"FOLDER"', repr(str(folder))).replace('"picture.jpg"', repr(str(picture)))
+    names: dict = {}
+    exec(re.sub(r"max_new_tokens=\d+", "max_new_tokens=4", code), names)
+    return names
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_cards_snippet_asks_as_training_did(runs, squares, family, capsys):
+    """The same tokens as evaluation's, for the adapter's folder as it lies."""
+    folder = runs[family] / "final"
+    record = read_records(squares, "train")[0]
+    picture = image_path(record, squares)
+    names = snippet((folder / "README.md").read_text(), folder, picture)
+    checkpoint = open_checkpoint(str(folder))
+    collator = GroundingCollator(checkpoint.processor, checkpoint.grounding, squares)
+    size = expected_input_size(checkpoint.processor, (record["height"], record["width"]))
+    assert names["inputs"]["input_ids"][0].tolist() == collator.encode_question(record, size)
+    assert capsys.readouterr().out.endswith("\n")
+
+
+def test_evaluation_puts_its_numbers_into_the_card(runs, squares):
+    folder = runs["qwen3_vl"] / "final"
+    assert "Not evaluated yet" in (folder / "README.md").read_text()
+    evaluate.main(["--ckpt", str(folder), "--max-new-tokens", "8", "--limit", "1"])
+    assert "Not evaluated yet" in (folder / "README.md").read_text()  # a part of the split is no evaluation of it
+    evaluate.main(["--ckpt", str(folder), "--max-new-tokens", "8"])
+    card = ModelCard.load(folder / "README.md")
+    assert {result.metric_type for result in card.data.eval_results} >= {"f1", "mean_iou"}
+    assert card.data.library_name == "peft" and card.data.base_model is None  # a folder is no model of the hub
+    assert "Not evaluated yet" not in card.content and "| AP | AP50 |" in card.content
+
+
+def test_a_merged_model_has_a_card_of_its_own(runs, tmp_path):
+    merge_adapter.main(["--ckpt", str(runs["qwen2_5_vl"] / "final"), "--out", str(tmp_path / "m"), "--samples", "1"])
+    card = ModelCard.load(tmp_path / "m" / "README.md")
+    assert card.data.library_name == "transformers" and "A merged model" in card.content
+    assert "pixels of the resized picture" in card.content
+
+
+def test_a_base_of_the_hub_is_named(runs, tmp_path):
+    folder = tmp_path / "run" / "final"
+    shutil.copytree(runs["qwen2_vl"] / "final", folder)
+    text = (folder / "grounding.json").read_text()
+    base = re.search(r'"base_model": "([^"]+)"', text).group(1)
+    (folder / "grounding.json").write_text(text.replace(base, "Qwen/Qwen2-VL-2B-Instruct"))
+    write_card(folder)
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.base_model == "Qwen/Qwen2-VL-2B-Instruct" and card.data.tags[0] == "boxtune"
+    assert "0 to 1000 of the picture's width" in card.content and "skip_special_tokens=False" in card.content
