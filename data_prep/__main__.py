@@ -1,6 +1,7 @@
 """python -m data_prep FORMAT SOURCE --out DIR: annotations of any supported format → a prepared data set."""
 
 import argparse
+import importlib
 import os
 import sys
 import tempfile
@@ -24,6 +25,13 @@ FORMATS = {
     "jsonl": (jsonl, "JSON lines: metadata.jsonl of an `imagefolder`, or the folder that holds it"),
     "hf": (hf, "any detection table of `datasets`: a hub id, .parquet files, or a save_to_disk folder"),
     "openfoodfacts": (openfoodfacts, "table of `datasets`: a hub id, .parquet files, or a save_to_disk folder"),
+}
+# What does something else than convert; imported when asked for, so that -h and conversions need not wait.
+TOOLS = {
+    "nutrition": ("data_prep.nutrition", "no source: pictures of nutrition tables, generated with their boxes"),
+    "show": ("data_prep.show", "look at a prepared data set before training, as one page"),
+    "recipe": ("data_prep.suggest", "write a recipe for a prepared data set, with its reasons"),
+    "export": ("data_prep.export", "render a prepared data set for other trainers and tools"),
 }
 
 
@@ -150,26 +158,13 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     parser, formats = build_parser()
-    generated = formats.add_parser(
-        "nutrition", help="no source: pictures of nutrition tables, generated with their boxes"
-    )
-    if argv[:1] == ["nutrition"]:
-        from data_prep import nutrition
-
-        nutrition.add_arguments(generated)
-        generated.set_defaults(run=nutrition.main)
-    shown = formats.add_parser("show", help="no format: look at a prepared data set before training, as one page")
-    if argv[:1] == ["show"]:
-        from data_prep import show
-
-        show.add_arguments(shown)
-        shown.set_defaults(run=show.main)
-    suggested = formats.add_parser("recipe", help="no format: write a recipe for a prepared data set, with its reasons")
-    if argv[:1] == ["recipe"]:
-        from data_prep import suggest
-
-        suggest.add_arguments(suggested)
-        suggested.set_defaults(run=suggest.main)
+    for name, (module, text) in TOOLS.items():
+        own = formats.add_parser(name, help=text)
+        if argv[:1] == [name]:
+            tool = importlib.import_module(module)
+            own.description, own.formatter_class = tool.__doc__, _Plain
+            tool.add_arguments(own)
+            own.set_defaults(run=tool.main)
     args = parser.parse_args(argv)
     args.run(args)
 

@@ -1,10 +1,10 @@
 """A prepared data set for other trainers and tools.
 
-    python -m data_prep.export DATA --export trl          --family qwen2_5_vl --max-pixels 1003520 --out DIR
-    python -m data_prep.export DATA --export swift        --family qwen3_vl --out DIR
-    python -m data_prep.export DATA --export llamafactory --family qwen2_5_vl --max-pixels 1003520 --out DIR
-    python -m data_prep.export DATA --export coco --out DIR
-    python -m data_prep.export DATA --export yolo --out DIR
+    python -m data_prep export DATA --export trl          --family qwen2_5_vl --max-pixels 1003520 --out DIR
+    python -m data_prep export DATA --export swift        --family qwen3_vl --out DIR
+    python -m data_prep export DATA --export llamafactory --family qwen2_5_vl --max-pixels 1003520 --out DIR
+    python -m data_prep export DATA --export coco --out DIR
+    python -m data_prep export DATA --export yolo --out DIR
 
 Questions and answers are worded as boxtune words them. Qwen2.5-VL's boxes are pixels of the picture that the model sees, so
 they hold for one pixel budget only, which the other trainer must be given too; the command says how.
@@ -24,7 +24,7 @@ from PIL import ExifTags, Image
 
 from boxtune.boxes import box_area, box_xyxy_to_xywh
 from boxtune.codecs import CODECS
-from boxtune.errors import UserError, command
+from boxtune.errors import UserError
 from boxtune.files import path_argument
 from boxtune.images import load_image
 from boxtune.prompts import IMAGE, SYSTEM_PROMPT, answer_category, format_sentence, render
@@ -39,10 +39,7 @@ _BBOX, _REF = "<bbox>", "<ref-object>"  # ms-swift's placeholders
 Write = Callable[[Path, dict[str, list[Record]], list[str], argparse.Namespace], str]
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", type=path_argument, help="a prepared data set")
     parser.add_argument("--export", choices=list(WRITERS), required=True, help="what to write")
     parser.add_argument("--out", metavar="DIR", type=path_argument, required=True, help="a new folder")
@@ -50,7 +47,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--min-pixels", type=int, default=3136, help="as the trainer will have it (default 3136)")
     parser.add_argument("--max-pixels", type=int, help="as the trainer will have it")
     parser.add_argument("--copy-images", action="store_true", help="copy pictures, upright, instead of linking to them")
-    return parser.parse_args(argv)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -73,9 +69,8 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("export: these arguments cannot work:", problems)
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+def main(args: argparse.Namespace) -> None:
+    """Write the whole export, or nothing."""
     check(args)
     info = read_info(args.data)
     splits = {split: read_records(args.data, split) for split in SPLITS if split in info["splits"]}
@@ -298,6 +293,3 @@ WRITERS: dict[str, Write] = {
     "coco": write_coco,
     "yolo": write_yolo,
 }
-
-if __name__ == "__main__":
-    main()

@@ -55,7 +55,7 @@ def data(tmp_path):
 
 def run(data, kind: str, *more, out=None):
     out = out or data.parent / f"out_{kind}"
-    export.main([str(data), "--export", kind, "--out", str(out), *map(str, more)])
+    data_prep(["export", str(data), "--export", kind, "--out", str(out), *map(str, more)])
     return out
 
 
