@@ -63,7 +63,7 @@ STAGES = (
     Stage(1500, "language", (1, 0.1), 16, **EVERYTHING),
     Stage(600, "both", (0.3, 0), 16, **EVERYTHING),
     Stage(1800, "vision", (0.5, 0.2), 16, **CROWDED),
-    Stage(1900, "both", (0.5, 0), 16, **CROWDED),
+    Stage(1700, "both", (0.5, 0), 16, **CROWDED),
 )
 HELD_OUT_STAGE = Stage(0, "both", (0, 0), 0, **EVERYTHING)  # what is never learned from, only scored
 
