@@ -185,7 +185,7 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
     from boxtune.collator import GroundingCollator
     from boxtune.generation import predict
     from boxtune.grounding import FILE_NAME as GROUNDING_FILE
-    from boxtune.model_card import write_card
+    from boxtune.model_card import model_name, write_card
     from boxtune.run_info import versions
 
     quiet_libraries()
@@ -265,9 +265,11 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
         return
     metrics = write_results(out, records, answers, classes, data_dir, provenance, args.ckpt, baseline)
     runs["tuned" if checkpoint.adapter else args.ckpt] = metrics
-    whole = args.limit is None and args.precision is None and str(data_dir) == grounding.data_dir
+    # The card tells of the whole split, as trained: another precision or a shorter answer is an experiment.
+    whole = args.limit is None and args.precision is None and args.max_new_tokens is None
+    whole = whole and str(data_dir) == grounding.data_dir
     if whole and (Path(args.ckpt) / GROUNDING_FILE).is_file():
-        write_card(Path(args.ckpt), metrics)
+        write_card(Path(args.ckpt), model_name(Path(args.ckpt)), metrics)
     print_results(runs, out)
 
 

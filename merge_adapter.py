@@ -17,7 +17,7 @@ from boxtune.checkpoint import open_checkpoint, quiet_libraries
 from boxtune.errors import UserError, command
 from boxtune.files import path_argument
 from boxtune.merging import merge_shards
-from boxtune.model_card import write_card
+from boxtune.model_card import model_name, write_card
 from boxtune.records import SPLITS, read_info, read_records
 from boxtune.verify_merge import verify
 
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"merged {merged} modules into bf16; comparing on {len(records)} images of {data_dir}")
         report = verify(checkpoint, temporary, records, data_dir, with_nf4=not args.skip_nf4)
         (temporary / "merge_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        write_card(temporary)
+        write_card(temporary, model_name(target))
         print_report(report)
         if report["agrees"] is False:
             raise UserError(

@@ -20,7 +20,7 @@ from boxtune.checkpoint import quiet_libraries
 from boxtune.collator import GroundingCollator
 from boxtune.errors import UserError, accepting, command, reading
 from boxtune.grounding import Grounding
-from boxtune.model_card import write_card
+from boxtune.model_card import model_name, write_card
 from boxtune.modeling import (
     check_lora_targets,
     codec_for,
@@ -239,7 +239,7 @@ def save_final(trainer: GroundingTrainer, output_dir: Path) -> None:
     if trainer.is_world_process_zero():
         for name in ("recipe.yaml", "run.json", "first_batch.txt"):
             shutil.copyfile(output_dir / name, partial / name)
-        write_card(partial)
+        write_card(partial, model_name(output_dir / "final"))
         if (output_dir / "final").exists():  # a resumed run that had already ended
             shutil.rmtree(output_dir / "final")
         partial.rename(output_dir / "final")

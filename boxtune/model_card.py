@@ -1,6 +1,7 @@
 """README.md of a finished model, in the hub's form: what it finds, how well, how to ask it, and what it was trained on."""
 
 import json
+import re
 from pathlib import Path
 
 import jinja2
@@ -16,25 +17,29 @@ _SHOWN = ("AP", "AP50", "mean IoU (all truth)", "precision", "recall", "F1", "fa
 _HUB_METRICS = {"AP": "mAP", "AP50": "mAP@0.5", "F1": "f1", "mean IoU (all truth)": "mean_iou"}
 
 
-def write_card(folder: Path, metrics: dict | None = None) -> None:
-    """Write `folder`/README.md for an adapter or a merged model that was trained here.
+def write_card(folder: Path, name: str, metrics: dict | None = None) -> None:
+    """Write `folder`/README.md for an adapter or a merged model that was trained here, under the model's `name`.
 
     `metrics` is metrics.json of an evaluation; without it the card says that there was none.
     """
     grounding = Grounding.load(folder)
     is_adapter = (folder / "adapter_config.json").is_file()
     run = _read(folder / "run.json")
-    template = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("boxtune", "."), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    ).get_template("model_card.md.jinja")
+    )
+    environment.filters["python"] = repr
+    template = environment.get_template("model_card.md.jinja")
     rows = headline_rows(metrics) if metrics else {}
-    name = folder.resolve().parent.name
+    asked = grounding.questions[0] if grounding.questions else f"{IMAGE}Detect every … in the image."
+    asked = f"{asked} {grounding.format_sentence}".strip()
     page = template.render(
         metadata=card_data(grounding, name, is_adapter, metrics).to_yaml(),
         name=name,
         grounding=grounding,
         is_adapter=is_adapter,
-        question=grounding.questions[0].replace(IMAGE, "") if grounding.questions else "Detect every … in the image.",
+        asked=asked,
+        parts=[part for part in re.split(f"({IMAGE})", asked) if part],
         codec=grounding.get_codec(),
         rows={title: format_number(rows[title]) for title in _SHOWN} if metrics else {},
         provenance=metrics["provenance"] if metrics else {},
@@ -43,6 +48,12 @@ def write_card(folder: Path, metrics: dict | None = None) -> None:
         run=run,
     )
     write_whole(folder / "README.md", page)
+
+
+def model_name(folder: Path) -> str:
+    """What a model is called: its run's name where it is the run's final model, else its folder's."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name in ("final", "final_merged") else folder.name
 
 
 def card_data(grounding: Grounding, name: str, is_adapter: bool, metrics: dict | None) -> ModelCardData:

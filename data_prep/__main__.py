@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from boxtune.errors import command
+from boxtune.errors import UserError, command
 from data_prep import aabb, auto, coco, csv_table, cvat, hf, jsonl, labelme, labelstudio, openfoodfacts, via, voc, yolo
 from data_prep.files import folder_for_scratch
 from data_prep.source import Options
@@ -25,6 +25,13 @@ FORMATS = {
     "jsonl": (jsonl, "JSON lines: metadata.jsonl of an `imagefolder`, or the folder that holds it"),
     "hf": (hf, "any detection table of `datasets`: a hub id, .parquet files, or a save_to_disk folder"),
     "openfoodfacts": (openfoodfacts, "table of `datasets`: a hub id, .parquet files, or a save_to_disk folder"),
+}
+# Options that only some formats read.
+FIELDS = {
+    "image_field": ("labelstudio", "jsonl", "hf"),
+    "bbox_field": ("jsonl", "hf"),
+    "label_field": ("via", "labelstudio", "jsonl", "hf"),
+    "bbox_format": ("jsonl", "hf"),
 }
 # What does something else than convert; imported when asked for, so that -h and conversions need not wait.
 TOOLS = {
@@ -127,6 +134,14 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the data set at DIR")
 
 
+def check_fields(name: str, args: argparse.Namespace) -> None:
+    """Raise UserError for options that the format would not read."""
+    idle = [key for key, formats in FIELDS.items() if getattr(args, key) is not None and name not in formats]
+    if idle:
+        problems = [f"--{key.replace('_', '-')} is read by {', '.join(FIELDS[key])}" for key in idle]
+        raise UserError(f"{name} does not read all of these options; leave out:", problems)
+
+
 def run(args: argparse.Namespace) -> None:
     from data_prep.prepare import prepare  # numpy, Pillow and rich, which -h can do without
 
@@ -150,7 +165,8 @@ def run(args: argparse.Namespace) -> None:
             allow_bad_boxes=args.allow_bad_boxes,
             overwrite=args.overwrite,
         )
-        name = auto.recognise(args.source, FORMATS) if args.format == "auto" else args.format
+        name = auto.recognise(args.source, FORMATS, options) if args.format == "auto" else args.format
+        check_fields(name, args)
         prepare(name, FORMATS[name][0].read, args.source, options)
 
 

@@ -10,15 +10,16 @@ from pathlib import Path
 from types import ModuleType
 
 from boxtune.errors import UserError
-from data_prep.files import files_below
-from data_prep.source import Sample
+from data_prep.csv_table import delimiter_of
+from data_prep.files import files_below, is_output
+from data_prep.source import Options, Sample
 
 _FILES, _OF_A_KIND = 20_000, 5  # that are listed, and that are opened of each kind
 
 
-def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]]) -> str:
+def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]], options: Options) -> str:
     """The name of the one format that fits, which is said with its reason. Raises UserError where none or several do."""
-    sample = _sample(source)
+    sample = _sample(source, options)
     reasons = {name: reason for name, (module, _) in formats.items() if (reason := module.recognise(sample))}
     if len(reasons) == 1:
         ((name, reason),) = reasons.items()
@@ -37,12 +38,13 @@ def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]]) -> str:
     )
 
 
-def _sample(source: Path) -> Sample:
+def _sample(source: Path, options: Options) -> Sample:
     """The names of the source's files, and what stands at the head of a few of each kind."""
     if not source.exists():
         return Sample(source, exists=False)
     files = [source] if source.is_file() else list(islice(files_below(source), _FILES))
-    sample = Sample(source, files=[path for path in files if not path.name.startswith(".")])
+    files = [path for path in files if not path.name.startswith(".") and not is_output(path, options)]
+    sample = Sample(source, files=files)
     for path in sample.of_kind(".json")[:_OF_A_KIND]:
         sample.documents += [(path, value) for value in _json(path)]
     for path in sample.of_kind(".xml")[:_OF_A_KIND]:
@@ -69,6 +71,7 @@ def _xml_root(path: Path) -> Iterator[str]:
 def _csv_head(path: Path) -> Iterator[list[str]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as text:
-            yield next(csv.reader(text))
+            first = text.readline()
+            yield next(csv.reader([first], delimiter=delimiter_of(first)))
     except (OSError, ValueError, csv.Error, StopIteration):
         return

@@ -79,13 +79,24 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
         found.warnings.append(f"{file}: as a split, {words:.200} is none of train, validation and test")
 
 
+def header_words(cells: list[str]) -> list[str]:
+    """The names of columns; VIA 1 puts a # before the first."""
+    return [cell.strip().removeprefix("#") for cell in cells]
+
+
+def delimiter_of(line: str) -> str:
+    """Whichever separator a file's first line has most of."""
+    return max(",;\t", key=line.count)
+
+
 def read_lines(file: Path) -> list[tuple[int, list[str]]]:
-    """(line number, cells) of every row that is not blank. The separator is whichever the first line has most of."""
+    """(line number, cells) of every row that is not blank."""
+    csv.field_size_limit(2**31 - 1)  # the outline of a polygon may stand in one cell
     try:
         with open(file, encoding="utf-8-sig", newline="") as text:
             first = text.readline()
             text.seek(0)
-            reader = csv.reader(text, delimiter=max(",;\t", key=first.count), strict=True)
+            reader = csv.reader(text, delimiter=delimiter_of(first), strict=True)
             try:
                 return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
             except csv.Error as error:

@@ -7,12 +7,21 @@ skeletons are left out and listed. An object's attributes are kept; a picture's 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from data_prep.files import Pictures, annotation_files, number, picture_folders, picture_name, read_xml, stated_size
-from data_prep.shapes import box_of_ellipse, box_of_points, box_of_turned
+from data_prep.files import (
+    Pictures,
+    annotation_files,
+    is_set,
+    number,
+    picture_folders,
+    picture_name,
+    read_xml,
+    stated_size,
+)
+from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points, box_of_turned
 from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import split_of, without_suffix
 
-_WITHOUT_BOX = {"points", "polyline", "cuboid", "skeleton"}
+_WITHOUT_BOX = {"points", "polyline", "skeleton", "tag"}  # types of labels that no box bears
 
 
 def recognise(sample: Sample) -> str | None:
@@ -35,7 +44,12 @@ def _read_file(
     if tree.find("track") is not None:
         found.errors.append(f"{file} is an export of CVAT for video. Export the task as CVAT for images.")
         return
-    names = [(node.text or "").strip() for node in tree.findall("meta//labels/label/name")]
+    labels = [
+        label
+        for label in tree.findall("meta//labels/label")
+        if label.find("parent") is None and label.findtext("type") not in _WITHOUT_BOX
+    ]
+    names = [(label.findtext("name") or "").strip() for label in labels]
     found.classes += [name for name in dict.fromkeys(names) if name not in found.classes]
     pictures = Pictures(picture_folders(file, source, options))
     for node in tree.findall("image"):
@@ -61,37 +75,36 @@ def _find_picture(named: str, subset: str | None, pictures: Pictures) -> Path:
 def _read_shapes(image: ElementTree.Element, name: str, found: Source) -> list[Row]:
     rows = []
     for node in image:
-        label = (node.get("label") or "").strip()
-        if node.tag in _WITHOUT_BOX:
+        if node.tag == "tag":  # says something of the whole picture
+            continue
+        label, box_xyxy = (node.get("label") or "").strip(), _box_of(node)
+        if box_xyxy is None:
             value = {"shape": node.tag, "label": label}
             found.problems.append(problem(without_suffix(name), "no_box", value, "object dropped"))
-        elif (box_xyxy := _box_of(node)) is not None:
-            extra = {entry.get("name", ""): (entry.text or "").strip() for entry in node.findall("attribute")}
-            rows.append(Row(box_xyxy, label, extra=extra))
+        else:
+            extra = {entry.get("name"): (entry.text or "").strip() for entry in node.findall("attribute")}
+            extra = {key: value for key, value in extra.items() if key}
+            rows.append(Row(box_xyxy, label, is_set(extra.pop("difficult", False)), extra))
     return rows
 
 
 def _box_of(node: ElementTree.Element) -> list | None:
-    """The box of a shape; None for what is no shape, such as a tag of the whole picture."""
+    """The box of a shape; None for those that enclose nothing."""
     match node.tag:
         case "box":
-            x0, y0, x1, y1 = _numbers(node, "xtl", "ytl", "xbr", "ybr")
-            try:
-                middle = [(x0 + x1) / 2, (y0 + y1) / 2]
-            except TypeError:
-                return [x0, y0, x1, y1]
-            return box_of_turned([x0, y0, x1, y1], number(node.get("rotation", "0")), middle)
+            box_xyxy = _numbers(node, "xtl", "ytl", "xbr", "ybr")
+            if not are_numbers(box_xyxy, 4):
+                return box_xyxy
+            middle = [(box_xyxy[0] + box_xyxy[2]) / 2, (box_xyxy[1] + box_xyxy[3]) / 2]
+            return box_of_turned(box_xyxy, number(node.get("rotation", "0")), middle)
         case "polygon":
             points = [point.split(",") for point in node.get("points", "").split(";")]
             return box_of_points([[number(value) for value in point] for point in points])
         case "ellipse":
             return box_of_ellipse(*_numbers(node, "cx", "cy", "rx", "ry"), number(node.get("rotation", "0")))
         case "mask":
-            left, top, width, height = _numbers(node, "left", "top", "width", "height")
-            try:
-                return [left, top, left + width, top + height]
-            except TypeError:
-                return [left, top, width, height]
+            left, top, width, height = values = _numbers(node, "left", "top", "width", "height")
+            return [left, top, left + width, top + height] if are_numbers(values, 4) else values
     return None
 
 

@@ -29,6 +29,7 @@ from boxtune.files import path_argument
 from boxtune.images import load_image
 from boxtune.prompts import IMAGE, SYSTEM_PROMPT, answer_category, format_sentence, render
 from boxtune.records import SPLITS, Record, answer_objects, image_path, read_info, read_records, to_json_line
+from data_prep.pictures import upright_size
 
 FAMILIES = {"qwen2_vl": 28, "qwen2_5_vl": 28, "qwen3_vl": 32}  # both sides of the model's input are multiples of it
 # The budgets in preprocessor_config.json of Qwen/Qwen2.5-VL-7B-Instruct, which LLaMA-Factory leaves in force.
@@ -56,13 +57,14 @@ def check(args: argparse.Namespace) -> None:
     if renders and not args.family:
         problems.append(f"--export {args.export} needs --family: {', '.join(FAMILIES)}")
     pixels = renders and args.export != "swift" and args.family == "qwen2_5_vl"
-    if pixels and not args.max_pixels:
+    if pixels and args.max_pixels is None:
         problems.append(
             "qwen2_5_vl writes pixels of the resized picture: give the --max-pixels that you will train with"
         )
-    if args.max_pixels and args.family and not FAMILIES[args.family] ** 2 <= args.min_pixels <= args.max_pixels:
-        least = FAMILIES[args.family] ** 2
-        problems.append(f"--min-pixels {args.min_pixels}, --max-pixels {args.max_pixels}: need {least} ≤ min ≤ max")
+    least = FAMILIES[args.family] ** 2 if args.family else 1
+    most = HUB_BUDGET[1] if args.max_pixels is None else args.max_pixels
+    if not least <= args.min_pixels <= most:
+        problems.append(f"--min-pixels {args.min_pixels}, --max-pixels {most}: need {least} ≤ min ≤ max")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         problems.append(f"--out {args.out} exists; name a new folder")
     if problems:
@@ -74,6 +76,7 @@ def main(args: argparse.Namespace) -> None:
     check(args)
     info = read_info(args.data)
     splits = {split: read_records(args.data, split) for split in SPLITS if split in info["splits"]}
+    check_records(splits, info["classes"], args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.", dir=args.out.parent) as scratch:
         staged = Path(scratch) / "export"
@@ -86,6 +89,20 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.out}: {args.export}, {counts} pictures. {advice}")
 
 
+def check_records(splits: dict[str, list[Record]], classes: list[str], args: argparse.Namespace) -> None:
+    """Raise UserError that lists pictures that cannot be opened, and names that the export could not hold."""
+    records = [record for members in splits.values() for record in members]
+    paths = {record["id"]: image_path(record, args.data) for record in records}
+    problems = [f"{name}: {path} cannot be opened" for name, path in paths.items() if upright_size(path) is None]
+    used = {label for record in records for label in record["objects"]["category"]}
+    problems += [f"class {label!r} is not among the classes of dataset.json" for label in sorted(used - {*classes})]
+    if args.export == "swift":
+        holding = [label for label in classes if _BBOX in label or _REF in label]
+        problems += [f"class {label!r} holds a placeholder of ms-swift" for label in holding]
+    if problems:
+        raise UserError(f"{args.data}: {len(problems)} problem(s). Prepare the data again:", problems)
+
+
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 
@@ -93,23 +110,22 @@ def place_pictures(out: Path, split: str, records: list[Record], args: argparse.
     """Put a split's pictures below `out`/images/SPLIT, as links or copies; their names there.
 
     Tools differ in whether they heed an EXIF rotation, and boxes are of the upright picture, so a rotated one is always
-    written anew.
+    written anew, without loss. Names are ids without folders: YOLO tools put `labels` for the last `images` of a path.
     """
     names = []
     for record in records:
-        source = image_path(record, args.data).resolve()
-        suffix = source.suffix or ".jpg"
-        name = record["id"] if record["id"].endswith(suffix) else record["id"] + suffix
-        target = out / "images" / _SPLIT_FOLDERS[split] / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        source = image_path(record, args.data)
         with Image.open(source) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        name = record["id"].replace("%", "%25").replace("/", "%2F") + (".png" if turned else source.suffix)
+        target = out / "images" / _SPLIT_FOLDERS[split] / name
+        target.parent.mkdir(parents=True, exist_ok=True)
         if turned:
-            load_image(source).save(target, quality=95)
+            load_image(source).save(target)
         elif args.copy_images:
             shutil.copyfile(source, target)
         else:
-            target.symlink_to(source)
+            target.symlink_to(source.resolve())
         names.append(name)
     return names
 
@@ -138,10 +154,13 @@ def llamafactory_size(record: Record, args: argparse.Namespace) -> tuple[int, in
     """LLaMA-Factory shrinks or enlarges by its own budget first (MMPluginMixin._preprocess_image in
     src/llamafactory/data/mm_plugin.py), and the image processor then rounds that by the hub's budget."""
     width, height = record["width"], record["height"]
-    for bound, beyond in ((args.max_pixels, int.__gt__), (args.min_pixels, int.__lt__)):
-        if bound and beyond(width * height, bound):
+    for bound, beyond in ((args.max_pixels or HUB_BUDGET[1], int.__gt__), (args.min_pixels, int.__lt__)):
+        if beyond(width * height, bound):
             factor = math.sqrt(bound / (width * height))
             width, height = int(width * factor), int(height * factor)
+    width, height = max(width, 28), max(height, 28)  # Qwen2VLPlugin's own two rules
+    if max(width, height) > 200 * min(width, height):
+        width, height = (height * 180, height) if width > height else (width, width * 180)
     return resized(record | {"width": width, "height": height}, args.family, HUB_BUDGET)
 
 
@@ -279,11 +298,14 @@ def write_yolo(out: Path, splits: dict[str, list[Record]], classes: list[str], a
             target.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     settings = {"path": str(args.out.absolute())}
     settings |= {_SPLIT_FOLDERS[split]: f"images/{_SPLIT_FOLDERS[split]}" for split in splits}
+    # The tools refuse a set without val.
+    settings.setdefault("val", next(settings[name] for name in ("test", "train") if name in settings))
     settings["names"] = dict(enumerate(classes))
     (out / "data.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    return (
-        f"{ignored} ignored object(s) are left out, which YOLO cannot mark." if ignored else "Train on its data.yaml."
-    )
+    advice = "Train on its data.yaml."
+    if "validation" not in splits:
+        advice += f" There is no validation split: val is {settings['val']}."
+    return advice + (f" {ignored} ignored object(s) are left out, which YOLO cannot mark." if ignored else "")
 
 
 WRITERS: dict[str, Write] = {

@@ -132,10 +132,10 @@ def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 def list_pictures(folder: Path, options: Options) -> list[Path]:
     """Every picture at any depth below a folder, in a stable order."""
     paths = (path for path in files_below(folder) if is_picture(path))
-    return sorted(path for path in paths if not _is_output(path, options))
+    return sorted(path for path in paths if not is_output(path, options))
 
 
-def _is_output(path: Path, options: Options) -> bool:
+def is_output(path: Path, options: Options) -> bool:
     """Whether a path lies in an earlier data set at --out, which may stand inside SOURCE."""
     return Path(os.path.realpath(path)).is_relative_to(options.out)
 
@@ -193,7 +193,7 @@ def annotation_files(
     files: list[Path] = []
     for pattern in patterns:
         matches = sorted(source.glob(pattern)) + sorted(source.glob(f"*/{pattern}"))
-        files = files or [file for file in matches if not _is_output(file, options)]
+        files = files or [file for file in matches if not is_output(file, options)]
     if not files:
         raise UserError(f"{source} holds no {patterns[-1]}, nor do the folders in it.")
     named = [(file, _split_of_file(file, source)) for file in files]

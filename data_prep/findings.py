@@ -15,6 +15,8 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from boxtune.boxes import box_iou
+from boxtune.errors import UserError
+from boxtune.images import to_rgb
 from boxtune.records import Record, image_path
 
 DUPLICATE_IOU = 0.9
@@ -92,21 +94,33 @@ def duplicate_boxes(records: list[Record]) -> list[tuple[str, str, float]]:
     return found
 
 
-def picture_hash(path: Path) -> int:
-    """64 bits: whether each cell of an 8 × 9 grey thumbnail is darker than its right neighbour (Krawetz's dHash)."""
-    with Image.open(path) as image:
-        image.draft("L", (64, 64))  # a JPEG is decoded at an eighth of its size
-        grey = ImageOps.exif_transpose(image).convert("L").resize((9, 8), Image.Resampling.BOX)
+def picture_hash(path: Path) -> int | None:
+    """64 bits: whether each cell of an 8 × 9 grey thumbnail is darker than its right neighbour (Krawetz's dHash).
+
+    None where the picture cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            image.draft("L", (64, 64))  # a JPEG is decoded at an eighth of its size
+            grey = to_rgb(ImageOps.exif_transpose(image)).convert("L").resize((9, 8), Image.Resampling.BOX)
+    except Exception:  # decoders raise whatever they like on torn files
+        return None
     cells = np.asarray(grey, dtype=np.int16)
     return int("".join("1" if darker else "0" for darker in (cells[:, :-1] < cells[:, 1:]).ravel()), 2)
 
 
 def alike_pictures(records: Iterable[Record], directory: Path) -> list[tuple[str, str]]:
-    """(id, id) of every two pictures that look the same; plain ones, whose hash says nothing, are left out."""
+    """(id, id) of every two pictures that look the same; plain ones, whose hash says nothing, are left out.
+
+    Raises UserError that lists the pictures that cannot be read.
+    """
     records = list(records)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         paths = [image_path(record, directory) for record in records]
         hashes = list(tqdm(pool.map(picture_hash, paths), total=len(paths), desc="pictures", unit="", disable=None))
+    pairs = zip(records, paths, hashes, strict=True)
+    if torn := [f"{record['id']}: {path}" for record, path, found in pairs if found is None]:
+        raise UserError(f"{len(torn)} picture(s) cannot be read. Prepare the data again:", torn)
     codes = np.array(hashes, dtype=np.uint64)
     told = np.bitwise_count(codes) > ALIKE_BITS
     pairs = []
@@ -122,7 +136,7 @@ def alike_names(classes: list[str]) -> list[tuple[str, str]]:
 
 
 def _alike(a: str, b: str) -> bool:
-    a, b = (re.sub(r"[\W_]+", "", name.casefold()) for name in (a, b))
+    a, b = (re.sub(r"[\s_-]+", "", name.casefold()) for name in (a, b))
     if a.rstrip("s") == b.rstrip("s"):
         return True
     # Numbers and letters at the end tell classes apart on purpose: "part 1", "part 2", "grade A".

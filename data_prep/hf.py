@@ -7,6 +7,7 @@ Which columns hold the picture, the boxes and the classes, and how the boxes are
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -23,16 +24,27 @@ _PEEKED = 50  # rows that fields are guessed from
 
 
 def recognise(sample: Sample) -> str | None:
+    if is_openfoodfacts(sample):
+        return None
     if not sample.exists:
-        known = openfoodfacts_id(sample.source)
-        return "an id of the hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(sample.source)) and not known else None
+        return "an id of the hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(sample.source)) else None
     saved = [path for path in sample.files if path.name in {"dataset_dict.json", "state.json"}]
     return next((f"{path} is of a table of `datasets`" for path in [*saved, *sample.of_kind(".parquet")]), None)
 
 
-def openfoodfacts_id(source: Path) -> bool:
-    """Whether a source is the table that has a format of its own, which nothing but its name tells."""
-    return str(source).startswith("openfoodfacts/nutrition-table-detection")
+def is_openfoodfacts(sample: Sample) -> bool:
+    """Whether a source is the table that has a format of its own: by its name on the hub, or its columns."""
+    if not sample.exists:
+        return str(sample.source).startswith("openfoodfacts/nutrition-table-detection")
+    import pyarrow.parquet
+
+    for path in sample.of_kind(".parquet")[:1]:
+        try:
+            schema = pyarrow.parquet.read_schema(path)
+        except (OSError, ValueError):
+            return False  # torn, which the reader will say
+        return "meta" in schema.names and "off_image_id" in str(schema.field("meta").type)
+    return False
 
 
 def read(source: Path, options: Options) -> Source:
@@ -44,7 +56,7 @@ def read(source: Path, options: Options) -> Source:
 def read_table(source: Path, options: Options, fields: Fields | None = None) -> Source:
     """Every row as an item, its pictures written to `options.scratch`. Without `fields` they are chosen, and said."""
     found = Source(layout="xywh")
-    rows = _rows(source, options)
+    rows, names_taken = _rows(source, options), set()
     head = list(islice(rows, _PEEKED))
     fields = fields or choose_fields([row for _, _, row, _ in head], source, options)
     for split, number, row, features in chain(head, rows):
@@ -57,6 +69,9 @@ def read_table(source: Path, options: Options, fields: Fields | None = None) -> 
             continue
         found.classes += [name for name in names or [] if name not in found.classes]
         name, place = _write_picture(row, number, options.scratch / "table" / f"{len(found.items)}")
+        if (split, name) in names_taken:  # a picture's file may be called as another's is, in another folder
+            name = f"{number:06d}_{name}"
+        names_taken.add((split, name))
         used = {"image", "image_id", "width", "height", fields.parent, fields.bbox, fields.label}
         extra = {key: value for key, value in row.items() if key not in used}
         size = stated_size(row.get("width"), row.get("height"))
@@ -74,7 +89,9 @@ def _write_picture(row: dict, number: int, place: Path) -> tuple[str, Path]:
     """(the picture's name: its id, its file's, or the row's number; where its bytes now lie)."""
     image = row["image"]
     content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-    named = row.get("image_id") or (Path(image["path"]).stem if image["path"] else f"{number:06d}")
+    named = row.get("image_id")
+    if named is None or named == "":
+        named = Path(image["path"]).stem if image["path"] else f"{number:06d}"
     place.parent.mkdir(exist_ok=True)
     place.write_bytes(content)
     return safe_name(str(named)) + suffix_of(content), place
@@ -129,21 +146,34 @@ def _load(source: Path, cache: Path):
         raise UserError(f"{source} holds neither .parquet files nor a data set saved with save_to_disk.")
     by_split: dict[str, list[str]] = {}
     for file in files:
-        by_split.setdefault(split_of(file.stem) or "all", []).append(str(file))
+        folder = split_of(file.parent.name) if file.parent != source else None
+        by_split.setdefault(split_of(file.stem) or folder or "all", []).append(str(file))
     tables = datasets.load_dataset("parquet", data_files=by_split, streaming=True, cache_dir=str(cache))
     return tables["all"] if list(tables) == ["all"] else tables
 
 
-def _with_image(source: Path, table, image_field: str | None):
-    """The table, its column of pictures called `image`."""
+def _is_picture(feature) -> bool:
+    """Whether a column holds pictures: as `datasets` has them, or as pandas writes them to Parquet."""
     import datasets
 
-    pictures = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
+
+
+def _with_image(source: Path, table, image_field: str | None):
+    """The table, its column of pictures called `image`."""
+
+    pictures = [name for name, feature in table.features.items() if _is_picture(feature)]
     chosen = image_field or ("image" if "image" in pictures or len(pictures) != 1 else pictures[0])
     if chosen not in table.features:
         raise UserError(f"{source} has no column {chosen}; it has {', '.join(table.features)}. See --image-field.")
     if chosen not in pictures:
-        raise UserError(f"{source}: column {chosen} must be of type Image, got {table.features[chosen]}.")
+        raise UserError(
+            f"{source}: column {chosen} must be of type Image, got {table.features[chosen]}. "
+            "Cast it: table.cast_column(NAME, datasets.Image())."
+        )
+    if others := [name for name in pictures if name != chosen]:
+        print(f"{source}: further columns of pictures are left out: {', '.join(others)}", file=sys.stderr)
+        table = table.remove_columns(others)
     if chosen != "image" and "image" in table.features:
         table = table.rename_column("image", "source_image")
     return table if chosen == "image" else table.rename_column(chosen, "image")

@@ -54,7 +54,7 @@ def read(source: Path, options: Options) -> Source:
 def _read_lines(file: Path, found: Source) -> list[tuple[int, dict]]:
     """(line number, object) of every line that is not blank; what is no object is an error of the source."""
     rows = []
-    for number, line in enumerate(read_text(file).splitlines(), 1):
+    for number, line in enumerate(read_text(file).split("\n"), 1):  # and not at U+2028, which a string may hold
         if not line.strip():
             continue
         try:

@@ -7,6 +7,7 @@ that the file holds as imageData.
 
 import base64
 import binascii
+import math
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from data_prep.files import (
     Pictures,
     existing,
     files_below,
+    is_output,
     is_set,
     picture_folders,
     read_json,
@@ -40,12 +42,16 @@ def recognise(sample: Sample) -> str | None:
 
 
 def read(source: Path, options: Options) -> Source:
-    files, folder = _find_files(existing(source))
+    files, folder = _find_files(existing(source), options)
     found = Source(layout="xyxy")
     pictures: dict[Path, Pictures] = {}
     others = []
     for file in files:
-        data = read_json(file)
+        try:
+            data = read_json(file)
+        except UserError as error:
+            found.errors.append(str(error))
+            continue
         if not isinstance(data, dict) or "shapes" not in data:
             others.append(file)  # such as the tool's own settings, or a COCO file made from these
             continue
@@ -55,18 +61,22 @@ def read(source: Path, options: Options) -> Source:
         if file.parent not in pictures:
             pictures[file.parent] = Pictures(picture_folders(file, source, options))
         found.items.append(_read_item(file, folder, data, pictures[file.parent], found, options))
-    if len(others) == len(files):
+    if len(others) == len(files) and not found.errors:
         raise UserError(f"{source}: no .json file has `shapes`. labelme has one file for each picture.")
     if others:
         found.warnings.append(f"{len(others)} .json file(s) have no `shapes` and are left out, such as {others[0]}")
     return found
 
 
-def _find_files(source: Path) -> tuple[list[Path], Path]:
+def _find_files(source: Path, options: Options) -> tuple[list[Path], Path]:
     """(annotation files, the folder that they lie in or below)."""
     if source.is_file():
         return [source], source.parent
-    files = [path for path in files_below(source) if path.suffix == ".json" and not path.name.startswith(".")]
+    files = [
+        path
+        for path in files_below(source)
+        if path.suffix.lower() == ".json" and not path.name.startswith(".") and not is_output(path, options)
+    ]
     if not files:
         raise UserError(f"{source} holds no .json file. labelme has one for each picture.")
     return files, source
@@ -79,6 +89,8 @@ def _fault(data: dict) -> str | None:
     for number, shape in enumerate(data["shapes"]):
         if not isinstance(shape, dict) or not isinstance(shape.get("points"), list):
             return f"shapes[{number}] needs points, got {shape!r:.100}"
+        if not isinstance(shape.get("shape_type"), str | None):
+            return f"shapes[{number}]: shape_type must be text, got {shape['shape_type']!r:.100}"
         if not isinstance(shape.get("label", ""), str | int | float | None):
             return f"shapes[{number}]: label must be text, got {shape['label']!r:.100}"
     for key in ("imagePath", "imageData"):
@@ -137,6 +149,6 @@ def _box_of(shape: dict) -> list | None:
         if not both:
             return points
         (cx, cy), (x, y) = points
-        radius = ((x - cx) ** 2 + (y - cy) ** 2) ** 0.5
+        radius = math.hypot(x - cx, y - cy)
         return box_of_ellipse(cx, cy, radius, radius)
     return None

@@ -32,34 +32,69 @@ def recognise(sample: Sample) -> str | None:
 def read(source: Path, options: Options) -> Source:
     files, warnings = annotation_files(source, ["*.json"], options)
     found = Source(layout="xyxy", fractions=True, warnings=warnings)
+    controls: set[str] = set()
     for file, split in files:
         tasks = read_json(file)
         if not isinstance(tasks, list):
             found.errors.append(f"{file}: Label Studio's export is a list of tasks, got {type(tasks).__name__}")
             continue
-        pictures = Pictures(picture_folders(file, source, options))
+        pictures, done = Pictures(picture_folders(file, source, options)), set()
         for number, task in enumerate(tasks):
             where = f"{file}: task {task.get('id', number) if isinstance(task, dict) else number}"
-            address = _picture_address(task)
-            if address is None:
-                found.errors.append(f"{where} names no picture, got {task!r:.100}")
+            address = _picture_address(task, options.image_field)
+            if fault := _fault(task) or (
+                None if address else "names no picture; its field may be named by --image-field"
+            ):
+                found.errors.append(f"{where} {fault}, got {task!r:.100}")
                 continue
-            picture = _find_picture(_path_of(address), pictures)
+            picture = _find_picture(address, pictures)
             name = picture_name(_path_of(address), picture, file, source)
+            if "annotations" not in task and str(task.get("id")) in done:  # JSON-MIN has an entry for each annotator
+                found.problems.append(problem(without_suffix(name), "annotations", task["id"], "the first one taken"))
+                continue
+            done |= {str(task["id"])} if task.get("id") is not None else set()
             results = _results_of(task, name, found)
             if results is not None:
+                controls |= {str(result.get("from_name")) for result in results}
                 rows = _read_regions(results, where, name, options, found)
                 found.items.append(Item(name, picture, rows, split, _size_of(results)))
+    if options.label_field and options.label_field not in controls:
+        known = ", ".join(sorted(controls)) or "none"
+        found.errors.append(
+            f"--label-field {options.label_field}: there is no control of that name; there are: {known}"
+        )
     return found
+
+
+def _fault(task) -> str | None:
+    """What keeps a task from being read, or None."""
+    if not isinstance(task, dict):
+        return "must be an object"
+    annotations = task.get("annotations", task.get("completions")) or []
+    if not _are_objects(annotations):
+        return "needs a list of annotations"
+    for annotation in annotations:
+        results = annotation.get("result") or []
+        if not _are_objects(results):
+            return "needs a list `result` in each annotation"
+        if not all(isinstance(result.get("value") or {}, dict) for result in results):
+            return "has a result whose value is no object"
+    return None
+
+
+def _are_objects(values) -> bool:
+    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _picture_address(task) -> str | None:
-    """The address of the task's picture: the field of a usual name, else the only text that looks like one."""
+def _picture_address(task, image_field: str | None) -> str | None:
+    """The address of the task's picture: in the field that is named, or of a usual name, or the only text that looks so."""
     data = task.get("data", task) if isinstance(task, dict) else {}
     texts = {key: value for key, value in data.items() if isinstance(value, str)} if isinstance(data, dict) else {}
+    if image_field:
+        return texts.get(image_field)
     usual = [texts[key] for key in _PICTURE_FIELDS if texts.get(key)]
     alike = [value for value in texts.values() if _PICTURE_ENDING.search(value)]
     return usual[0] if usual else alike[0] if len(alike) == 1 else None
@@ -68,17 +103,22 @@ def _picture_address(task) -> str | None:
 def _path_of(address: str) -> str:
     """The path in "/data/local-files/?d=a/b.jpg", "s3://bucket/a/b.jpg" or "/data/upload/1/a.jpg"."""
     try:
-        parts = urlsplit(address)
+        # Only a web address has fragments; in others # is a letter of the name.
+        parts = urlsplit(address, allow_fragments=address.startswith("http"))
     except ValueError:  # brackets that are no IPv6 host
         return address
     local = parse_qs(parts.query).get("d")
     return local[0] if local else unquote(parts.path).lstrip("/") or address
 
 
-def _find_picture(path: str, pictures: Pictures) -> Path:
-    """The picture by its path, by any ending of it, or without the eight digits that an upload puts before the name."""
+def _find_picture(address: str, pictures: Pictures) -> Path:
+    """The picture by its address as it stands, by its path or any ending of that, or without the eight digits that an upload
+    puts before the name."""
+    path = _path_of(address)
     bare = re.sub(r"^[0-9a-f]{8}-", "", PurePosixPath(path).name)
-    candidates = (pictures.find(name) for name in (f"/{path}", bare))  # of an absolute path the endings are tried
+    candidates = (
+        pictures.find(name) for name in (address, f"/{path}", bare)
+    )  # of an absolute path the endings are tried
     return next((picture for picture in candidates if os.path.isfile(picture)), pictures.find(path))
 
 
@@ -90,19 +130,19 @@ def _results_of(task: dict, name: str, found: Source) -> list[dict] | None:
     if "annotations" not in task and "completions" not in task:  # JSON-MIN: {control: [value, …]}
         controls = {key: values for key, values in task.items() if isinstance(values, list)}
         return [
-            {"from_name": key, "id": f"{key} {number}", "value": value, **value}
+            {"from_name": key, "value": value, **value}
             for key, values in controls.items()
-            for number, value in enumerate(values)
+            for value in values
             if isinstance(value, dict)
         ]
     annotations = task.get("annotations", task.get("completions")) or []
-    counting = [entry for entry in annotations if isinstance(entry, dict) and not entry.get("was_cancelled")]
+    counting = [entry for entry in annotations if not entry.get("was_cancelled") and not entry.get("skipped")]
     if not counting:
         found.problems.append(problem(without_suffix(name), "no_annotation", len(annotations), "image left out"))
         return None
     if len(counting) > 1:
         found.problems.append(problem(without_suffix(name), "annotations", len(counting), "the first one taken"))
-    return [entry for entry in counting[0].get("result") or [] if isinstance(entry, dict)]
+    return counting[0].get("result") or []
 
 
 def _size_of(results: list[dict]) -> tuple[int, int] | None:
@@ -111,30 +151,44 @@ def _size_of(results: list[dict]) -> tuple[int, int] | None:
 
 
 def _read_regions(results: list[dict], where: str, name: str, options: Options, found: Source) -> list[Row]:
-    """A row for each region. Its label may stand in its own result, or in another of the same id."""
-    labels: dict[object, dict[str, str]] = {}
-    for number, result in enumerate(results):
-        for key, value in (result.get("value") or {}).items():
-            if (key.endswith("labels") or key == "choices") and isinstance(value, list):
-                own = labels.setdefault(result.get("id", number), {})
-                own[str(result.get("from_name"))] = ", ".join(map(str, value)).strip()
-    rows, done = [], set()
-    for number, result in enumerate(results):
-        region = result.get("id", number)
-        box_xyxy = _box_of(result.get("value") or {}, _size_of([result]))
-        if box_xyxy is None or region in done:
-            continue
-        done.add(region)
-        own = labels.get(region, {})
-        if not box_xyxy:
-            value = {"type": result.get("type"), "labels": own}
-            found.problems.append(problem(without_suffix(name), "no_box", value, "object dropped"))
-        elif len(own) > 1 and not options.label_field:
-            found.errors.append(f"{where}: a region has labels of {', '.join(own)}; choose with --label-field")
+    """A row for each region. One region may have several results of the same id and shape, one for each control; a choice
+    made for a region has its id alone."""
+    regions: dict[tuple, tuple[list, dict[str, list]]] = {}
+    loose: dict[str, dict[str, list]] = {}
+    for result in results:
+        value, identity = result.get("value") or {}, str(result.get("id"))
+        labels = {
+            str(result.get("from_name")): entry
+            for key, entry in value.items()
+            if (key.endswith("labels") or key == "choices") and isinstance(entry, list)
+        }
+        box_xyxy = _box_of(value, _size_of([result]))
+        if box_xyxy is None and any(key.endswith("labels") for key in value) and not _elsewhere(identity, results):
+            box_xyxy = []  # of a kind of region that is not known here
+        if box_xyxy is None:
+            loose.setdefault(identity, {}).update(labels)
         else:
-            category = own.get(options.label_field, "") if options.label_field else next(iter(own.values()), "")
-            rows.append(Row(box_xyxy, category))
+            regions.setdefault((identity, repr(box_xyxy)), (box_xyxy, {}))[1].update(labels)
+    rows = []
+    for (identity, _), (box_xyxy, own) in regions.items():
+        given = loose.get(identity, {}) | own if identity != "None" else own
+        labels = [given.get(options.label_field, [])] if options.label_field else list(given.values())
+        if not box_xyxy:
+            found.problems.append(problem(without_suffix(name), "no_box", {"labels": given}, "object dropped"))
+        elif len(labels) > 1:
+            found.errors.append(f"{where}: a region has labels of {', '.join(given)}; choose with --label-field")
+        elif labels and len(labels[0]) > 1:
+            found.errors.append(f"{where}: a region has {len(labels[0])} labels: {labels[0]!r:.100}; give it one")
+        else:
+            rows.append(Row(box_xyxy, str(labels[0][0]).strip() if labels and labels[0] else ""))
     return rows
+
+
+def _elsewhere(identity: str, results: list[dict]) -> bool:
+    """Whether another result of this id says where the region lies."""
+    return any(
+        str(result.get("id")) == identity and _box_of(result.get("value") or {}, None) is not None for result in results
+    )
 
 
 def _box_of(value: dict, size: tuple[int, int] | None) -> list | None:

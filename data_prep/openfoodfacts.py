@@ -6,13 +6,13 @@ SOURCE is a hub id, a Parquet file, a folder of Parquet files named after their 
 
 from pathlib import Path
 
-from data_prep.hf import openfoodfacts_id, read_table
+from data_prep.hf import is_openfoodfacts, read_table
 from data_prep.source import Options, Sample, Source
 from data_prep.table_fields import Fields
 
 
 def recognise(sample: Sample) -> str | None:
-    return "its name on the hub" if not sample.exists and openfoodfacts_id(sample.source) else None
+    return "its name, or the column meta.off_image_id" if is_openfoodfacts(sample) else None
 
 
 def read(source: Path, options: Options) -> Source:

@@ -7,6 +7,7 @@ import numpy as np
 from boxtune.boxes import box_cxcywh_to_xyxy, box_xywh_to_xyxy, box_yxyx_to_xyxy
 from boxtune.errors import UserError
 from data_prep.pictures import Picture
+from data_prep.shapes import are_numbers
 from data_prep.source import Item, Row, Source, problem
 
 LAYOUTS = {
@@ -15,8 +16,6 @@ LAYOUTS = {
     "yxyx": box_yxyx_to_xyxy,
     "cxcywh": box_cxcywh_to_xyxy,
 }
-# Larger numbers are no coordinates, and infinite ones and NaN fail the comparison.
-_LARGEST = 1e9
 # A box contradicts the convention where it is inverted, or reaches this share of a side beyond the picture.
 _OUTSIDE = 0.02
 
@@ -63,17 +62,13 @@ def place_rows(item_id: str, item: Item, source: Source, picture: Picture) -> Pl
 
 def _upright_box(box: list, item: Item, source: Source, picture: Picture) -> list[float] | None:
     """[x0, y0, x1, y1] in upright pixels, not clipped; None where the source wrote no four numbers."""
-    if len(box) != 4 or not all(_is_coordinate(value) for value in box):
+    if not are_numbers(box, 4):
         return None
     turned = item.size == picture.stored != picture.upright
     width, height = picture.stored if turned else picture.upright
     scale = (width, height) * 2 if source.fractions else (1, 1, 1, 1)
     x0, y0, x1, y1 = (float(value) * side for value, side in zip(LAYOUTS[source.layout]([box])[0], scale, strict=True))
     return _turn([x0, y0, x1, y1], (width, height), picture.orientation) if turned else [x0, y0, x1, y1]
-
-
-def _is_coordinate(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _turn(box_xyxy: list[float], stored: tuple[int, int], orientation: int) -> list[float]:
@@ -113,9 +108,9 @@ def check_convention(placed: list[Placed]) -> None:
             examples[:3],
         )
     within = sum(part.within_unit for part in placed)
-    if checked >= 3 and within == checked:
+    if checked >= 3 and within >= 0.9 * checked:
         raise UserError(
-            f"The box convention looks wrong: all {checked} boxes lie within one pixel, as fractions from 0 to 1 would. "
+            f"The box convention looks wrong: {within} of {checked} boxes lie within one pixel, as fractions from 0 to 1 would. "
             "Multiply them by the pictures' width and height, use a format of fractions (yolo, aabb), or pass "
             "--allow-bad-boxes."
         )

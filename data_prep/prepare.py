@@ -176,7 +176,8 @@ def _make_records(
             "category": [row.category for row in rows],
             "ignore": [row.ignore for row in rows],
         }
-        objects |= {_free(key, _OBJECT_KEYS): [plain(row.extra.get(key)) for row in rows] for key in columns}
+        names = _free_names(columns, _OBJECT_KEYS)
+        objects |= {names[key]: [plain(row.extra.get(key)) for row in rows] for key in columns}
         width, height = inspected[item_id].upright
         mixed = options.questions == "mixed" and divided[item_id] == "train"
         record = {
@@ -187,14 +188,22 @@ def _make_records(
             "objects": objects,
             "messages": ask(item_id, objects, classes, mixed),
         }
-        records.append(record | {_free(key, _RECORD_KEYS): plain(value) for key, value in item.extra.items()})
+        names = _free_names(list(item.extra), _RECORD_KEYS)
+        records.append(record | {names[key]: plain(value) for key, value in item.extra.items()})
     if faults := [fault for record in records for fault in record_problems(record)]:
         raise UserError("These records break the contract of prepared data; a class name may be at fault.", faults)
     return records
 
 
-def _free(key: str, taken: set[str]) -> str:
-    return f"source_{key}" if key in taken else key
+def _free_names(keys: list[str], taken: set[str]) -> dict[str, str]:
+    """{key: the name to write it under}: its own, with "source_" in front as often as that is taken."""
+    names = {key: key for key in keys if key not in taken}
+    for key in keys:
+        name = key
+        while name in taken or (key not in names and name in names.values()):
+            name = f"source_{name}"
+        names[key] = name
+    return names
 
 
 def ask(item_id: str, objects: dict[str, list], classes: list[str], mixed: bool) -> list[dict]:
@@ -250,5 +259,5 @@ def _write(
     except UnicodeEncodeError as error:
         raise UserError(
             f"{error.object[max(error.start - 40, 0) : error.end + 40]!r} holds a name that is no Unicode text. "
-            "Rename the file or class."
+            "Rename the file or class, or mend the text."
         ) from None

@@ -2,6 +2,9 @@
 
 import math
 
+# Larger numbers are no coordinates, and infinite ones and NaN fail the comparison.
+LARGEST = 1e9
+
 
 def box_of_points(points: list) -> list:
     """[x0, y0, x1, y1] around [[x, y], …]; the points themselves where there are fewer than two, or they are no numbers."""
@@ -23,7 +26,9 @@ def box_of_ellipse(cx, cy, rx, ry, degrees=0) -> list:
 
 def box_of_turned(box_xyxy: list, degrees, about: list) -> list:
     """[x0, y0, x1, y1] around a rectangle turned clockwise (y points down) about a point."""
-    if not are_numbers([*box_xyxy, degrees, *about], 7) or not degrees:
+    if not are_numbers([*box_xyxy, degrees, *about], 7):
+        return [*box_xyxy, degrees]
+    if not degrees:
         return box_xyxy
     x0, y0, x1, y1 = box_xyxy
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -32,7 +37,7 @@ def box_of_turned(box_xyxy: list, degrees, about: list) -> list:
 
 
 def are_numbers(values, count: int) -> bool:
-    """Whether there are `count` finite numbers."""
+    """Whether there are `count` numbers that can be coordinates, by which arithmetic neither fails nor overflows."""
     return len(values) == count and all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST for value in values
     )

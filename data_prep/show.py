@@ -50,6 +50,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--max-pixels {args.max_pixels}: less than one token of {args.family}.")
     if args.pictures < 0:
         raise UserError(f"--pictures {args.pictures}: must not be negative.")
+    args.data = args.data.resolve()
     info = read_info(args.data)
     splits = {split: read_records(args.data, split) for split in SPLITS if split in info["splits"]}
     facts = collect(splits, info["classes"], args)

@@ -13,7 +13,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from boxtune.errors import UserError
+from boxtune.errors import UserError, reading
 from boxtune.files import path_argument, write_whole
 from boxtune.prompts import FORMAT_SENTENCES, SYSTEM_PROMPT, question
 from boxtune.records import SPLITS, Record, read_info, read_records
@@ -24,6 +24,7 @@ _SPELLINGS = {"qwen2_vl": r"qwen2[-_]?vl", "qwen2_5_vl": r"qwen2[._]5[-_]?vl", "
 # Tokens a picture gets at least, if it has as many pixels, and at most, whatever its objects: below, edges blur; above, an
 # example no longer fits a 24 GB GPU beside its activations.
 LEAST_TOKENS, MOST_TOKENS = 512, 2560
+LEAST_AREA = 4  # tokens to which the smallest picture is enlarged
 # An object in JSON: 17 tokens of syntax, up to four digits a coordinate, and a name of about a token for three letters.
 TOKENS_OF_OBJECT, LETTERS_OF_TOKEN = 17 + 4 * 4, 3
 EFFECTIVE_BATCH, WANTED_STEPS = 16, 300
@@ -45,6 +46,8 @@ def main(args: argparse.Namespace) -> None:
     if out.exists() and not args.overwrite:
         raise UserError(f"{out} exists. Use --overwrite to replace it, or another --out.")
     splits = {split: read_records(args.data, split) for split in SPLITS if split in info["splits"]}
+    if not splits["train"]:
+        raise UserError(f"{args.data} has no training pictures.")
     values = suggest(splits, info["classes"], FAMILIES[family_name])
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("data_prep", "."),
@@ -54,17 +57,24 @@ def main(args: argparse.Namespace) -> None:
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template("suggest.yaml.jinja").render(
-        values, name=out.stem, model=args.model, data=args.data, format=info["format"], on_cpu="tiny" in args.model
+        values,
+        name=out.stem,
+        model=args.model,
+        data=args.data,
+        format=info["format"],
+        on_cpu=Path(args.model).name.startswith("tiny_"),
     )
     write_whole(out, page)
-    print(f"written to {out}; next: make check RECIPE={out.stem}")
+    print(f"written to {out}; next: make check RECIPE={out.stem if out.parent == Path('recipes') else out}")
 
 
 def family_of(model: str) -> str:
     """A model's family, by its config where it is a folder, else by its name. Raises UserError where neither tells."""
     config = Path(model) / "config.json"
     if config.is_file():
-        spelled = json.loads(config.read_text(encoding="utf-8")).get("model_type", "")
+        with reading(str(config), "Get the model again."):
+            values = json.loads(config.read_text(encoding="utf-8"))
+        spelled = values.get("model_type") if isinstance(values, dict) else None
         if spelled in FAMILIES:
             return spelled
         raise UserError(f"{config}: model_type {spelled!r} is not supported; supported: {', '.join(FAMILIES)}.")
@@ -84,7 +94,7 @@ def suggest(splits: dict[str, list[Record]], classes: list[str], family: Family)
     max_pixels = budget(records, family)
     tokens = image_tokens(records, family, max_pixels)
     most_objects = max(len(record["objects"]["bbox"]) for record in records)
-    letters = max((len(name) for name in classes), default=0)
+    letters = max((len(name.encode()) for name in classes), default=0)
     answer = most_objects * (TOKENS_OF_OBJECT + math.ceil(letters / LETTERS_OF_TOKEN))
     asked = question(classes) + FORMAT_SENTENCES["json"] + SYSTEM_PROMPT
     length = int(tokens.max()) + answer + len(asked) // LETTERS_OF_TOKEN + 32
@@ -99,7 +109,7 @@ def suggest(splits: dict[str, list[Record]], classes: list[str], family: Family)
         "max_pixels": max_pixels,
         "token_side": family.factor,
         "patch": family.patch,
-        "min_pixels": 4 * family.factor**2,
+        "min_pixels": LEAST_AREA * family.factor**2,
         "median_tokens": round(float(np.median(tokens))),
         "most_tokens": round(float(tokens.max())),
         "small": int(too_small(records, family, max_pixels).sum()),
@@ -118,4 +128,4 @@ def budget(records: list[Record], family: Family) -> int:
     token = family.factor**2
     largest = max(record["width"] * record["height"] for record in records)
     wanted = max(keeping_budget(records, family) or 0, LEAST_TOKENS * token)
-    return min(wanted, MOST_TOKENS * token, token * math.ceil(largest / token))
+    return max(min(wanted, MOST_TOKENS * token, token * math.ceil(largest / token)), LEAST_AREA * token)

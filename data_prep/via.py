@@ -9,9 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 from boxtune.errors import UserError
-from data_prep.csv_table import read_lines
+from data_prep.csv_table import header_words, read_lines
 from data_prep.files import Pictures, annotation_files, parse_json, picture_folders, picture_name, read_json
-from data_prep.shapes import box_of_ellipse, box_of_points
+from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points
 from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import without_suffix
 
@@ -24,15 +24,15 @@ def recognise(sample: Sample) -> str | None:
         first = next(iter(entries.values()), None) if isinstance(entries, dict) else None
         if isinstance(first, dict) and {"filename", "regions"} <= first.keys():
             return f"{path} has entries with filename and regions"
-    heads = (path for path, cells in sample.csv_heads if {*cells} >= _CSV_COLUMNS)
+    heads = (path for path, cells in sample.csv_heads if {*header_words(cells)} >= _CSV_COLUMNS)
     return next((f"{path} has the column region_shape_attributes" for path in heads), None)
 
 
 def read(source: Path, options: Options) -> Source:
-    files, warnings = annotation_files(source, ["via_*.json", "via_*.csv", "*.csv", "*.json"], options)
+    files, warnings = annotation_files(source, ["via_*.json", "via_*.csv", "*.json", "*.csv"], options)
     found = Source(layout="xyxy", warnings=warnings)
-    entries = [(file, split, _read_entries(file)) for file, split in files]
-    label_field = options.label_field or _only_attribute([entry for _, _, part in entries for entry in part], source)
+    entries = [(file, split, _read_entries(file, found)) for file, split in files]
+    label_field = _choose_attribute([entry for _, _, part in entries for entry in part], source, options.label_field)
     for file, split, part in entries:
         pictures = Pictures(picture_folders(file, source, options))
         for number, entry in enumerate(part):
@@ -46,10 +46,10 @@ def read(source: Path, options: Options) -> Source:
     return found
 
 
-def _read_entries(file: Path) -> list:
+def _read_entries(file: Path, found: Source) -> list:
     """One entry for each picture, with `regions` as a list."""
     if file.suffix.lower() == ".csv":
-        return _read_csv(file)
+        return _read_csv(file, found)
     data = read_json(file)
     if isinstance(data, dict) and isinstance(data.get("_via_img_metadata"), dict):
         data = data["_via_img_metadata"]
@@ -66,23 +66,29 @@ def _with_list(entry: dict) -> dict:
     return entry | {"regions": list(regions.values()) if isinstance(regions, dict) else regions}
 
 
-def _read_csv(file: Path) -> list[dict]:
+def _read_csv(file: Path, found: Source) -> list[dict]:
     """The rows of one picture as one entry; a row without a shape stands for a picture without objects."""
     (_, header), *lines = read_lines(file) or [(0, [])]
+    header = header_words(header)
     if missing := _CSV_COLUMNS - {*header}:
         raise UserError(f"{file}: VIA's CSV has the columns {', '.join(sorted(missing))} too.")
     entries: dict[str, dict] = {}
     for line_number, cells in lines:
-        row = dict(zip(header, cells, strict=False))
-        entry = entries.setdefault(row["filename"], {"filename": row["filename"], "regions": []})
         where = f"{file}:{line_number}"
-        region = {
-            key: parse_json(row.get(f"region_{key}") or "{}", where) for key in ("shape_attributes", "attributes")
-        }
-        if region["shape_attributes"]:
-            entry["regions"].append(
-                {"shape_attributes": region["shape_attributes"], "region_attributes": region["attributes"]}
-            )
+        if len(cells) != len(header):
+            found.errors.append(f"{where}: {len(cells)} columns, the header has {len(header)}")
+            continue
+        row = dict(zip(header, cells, strict=True))
+        entry = entries.setdefault(row["filename"], {"filename": row["filename"], "regions": []})
+        try:
+            region = {
+                key: parse_json(row[key] or "{}", where) for key in ("region_shape_attributes", "region_attributes")
+            }
+        except UserError as error:
+            found.errors.append(str(error))
+            continue
+        if shape := region.pop("region_shape_attributes"):
+            entry["regions"].append({"shape_attributes": shape, **region})
     return list(entries.values())
 
 
@@ -100,14 +106,21 @@ def _fault(entry) -> str | None:
     return None
 
 
-def _only_attribute(entries: list, source: Path) -> str | None:
-    """The attribute that names the class, None where regions have none. Raises UserError where there are several."""
+def _choose_attribute(entries: list, source: Path, wanted: str | None) -> str | None:
+    """The attribute that names the class: the one that is wanted, or the only one; None where regions have none.
+
+    Raises UserError where there are several, or not the one that is wanted.
+    """
     regions = [region for entry in entries if not _fault(entry) for region in entry["regions"]]
     counts = Counter(key for region in regions for key in region.get("region_attributes", {}))
-    if len(counts) > 1:
-        known = ", ".join(f"{key} ({count} regions)" for key, count in counts.most_common())
+    known = ", ".join(f"{key} ({count} regions)" for key, count in counts.most_common())
+    if wanted and wanted not in counts:
+        raise UserError(
+            f"--label-field {wanted}: no region of {source} has that attribute; there are: {known or 'none'}."
+        )
+    if len(counts) > 1 and not wanted:
         raise UserError(f"{source}: regions have several attributes: {known}. Name the class's with --label-field.")
-    return next(iter(counts), None)
+    return wanted or next(iter(counts), None)
 
 
 def _read_regions(entry: dict, label_field: str | None, item: Item, found: Source) -> list[Row]:
@@ -118,7 +131,12 @@ def _read_regions(entry: dict, label_field: str | None, item: Item, found: Sourc
         if box_xyxy is None:
             found.problems.append(problem(without_suffix(item.name), "no_box", shape, "object dropped"))
         else:
-            rows.append(Row(box_xyxy, _label_of(region.get("region_attributes", {}).get(label_field))))
+            label = _label_of(region.get("region_attributes", {}).get(label_field))
+            if label is None:
+                value = region["region_attributes"][label_field]
+                found.errors.append(f"{item.name}: {label_field} of a region must be one class, got {value!r:.100}")
+            else:
+                rows.append(Row(box_xyxy, label))
     return rows
 
 
@@ -127,10 +145,8 @@ def _box_of(shape: dict) -> list | None:
     match shape.get("name"):
         case "rect":
             x, y, width, height = (shape.get(key) for key in ("x", "y", "width", "height"))
-            try:
-                return [x, y, x + width, y + height]
-            except TypeError:
-                return [x, y, width, height]
+            values = [x, y, width, height]
+            return [x, y, x + width, y + height] if are_numbers(values, 4) else values
         case "polygon":
             xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
             both = isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys)
@@ -139,14 +155,14 @@ def _box_of(shape: dict) -> list | None:
             return box_of_ellipse(shape.get("cx"), shape.get("cy"), shape.get("r"), shape.get("r"))
         case "ellipse":
             theta = shape.get("theta", 0)
-            degrees = math.degrees(theta) if isinstance(theta, int | float) else theta
+            degrees = math.degrees(theta) if are_numbers([theta], 1) else None
             return box_of_ellipse(shape.get("cx"), shape.get("cy"), shape.get("rx"), shape.get("ry"), degrees)
     return None
 
 
-def _label_of(value) -> str:
-    """A text, a number, or the one ticked option of a checkbox, {"cat": true}."""
+def _label_of(value) -> str | None:
+    """A text, a number, or the one ticked option of a checkbox, {"cat": true}; "" for none, None for several."""
     if isinstance(value, dict):
         ticked = [name for name, mark in value.items() if mark]
-        return ", ".join(ticked).strip()
-    return str(value if value is not None else "").strip()
+        return None if len(ticked) > 1 else "".join(ticked).strip()
+    return None if isinstance(value, list) else str(value if value is not None else "").strip()

@@ -97,3 +97,15 @@ def test_where_none_fits_what_is_there_is_told(tmp_path, capsys):
     assert "of no format that is known: 1 .png, 1 .json, 1 .xml" in message
     assert "labelme: " in message
     assert "does not exist" in failure(capsys, "auto", tmp_path / "lost", "--out", tmp_path / "out")
+
+
+def test_an_earlier_output_inside_the_source_is_not_looked_at(tmp_path, capsys):
+    make("voc", tmp_path / "in")
+    for _ in range(2):
+        prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "in" / "prepared", "--overwrite")
+
+
+def test_a_csv_with_semicolons_is_recognised(tmp_path, capsys):
+    write(tmp_path / "in", "train.csv", "filename;xmin;ymin;xmax;ymax;class\na.png;1;2;3;4;cup")
+    records, *_ = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert records["a"]["objects"]["bbox"] == [[1, 2, 3, 4]]

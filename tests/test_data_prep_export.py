@@ -44,7 +44,13 @@ def data(tmp_path):
     """Two splits, an empty picture, one that is stored turned, and an ignored object."""
     folder = tmp_path / "pictures"
     splits = {
-        "train": [record(folder, "a", BOXES, ignore=True), record(folder, "sub/b", [])],
+        # An id that holds the word by which YOLO tools find labels, and two that differ in their ending alone.
+        "train": [
+            record(folder, "a", BOXES, ignore=True),
+            record(folder, "images/a", []),
+            record(folder, "x", BOXES[:1]),
+            record(folder, "x.png", BOXES[1:2]),
+        ],
         "validation": [record(folder, "c", BOXES[:1], turned=True)],
     }
     write_dataset(
@@ -77,7 +83,7 @@ def test_detection_formats_come_back_with_the_same_boxes(data, tmp_path, capsys,
                 assert new["objects"][key] == [values[i] for i in kept], key
             assert (new["width"], new["height"]) == (old["width"], old["height"])
     assert (out / "images" / "train" / "a.png").is_symlink() != copied
-    with Image.open(out / "images" / "val" / "c.jpg") as image:
+    with Image.open(out / "images" / "val" / "c.png") as image:
         assert image.size == (512, 640) and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
     assert ("1 ignored object(s) are left out" in capsys.readouterr().out) == (kind == "yolo")
 
@@ -90,7 +96,7 @@ def test_trl_answers_are_those_of_the_collators_picture(data, tiny_models, famil
     out = run(data, "trl", "--family", family, "--max-pixels", 100_352, out=data.parent / family)
     processor = AutoProcessor.from_pretrained(tiny_models[family])
     set_pixel_budget(processor, 3136, 100_352)
-    row, empty = lines(out / "train.jsonl")
+    row, empty, *_ = lines(out / "train.jsonl")
     size = expected_input_size(processor, (640, 512))
     codec = CODECS[family]
     wanted = codec.encode(BOXES[:2], ['cup "A"', "jar"], (640, 512), size).text
@@ -101,7 +107,7 @@ def test_trl_answers_are_those_of_the_collators_picture(data, tiny_models, famil
 
 
 def test_swift_placeholders_stand_for_names_and_pixel_boxes(data):
-    row, empty = lines(run(data, "swift", "--family", "qwen3_vl") / "train.jsonl")
+    row, empty, *_ = lines(run(data, "swift", "--family", "qwen3_vl") / "train.jsonl")
     answer = row["messages"][-1]["content"]
     assert answer == '[{"bbox_2d": <bbox>, "label": "<ref-object>"}, {"bbox_2d": <bbox>, "label": "<ref-object>"}]'
     assert row["objects"] == {"ref": ['cup \\"A\\"', "jar"], "bbox": BOXES[:2]}
@@ -110,7 +116,7 @@ def test_swift_placeholders_stand_for_names_and_pixel_boxes(data):
     assert [entry["label"] for entry in json.loads(answer)] == ['cup "A"', "jar"]
     assert row["messages"][1]["content"].count("<image>") == 1
     assert (empty["messages"][-1]["content"], empty["objects"]) == ("[]", {"ref": [], "bbox": []})
-    row, empty = lines(run(data, "swift", "--family", "qwen2_vl", out=data.parent / "o") / "train.jsonl")
+    row, empty, *_ = lines(run(data, "swift", "--family", "qwen2_vl", out=data.parent / "o") / "train.jsonl")
     assert row["messages"][-1]["content"] == "<ref-object><bbox><ref-object><bbox>"
     assert row["objects"]["ref"][0] == 'cup "A"' and empty["messages"][-1]["content"] == "None"
 
@@ -120,7 +126,7 @@ def test_llamafactory_resizes_twice(data):
     out = run(data, "llamafactory", "--family", "qwen2_5_vl", "--max-pixels", 100_352)
     described = json.loads((out / "dataset_info.json").read_text())
     assert described["out_llamafactory_train"]["file_name"] == "train.json"
-    row, _ = json.loads((out / "train.json").read_text())
+    row, *_ = json.loads((out / "train.json").read_text())
     factor = math.sqrt(100_352 / (512 * 640))
     assert (int(512 * factor), int(640 * factor)) == (283, 354)
     wanted = CODECS["qwen2_5_vl"].encode(BOXES[:2], ['cup "A"', "jar"], (640, 512), (364, 280)).text
@@ -140,3 +146,16 @@ def test_arguments_that_cannot_work_are_all_named(data, capsys):
     assert "give the --max-pixels" in failure("llamafactory", "--family", "qwen2_5_vl")
     assert "need 1024 ≤ min ≤ max" in failure("trl", "--family", "qwen3_vl", "--min-pixels", 900, "--max-pixels", 4096)
     assert read_records(data, "train")
+    assert "need 1 ≤ min ≤ max" in failure("coco", "--max-pixels", 0)
+
+
+def test_torn_pictures_and_foreign_classes_are_all_named(data, capsys):
+    (data.parent / "pictures" / "a.png").write_bytes(b"torn")
+    (data.parent / "pictures" / "x.png").unlink()
+    lines = (data / "validation.jsonl").read_text().replace('cup \\"A\\""]', 'zebra"]')
+    (data / "validation.jsonl").write_text(lines)
+    with pytest.raises(SystemExit) as stop:
+        run(data, "yolo")
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and "a.png cannot be opened" in message and "x.png cannot be opened" in message
+    assert "'zebra' is not among the classes" in message and not (data.parent / "out_yolo").exists()

@@ -104,6 +104,8 @@ def test_pictures_that_look_the_same(tmp_path):
         (["cat", "car"], False),
         (["RBC", "WBC"], False),
         (["table", "title"], False),
+        (["C++", "C#"], False),
+        (["<5", ">5"], False),
     ],
 )
 def test_names_that_look_alike(classes, alike):
@@ -142,6 +144,15 @@ def test_a_clean_set_is_said_to_be_clean(tmp_path, capsys):
     main(["show", str(tmp_path / "d"), "--out", str(tmp_path / "page.html")])
     assert "Nothing suspicious" in (tmp_path / "page.html").read_text()
     assert capsys.readouterr().out == f"written to {tmp_path / 'page.html'}\n"
+
+
+def test_torn_pictures_are_all_named(data, capsys):
+    (data.parent / "pictures" / "1.png").write_bytes(b"torn")
+    (data.parent / "pictures" / "2.png").unlink()
+    with pytest.raises(SystemExit) as stop:
+        main(["show", str(data)])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and "2 picture(s) cannot be read" in message and "t1: " in message and "t2: " in message
 
 
 @pytest.mark.parametrize("args", [["--max-pixels", "100"], ["--pictures", "-1"], ["--family", "gpt"]])

@@ -90,6 +90,11 @@ def test_small_pictures_ask_for_no_more_than_they_have(tmp_path):
     write_dataset(tmp_path / "d", name="d", source_format="x", classes=["x"], splits=splits, problems=[])
     values = suggested(tmp_path / "d", "Qwen/Qwen3-VL-8B-Instruct")
     assert values["max_pixels"] == 8 * 1024 and values["eval_strategy"] == "no"
+    splits = {"train": [record("a", (24, 24), [[0, 0, 20, 20]], ["x"], "x")]}
+    odd = tmp_path / "my #1: x"
+    write_dataset(odd, name="d", source_format="x", classes=["x"], splits=splits, problems=[])
+    values = suggested(odd, "Qwen/Qwen3-VL-8B-Instruct")
+    assert values["max_pixels"] >= values["min_pixels"] and values["data_dir"] == str(odd)
 
 
 @pytest.mark.parametrize(
@@ -117,3 +122,7 @@ def test_mistakes(data, tmp_path, capsys):
     out.write_text("mine")
     assert "exists. Use --overwrite" in failure(data, "--model", "Qwen/Qwen2-VL-2B-Instruct", "--out", out)
     assert out.read_text() == "mine"
+    (tmp_path / "model").mkdir()
+    for text in ("{torn", "[]", '{"model_type": "llava"}'):
+        (tmp_path / "model" / "config.json").write_text(text)
+        assert "config.json" in failure(data, "--model", tmp_path / "model", "--out", tmp_path / "new.yaml")

@@ -45,8 +45,12 @@ def test_via_classes_come_from_one_attribute(tmp_path, capsys):
     file.write_text(json.dumps({"a": via_entry("a.png", [SQUARE], {"kind": {"cat": True, "dog": False}, "seen": "y"})}))
     message = failure(capsys, "via", file, "--out", tmp_path / "out")
     assert "kind (1 regions), seen (1 regions)" in message and "--label-field" in message
+    message = failure(capsys, "via", file, "--label-field", "knd", "--out", tmp_path / "out")
+    assert "--label-field knd: no region" in message and "there are: kind" in message
     records, *_ = prepared(capsys, "via", file, "--label-field", "kind", "--out", tmp_path / "out")
     assert records["a"]["objects"]["category"] == ["cat"]
+    file.write_text(json.dumps({"a": via_entry("a.png", [SQUARE], {"kind": {"cat": True, "dog": True}})}))
+    assert "must be one class" in failure(capsys, "via", file, "--out", tmp_path / "o")
     file.write_text(json.dumps({"a": via_entry("a.png", [SQUARE], {})}))
     assert "--default-class" in failure(capsys, "via", file, "--out", tmp_path / "o")
     records, *_ = prepared(capsys, "via", file, "--default-class", "cat", "--out", tmp_path / "o")
@@ -59,9 +63,13 @@ def test_via_csv_has_a_row_for_each_region(tmp_path, capsys):
     shape = json.dumps(SQUARE).replace('"', '""')
     rows = [f'a.png,1,"{{}}",1,0,"{shape}","{{""kind"":""cell""}}"', 'b.png,1,"{}",0,0,"{}","{}"']
     file = tmp_path / "in" / "via_export_csv.csv"
-    file.write_text("\n".join([header.removeprefix("#"), *rows]))
-    records, *_ = prepared(capsys, "via", file, "--out", tmp_path / "out")
-    assert records["a"]["objects"]["bbox"] == [[10, 20, 30, 60]] and records["b"]["objects"]["bbox"] == []
+    for i, first in enumerate((header, header.removeprefix("#"))):  # VIA 1 and VIA 2
+        file.write_text("\n".join([first, *rows]))
+        records, *_ = prepared(capsys, "via", file, "--out", tmp_path / f"out{i}")
+        assert records["a"]["objects"]["bbox"] == [[10, 20, 30, 60]] and records["b"]["objects"]["bbox"] == []
+    file.write_text("\n".join([header, *rows, "b.png,1,{},1,0", 'c.png,1,"{}",1,0,"{torn","{}"']))
+    message = failure(capsys, "via", file, "--out", tmp_path / "o")
+    assert ":4: 5 columns, the header has 7" in message and ":5: not JSON" in message
     file.write_text("filename,x\na.png,1")
     assert "region_attributes, region_shape_attributes" in failure(capsys, "via", file, "--out", tmp_path / "o")
 
@@ -141,7 +149,8 @@ def test_labelme_pictures_that_the_file_holds(tmp_path, capsys):
     assert records["b"]["image"] == "images/b.png"
     assert (tmp_path / "out" / "images" / "b.png").read_bytes() == content
     labelme(tmp_path / "in" / "b.json", [], "lost.jpg", "no picture!")
-    assert "b" in failure(capsys, "labelme", tmp_path / "in", "--out", tmp_path / "o")
+    assert "b: " in (message := failure(capsys, "labelme", tmp_path / "in", "--out", tmp_path / "o"))
+    assert "not a picture that Pillow can read" in message
 
 
 def test_labelme_faults_are_collected(tmp_path, capsys):
@@ -151,6 +160,10 @@ def test_labelme_faults_are_collected(tmp_path, capsys):
     message = failure(capsys, "labelme", tmp_path / "in", "--out", tmp_path / "out")
     assert "shapes must be a list" in message and "shapes[0] needs points" in message
     assert "imagePath must be text" in message
+    (tmp_path / "in" / "d.json").write_text("{torn")
+    (tmp_path / "in" / "e.json").write_text(json.dumps({"shapes": [{"points": [], "shape_type": ["rectangle"]}]}))
+    message = failure(capsys, "labelme", tmp_path / "in", "--out", tmp_path / "out")
+    assert "d.json: not JSON" in message and "shape_type must be text" in message and "shapes must be a list" in message
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "coco.json").write_text("{}")
     assert "no .json file has `shapes`" in failure(capsys, "labelme", tmp_path / "other", "--out", tmp_path / "out")
@@ -287,6 +300,9 @@ def test_labelstudio_min_export(tmp_path, capsys):
     records, *_ = prepared(capsys, "labelstudio", file, "--out", tmp_path / "out")
     assert records["a"]["objects"]["bbox"] == [[10, 16, 40, 48], [50, 16, 80, 48]]
     assert records["b"]["objects"]["bbox"] == []
+    labelstudio(file, entry, entry | {"label": []})  # of a second annotator
+    records, problems, _ = prepared(capsys, "labelstudio", file, "--out", tmp_path / "second")
+    assert len(records["a"]["objects"]["bbox"]) == 2 and kinds(problems) == [("a", "annotations", 1)]
 
 
 def test_labelstudio_labels_of_several_controls(tmp_path, capsys):
@@ -322,6 +338,70 @@ def test_labelstudio_annotations_that_do_not_count(tmp_path, capsys):
 def test_labelstudio_faults_are_collected(tmp_path, capsys):
     file = labelstudio(tmp_path / "a.json", 7, {"id": 5, "data": {"text": "hello"}}, {"id": 6, "data": 3})
     message = failure(capsys, "labelstudio", file, "--out", tmp_path / "out")
-    assert "task 0 names no picture" in message and "task 5 names" in message and "task 6 names" in message
+    assert "task 0 must be an object" in message and "task 5 names" in message and "task 6 names" in message
     file.write_text("{}")
     assert "list of tasks" in failure(capsys, "labelstudio", file, "--out", tmp_path / "out")
+
+
+def test_labelstudio_regions_of_one_id(tmp_path, capsys):
+    """Two boxes that share an id, or have none, stay two; the two results of one box become one."""
+    picture(tmp_path / "in" / "a.png")
+    shared = [rectangle(10, 20, 30, 40, "cat"), rectangle(50, 20, 30, 40, "dog")]
+    none = [rectangle(10, 70, 5, 5, "cat", region_id=None), rectangle(50, 70, 5, 5, "dog", region_id=None)]
+    twice = [rectangle(80, 10, 10, 10, None, region_id="q"), rectangle(80, 10, 10, 10, "cow", region_id="q")]
+    unknown = region("bitmasklabels", {"imageDataURL": "data:", "bitmasklabels": ["cat"]}, region_id="z")
+    file = labelstudio(tmp_path / "in" / "export.json", task("a.png", *shared, *none, *twice, unknown))
+    records, problems, _ = prepared(capsys, "labelstudio", file, "--out", tmp_path / "out")
+    assert records["a"]["objects"]["category"] == ["cat", "dog", "cat", "dog", "cow"]
+    assert [kind for _, kind, _ in kinds(problems)] == ["no_box"]
+
+
+def test_labelstudio_names_with_signs_of_addresses(tmp_path, capsys):
+    for name in ("a.png", "a#1.png", "b%20c.png"):
+        picture(tmp_path / "in" / name)
+    tasks = [task("s3://bucket/a#1.png", rectangle(10, 20, 30, 40)), task("b%20c.png") | {"id": 2}]
+    file = labelstudio(tmp_path / "in" / "export.json", *tasks)
+    records, *_ = prepared(capsys, "labelstudio", file, "--out", tmp_path / "out")
+    assert sorted(record["image"].split("/")[-1] for record in records.values()) == ["a#1.png", "b%20c.png"]
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content"),
+    [
+        ("via", "via.json", {"a": via_entry("a.png", [{"name": "circle", "cx": HUGE, "cy": 1, "r": 2}], {"k": "x"})}),
+        ("via", "via.json", {"a": via_entry("a.png", [{"name": "ellipse", "theta": HUGE}], {"k": "x"})}),
+        ("labelme", "a.json", {"shapes": [shape("circle", (1e200, 1), (3, 4)), shape("polygon", (HUGE, 1), (2, 2))]}),
+        ("labelstudio", "e.json", [task("a.png", rectangle(HUGE, 1, 2, 3))]),
+        ("labelstudio", "e.json", [task("a.png") | {"annotations": 5}]),
+        ("labelstudio", "e.json", [task("a.png") | {"annotations": [{"result": 5}]}]),
+        ("labelstudio", "e.json", [task("a.png", {"value": [1]})]),
+        ("labelstudio", "e.json", [task("a.png", {"id": [1], "value": {"x": 1, "y": 1, "width": 1, "height": {}}})]),
+    ],
+)
+def test_hostile_values_are_user_errors(tmp_path, capsys, kind, name, content):
+    picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / name).write_text(json.dumps(content))
+    assert "error: " in failure(capsys, kind, tmp_path / "in" / name, "--out", tmp_path / "out")
+
+
+def test_hostile_numbers_in_cvat(tmp_path, capsys):
+    picture(tmp_path / "in" / "a.png")
+    box = f'<box label="cat" xtl="{HUGE}" ytl="1" xbr="3" ybr="4"/>'
+    turned = '<box label="cat" xtl="1" ytl="1" xbr="3" ybr="4" rotation="x"/><shape2 label="cat"/>'
+    fine = '<box label="cat" xtl="1" ytl="1" xbr="3" ybr="4"><attribute name="difficult">true</attribute></box>'
+    cvat(tmp_path / "in" / "annotations.xml", f'<image id="0" name="a.png">{box}{turned}{fine}</image>', ("cat",))
+    records, problems, _ = prepared(capsys, "cvat", tmp_path / "in", "--out", tmp_path / "out")
+    assert records["a"]["objects"]["ignore"] == [True]
+    assert sorted(kind for _, kind, _ in kinds(problems)) == ["bad_box", "bad_box", "no_box"]
+
+
+def test_cvat_labels_that_no_box_bears_are_no_classes(tmp_path, capsys):
+    picture(tmp_path / "in" / "a.png")
+    file = cvat(tmp_path / "in" / "annotations.xml", '<image id="0" name="a.png"/>', ("man",))
+    point = "<label><name>1</name><type>points</type><parent>man</parent></label></labels>"
+    file.write_text(file.read_text().replace("</labels>", point))
+    prepared(capsys, "cvat", file, "--out", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["classes"] == ["man"]

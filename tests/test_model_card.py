@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from conftest import FAMILIES
@@ -12,6 +13,7 @@ import evaluate
 import merge_adapter
 from boxtune.checkpoint import open_checkpoint
 from boxtune.collator import GroundingCollator, expected_input_size
+from boxtune.grounding import Grounding
 from boxtune.model_card import write_card
 from boxtune.records import image_path, read_records
 
@@ -36,7 +38,7 @@ def snippet(card: str, folder, picture) -> dict:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_cards_snippet_asks_as_training_did(runs, squares, family, capsys):
+def test_the_cards_snippet_asks_as_training_did(runs, squares, family):
     """The same tokens as evaluation's, for the adapter's folder as it lies."""
     folder = runs[family] / "final"
     record = read_records(squares, "train")[0]
@@ -46,15 +48,32 @@ def test_the_cards_snippet_asks_as_training_did(runs, squares, family, capsys):
     collator = GroundingCollator(checkpoint.processor, checkpoint.grounding, squares)
     size = expected_input_size(checkpoint.processor, (record["height"], record["width"]))
     assert names["inputs"]["input_ids"][0].tolist() == collator.encode_question(record, size)
-    assert capsys.readouterr().out.endswith("\n")
+    assert names["tokens"].shape[1] > names["inputs"]["input_ids"].shape[1]
+
+
+def test_the_snippet_asks_as_training_did_whatever_the_wording(runs, squares, tmp_path):
+    """No system turn, the picture behind the words, and letters beyond the basic plane."""
+    folder = tmp_path / "final"
+    shutil.copytree(runs["qwen3_vl"] / "final", folder)
+    question = 'Find 😀 "things"\\n in <image> please.'
+    replace(Grounding.load(folder), system_prompt="", format_sentence="", questions=[question]).save(folder)
+    write_card(folder, "finder")
+    record = read_records(squares, "train")[0]
+    record["messages"][0]["content"] = question
+    names = snippet((folder / "README.md").read_text(), folder, image_path(record, squares))
+    checkpoint = open_checkpoint(str(folder))
+    collator = GroundingCollator(checkpoint.processor, checkpoint.grounding, squares)
+    size = expected_input_size(checkpoint.processor, (record["height"], record["width"]))
+    assert names["inputs"]["input_ids"][0].tolist() == collator.encode_question(record, size)
 
 
 def test_evaluation_puts_its_numbers_into_the_card(runs, squares):
     folder = runs["qwen3_vl"] / "final"
-    assert "Not evaluated yet" in (folder / "README.md").read_text()
-    evaluate.main(["--ckpt", str(folder), "--max-new-tokens", "8", "--limit", "1"])
-    assert "Not evaluated yet" in (folder / "README.md").read_text()  # a part of the split is no evaluation of it
-    evaluate.main(["--ckpt", str(folder), "--max-new-tokens", "8"])
+    replace(Grounding.load(folder), max_new_tokens=8).save(folder)
+    for experiment in (["--limit", "1"], ["--max-new-tokens", "4"]):  # neither tells of the split as it was trained for
+        evaluate.main(["--ckpt", str(folder), *experiment])
+        assert "Not evaluated yet" in (folder / "README.md").read_text()
+    evaluate.main(["--ckpt", str(folder)])
     card = ModelCard.load(folder / "README.md")
     assert {result.metric_type for result in card.data.eval_results} >= {"f1", "mean_iou"}
     assert card.data.library_name == "peft" and card.data.base_model is None  # a folder is no model of the hub
@@ -74,7 +93,7 @@ def test_a_base_of_the_hub_is_named(runs, tmp_path):
     text = (folder / "grounding.json").read_text()
     base = re.search(r'"base_model": "([^"]+)"', text).group(1)
     (folder / "grounding.json").write_text(text.replace(base, "Qwen/Qwen2-VL-2B-Instruct"))
-    write_card(folder)
+    write_card(folder, "finder")
     card = ModelCard.load(folder / "README.md")
     assert card.data.base_model == "Qwen/Qwen2-VL-2B-Instruct" and card.data.tags[0] == "boxtune"
     assert "0 to 1000 of the picture's width" in card.content and "skip_special_tokens=False" in card.content
