@@ -82,7 +82,7 @@ def test_values_follow_from_the_data_and_say_why(data, capsys):
     steps = -(-50 // values["gradient_accumulation_steps"]) * values["num_train_epochs"]
     assert f"about {steps} steps" in text and 200 <= steps <= 400
     assert "# recipe: 60 pictures, " in text and "and 25 objects in" in text
-    assert "make check RECIPE=recipe" in capsys.readouterr().out
+    assert f"next: python check_recipe.py --config {data.parent / 'recipe.yaml'}" in capsys.readouterr().out
 
 
 def test_small_pictures_ask_for_no_more_than_they_have(tmp_path):
