@@ -65,7 +65,9 @@ def main(args: argparse.Namespace) -> None:
         on_cpu=Path(args.model).name.startswith("tiny_"),
     )
     write_whole(out, page)
-    check = f"make check RECIPE={out.stem}" if out.parent == Path("recipes") else f"python check_recipe.py --config {out}"
+    check = (
+        f"make check RECIPE={out.stem}" if out.parent == Path("recipes") else f"python check_recipe.py --config {out}"
+    )
     print(f"written to {out}; next: {check}")
 
 
