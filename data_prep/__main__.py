@@ -102,15 +102,22 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--default-class", metavar="NAME", default="", help="the class of objects to which the source gives none"
     )
+    readers = {key: f"({', '.join(formats)})" for key, formats in FIELDS.items()}
     parser.add_argument(
         "--label-field",
         metavar="NAME",
-        help="what gives the class: an attribute, control or column (via, labelstudio, hf, jsonl)",
+        help=f"attribute, control or column that gives the class {readers['label_field']}",
     )
-    parser.add_argument("--image-field", metavar="NAME", help="the column that holds or names the picture (hf, jsonl)")
-    parser.add_argument("--bbox-field", metavar="NAME", help="the column that holds boxes, as objects.bbox (hf, jsonl)")
     parser.add_argument(
-        "--bbox-format", choices=["xyxy", "xywh", "cxcywh", "yxyx"], help="how boxes are written (hf, jsonl)"
+        "--image-field", metavar="NAME", help=f"what holds or names the picture {readers['image_field']}"
+    )
+    parser.add_argument(
+        "--bbox-field", metavar="NAME", help=f"column that holds boxes, as objects.bbox {readers['bbox_field']}"
+    )
+    parser.add_argument(
+        "--bbox-format",
+        choices=["xyxy", "xywh", "cxcywh", "yxyx"],
+        help=f"how boxes are written {readers['bbox_format']}",
     )
     parser.add_argument(
         "--split-ratio",

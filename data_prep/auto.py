@@ -4,7 +4,6 @@ import csv
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -41,37 +40,37 @@ def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]], options:
 def _sample(source: Path, options: Options) -> Sample:
     """The names of the source's files, and what stands at the head of a few of each kind."""
     if not source.exists():
-        return Sample(source, exists=False)
+        return Sample(source)
     files = [source] if source.is_file() else list(islice(files_below(source), _FILES))
     files = [path for path in files if not path.name.startswith(".") and not is_output(path, options)]
-    sample = Sample(source, files=files)
-    for path in sample.of_kind(".json")[:_OF_A_KIND]:
-        sample.documents += [(path, value) for value in _json(path)]
-    for path in sample.of_kind(".xml")[:_OF_A_KIND]:
-        sample.xml_roots += [(path, tag) for tag in _xml_root(path)]
-    for path in sample.of_kind(".csv")[:_OF_A_KIND]:
-        sample.csv_heads += [(path, cells) for cells in _csv_head(path)]
+    sample = Sample(source, files)
+    sample.documents = [(path, _json(path)) for path in sample.of_kind(".json")[:_OF_A_KIND]]
+    sample.xml_roots = [(path, _xml_root(path)) for path in sample.of_kind(".xml")[:_OF_A_KIND]]
+    sample.csv_heads = [(path, _csv_head(path)) for path in sample.of_kind(".csv")[:_OF_A_KIND]]
     return sample
 
 
-def _json(path: Path) -> Iterator:
+# What is torn, or of another kind than its ending says, shows nothing that a format could recognise.
+
+
+def _json(path: Path) -> object | None:
     try:
-        yield json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
-        return  # torn or of another kind: nothing to recognise
+        return None
 
 
-def _xml_root(path: Path) -> Iterator[str]:
+def _xml_root(path: Path) -> str | None:
     try:
-        yield next(ElementTree.iterparse(path, events=["start"]))[1].tag
+        return next(ElementTree.iterparse(path, events=["start"]))[1].tag
     except (OSError, ElementTree.ParseError, LookupError, ValueError, StopIteration):
-        return
+        return None
 
 
-def _csv_head(path: Path) -> Iterator[list[str]]:
+def _csv_head(path: Path) -> list[str]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as text:
             first = text.readline()
-            yield next(csv.reader([first], delimiter=delimiter_of(first)))
-    except (OSError, ValueError, csv.Error, StopIteration):
-        return
+        return next(csv.reader([first], delimiter=delimiter_of(first)), [])
+    except (OSError, ValueError, csv.Error):
+        return []

@@ -16,7 +16,7 @@ from boxtune.errors import UserError
 from data_prep.files import files_below, safe_name, stated_size, suffix_of
 from data_prep.source import Item, Options, Sample, Source
 from data_prep.splits import split_of
-from data_prep.table_fields import Fields, choose_fields, read_objects, settle_convention
+from data_prep.table_fields import Fields, choose_fields, read_objects
 
 # What `datasets` and Arrow raise on torn files.
 _TORN = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
@@ -26,7 +26,7 @@ _PEEKED = 50  # rows that fields are guessed from
 def recognise(sample: Sample) -> str | None:
     if is_openfoodfacts(sample):
         return None
-    if not sample.exists:
+    if not sample.source.exists():
         return "an id of the hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(sample.source)) else None
     saved = [path for path in sample.files if path.name in {"dataset_dict.json", "state.json"}]
     return next((f"{path} is of a table of `datasets`" for path in [*saved, *sample.of_kind(".parquet")]), None)
@@ -34,7 +34,7 @@ def recognise(sample: Sample) -> str | None:
 
 def is_openfoodfacts(sample: Sample) -> bool:
     """Whether a source is the table that has a format of its own: by its name on the hub, or its columns."""
-    if not sample.exists:
+    if not sample.source.exists():
         return str(sample.source).startswith("openfoodfacts/nutrition-table-detection")
     import pyarrow.parquet
 
@@ -48,14 +48,12 @@ def is_openfoodfacts(sample: Sample) -> bool:
 
 
 def read(source: Path, options: Options) -> Source:
-    found = read_table(source, options)
-    settle_convention(found, options)
-    return found
+    return read_table(source, options)
 
 
 def read_table(source: Path, options: Options, fields: Fields | None = None) -> Source:
     """Every row as an item, its pictures written to `options.scratch`. Without `fields` they are chosen, and said."""
-    found = Source(layout="xywh")
+    found = Source(layout=options.bbox_format, fractions=None)
     rows, names_taken = _rows(source, options), set()
     head = list(islice(rows, _PEEKED))
     fields = fields or choose_fields([row for _, _, row, _ in head], source, options)

@@ -1,5 +1,6 @@
 """Source boxes → xyxy pixels of the upright picture: conversion, rotation, clipping, and the check for a wrong convention."""
 
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,12 @@ LAYOUTS = {
     "yxyx": box_yxyx_to_xyxy,
     "cxcywh": box_cxcywh_to_xyxy,
 }
+# In pixels nobody writes y first. In fractions TensorFlow does, and since a picture's fractions know no width and height, such
+# boxes fit as x-first ones too: then the user must say.
+_GUESSED = ("xywh", "xyxy", "cxcywh")
+_GUESSED_FRACTIONS = (*_GUESSED, "yxyx")
+_WITHIN_UNIT = 1.02  # rounding apart, fractions are at most 1
+_TOLERATED = 0.01  # share of boxes that may contradict a convention that is guessed
 # A box contradicts the convention where it is inverted, or reaches this share of a side beyond the picture.
 _OUTSIDE = 0.02
 
@@ -64,11 +71,16 @@ def _upright_box(box: list, item: Item, source: Source, picture: Picture) -> lis
     """[x0, y0, x1, y1] in upright pixels, not clipped; None where the source wrote no four numbers."""
     if not are_numbers(box, 4):
         return None
-    turned = item.size == picture.stored != picture.upright
-    width, height = picture.stored if turned else picture.upright
+    width, height = _written_on(item, picture)
+    turned = (width, height) != picture.upright
     scale = (width, height) * 2 if source.fractions else (1, 1, 1, 1)
     x0, y0, x1, y1 = (float(value) * side for value, side in zip(LAYOUTS[source.layout]([box])[0], scale, strict=True))
     return _turn([x0, y0, x1, y1], (width, height), picture.orientation) if turned else [x0, y0, x1, y1]
+
+
+def _written_on(item: Item, picture: Picture) -> tuple[int, int]:
+    """(width, height) that boxes are written for: the stored ones where the source states those, else the upright ones."""
+    return picture.stored if item.size == picture.stored else picture.upright
 
 
 def _turn(box_xyxy: list[float], stored: tuple[int, int], orientation: int) -> list[float]:
@@ -94,6 +106,43 @@ def _tidy(value: float) -> int | float:
     """At most three decimals; an int where that leaves a whole number."""
     value = round(value, 3)
     return int(value) if value == int(value) else value
+
+
+def settle_convention(found: Source, items: dict[str, Item], inspected: dict[str, Picture]) -> None:
+    """Tell the source's unit, and its layout where that is open, from its boxes, and print them.
+
+    Raises UserError with three examples where no layout fits, or several do.
+    """
+    triples = [
+        (item.name, row.box, _written_on(item, inspected[item_id]))
+        for item_id, item in items.items()
+        for row in item.rows
+        if are_numbers(row.box, 4)
+    ]
+    within = sum(all(abs(value) <= _WITHIN_UNIT for value in box) for _, box, _ in triples)
+    found.fractions = bool(triples) and within >= (1 - _TOLERATED) * len(triples)
+    unit = "fractions" if found.fractions else "pixels"
+    if found.layout or not triples:
+        found.layout = found.layout or "xywh"
+        print(f"boxes: {found.layout} in {unit}", file=sys.stderr)
+        return
+    boxes, sides = [box for _, box, _ in triples], [(1, 1) if found.fractions else size for _, _, size in triples]
+    guessed = _GUESSED_FRACTIONS if found.fractions else _GUESSED
+    against = {layout: contradicting(LAYOUTS[layout](boxes), sides) for layout in guessed}
+    fitting = [layout for layout in guessed if against[layout].mean() <= _TOLERATED]
+    counts = ", ".join(f"{layout} {len(triples) - wrong.sum()}" for layout, wrong in against.items())
+    said = f"boxes in {unit}; of {len(triples)}, fit as {counts}"
+    if len(fitting) == 1:
+        found.layout = fitting[0]
+        print(f"{said}: read as {found.layout} (--bbox-format says otherwise)", file=sys.stderr)
+        return
+    best = min(against, key=lambda layout: against[layout].sum())
+    examples = [triple for triple, wrong in zip(triples, against[best], strict=True) if wrong or fitting][:3]
+    raise UserError(
+        f"{'Several conventions fit' if fitting else 'No convention fits'} ({said}). Say which it is with --bbox-format "
+        f"{{{','.join(LAYOUTS)}}}." + (" Examples:" if fitting else f" Against {best}:"),
+        [f"{name} {size}: {[round(value, 4) for value in box]}" for name, box, size in examples],
+    )
 
 
 def check_convention(placed: list[Placed]) -> None:

@@ -12,7 +12,7 @@ from boxtune.prompts import question
 from boxtune.records import SPLITS, Record, check_writable_target, record_problems, write_dataset
 from data_prep.classes import filter_objects, settle_classes
 from data_prep.pictures import Picture, inspect_all
-from data_prep.placing import Placed, check_convention, place_rows
+from data_prep.placing import Placed, check_convention, place_rows, settle_convention
 from data_prep.report import print_report
 from data_prep.source import Item, Options, Source, plain, problem
 from data_prep.splits import choose_items, divide, fraction_of, without_suffix
@@ -37,11 +37,13 @@ def prepare(source_format: str, read: Callable[[Path, Options], Source], source:
 
     items, inspected, bad_problems, bad_errors = _inspect(items, options)
     classes, class_errors = settle_classes(found, items, options)
-    other_classes = filter_objects(items, classes)
     if errors := found.errors + errors + class_errors + bad_errors:
         hint = " Mend them, or leave bad pictures out with --skip-bad-images." if bad_errors else ""
         raise UserError(f"{source}: {len(errors)} problem(s), nothing is written.{hint}", errors)
 
+    if found.fractions is None:
+        settle_convention(found, items, inspected)
+    other_classes = filter_objects(items, classes)
     placed = {item_id: place_rows(item_id, item, found, inspected[item_id]) for item_id, item in items.items()}
     if not options.allow_bad_boxes:
         check_convention(list(placed.values()))

@@ -33,11 +33,12 @@ class Source:
     """A source as it was read. `layout` is a key of placing.LAYOUTS; `fractions` says that boxes run from 0 to 1.
 
     `errors` stop the run, together with those of the pictures; `warnings` are printed; `problems` go to problems.jsonl.
-    `classes` is in the source's order, empty where it states none.
+    `classes` is in the source's order, empty where it states none. Where `fractions` is None, the boxes will tell, and
+    the `layout` too where that is None.
     """
 
-    layout: str
-    fractions: bool = False
+    layout: str | None
+    fractions: bool | None = False
     items: list[Item] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -73,10 +74,9 @@ class Sample:
     """What a format may recognise a source by: its files, and the content or head of a few of each kind."""
 
     source: Path
-    exists: bool = True
     files: list[Path] = field(default_factory=list)
     documents: list[tuple[Path, object]] = field(default_factory=list)  # of .json files
-    xml_roots: list[tuple[Path, str]] = field(default_factory=list)
+    xml_roots: list[tuple[Path, str | None]] = field(default_factory=list)
     csv_heads: list[tuple[Path, list[str]]] = field(default_factory=list)
 
     def of_kind(self, suffix: str) -> list[Path]:
