@@ -1,7 +1,6 @@
 """README.md of a finished model, in the hub's form: what it finds, how well, how to ask it, and what it was trained on."""
 
 import json
-import re
 from pathlib import Path
 
 import jinja2
@@ -9,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from boxtune.files import write_whole
 from boxtune.grounding import Grounding
-from boxtune.prompts import IMAGE
+from boxtune.prompts import IMAGE, as_text, user_content
 from boxtune.score_table import format_number, headline_rows
 
 _SHOWN = ("AP", "AP50", "mean IoU (all truth)", "precision", "recall", "F1", "false positives", "false negatives")
@@ -32,14 +31,14 @@ def write_card(folder: Path, name: str, metrics: dict | None = None) -> None:
     template = environment.get_template("model_card.md.jinja")
     rows = headline_rows(metrics) if metrics else {}
     asked = grounding.questions[0] if grounding.questions else f"{IMAGE}Detect every … in the image."
-    asked = f"{asked} {grounding.format_sentence}".strip()
+    content = user_content(asked, grounding.format_sentence)
     page = template.render(
         metadata=card_data(grounding, name, is_adapter, metrics).to_yaml(),
         name=name,
         grounding=grounding,
         is_adapter=is_adapter,
-        asked=asked,
-        parts=[part for part in re.split(f"({IMAGE})", asked) if part],
+        asked=as_text(content),
+        parts=content,
         codec=grounding.get_codec(),
         rows={title: format_number(rows[title]) for title in _SHOWN} if metrics else {},
         provenance=metrics["provenance"] if metrics else {},

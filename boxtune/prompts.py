@@ -56,7 +56,7 @@ def as_asked(record: Record) -> Record:
     return record | {"objects": objects}
 
 
-def _user_content(text: str, sentence: str) -> list[dict]:
+def user_content(text: str, sentence: str) -> list[dict]:
     """A user turn in the processors' own form: `<image>` becomes the picture, wherever it stands."""
     parts: list[dict] = []
     for i, piece in enumerate(f"{text} {sentence}".strip().split(IMAGE)):
@@ -65,6 +65,11 @@ def _user_content(text: str, sentence: str) -> list[dict]:
         if piece:
             parts.append({"type": "text", "text": piece})
     return parts
+
+
+def as_text(content: list[dict]) -> str:
+    """A turn's content as one text, in which `<image>` stands for the picture."""
+    return "".join(part.get("text", IMAGE) for part in content)
 
 
 def render(
@@ -82,7 +87,7 @@ def render(
         if turn["role"] == "user":
             asks_boxes = i + 1 < len(turns) and answer_category(turns[i + 1]["content"])[0]
             conversation.append(
-                {"role": "user", "content": _user_content(turn["content"], sentence if asks_boxes else "")}
+                {"role": "user", "content": user_content(turn["content"], sentence if asks_boxes else "")}
             )
             continue
         stands_for_boxes, category = answer_category(turn["content"])
@@ -99,4 +104,4 @@ def render_question(record: Record, system_prompt: str, sentence: str) -> list[d
     """The conversation that evaluation sends: system turn and the record's first question."""
     system = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}] if system_prompt else []
     sentence = sentence if answer_category(record["messages"][1]["content"])[0] else ""
-    return [*system, {"role": "user", "content": _user_content(first_question(record), sentence)}]
+    return [*system, {"role": "user", "content": user_content(first_question(record), sentence)}]

@@ -182,6 +182,12 @@ def read_records(directory: Path, split: str) -> list[Record]:
     return records
 
 
+def read_splits(directory: Path) -> dict[str, list[Record]]:
+    """The records of every split that the data set has, in the order of SPLITS. Raises UserError as read_records does."""
+    present = read_info(directory)["splits"]
+    return {split: read_records(directory, split) for split in SPLITS if split in present}
+
+
 def read_json_lines(path: Path) -> Iterable[tuple[int, Any]]:
     """(line number from 1, value) of a JSONL file; a line that is no JSON gives a string that says so."""
     with open(path, encoding="utf-8-sig", errors="replace") as lines:

@@ -17,7 +17,7 @@ from data_prep.files import (
     read_xml,
     stated_size,
 )
-from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points, box_of_turned
+from data_prep.shapes import are_numbers, box_of_corner, box_of_ellipse, box_of_points, box_of_turned
 from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import split_of, without_suffix
 
@@ -103,8 +103,7 @@ def _box_of(node: ElementTree.Element) -> list | None:
         case "ellipse":
             return box_of_ellipse(*_numbers(node, "cx", "cy", "rx", "ry"), number(node.get("rotation", "0")))
         case "mask":
-            left, top, width, height = values = _numbers(node, "left", "top", "width", "height")
-            return [left, top, left + width, top + height] if are_numbers(values, 4) else values
+            return box_of_corner(*_numbers(node, "left", "top", "width", "height"))
     return None
 
 

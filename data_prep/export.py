@@ -27,11 +27,11 @@ from boxtune.codecs import CODECS
 from boxtune.errors import UserError
 from boxtune.files import path_argument
 from boxtune.images import load_image
-from boxtune.prompts import IMAGE, SYSTEM_PROMPT, answer_category, format_sentence, render
-from boxtune.records import SPLITS, Record, answer_objects, image_path, read_info, read_records, to_json_line
+from boxtune.prompts import IMAGE, SYSTEM_PROMPT, answer_category, as_text, format_sentence, render
+from boxtune.records import Record, answer_objects, image_path, read_info, read_splits, to_json_line
+from data_prep.findings import FAMILIES
 from data_prep.pictures import upright_size
 
-FAMILIES = {"qwen2_vl": 28, "qwen2_5_vl": 28, "qwen3_vl": 32}  # both sides of the model's input are multiples of it
 # The budgets in preprocessor_config.json of Qwen/Qwen2.5-VL-7B-Instruct, which LLaMA-Factory leaves in force.
 HUB_BUDGET = (3136, 12_845_056)
 _SPLIT_FOLDERS = {"train": "train", "validation": "val", "test": "test"}
@@ -61,7 +61,7 @@ def check(args: argparse.Namespace) -> None:
         problems.append(
             "qwen2_5_vl writes pixels of the resized picture: give the --max-pixels that you will train with"
         )
-    least = FAMILIES[args.family] ** 2 if args.family else 1
+    least = FAMILIES[args.family].factor ** 2 if args.family else 1
     most = HUB_BUDGET[1] if args.max_pixels is None else args.max_pixels
     if not least <= args.min_pixels <= most:
         problems.append(f"--min-pixels {args.min_pixels}, --max-pixels {most}: need {least} ≤ min ≤ max")
@@ -74,14 +74,13 @@ def check(args: argparse.Namespace) -> None:
 def main(args: argparse.Namespace) -> None:
     """Write the whole export, or nothing."""
     check(args)
-    info = read_info(args.data)
-    splits = {split: read_records(args.data, split) for split in SPLITS if split in info["splits"]}
-    check_records(splits, info["classes"], args)
+    splits, classes = read_splits(args.data), read_info(args.data)["classes"]
+    check_records(splits, classes, args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.", dir=args.out.parent) as scratch:
         staged = Path(scratch) / "export"
         staged.mkdir()
-        advice = WRITERS[args.export](staged, splits, info["classes"], args)
+        advice = WRITERS[args.export](staged, splits, classes, args)
         if args.out.exists():
             args.out.rmdir()  # empty, as check has seen
         os.rename(staged, args.out)
@@ -137,17 +136,14 @@ def rendered(record: Record, input_size: tuple[int, int], family: str) -> list[d
     """The conversation as boxtune trains it, each turn's content a text in which `<image>` stands for the picture."""
     codec = CODECS[family]
     conversation, _ = render(record, codec, input_size, SYSTEM_PROMPT, format_sentence(codec))
-    return [
-        {"role": turn["role"], "content": "".join(part.get("text", IMAGE) for part in turn["content"])}
-        for turn in conversation
-    ]
+    return [{"role": turn["role"], "content": as_text(turn["content"])} for turn in conversation]
 
 
 def resized(record: Record, family: str, budget: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of the model's input for a pixel budget (least, most), as the image processor makes it."""
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize  # imports torch
 
-    return smart_resize(record["height"], record["width"], FAMILIES[family], *budget)
+    return smart_resize(record["height"], record["width"], FAMILIES[family].factor, *budget)
 
 
 def llamafactory_size(record: Record, args: argparse.Namespace) -> tuple[int, int]:

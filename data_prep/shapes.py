@@ -6,6 +6,12 @@ import math
 LARGEST = 1e9
 
 
+def box_of_corner(x, y, width, height) -> list:
+    """[x0, y0, x1, y1] of a top left corner and a size; the four values where they are no numbers."""
+    values = [x, y, width, height]
+    return [x, y, x + width, y + height] if are_numbers(values, 4) else values
+
+
 def box_of_points(points: list) -> list:
     """[x0, y0, x1, y1] around [[x, y], …]; the points themselves where there are fewer than two, or they are no numbers."""
     if len(points) < 2 or not all(isinstance(point, list | tuple) and are_numbers(point, 2) for point in points):

@@ -4,7 +4,7 @@ python -m data_prep show DATA [--family qwen2_5_vl] [--max-pixels 1003520] [--ou
 """
 
 import argparse
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from boxtune.drawing import draw_boxes, thumbnail, to_data_uri
 from boxtune.errors import UserError
 from boxtune.files import path_argument, write_whole
 from boxtune.images import load_image
-from boxtune.records import SPLITS, Record, image_path, read_info, read_records
+from boxtune.records import Record, image_path, read_info, read_splits
 from data_prep.findings import (
     FAMILIES,
     alike_names,
@@ -51,9 +51,7 @@ def main(args: argparse.Namespace) -> None:
     if args.pictures < 0:
         raise UserError(f"--pictures {args.pictures}: must not be negative.")
     args.data = args.data.resolve()
-    info = read_info(args.data)
-    splits = {split: read_records(args.data, split) for split in SPLITS if split in info["splits"]}
-    facts = collect(splits, info["classes"], args)
+    facts = collect(read_splits(args.data), read_info(args.data)["classes"], args)
     out = args.out or args.data.with_name(f"{args.data.name}.html")
     environment = jinja2.Environment(loader=jinja2.PackageLoader("data_prep", "."), autoescape=True)
     write_whole(out, environment.get_template("show.html.jinja").render(facts))
@@ -186,9 +184,8 @@ def sample(records: list[Record], count: int) -> list[Record]:
     """Half by chance, which depends on the ids alone, and half those with most objects."""
     by_chance = sorted(records, key=lambda record: fraction_of(f"show {record['id']}"))
     most = sorted(records, key=lambda record: -len(record["objects"]["bbox"]))
-    chosen = {record["id"]: record for record in [*by_chance[: (count + 1) // 2], *most[: count // 2]]}
-    chosen |= {record["id"]: record for record in by_chance if len(chosen) < count or record["id"] in chosen}
-    return list(chosen.values())[:count]
+    wanted = [*by_chance[: (count + 1) // 2], *most[: count // 2], *by_chance]
+    return list({record["id"]: record for record in wanted}.values())[:count]
 
 
 def picture(record: Record, directory: Path, classes: list[str]) -> dict:
@@ -196,15 +193,13 @@ def picture(record: Record, directory: Path, classes: list[str]) -> dict:
     image: Image.Image = thumbnail(load_image(image_path(record, directory)), SIDE)
     scale = image.width / record["width"]
     objects = record["objects"]
-    for i, name in enumerate(classes):
-        for ignored in (False, True):
-            boxes = [
-                [value * scale for value in box]
-                for box, label, ignore in zip(objects["bbox"], objects["category"], objects["ignore"], strict=True)
-                if label == name and bool(ignore) == ignored
-            ]
-            color = "grey" if ignored else COLORS[i % len(COLORS)]
-            image = draw_boxes(image, boxes, [name if len(classes) > 1 else ""] * len(boxes), color, dashed=ignored)
+    names = list(dict.fromkeys([*classes, *objects["category"]]))
+    groups = defaultdict(list)
+    for box, label, ignore in zip(objects["bbox"], objects["category"], objects["ignore"], strict=True):
+        groups[label, bool(ignore)].append([value * scale for value in box])
+    for (label, ignored), boxes in groups.items():
+        color = "grey" if ignored else COLORS[names.index(label) % len(COLORS)]
+        image = draw_boxes(image, boxes, [label if len(names) > 1 else ""] * len(boxes), color, dashed=ignored)
     return {
         "id": record["id"],
         "uri": to_data_uri(image),

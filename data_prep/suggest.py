@@ -16,7 +16,7 @@ import numpy as np
 from boxtune.errors import UserError, reading
 from boxtune.files import path_argument, write_whole
 from boxtune.prompts import FORMAT_SENTENCES, SYSTEM_PROMPT, question
-from boxtune.records import SPLITS, Record, read_info, read_records
+from boxtune.records import Record, read_info, read_splits
 from data_prep.findings import FAMILIES, Family, image_tokens, keeping_budget, too_small
 
 # How a model's name or config spells its family.
@@ -40,14 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     family_name = family_of(args.model)
     info = read_info(args.data)
-    if "train" not in info["splits"]:
-        raise UserError(f"{args.data} has no train split; it has {', '.join(info['splits']) or 'none'}.")
     out = args.out or Path("recipes") / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', args.data.resolve().name)}.yaml"
     if out.exists() and not args.overwrite:
         raise UserError(f"{out} exists. Use --overwrite to replace it, or another --out.")
-    splits = {split: read_records(args.data, split) for split in SPLITS if split in info["splits"]}
-    if not splits["train"]:
-        raise UserError(f"{args.data} has no training pictures.")
+    splits = read_splits(args.data)
+    if not splits.get("train"):
+        raise UserError(f"{args.data} has no training pictures; its splits: {', '.join(splits) or 'none'}.")
     values = suggest(splits, info["classes"], FAMILIES[family_name])
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("data_prep", "."),

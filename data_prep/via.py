@@ -11,7 +11,7 @@ from pathlib import Path
 from boxtune.errors import UserError
 from data_prep.csv_table import header_words, read_lines
 from data_prep.files import Pictures, annotation_files, parse_json, picture_folders, picture_name, read_json
-from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points
+from data_prep.shapes import are_numbers, box_of_corner, box_of_ellipse, box_of_points
 from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import without_suffix
 
@@ -144,9 +144,7 @@ def _box_of(shape: dict) -> list | None:
     """The box of a shape; None for those that enclose nothing."""
     match shape.get("name"):
         case "rect":
-            x, y, width, height = (shape.get(key) for key in ("x", "y", "width", "height"))
-            values = [x, y, width, height]
-            return [x, y, x + width, y + height] if are_numbers(values, 4) else values
+            return box_of_corner(*(shape.get(key) for key in ("x", "y", "width", "height")))
         case "polygon":
             xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
             both = isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys)
