@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from boxtune.box_validation import METRICS, BoxValidation
 from boxtune.callbacks import InterruptCallback
 from boxtune.checkpoint import quiet_libraries
 from boxtune.collator import GroundingCollator
@@ -33,7 +35,7 @@ from boxtune.modeling import (
 )
 from boxtune.prompts import first_question, format_sentence
 from boxtune.recipe import Recipe, load_recipe
-from boxtune.records import SPLITS, Record, in_order, read_info, read_records
+from boxtune.records import Record, in_order, read_info, read_splits
 from boxtune.run_info import changed_data, changed_keys, save_run_info
 from boxtune.trackers import usable_trackers
 from boxtune.trainer import RESUME_REMEDY, GroundingTrainer
@@ -72,9 +74,9 @@ def prepare_data(recipe: Recipe) -> Path:
     return data_dir
 
 
-def read_splits(data_dir: Path, object_order: str) -> dict[str, list[Record]]:
+def read_examples(data_dir: Path, object_order: str) -> dict[str, list[Record]]:
     """The records of train and, where there is one, validation. Raises UserError where nothing can be trained on."""
-    splits = {split: read_records(data_dir, split) for split in SPLITS[:2] if split in read_info(data_dir)["splits"]}
+    splits = read_splits(data_dir, ("train", "validation"))
     splits = {split: [in_order(record, object_order) for record in records] for split, records in splits.items()}
     if not splits.get("train"):
         raise UserError(f"{data_dir} has no training images.")
@@ -213,15 +215,21 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
         training.eval_strategy = "no"
         training.load_best_model_at_end = False
         recipe.grounding.early_stopping_patience = None
+    box_validation = None
+    if training.eval_strategy != "no" and recipe.grounding.eval_images:
+        box_validation = BoxValidation(
+            collator, splits["validation"], recipe.grounding.eval_images, training.per_device_eval_batch_size
+        )
     callbacks = [InterruptCallback()]
     if recipe.grounding.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(recipe.grounding.early_stopping_patience))
     with accepting(f"{recipe.name}: the trainer refuses a value"):
-        return GroundingTrainer(
+        trainer = GroundingTrainer(
             model=model,
             args=training,
             grounding=collator.grounding,
             adapter_dtype=getattr(torch, recipe.grounding.adapter_dtype),
+            box_validation=box_validation,
             data_collator=collator,
             train_dataset=as_dataset(splits["train"], collator.data_dir),
             eval_dataset=as_dataset(splits["validation"], collator.data_dir) if splits.get("validation") else None,
@@ -229,6 +237,15 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
             peft_config=peft_config,
             callbacks=callbacks,
         )
+    if box_validation and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+        # Each process would answer other pictures with weights of which it holds a part.
+        if (training.metric_for_best_model or "").removeprefix("eval_") in METRICS:
+            raise UserError(
+                f"metric_for_best_model: {training.metric_for_best_model} is not measured under FSDP and ZeRO-3; use eval_loss."
+            )
+        say("note: under FSDP and ZeRO-3 no boxes are generated while training")
+        trainer.box_validation = None
+    return trainer
 
 
 def save_final(trainer: GroundingTrainer, output_dir: Path) -> None:
@@ -255,7 +272,7 @@ def main(argv: list[str] | None = None) -> None:
     codec_for(config)
     resume_from, replaced = resolve_output(recipe)
     data_dir = prepare_data(recipe)
-    splits = read_splits(data_dir, recipe.grounding.object_order)
+    splits = read_examples(data_dir, recipe.grounding.object_order)
 
     options = recipe.grounding
     processor = load_processor(

@@ -31,7 +31,6 @@ from torch.utils.data import DataLoader, IterableDataset
 from boxtune.collator import IGNORE_INDEX, GroundingCollator
 from boxtune.generation import generate_answers
 from boxtune.grounding import Grounding
-from boxtune.predictions import make_prediction
 from boxtune.prompts import FORMAT_SENTENCES, SYSTEM_PROMPT, question
 from boxtune.records import in_order
 from boxtune.scoring import score
@@ -241,11 +240,8 @@ def edge_loss(scores: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
 def answer(model, collator: SceneCollator, records: list[dict]) -> list[dict]:
     """The predictions that greedy answers to `records` hold."""
     model.eval()
-    codec = collator.grounding.codec
-    predictions = {
-        record["id"]: make_prediction(record, codec, size, text, seconds)
-        for record, size, text, _, seconds in generate_answers(model, collator, records, batch_size=EVAL_IMAGES)
-    }
+    answers = generate_answers(model, collator, records, batch_size=EVAL_IMAGES)
+    predictions = {prediction["id"]: prediction for prediction in answers}
     model.train()
     return [predictions[record["id"]] for record in records]
 

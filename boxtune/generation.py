@@ -10,7 +10,6 @@ from transformers import GenerationConfig
 
 from boxtune.collator import GroundingCollator, expected_input_size
 from boxtune.errors import UserError
-from boxtune.grounding import Grounding
 from boxtune.predictions import Prediction, PredictionWriter, fingerprint, make_prediction
 from boxtune.records import Record
 
@@ -34,15 +33,15 @@ def answer_text(tokenizer, ids: list[int]) -> tuple[str, bool]:
     return tokenizer.decode(ids[:length], skip_special_tokens=False), length < len(ids)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # and no inference mode: between two steps of training, what the model caches must stay usable
 def generate_answers(
     model, collator: GroundingCollator, records: list[Record], batch_size: int
-) -> Iterator[tuple[Record, tuple[int, int], str, bool, float]]:
-    """(record, input size, answer text, whether it ended by itself, seconds) of every record.
+) -> Iterator[Prediction]:
+    """The answer to every record's question.
 
     The largest pictures come first: padding is least, and what does not fit the memory fails in the first batch.
     """
-    tokenizer = collator.tokenizer
+    tokenizer, codec = collator.tokenizer, collator.grounding.codec
     config = greedy_config(tokenizer, collator.grounding.max_new_tokens)
 
     def area(record: Record) -> int:
@@ -61,7 +60,12 @@ def generate_answers(
             raise UserError(f"out of memory with {len(rows)} images at once ({error}). Lower --batch-size.") from None
         seconds = (time.perf_counter() - began) / len(rows)
         for record, size, ids in zip(rows, sizes, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            yield record, size, *answer_text(tokenizer, ids), seconds
+            text, ended = answer_text(tokenizer, ids)
+            prediction = make_prediction(record, codec, size, text, seconds)
+            if not ended and "truncated" not in prediction["problems"]:
+                # Cut by the token limit between two objects, where the text alone looks whole.
+                prediction["problems"].append("truncated")
+            yield prediction
 
 
 def predict(
@@ -75,16 +79,10 @@ def predict(
     description: str = "generating",
 ) -> list[Prediction]:
     """Write predictions.jsonl at `path`, going on where an interrupted call with the same `settings` stopped."""
-    grounding: Grounding = collator.grounding
-    codec = grounding.get_codec()
     with PredictionWriter(path, fingerprint(settings)) as writer:
         missing = [record for record in records if record["id"] not in writer.done]
         bar = tqdm(total=len(records), initial=len(records) - len(missing), desc=description, unit="image")
-        for record, size, text, ended, seconds in generate_answers(model, collator, missing, batch_size):
-            prediction = make_prediction(record, codec.name, size, text, seconds)
-            if not ended and "truncated" not in prediction["problems"]:
-                # Cut by the token limit between two objects, where the text alone looks whole.
-                prediction["problems"].append("truncated")
+        for prediction in generate_answers(model, collator, missing, batch_size):
             writer.add(prediction)
             bar.update()
         bar.close()

@@ -11,6 +11,7 @@ import torch
 import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
+from boxtune.box_validation import METRICS
 from boxtune.codecs import BOX_CODECS
 from boxtune.errors import UserError, accepting
 from boxtune.prompts import SYSTEM_PROMPT
@@ -51,6 +52,10 @@ class GroundingArguments:
     overlong: str = field(
         default="error",
         metadata={"help": "Examples above max_length: stop, or drop and list them.", "choices": ["error", "drop"]},
+    )
+    eval_images: int = field(
+        default=32,
+        metadata={"help": "Pictures of validation that are answered, for eval_AP50 and its like, at every evaluation."},
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without improvement before training stops."}
@@ -113,7 +118,14 @@ _RANGES = {
     ),
     "must be 0 or more, and finite": (
         lambda value: 0 <= value < math.inf,
-        *("weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha"),
+        *(
+            "eval_images",
+            "weight_decay",
+            "max_grad_norm",
+            "warmup_steps",
+            "dataloader_num_workers",
+            "neftune_noise_alpha",
+        ),
     ),
     "must be from 0 to 1": (
         lambda value: 0 <= value <= 1,
@@ -267,6 +279,9 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
         problems.append("load_in_4bit: 4-bit weights cannot be trained; set use_peft: true or load_in_4bit: false")
     if not model.model_name_or_path:
         problems.append("model_name_or_path: name a model")
+    metric = (training.metric_for_best_model or "").removeprefix("eval_")
+    if metric in METRICS and not grounding.eval_images:
+        problems.append(f"metric_for_best_model: {metric} is measured only where eval_images is above 0")
     if grounding.early_stopping_patience is not None and not training.load_best_model_at_end:
         problems.append("early_stopping_patience: needs load_best_model_at_end: true and metric_for_best_model")
     if problems:

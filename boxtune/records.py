@@ -182,10 +182,10 @@ def read_records(directory: Path, split: str) -> list[Record]:
     return records
 
 
-def read_splits(directory: Path) -> dict[str, list[Record]]:
-    """The records of every split that the data set has, in the order of SPLITS. Raises UserError as read_records does."""
+def read_splits(directory: Path, wanted: Iterable[str] = SPLITS) -> dict[str, list[Record]]:
+    """The records of those wanted splits that the data set has. Raises UserError as read_records does."""
     present = read_info(directory)["splits"]
-    return {split: read_records(directory, split) for split in SPLITS if split in present}
+    return {split: read_records(directory, split) for split in wanted if split in present}
 
 
 def read_json_lines(path: Path) -> Iterable[tuple[int, Any]]:

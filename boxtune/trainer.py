@@ -7,8 +7,11 @@ import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
+from boxtune.box_validation import BoxValidation
 from boxtune.errors import UserError, accepting, is_out_of_space, reading
 from boxtune.grounding import Grounding
+from boxtune.predictions import Prediction
+from boxtune.tracked_pictures import log_pictures
 
 RESUME_REMEDY = (
     "Resume from an earlier checkpoint (--resume_from_checkpoint DIR) with the model and LoRA settings it was trained with, "
@@ -16,12 +19,25 @@ RESUME_REMEDY = (
 )
 
 
-class GroundingTrainer(SFTTrainer):
-    """Saves grounding.json with every checkpoint. All other arguments are SFTTrainer's."""
+# How many of the answered pictures go to the trackers.
+TRACKED_PICTURES = 8
 
-    def __init__(self, *args, grounding: Grounding, adapter_dtype: torch.dtype = torch.float32, **kwargs):
+
+class GroundingTrainer(SFTTrainer):
+    """Saves grounding.json with every checkpoint, and answers `box_validation` at every evaluation. All other arguments
+    are SFTTrainer's."""
+
+    def __init__(
+        self,
+        *args,
+        grounding: Grounding,
+        adapter_dtype: torch.dtype = torch.float32,
+        box_validation: BoxValidation | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         self.grounding = grounding
+        self.box_validation = box_validation
         if not self.is_fsdp_enabled:
             # TRL casts the adapters of a 4-bit model to bf16, where small updates round to nothing, and which a
             # GradScaler refuses. FSDP needs one dtype throughout, so there they stay as TRL left them.
@@ -38,6 +54,24 @@ class GroundingTrainer(SFTTrainer):
                 "Train in bf16 (a GPU of compute capability 8.0 or later) or float32."
             )
         return result
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        """The loss, and what `box_validation` finds; here rather than in a callback, so that the best checkpoint, early
+        stopping and the trackers see both."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.box_validation:
+            values, predictions = self.box_validation.answer(self.model)
+            output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in values.items()})
+            if self.is_world_process_zero():
+                self._track_pictures(predictions[:TRACKED_PICTURES])
+        return output
+
+    def _track_pictures(self, predictions: list[Prediction]) -> None:
+        validation = self.box_validation
+        records = validation.records[: len(predictions)]
+        images = map(validation.collator.load, records)
+        answered = list(zip(images, records, predictions, strict=True))
+        log_pictures(self.callback_handler.callbacks, answered, self.grounding.classes, self.state.global_step)
 
     def create_optimizer(self, *args, **kwargs):
         with accepting("the optimizer cannot be made from these values"):

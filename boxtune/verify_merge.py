@@ -11,9 +11,9 @@ import torch
 
 from boxtune.boxes import box_iou, match_greedy
 from boxtune.checkpoint import Checkpoint, load_checkpoint_model, open_checkpoint
-from boxtune.codecs import Answer
 from boxtune.collator import GroundingCollator
 from boxtune.generation import generate_answers
+from boxtune.predictions import Prediction
 from boxtune.records import Record
 
 # Root mean square of the logits' difference over that of the logits. bf16 keeps 8 bits, so rounding a merged weight moves
@@ -30,8 +30,7 @@ class Observation:
     """Answer logits and answers per record, and the base's logits where an adapter could be switched off."""
 
     logits: list[torch.Tensor]
-    answers: list[Answer]
-    texts: list[str]
+    answers: list[Prediction]
     base_logits: list[torch.Tensor]
 
 
@@ -47,8 +46,7 @@ def observe(checkpoint: Checkpoint, precision: str, records: list[Record], data_
     """Load one model, read its logits over the true answers, let it answer, and free it."""
     model = load_checkpoint_model(checkpoint, precision)
     collator = GroundingCollator(checkpoint.processor, checkpoint.grounding, data_dir)
-    codec = checkpoint.grounding.get_codec()
-    logits, base_logits, answers, texts = [], [], {}, {}
+    logits, base_logits, answers = [], [], {}
     for record in records:
         features, (size,) = collator.process_images([record])
         encoded = collator.encode(record, size)
@@ -60,15 +58,13 @@ def observe(checkpoint: Checkpoint, precision: str, records: list[Record], data_
         if checkpoint.adapter:
             with model.disable_adapter():
                 base_logits.append(model(**batch).logits[0, taught].float().cpu())
-    for record, size, text, *_ in generate_answers(model, collator, records, batch_size=1):
-        answers[record["id"]] = codec.decode(text, (record["height"], record["width"]), size)
-        texts[record["id"]] = text
+    for prediction in generate_answers(model, collator, records, batch_size=1):
+        answers[prediction["id"]] = prediction
     del model
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    order = [record["id"] for record in records]
-    return Observation(logits, [answers[name] for name in order], [texts[name] for name in order], base_logits)
+    return Observation(logits, [answers[record["id"]] for record in records], base_logits)
 
 
 def logit_difference(logits_a: list[torch.Tensor], logits_b: list[torch.Tensor]) -> float:
@@ -77,19 +73,20 @@ def logit_difference(logits_a: list[torch.Tensor], logits_b: list[torch.Tensor])
     return ((a - b).square().mean().sqrt() / b.square().mean().sqrt().clamp(min=1e-12)).item()
 
 
-def box_agreement(answers_a: list[Answer], answers_b: list[Answer]) -> float:
+def box_agreement(answers_a: list[Prediction], answers_b: list[Prediction]) -> float:
     """2 · Σ IoU of one-to-one matched boxes of equal label / (boxes in a + boxes in b); points agree within a pixel."""
     overlap, count = 0.0, 0
-    for a, b in zip(answers_a, answers_b, strict=True):
-        shape = (len(a.labels), len(b.labels))
-        same_label = np.array([[x == y for y in b.labels] for x in a.labels], dtype=bool).reshape(shape)
-        if a.points_xy or b.points_xy:
-            near = [[math.dist(p, q) <= 1 for q in b.points_xy] for p in a.points_xy]
+    for a, b in ((a["objects"], b["objects"]) for a, b in zip(answers_a, answers_b, strict=True)):
+        labels_a, labels_b = a["category"], b["category"]
+        shape = (len(labels_a), len(labels_b))
+        same_label = np.array([[x == y for y in labels_b] for x in labels_a], dtype=bool).reshape(shape)
+        if "point" in a:
+            near = [[math.dist(p, q) <= 1 for q in b["point"]] for p in a["point"]]
             similarity = np.array(near, dtype=float).reshape(shape) * same_label
         else:
-            similarity = box_iou(a.boxes_xyxy, b.boxes_xyxy) * same_label
+            similarity = box_iou(a["bbox"], b["bbox"]) * same_label
         overlap += sum(float(similarity[pair]) for pair in match_greedy(similarity))
-        count += len(a.labels) + len(b.labels)
+        count += len(labels_a) + len(labels_b)
     return 2 * overlap / count if count else 1.0
 
 
@@ -97,7 +94,7 @@ def _compare(merged: Observation, other: Observation) -> dict:
     return {
         "logit_difference": logit_difference(merged.logits, other.logits),
         "box_agreement": box_agreement(merged.answers, other.answers),
-        "same_answers": sum(a == b for a, b in zip(merged.texts, other.texts, strict=True)),
+        "same_answers": sum(a["text"] == b["text"] for a, b in zip(merged.answers, other.answers, strict=True)),
         "adapter_moves_logits_by": logit_difference(other.base_logits, other.logits),
     }
 

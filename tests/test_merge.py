@@ -15,7 +15,6 @@ from transformers import AutoModelForImageTextToText
 import evaluate
 import merge_adapter
 from boxtune.checkpoint import open_checkpoint
-from boxtune.codecs import Answer
 from boxtune.grounding import Grounding
 from boxtune.merging import merge_shards, module_name
 from boxtune.verify_merge import box_agreement, logit_difference
@@ -166,11 +165,14 @@ def test_measures_of_agreement():
     logits = [torch.tensor([[3.0, 4.0]])]
     assert logit_difference(logits, logits) == 0
     assert logit_difference([torch.zeros(1, 2)], logits) == pytest.approx(1)
-    one = Answer(boxes_xyxy=[[0, 0, 10, 10]], labels=["a"])
-    half = Answer(boxes_xyxy=[[0, 0, 10, 5]], labels=["a"])
-    other = Answer(boxes_xyxy=[[0, 0, 10, 10]], labels=["b"])
-    assert box_agreement([one, Answer()], [one, Answer()]) == 1
+
+    def answer(boxes_xyxy, labels):
+        return {"objects": {"bbox": boxes_xyxy, "category": labels}}
+
+    one, none = answer([[0, 0, 10, 10]], ["a"]), answer([], [])
+    half, other = answer([[0, 0, 10, 5]], ["a"]), answer([[0, 0, 10, 10]], ["b"])
+    assert box_agreement([one, none], [one, none]) == 1
     assert box_agreement([one], [half]) == pytest.approx(0.5)
     assert box_agreement([one], [other]) == 0
-    assert box_agreement([one], [Answer()]) == 0
-    assert box_agreement([Answer()], [Answer()]) == 1
+    assert box_agreement([one], [none]) == 0
+    assert box_agreement([none], [none]) == 1

@@ -14,6 +14,7 @@ import yaml
 from conftest import FAMILIES, ROOT
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import evaluate
 import train_sft
@@ -21,6 +22,7 @@ from boxtune.checkpoint import load_checkpoint_model, open_checkpoint
 from boxtune.grounding import Grounding
 from boxtune.modeling import quantised_modules
 from boxtune.recipe import RECIPES, load_recipe
+from boxtune.records import read_records
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in (RECIPES / "overlays").glob("*.yaml"))
@@ -233,7 +235,8 @@ def test_trackers_that_are_absent_or_not_logged_in_do_not_stop_a_run(squares, tm
         output_dir=str(tmp_path / "run"),
         max_steps=2,
         per_device_train_batch_size=1,
-        eval_strategy="no",
+        eval_steps=2,
+        logging_steps=1,
     )
     logged_out = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     logged_out |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none")}
@@ -243,8 +246,51 @@ def test_trackers_that_are_absent_or_not_logged_in_do_not_stop_a_run(squares, tm
     assert "2/2 [" in result.stderr, "the progress bar is missing"
     assert "wandb is not logged in" in result.stdout
     assert "mlflow is not installed" in result.stdout
-    assert list((tmp_path / "wandb").glob("offline-run-*"))
-    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+    (wandb_run,) = (tmp_path / "wandb").glob("offline-run-*")
+    pictures = list(wandb_run.glob("files/media/images/eval/pictures_*.png"))
+    assert len(pictures) == len(read_records(squares, "validation"))
+    overlays = [json.loads(path.read_text()) for path in wandb_run.glob("files/media/metadata/boxes2D/eval/*.json")]
+    drawn = [box for overlay in overlays for box in overlay["box_data"]]
+    truth = [box for record in read_records(squares, "validation") for box in record["objects"]["bbox"]]
+    assert len(drawn) >= len(truth) > 0
+    assert all(0 <= box["position"][key] <= 1 for box in drawn for key in ("minX", "minY", "maxX", "maxY"))
+    (events,) = (tmp_path / "run").rglob("events.out.tfevents*")
+    logged = EventAccumulator(str(events), size_guidance={"images": 0}).Reload().Tags()
+    assert {"eval/AP50", "eval/f1", "eval/mean_iou", "train/loss"} <= set(logged["scalars"])
+    assert sorted(logged["images"])[0] == "eval/pictures/0"
+
+
+def test_answering_validation_in_training_changes_no_step(squares, tmp_path):
+    """Generation leaves dropout, caches and random numbers as it found them."""
+    losses = []
+    for count in (0, 4):
+        options = ("--eval_images", count, "--max_steps", 4, "--eval_strategy", "steps", "--eval_steps", 1)
+        run = train(squares, tmp_path / f"run{count}", *options, "--lora_dropout", 0.1)
+        history = json.loads((run / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+        losses.append([(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry])
+        assert any("eval_AP50" in entry for entry in history) == bool(count)
+    assert len(losses[0]) == 4 and losses[0] == losses[1]
+
+
+def test_boxes_found_in_training_are_those_of_evaluate(squares, tmp_path):
+    options = ("--eval_strategy", "steps", "--eval_steps", 2, "--load_best_model_at_end", "true")
+    options += ("--metric_for_best_model", "eval_mean_iou", "--per_device_eval_batch_size", 2)
+    run = train(squares, tmp_path / "run", *options)
+    state = json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())
+    (found,) = [entry for entry in state["log_history"] if "eval_AP50" in entry]
+    assert state["best_metric"] == found["eval_mean_iou"]
+    evaluate.main(["--ckpt", str(run / "final"), "--split", "validation", "--batch-size", "2"])
+    metrics = json.loads((run / "eval" / "metrics.json").read_text())
+    matching = metrics["matching"]
+    wanted = [metrics["AP"], metrics["AP50"], matching["f1"], matching["mean_iou_gt"], matching["fp"], matching["fn"]]
+    assert [found[f"eval_{key}"] for key in ("AP", "AP50", "f1", "mean_iou", "fp", "fn")] == wanted
+
+
+def test_a_best_model_by_boxes_needs_boxes(squares, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train(squares, tmp_path / "run", "--metric_for_best_model", "eval_AP50", "--eval_images", 0)
+    assert stop.value.code == 2
+    assert "AP50 is measured only where eval_images is above 0" in capsys.readouterr().err
 
 
 def test_the_data_is_prepared_once(tmp_path, capsys):

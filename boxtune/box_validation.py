@@ -1,0 +1,52 @@
+"""Boxes while training: a fixed slice of validation is answered at every evaluation and scored as evaluate.py scores."""
+
+import math
+import random
+import time
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from boxtune.collator import GroundingCollator
+from boxtune.generation import generate_answers
+from boxtune.predictions import Prediction
+from boxtune.prompts import as_asked
+from boxtune.records import Record
+from boxtune.scoring import score
+
+# What stands in the logs behind "eval_", and can be metric_for_best_model.
+METRICS = ("AP", "AP50", "f1", "mean_iou", "fp", "fn", "unparsable", "boxes_runtime")
+
+
+class BoxValidation:
+    """Answers the same `count` records, drawn by chance from `records`, whenever it is asked to.
+
+    `batch_size` is that of one process; where several train, each answers its share.
+    """
+
+    def __init__(self, collator: GroundingCollator, records: list[Record], count: int, batch_size: int):
+        drawn = sorted(random.Random(0).sample(range(len(records)), min(count, len(records))))
+        self.records = [as_asked(records[i]) for i in drawn]
+        self.collator, self.batch_size = collator, batch_size
+
+    def answer(self, model) -> tuple[dict[str, float], list[Prediction]]:
+        """(values by the names in METRICS, the predictions in the order of `records`), the same in every process.
+
+        `mean_iou` is over all truth, `fp` and `fn` are counts, `unparsable` is a share of the answers, `boxes_runtime`
+        is in seconds. Undefined values are NaN: AP where the slice has no truth, IoU for click answers.
+        """
+        began = time.perf_counter()
+        state = PartialState()
+        own = self.records[state.process_index :: state.num_processes]
+        answers = generate_answers(model, self.collator, own, self.batch_size)
+        bar = tqdm(answers, total=len(own), desc="boxes of validation", unit="image", leave=False, disable=None)
+        by_id = {prediction["id"]: prediction for prediction in gather_object(list(bar))}
+        predictions = [by_id[record["id"]] for record in self.records]
+        metrics = score(self.records, predictions, self.collator.grounding.classes)
+        counts = metrics["points"] or metrics["matching"]
+        values = {key: metrics[key] for key in ("AP", "AP50")} | {key: counts[key] for key in ("f1", "fp", "fn")}
+        values["mean_iou"] = metrics["matching"]["mean_iou_gt"]
+        values["unparsable"] = metrics["parse"]["problems"].get("unparsable", 0) / len(predictions)
+        values["boxes_runtime"] = round(time.perf_counter() - began, 2)
+        return {key: math.nan if value is None else float(value) for key, value in values.items()}, predictions

@@ -1,0 +1,73 @@
+"""Pictures with true and predicted boxes for wandb, which overlays them itself, and TensorBoard, which gets them drawn."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback, WandbCallback
+
+from boxtune.drawing import draw_boxes, draw_points, thumbnail
+from boxtune.predictions import Prediction
+from boxtune.records import Record
+
+SIDE = 640  # longest side of a tracked picture
+TAG = "eval/pictures"
+
+# A picture as it was resized, its record, and the answer to it.
+Answered = tuple[Image.Image, Record, Prediction]
+
+
+def log_pictures(callbacks: Iterable[TrainerCallback], answered: list[Answered], classes: list[str], step: int) -> None:
+    """Send the pictures to those trackers, among a trainer's callbacks, that show pictures."""
+    for callback in callbacks:
+        if isinstance(callback, WandbCallback):
+            import wandb
+
+            images = [_overlaid(*picture, classes) for picture in answered]
+            # As transformers logs: the step is a value of its own, by which wandb orders.
+            wandb.log({TAG: images, "train/global_step": step})
+        elif isinstance(callback, TensorBoardCallback):
+            for number, picture in enumerate(answered):
+                pixels = np.asarray(_drawn(*picture))
+                callback.tb_writer.add_image(f"{TAG}/{number}", pixels, step, dataformats="HWC")
+
+
+def _drawn(image: Image.Image, record: Record, prediction: Prediction) -> Image.Image:
+    """Truth in green, the answer in red."""
+    image = thumbnail(image, SIDE)
+    scale = image.width / record["width"]
+
+    def scaled(places: list[list[float]]) -> list[list[float]]:
+        return [[value * scale for value in place] for place in places]
+
+    truth, found = record["objects"], prediction["objects"]
+    image = draw_boxes(image, scaled(truth["bbox"]), truth["category"], "lime")
+    if "point" in found:
+        return draw_points(image, scaled(found["point"]), found["category"], "red")
+    return draw_boxes(image, scaled(found["bbox"]), found["category"], "red")
+
+
+def _overlaid(image: Image.Image, record: Record, prediction: Prediction, classes: list[str]):
+    """A wandb.Image whose boxes can be switched on and off by class there. Points, which it cannot show, are drawn."""
+    import wandb
+
+    if "point" in prediction["objects"]:
+        return wandb.Image(_drawn(image, record, prediction), caption=record["id"])
+    # Labels that are no class of the data set are shown, too.
+    names = list(dict.fromkeys([*classes, *prediction["objects"]["category"]]))
+    width, height = record["width"], record["height"]
+
+    def box_data(objects: dict) -> dict:
+        boxes = [
+            {
+                "position": {"minX": x0 / width, "minY": y0 / height, "maxX": x1 / width, "maxY": y1 / height},
+                "class_id": names.index(label),
+                "box_caption": label,
+            }
+            for (x0, y0, x1, y1), label in zip(objects["bbox"], objects["category"], strict=True)
+        ]
+        return {"box_data": boxes, "class_labels": dict(enumerate(names))}
+
+    boxes = {"ground_truth": box_data(record["objects"]), "predictions": box_data(prediction["objects"])}
+    return wandb.Image(thumbnail(image, SIDE), caption=record["id"], boxes=boxes)
