@@ -31,8 +31,11 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".g
 # Options that a way of calling does not read.
 UNUSED = {
     "--ckpt": {"reparse", "allow_missing", "classes"},
-    "--images": {"reparse", "allow_missing", "data", "split", "limit", "base"},
-    "--predictions": {"images", "classes", "base", "limit", "batch_size", "max_new_tokens", "max_pixels", "precision"},
+    "--images": {"reparse", "allow_missing", "data", "split", "limit", "base", "push_to_hub"},
+    "--predictions": {
+        *("images", "classes", "base", "limit", "batch_size", "max_new_tokens", "max_pixels", "precision"),
+        "push_to_hub",
+    },
 }
 
 
@@ -53,6 +56,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--allow-missing", action="store_true", help="count images without a prediction as empty answers"
     )
     parser.add_argument("--base", action="store_true", help="with an adapter: evaluate its base too, side by side")
+    parser.add_argument("--push-to-hub", metavar="REPO", help="put the model, with a card that tells the result, there")
     parser.add_argument("--limit", type=int, help="only the first N images of the split")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, help="default: from the training answers")
@@ -161,6 +165,19 @@ def warn_of_new_wording(records: list[Record], questions: list[str]) -> None:
         )
 
 
+def check_push(ckpt: str, has_card: bool) -> None:
+    """Raises UserError, before anything is generated, where the model could not be pushed in the end."""
+    from boxtune.hub import LOG_IN, is_logged_in
+
+    if not has_card:
+        raise UserError(
+            f"--push-to-hub: the card tells how well a model trained here, {ckpt}, answers a whole split of its own data. "
+            "Leave out --data, --limit, --precision and --max-new-tokens."
+        )
+    if not is_logged_in():
+        raise UserError(f"--push-to-hub: you are not logged in to the hub. {LOG_IN}")
+
+
 def write_results(
     out: Path,
     records: list[Record],
@@ -185,6 +202,7 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
     from boxtune.collator import GroundingCollator
     from boxtune.generation import predict
     from boxtune.grounding import FILE_NAME as GROUNDING_FILE
+    from boxtune.hub import push_folder
     from boxtune.model_card import model_name, write_card
     from boxtune.run_info import versions
 
@@ -210,6 +228,11 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
         split = choose_split(data_dir, args.split)
         classes = read_info(data_dir)["classes"]
         records = [as_asked(record) for record in read_records(data_dir, split)[: args.limit]]
+    # The card tells of the whole split, as trained: another precision or a shorter answer is an experiment.
+    whole = args.limit is None and args.precision is None and args.max_new_tokens is None
+    has_card = whole and str(data_dir) == grounding.data_dir and (Path(args.ckpt) / GROUNDING_FILE).is_file()
+    if args.push_to_hub:
+        check_push(args.ckpt, has_card)
     warn_of_new_wording(records, grounding.questions)
     model = load_checkpoint_model(checkpoint, args.precision)
     collator = GroundingCollator(checkpoint.processor, grounding, data_dir)
@@ -265,12 +288,11 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
         return
     metrics = write_results(out, records, answers, classes, data_dir, provenance, args.ckpt, baseline)
     runs["tuned" if checkpoint.adapter else args.ckpt] = metrics
-    # The card tells of the whole split, as trained: another precision or a shorter answer is an experiment.
-    whole = args.limit is None and args.precision is None and args.max_new_tokens is None
-    whole = whole and str(data_dir) == grounding.data_dir
-    if whole and (Path(args.ckpt) / GROUNDING_FILE).is_file():
+    if has_card:
         write_card(Path(args.ckpt), model_name(Path(args.ckpt)), metrics)
     print_results(runs, out)
+    if args.push_to_hub:
+        print(f"pushed:  {push_folder(Path(args.ckpt), args.push_to_hub)}")
 
 
 def print_results(runs: dict[str, dict], out: Path) -> None:

@@ -22,6 +22,7 @@ from boxtune.checkpoint import quiet_libraries
 from boxtune.collator import GroundingCollator
 from boxtune.errors import UserError, accepting, command, reading
 from boxtune.grounding import Grounding
+from boxtune.hub import LOG_IN, is_logged_in, push_folder
 from boxtune.model_card import model_name, write_card
 from boxtune.modeling import (
     check_lora_targets,
@@ -248,6 +249,18 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
     return trainer
 
 
+def push_final(recipe: Recipe, final: Path) -> None:
+    """The finished model to the hub. Where that fails, a warning: the training was worth its time all the same."""
+    training = recipe.training
+    repo = training.hub_model_id or model_name(final)
+    try:
+        url = push_folder(final, repo, private=training.hub_private_repo, token=training.hub_token)
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
+    else:
+        say(f"pushed: {url}")
+
+
 def save_final(trainer: GroundingTrainer, output_dir: Path) -> None:
     """The finished model in output_dir/final, whole or not at all."""
     trainer.require_finite()
@@ -288,6 +301,11 @@ def main(argv: list[str] | None = None) -> None:
             say(f"note: {note}")
     else:
         recipe.training.report_to = []
+    # The trainer would push checkpoints and a card of its own; what the hub gets is the finished model with ours.
+    push, recipe.training.push_to_hub = recipe.training.push_to_hub, False
+    if push and not is_logged_in(recipe.training.hub_token):
+        say(f"note: push_to_hub: you are not logged in, so the model will stay here. {LOG_IN}")
+        push = False
     model = build_model(recipe, config)
     trainer = build_trainer(recipe, model, processor, collator, splits)
     say(describe_modules(trainer.model))
@@ -313,6 +331,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
     save_final(trainer, output_dir)
     say(f"trained: {output_dir / 'final'}")
+    if push and trainer.is_world_process_zero():
+        push_final(recipe, output_dir / "final")
 
 
 if __name__ == "__main__":

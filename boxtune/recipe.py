@@ -102,6 +102,9 @@ _FIXED = {
     "eval_packing": None,
     "padding_free": False,
     "dataset_kwargs": None,
+    "hub_strategy": "every_save",
+    "hub_always_push": False,
+    "hub_revision": None,
     "trust_remote_code": False,
 }
 # What numbers may be, beyond their type. NaN fails every comparison; None is not compared.
