@@ -13,13 +13,13 @@ _ORIENTATION_TAG, _QUARTER_TURNS = 0x0112, {5, 6, 7, 8}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB. 16-bit greys are scaled (Pillow would clip them to white), alpha is laid on white."""
+    """Any mode to RGB; an RGB image comes back as it is. 16-bit greys are scaled (Pillow would clip them to white), alpha is laid on white."""
     if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
         return _grey_to_rgb(np.asarray(image, dtype=np.float64), sixteen_bit=image.mode.startswith("I;16"))
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # a copy would cost as much as decoding
 
 
 def _grey_to_rgb(values: np.ndarray, sixteen_bit: bool) -> Image.Image:
@@ -38,7 +38,8 @@ def load_image(path: str | Path) -> Image.Image:
     """
     with Image.open(path) as image:
         image.load()
-        return to_rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        return to_rgb(image)
 
 
 def stored_and_upright_size(image: Image.Image) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -55,6 +55,12 @@ def parse_ratio(text: str) -> list[float]:
     return ratio
 
 
+def parse_workers(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number of threads, at least 1")
+    return int(text)
+
+
 def parse_names(text: str) -> list[str]:
     """ "a,b" → ["a", "b"]."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
@@ -132,6 +138,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help="all: ask for all classes; mixed: in training, half the images ask for one class, present or absent",
     )
     parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=parse_workers,
+        default=os.cpu_count(),
+        help="threads that decode pictures (default: as many as cores)",
+    )
+    parser.add_argument(
         "--copy-images", action="store_true", help="copy the pictures into DIR instead of referring to them"
     )
     parser.add_argument(
@@ -167,6 +180,7 @@ def run(args: argparse.Namespace) -> None:
             bbox_format=args.bbox_format,
             split_ratio=args.split_ratio,
             questions=args.questions,
+            workers=args.workers,
             copy_images=args.copy_images,
             skip_bad_images=args.skip_bad_images,
             allow_bad_boxes=args.allow_bad_boxes,

@@ -58,9 +58,9 @@ def upright_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def inspect_all(paths: list[Path]) -> Iterator[Picture | str]:
-    """`inspect` of every path, in order, on all cores (Pillow decodes without the interpreter's lock)."""
-    pool = ThreadPoolExecutor(os.cpu_count())
+def inspect_all(paths: list[Path], workers: int) -> Iterator[Picture | str]:
+    """`inspect` of every path, in order, by so many threads (Pillow decodes without the interpreter's lock)."""
+    pool = ThreadPoolExecutor(workers)
     try:
         yield from tqdm(pool.map(inspect, paths), total=len(paths), desc="pictures", unit="", disable=None)
     finally:

@@ -116,7 +116,7 @@ def _inspect(
     items: dict[str, Item], options: Options
 ) -> tuple[dict[str, Item], dict[str, Picture], list[dict], list[str]]:
     """(items to go on with, {id: Picture}, problems, errors). Bad pictures are errors, or left out if the user says so."""
-    inspected = dict(zip(items, inspect_all([item.picture for item in items.values()]), strict=True))
+    inspected = dict(zip(items, inspect_all([item.picture for item in items.values()], options.workers), strict=True))
     bad = {item_id: reason for item_id, reason in inspected.items() if isinstance(reason, str)}
     if not options.skip_bad_images:
         return items, inspected, [], [f"{item_id}: {reason}" for item_id, reason in bad.items()]

@@ -63,6 +63,7 @@ class Options:
     bbox_format: str | None = None
     split_ratio: list[float] | None = None
     questions: str = "all"
+    workers: int = 1
     copy_images: bool = False
     skip_bad_images: bool = False
     allow_bad_boxes: bool = False

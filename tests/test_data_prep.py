@@ -44,9 +44,15 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
     for seed in ("1", "2"):
         out = tmp_path / seed / "set"
         command = [sys.executable, "-m", "data_prep", "coco", str(source), "--out", str(out), "--questions", "mixed"]
+        command += ["--workers", seed]
         subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True)
         contents.append({path.name: path.read_bytes() for path in out.iterdir()})
     assert contents[0] == contents[1] and len(contents[0]) == 5
+
+
+def test_workers_are_a_number(tmp_path, capsys):
+    message = failure(capsys, "coco", coco(tmp_path / "in", [[]]), "--out", tmp_path / "out", "--workers", "0")
+    assert "'0': give a number of threads, at least 1" in message
 
 
 def test_every_bad_box_is_dropped_and_listed_and_the_good_ones_stay(tmp_path, capsys):
