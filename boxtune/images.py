@@ -13,7 +13,10 @@ _ORIENTATION_TAG, _QUARTER_TURNS = 0x0112, {5, 6, 7, 8}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB; an RGB image comes back as it is. 16-bit greys are scaled (Pillow would clip them to white), alpha is laid on white."""
+    """Any mode to RGB; an RGB image comes back as it is.
+
+    16-bit greys are scaled (Pillow would clip them to white), alpha is laid on white.
+    """
     if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
         return _grey_to_rgb(np.asarray(image, dtype=np.float64), sixteen_bit=image.mode.startswith("I;16"))
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:

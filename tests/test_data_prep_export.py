@@ -6,10 +6,12 @@ import math
 import pytest
 from data_prep_sources import picture
 from PIL import ExifTags, Image
+from test_collator import make_collator
 
 from boxtune.codecs import CODECS
 from boxtune.collator import expected_input_size
 from boxtune.modeling import set_pixel_budget
+from boxtune.prompts import SYSTEM_PROMPT
 from boxtune.records import read_records, write_dataset
 from data_prep import export
 from data_prep.__main__ import main as data_prep
@@ -104,6 +106,35 @@ def test_trl_answers_are_those_of_the_collators_picture(data, tiny_models, famil
     assert [turn["role"] for turn in row["prompt"]] == ["system", "user"]
     assert "<image>" not in row["prompt"][1]["content"] and (out / row["images"][0]).is_file()
     assert empty["completion"][0]["content"] == codec.encode([], [], (640, 512), size).text
+
+
+@pytest.mark.parametrize("family", export.FAMILIES)
+def test_plain_trl_trains_on_the_tokens_that_boxtune_trains_on(data, tiny_models, tmp_path, family):
+    """SFTTrainer, fed as the command says, supervises our answers behind our questions; only the line break that ends a
+    turn is supervised as well."""
+    from datasets import Image as ImageFeature
+    from datasets import Sequence, load_dataset
+    from transformers import AutoModelForImageTextToText
+    from trl import SFTConfig, SFTTrainer
+
+    out = run(data, "trl", "--family", family, "--max-pixels", 100_352, out=data.parent / family)
+    rows = load_dataset("json", data_files=str(out / "train.jsonl"), split="train", cache_dir=str(tmp_path / "cache"))
+    rows = rows.map(lambda row: {"images": [str(out / name) for name in row["images"]]})
+    rows = rows.cast_column("images", Sequence(ImageFeature()))
+    collator = make_collator(
+        tiny_models[family], data, system_prompt=SYSTEM_PROMPT, min_pixels=3136, max_pixels=100_352
+    )
+    processor = collator.processor
+    model = AutoModelForImageTextToText.from_pretrained(tiny_models[family])
+    options = SFTConfig(str(tmp_path / "run"), max_length=None, use_cpu=True, bf16=False, report_to="none")
+    trainer = SFTTrainer(model=model, args=options, train_dataset=rows, processing_class=processor)
+    line_break = processor.tokenizer("\n")["input_ids"]
+    for row, record in zip(rows, read_records(data, "train"), strict=True):
+        batch = trainer.data_collator([row])
+        wanted = collator.encode(record, expected_input_size(processor, (record["height"], record["width"])))
+        assert batch["input_ids"][0].tolist() == wanted.input_ids
+        labels = batch["labels"][0].tolist()
+        assert labels[:-1] == wanted.labels[:-1] and labels[-1:] == line_break
 
 
 def test_swift_placeholders_stand_for_names_and_pixel_boxes(data):
