@@ -18,13 +18,25 @@ TEXT_PROBLEMS = ("fence", "prose", "spacing", "quotes", "float", "key_order", "t
 OBJECT_PROBLEMS = ("bad_box", "bad_label", "clipped")
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an object stands in the text of an answer: (start, end) of its numbers and of its label, in characters."""
+
+    numbers: tuple[int, int]
+    label: tuple[int, int]
+
+
 @dataclass
 class Answer:
-    """Objects in the pixels of the image. `boxes_xyxy` rows are [x0, y0, x1, y1]; click answers fill `points_xy` instead."""
+    """Objects in the pixels of the image. `boxes_xyxy` rows are [x0, y0, x1, y1]; click answers fill `points_xy` instead.
+
+    `places` are None where the text is so mangled that an object cannot be found in it again.
+    """
 
     boxes_xyxy: list[list[float]] = field(default_factory=list)
     points_xy: list[list[float]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    places: list[Place | None] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -38,9 +50,10 @@ class Encoded:
 
 @dataclass
 class _Parsed:
-    """What a text says, in the codec's own coordinates; `values` may be of any length and type."""
+    """What a text says, in the codec's own coordinates: (values, label, place) of each object. `values` may be of any length
+    and type."""
 
-    objects: list[tuple[list, object]] = field(default_factory=list)
+    objects: list[tuple[list, object, Place | None]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -122,7 +135,7 @@ class Codec:
         extents = self.frame.extent(input_size)
         height, width = image_size
         answer = Answer(problems=list(dict.fromkeys(parsed.problems)))
-        for values, label in parsed.objects:
+        for values, label, place in parsed.objects:
             count = 2 if self.is_click else 4
             if len(values) != count or not all(_is_finite_number(value) for value in values):
                 answer.problems.append("bad_box")
@@ -142,6 +155,7 @@ class Codec:
                 answer.problems.append("clipped")
             (answer.points_xy if self.is_click else answer.boxes_xyxy).append(pixels)
             answer.labels.append(label.strip())
+            answer.places.append(place)
         return answer
 
     def tolerance(self, image_size: tuple[int, int], input_size: tuple[int, int]) -> tuple[float, float]:
@@ -169,6 +183,10 @@ _TOKEN = re.compile(
     rf"|(?P<number>{_NUMBER})|(?P<mark>[{{}}\[\]:,])|(?P<word>[A-Za-z_]\w*+)|\s++|."
 )
 
+# The numbers of a box and the letters of its label, quotes left out.
+_NUMBERS = re.compile(r"""\bbbox_2d["']?\s*+:\s*+\[([^\[\]{}]*+)\]""")
+_LABEL = re.compile(r"""\blabel["']?\s*+:\s*+["']((?:[^"'\\\n]|\\.|["'](?!\s*+[,}]))*+)["']""")
+
 
 def _write_json(rows: list[list[int]], labels: list[str]) -> str:
     return json.dumps(
@@ -189,9 +207,9 @@ def _parse_json(text: str) -> _Parsed:
     if not isinstance(items, list) or not all(isinstance(item, dict) and "bbox_2d" in item for item in items):
         return _scan_json(text)
     parsed = _Parsed()
-    for item in items:
+    for item, place in zip(items, _json_places(text, len(items)), strict=True):
         values = item["bbox_2d"]
-        parsed.objects.append((values if isinstance(values, list) else [], item.get("label")))
+        parsed.objects.append((values if isinstance(values, list) else [], item.get("label"), place))
         if isinstance(values, list) and any(isinstance(value, float) for value in values):
             parsed.problems.append("float")
         if list(item)[:2] != ["bbox_2d", "label"]:
@@ -216,7 +234,7 @@ def _scan_json(text: str) -> _Parsed:
         open_object = not closed
         torn = torn or open_object
         if closed:
-            _read_object(tokens, parsed)
+            _read_object(tokens, _json_place(text, start, position), parsed)
     tail = text[position:]
     outside.append("" if open_object else tail)
     around = _FENCE.sub("", "".join(outside))
@@ -253,7 +271,21 @@ def _object_tokens(text: str, position: int) -> tuple[list[tuple[str, str]], int
     return tokens, len(text), False
 
 
-def _read_object(tokens: list[tuple[str, str]], parsed: _Parsed) -> None:
+def _json_places(text: str, count: int) -> list[Place | None]:
+    """The places of the `count` objects of a well-formed list."""
+    places, position = [], 0
+    while (start := text.find("{", position)) >= 0:
+        _, position, _ = _object_tokens(text, start + 1)
+        places.append(_json_place(text, start, position))
+    return places if len(places) == count else [None] * count
+
+
+def _json_place(text: str, start: int, end: int) -> Place | None:
+    numbers, label = _NUMBERS.search(text, start, end), _LABEL.search(text, start, end)
+    return Place(numbers.span(1), label.span(1)) if numbers and label else None
+
+
+def _read_object(tokens: list[tuple[str, str]], place: Place | None, parsed: _Parsed) -> None:
     fields: dict[str, object] = {}
     key, values = None, None
     for i, (kind, value) in enumerate(tokens):
@@ -279,7 +311,7 @@ def _read_object(tokens: list[tuple[str, str]], parsed: _Parsed) -> None:
         parsed.problems.append("float")
     if list(fields)[:2] != ["bbox_2d", "label"]:
         parsed.problems.append("key_order")
-    parsed.objects.append((numbers, fields.get("label")))
+    parsed.objects.append((numbers, fields.get("label"), place))
 
 
 def _unquote(text: str) -> str:
@@ -329,8 +361,10 @@ def _write_qwen2_vl(rows: list[list[int]], labels: list[str]) -> str:
 
 def _parse_qwen2_vl(text: str) -> _Parsed:
     parsed = _Parsed()
-    label, inside, between = None, None, []
+    label, inside, between, end = None, None, [], 0
+    label_span = (0, 0)
     for part in _QWEN2_MARKS.split(text):
+        span = (end, end := end + len(part))
         if part in {_REF_START, _BOX_START}:
             if inside is not None:  # the one before was never closed
                 parsed.problems.append("truncated")
@@ -339,10 +373,10 @@ def _parse_qwen2_vl(text: str) -> _Parsed:
         elif part in {_REF_END, _BOX_END}:
             inside = None
         elif inside == _REF_START:
-            label = part
+            label, label_span = part, span
         elif inside == _BOX_START:
             numbers = [_number(match) for match in _ANY_NUMBER.findall(part)]
-            parsed.objects.append((numbers, label))
+            parsed.objects.append((numbers, label, Place(span, label_span)))
         else:
             between.append(part)
     if inside is not None:
@@ -364,21 +398,25 @@ def _write_click(rows: list[list[int]], labels: list[str]) -> str:
 def _parse_click(text: str) -> _Parsed:
     parsed = _Parsed()
     before, *chunks = text.split(_CLICK_START)
-    between = [before]
+    between, end = [before], len(before)
     for i, chunk in enumerate(chunks):
+        start = end + len(_CLICK_START)
+        end = start + len(chunk)
         point, closed, rest = chunk.partition("</click>")
         label, _, after = rest.partition("\n")
         if not closed or (i == len(chunks) - 1 and not label.strip()):
             parsed.problems.append("truncated")
             continue
-        parsed.objects.append(([_number(match) for match in _ANY_NUMBER.findall(point)], label))
+        label_start = start + len(point) + len(closed)
+        place = Place((start, start + len(point)), (label_start, label_start + len(label)))
+        parsed.objects.append(([_number(match) for match in _ANY_NUMBER.findall(point)], label, place))
         between.append(after)
     return _finish_lines(text, parsed, "".join(between), _write_click)
 
 
 def _finish_lines(text: str, parsed: _Parsed, between: str, write) -> _Parsed:
     """Name what the two tag formats share: prose between objects, floats, odd spacing, nothing readable."""
-    if any(isinstance(value, float) for values, _ in parsed.objects for value in values):
+    if any(isinstance(value, float) for values, *_ in parsed.objects for value in values):
         parsed.problems.append("float")
     if not parsed.objects and between.strip() == EMPTY and not parsed.problems:
         parsed.problems += ["spacing"] if text != EMPTY else []
@@ -388,11 +426,11 @@ def _finish_lines(text: str, parsed: _Parsed, between: str, write) -> _Parsed:
         return parsed
     if between.strip():
         parsed.problems.append("prose")
-    readable = all(isinstance(label, str) and len(values) in {2, 4} for values, label in parsed.objects)
+    readable = all(isinstance(label, str) and len(values) in {2, 4} for values, label, _ in parsed.objects)
     if (
         not parsed.problems
         and readable
-        and text != write([list(v) for v, _ in parsed.objects], [label.strip() for _, label in parsed.objects])
+        and text != write([list(v) for v, *_ in parsed.objects], [label.strip() for _, label, _ in parsed.objects])
     ):
         parsed.problems.append("spacing")
     return parsed

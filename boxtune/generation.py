@@ -4,11 +4,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from boxtune.collator import GroundingCollator, expected_input_size
+from boxtune.confidence import TokenScores
 from boxtune.errors import UserError
 from boxtune.predictions import Prediction, PredictionWriter, fingerprint, make_prediction
 from boxtune.records import Record
@@ -26,11 +28,52 @@ def greedy_config(tokenizer, max_new_tokens: int) -> GenerationConfig:
     )
 
 
-def answer_text(tokenizer, ids: list[int]) -> tuple[str, bool]:
-    """(the text up to its end token, whether there was one). Special tokens are kept: Qwen2-VL's boxes are made of them."""
+class _TokenProbabilities(LogitsProcessor):
+    """Keeps, of every step, the log-probabilities of the chosen tokens and of the ten digits, and changes nothing.
+
+    `generate` would keep the whole vocabulary of every step: 150,000 numbers a token instead of 11.
+    """
+
+    def __init__(self, tokenizer):
+        self.digit_ids = tokenizer.convert_tokens_to_ids(list("0123456789"))
+        self.chosen: list[torch.Tensor] = []  # (B,) each
+        self.digits: list[torch.Tensor] = []  # (B, 10) each
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        normaliser = scores.float().logsumexp(dim=-1, keepdim=True)
+        self.chosen.append((scores.max(dim=-1, keepdim=True).values.float() - normaliser)[:, 0])
+        self.digits.append(scores[:, self.digit_ids].float() - normaliser)
+        return scores
+
+    def rows(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """((T,), (T, 10)) of every row."""
+        chosen, digits = torch.stack(self.chosen, dim=1).cpu().numpy(), torch.stack(self.digits, dim=1).cpu().numpy()
+        return list(zip(chosen, digits, strict=True))
+
+
+def token_spans(tokenizer, ids: list[int]) -> tuple[str, np.ndarray]:
+    """(text, (T, 2) where each token stands in it). Tokens that share a character stand in the same place."""
+    pieces = tokenizer.batch_decode([[token] for token in ids], skip_special_tokens=False)
+    text, spans, first = "", [], 0
+    for i in range(len(ids)):
+        piece = pieces[i] if first == i else tokenizer.decode(ids[first : i + 1], skip_special_tokens=False)
+        # Part of a character decodes to the sign for what cannot be read; the next tokens complete it.
+        if piece.endswith("\ufffd") and i + 1 < len(ids):
+            continue
+        spans += [(len(text), len(text) + len(piece))] * (i + 1 - first)
+        text, first = text + piece, i + 1
+    return text, np.array(spans, dtype=int).reshape(-1, 2)
+
+
+def read_answer(tokenizer, ids: list[int], log_probs: np.ndarray, digits: np.ndarray) -> tuple[str, TokenScores, bool]:
+    """(the text up to its end token, its tokens' scores, whether there was an end token).
+
+    Special tokens are kept: Qwen2-VL's boxes are made of them.
+    """
     stops = {tokenizer.eos_token_id, tokenizer.pad_token_id}
     length = next((i for i, token in enumerate(ids) if token in stops), len(ids))
-    return tokenizer.decode(ids[:length], skip_special_tokens=False), length < len(ids)
+    text, spans = token_spans(tokenizer, ids[:length])
+    return text, TokenScores(spans, log_probs[:length], digits[:length]), length < len(ids)
 
 
 @torch.no_grad()  # and no inference mode: between two steps of training, what the model caches must stay usable
@@ -54,14 +97,18 @@ def generate_answers(
         began = time.perf_counter()
         batch, sizes = collator.collate_questions(rows)
         batch = {key: value.to(model.device) for key, value in batch.items()}
+        probabilities = _TokenProbabilities(tokenizer)
         try:
-            output = model.generate(**batch, generation_config=config)
+            output = model.generate(
+                **batch, generation_config=config, logits_processor=LogitsProcessorList([probabilities])
+            )
         except torch.OutOfMemoryError as error:
             raise UserError(f"out of memory with {len(rows)} images at once ({error}). Lower --batch-size.") from None
         seconds = (time.perf_counter() - began) / len(rows)
-        for record, size, ids in zip(rows, sizes, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            text, ended = answer_text(tokenizer, ids)
-            prediction = make_prediction(record, codec, size, text, seconds)
+        answers = output[:, batch["input_ids"].shape[1] :].tolist()
+        for record, size, ids, scores in zip(rows, sizes, answers, probabilities.rows(), strict=True):
+            text, tokens, ended = read_answer(tokenizer, ids, *scores)
+            prediction = make_prediction(record, codec, size, text, seconds, tokens)
             if not ended and "truncated" not in prediction["problems"]:
                 # Cut by the token limit between two objects, where the text alone looks whole.
                 prediction["problems"].append("truncated")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from boxtune.codecs import CODECS
+from boxtune.confidence import DEFAULT, TokenScores, score_objects
 from boxtune.errors import UserError
 from boxtune.files import write_whole
 from boxtune.records import Record, read_json_lines, to_json_line
@@ -23,24 +24,26 @@ def make_prediction(
     input_size: tuple[int, int],
     text: str,
     seconds: float,
-    scores: list[float] | None = None,
+    tokens: TokenScores | None = None,
 ) -> Prediction:
     """One line of predictions.jsonl: the answer `text` read with `codec` into pixels of the record's image.
 
-    `input_size` is (height, width) of the picture as the model saw it. `scores` are parallel to the objects that the codec
-    reads from `text`, 1.0 each by default. Coordinates are rounded to a thousandth of a pixel.
+    `input_size` is (height, width) of the picture as the model saw it. Where the `tokens` of the text are given, `objects`
+    holds a column for every scorer, and `score` is that of confidence.DEFAULT; without, every score is 1.0. Coordinates
+    are rounded to a thousandth of a pixel.
     """
     answer = CODECS[codec].decode(text, (record["height"], record["width"]), tuple(input_size))
     place, values = ("point", answer.points_xy) if CODECS[codec].is_click else ("bbox", answer.boxes_xyxy)
-    scores = [1.0] * len(values) if scores is None else [float(score) for score in scores]
-    if len(scores) != len(values):
-        raise ValueError(f"{record['id']}: {len(scores)} scores for {len(values)} objects")
+    scores = {"score": [1.0] * len(values)}
+    if tokens is not None:
+        found = score_objects(text, answer.places, tokens)
+        scores = {"score": found[DEFAULT], **{f"score_{name}": column for name, column in found.items()}}
     return {
         **{key: record[key] for key in ("id", "image", "width", "height")},
         "codec": codec,
         "input_size": list(input_size),
         "text": text,
-        "objects": {place: [_round(value) for value in values], "category": answer.labels, "score": scores},
+        "objects": {place: [_round(value) for value in values], "category": answer.labels, **scores},
         "problems": answer.problems,
         "seconds": round(seconds, 3),
     }
@@ -67,7 +70,8 @@ def read_predictions(
     """(predictions in the order of `records`, ids without a line in the file).
 
     A missing id is an error unless `allow_missing`; then it counts as an empty answer with the problem "missing". With
-    `reparse` the `text` is read again, by `codec_override` or the line's own codec, and every score is 1.0.
+    `reparse` the `text` is read again, by `codec_override` or the line's own codec; where that finds other objects, their
+    scores are 1.0.
     Raises UserError that lists every bad line and every foreign, duplicate or missing id.
     """
     path = Path(path)
@@ -164,6 +168,9 @@ def _is_size(value: Any) -> bool:
 def _read_again(line: Prediction, record: Record, codec_override: str | None) -> Prediction:
     codec = codec_override or line["codec"]
     prediction = make_prediction(record, codec, line["input_size"], line["text"], 0.0) | {"seconds": line["seconds"]}
+    before, after = line["objects"], prediction["objects"]
+    if not _object_problems(before) and all(before.get(key) == after[key] for key in after if key != "score"):
+        prediction["objects"] = before  # the same objects, whose scores the text alone cannot tell
     if "truncated" in line["problems"] and "truncated" not in prediction["problems"]:
         prediction["problems"].append("truncated")  # the token limit cut it; the text alone cannot tell
     return prediction

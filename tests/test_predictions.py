@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from boxtune.codecs import CODECS
+from boxtune.confidence import DEFAULT, SCORERS, TokenScores
 from boxtune.errors import UserError
 from boxtune.predictions import PredictionWriter, fingerprint, make_prediction, read_predictions
 from boxtune.scoring import score
@@ -52,10 +54,18 @@ def test_click_answers_have_points():
     assert prediction["objects"] == {"point": [[320.0, 120.0]], "category": ["cat"], "score": [1.0]}
 
 
-def test_scores_belong_to_the_objects_that_were_read():
-    assert make_prediction(a_record(), "qwen2_5_vl", (280, 280), CAT, 0, [0.25])["objects"]["score"] == [0.25]
-    with pytest.raises(ValueError, match="2 scores for 1 objects"):
-        make_prediction(a_record(), "qwen2_5_vl", (280, 280), CAT, 0, [0.25, 0.5])
+def test_with_its_tokens_an_object_has_a_score_and_keeps_it_when_read_again(tmp_path):
+    spans = np.array([(i, i + 1) for i in range(len(CAT))])
+    tokens = TokenScores(spans, np.full(len(CAT), np.log(0.5)), np.full((len(CAT), 10), np.log(0.1)))
+    prediction = make_prediction(a_record(), "qwen2_5_vl", (280, 280), CAT, 0, tokens)
+    objects = prediction["objects"]
+    assert objects.keys() == {"bbox", "category", "score", *(f"score_{name}" for name in SCORERS)}
+    assert objects["score_label"] == [0.5**3] and objects["score"] == objects[f"score_{DEFAULT}"]
+    path = write_lines(tmp_path / "p.jsonl", prediction)
+    assert read_predictions(path, [a_record()], reparse=True) == ([prediction], [])
+    moved = prediction | {"objects": objects | {"category": ["dog"]}}
+    ((again,), _) = read_predictions(write_lines(tmp_path / "q.jsonl", moved), [a_record()], reparse=True)
+    assert again["objects"]["category"] == ["cat"] and again["objects"]["score"] == [1.0]
 
 
 def test_rounding_keeps_boxes_valid(tmp_path):
