@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.bootstrap import intervals
-from benchmarks.plan import CHOICES, DATA_SETS, SEEDS, SHORTER, Experiment
+from benchmarks.plan import CHOICES, DATA_SETS, SHORTER, Experiment
 from boxtune.files import write_whole
 
 FOLDER = Path(__file__).resolve().parent
@@ -40,7 +40,6 @@ def write_page(identities: set[str]) -> Path:
     page = environment.get_template("results.md.j2").render(
         data_sets=rows[DATA_SETS.question],
         choices=[(table, rows[table.question]) for table in CHOICES],
-        seeds=len(SEEDS),
         steps=SHORTER[1],
         machines=sorted({describe_machine(result) for result in current}),
         gpu=[gpu_row(name, read_lines(GPU_MEMORY)) for name in GPU_MODELS],
@@ -52,7 +51,9 @@ def write_page(identities: set[str]) -> Path:
 
 def describe_machine(result: dict) -> str:
     names = ("torch", "transformers", "trl", "peft", "bitsandbytes")
-    return f"{result['device']}; " + ", ".join(f"{name} {result['versions'][name]}" for name in names)
+    return f"{result['device']}, {result['threads']} of them for a run; " + ", ".join(
+        f"{name} {result['versions'][name]}" for name in names
+    )
 
 
 def row(experiment: Experiment, results: list[dict]) -> dict[str, str]:
@@ -61,8 +62,10 @@ def row(experiment: Experiment, results: list[dict]) -> dict[str, str]:
     tuned = [result["tuned"] for result in found]
     base = [result["base"] for result in found if result["base"]]
     ranges = intervals([run["pictures"] for run in tuned]) if tuned else {}
-    cells = {f"base_{key}": figures([run[key] for run in base]) for key in ("f1", "mean_iou_gt", "AP")}
-    cells |= {key: figures([run[key] for run in tuned]) for key in ("f1", "mean_iou_gt", "AP", "AP50")}
+    ranked = [run for run in tuned if run["score_source"] != "constant"]
+    cells = {f"base_{key}": figures([run[key] for run in base]) for key in ("f1", "mean_iou_gt")}
+    cells |= {key: figures([run[key] for run in tuned]) for key in ("f1", "mean_iou_gt", "AP_equal_scores")}
+    cells |= {key: figures([run[key] for run in ranked]) for key in ("AP", "AP50")}
     cells |= {f"{key}_interval": f"{low:.3f} to {high:.3f}" for key, (low, high) in ranges.items()}
     return {
         "title": experiment.title,
@@ -84,7 +87,7 @@ def class_row(name: str, base: list[dict], tuned: list[dict]) -> dict[str, str]:
         "truth": str(tuned[0]["per_class"][name]["truth"]),
         "base_f1": figures([run["per_class"][name]["f1"] for run in base]),
         "f1": figures([run["per_class"][name]["f1"] for run in tuned]),
-        "AP": figures([run["per_class"][name]["AP"] for run in tuned]),
+        "AP": figures([run["per_class"][name]["AP"] for run in tuned if run["score_source"] != "constant"]),
     }
 
 

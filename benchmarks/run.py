@@ -1,6 +1,6 @@
 """Measure what docs/results.md reports, then write it.
 
-    make benchmark [ARGS="--only bccd"]        python -m benchmarks.run [--only TEXT] [--list] [--write-only]
+    make benchmark [ARGS="--only bccd"]        python -m benchmarks.run [--only TEXT] [--jobs N] [--list] [--write-only]
 
 Every experiment of plan.py is trained and evaluated once for each seed. A result is kept in benchmarks/results.jsonl and
 belongs to the recipe, options and base weights that made it; what is there is not measured again, so an interrupted
@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import yaml
@@ -45,15 +46,16 @@ def identity(experiment: Experiment, seed: int) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run(*words: str) -> tuple[float, int]:
+def run(log: Path, threads: int, *words: str) -> tuple[float, int]:
     """(seconds, peak resident MiB) of a script. Raises UserError with its last lines where it fails."""
     words = [sys.executable, *map(str, words)]
     began = time.monotonic()
-    with open(RUNS / "log.txt", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    with open(log, "w", encoding="utf-8") as lines:
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=lines, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
     if status:
-        end = (RUNS / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
+        end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
         raise UserError(f"{' '.join(words)} failed:", end)
     return time.monotonic() - began, usage.ru_maxrss // 1024
 
@@ -74,25 +76,36 @@ def prepare(experiment: Experiment) -> list[Path]:
     data_dir = Path(values["data_dir"])
     if not (data_dir / "dataset.json").is_file():
         options = values.get("data_args", [])
-        run("-m", "data_prep", values["data_format"], *([source] if source else []), "--out", data_dir, *options)
+        run(
+            RUNS / "data.log",
+            1,
+            "-m",
+            "data_prep",
+            values["data_format"],
+            *([source] if source else []),
+            "--out",
+            data_dir,
+            *options,
+        )
     if not experiment.folds:
         return [data_dir]
     return write_folds(data_dir, Path("data/benchmark") / data_dir.name, experiment.folds)
 
 
-def measure(experiment: Experiment, seed: int) -> dict:
+def measure(experiment: Experiment, seed: int, threads: int) -> dict:
     """Train and evaluate once for each fold; the answers of all folds are scored together."""
     records, answers, base_answers = [], [], []
     seconds = {"training": 0.0, "evaluation": 0.0}
     peak, with_base = 0, experiment.base and seed == SEEDS[0]
     data_dirs = prepare(experiment)
     for data_dir in data_dirs:
-        out = RUNS / experiment.name
+        out = RUNS / "-".join([experiment.name, f"seed{seed}", *([data_dir.name] if experiment.folds else [])])
+        log = out.with_suffix(".log")
         train = ("train_sft.py", "--config", experiment.recipe, "--seed", seed, "--data_dir", data_dir)
-        took, used = run(*train, "--output_dir", out, *TRAINING, *experiment.options)
+        took, used = run(log, threads, *train, "--output_dir", out, *TRAINING, *experiment.options)
         seconds["training"], peak = seconds["training"] + took, max(peak, used)
         evaluation = ("evaluate.py", "--ckpt", out / "final", "--split", experiment.split)
-        took, _ = run(*evaluation, *(["--base"] if with_base else []))
+        took, _ = run(log, threads, *evaluation, *(["--base"] if with_base else []))
         seconds["evaluation"] += took
         asked = [as_asked(record) for record in read_records(data_dir, experiment.split)]
         records += asked
@@ -108,6 +121,7 @@ def measure(experiment: Experiment, seed: int) -> dict:
         "base": summary(records, base_answers, classes) if with_base else None,
         "seconds": {name: round(value) for name, value in seconds.items()},
         "peak_mib": peak,
+        "threads": threads,
         "data_sha256": [data_hash(path) for path in data_dirs],
         "device": f"{device_name()}, {os.cpu_count()} cores",
         "git_revision": git_revision(ROOT),
@@ -125,7 +139,8 @@ def summary(records: list[dict], answers: list[dict], classes: list[str]) -> dic
     per_class = {name: {key: row[key] for key in ("AP", "f1", "truth")} for name, row in metrics["per_class"].items()}
     problems = metrics["parse"]["problems"]
     return {
-        **{key: metrics[key] for key in ("AP", "AP50")},
+        **{key: metrics[key] for key in ("AP", "AP50", "score_source")},
+        "AP_equal_scores": metrics["AP_constant_score"]["mean"],
         **matching,
         "unparsable": problems.get("unparsable", 0),
         "truncated": problems.get("truncated", 0),
@@ -135,12 +150,29 @@ def summary(records: list[dict], answers: list[dict], classes: list[str]) -> dic
     }
 
 
+def measure_all(missing: list[tuple[Experiment, int]], jobs: int) -> None:
+    """Measure, `jobs` at a time, and keep each result at once. Raises what the first failure raised, and starts no more."""
+    for experiment in dict.fromkeys(experiment for experiment, _ in missing):
+        prepare(experiment)  # here, so that no two runs make the same data
+    threads = max(1, os.cpu_count() // jobs)
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        results = [pool.submit(measure, experiment, seed, threads) for experiment, seed in missing]
+        for result in tqdm(as_completed(results), total=len(results), unit="run"):
+            tqdm.write(f"{result.result()['experiment']} seed {result.result()['seed']}")
+            with open(RESULTS, "a", encoding="utf-8") as lines:
+                lines.write(to_json_line(result.result()))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="TEXT", help="experiments whose name holds TEXT")
     parser.add_argument("--list", action="store_true", help="say what is measured and what is not, and stop")
     parser.add_argument("--write-only", action="store_true", help="write docs/results.md from what is measured")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, which share the cores")
     args = parser.parse_args(argv)
     chosen = [experiment for name, experiment in EXPERIMENTS.items() if args.only in name]
     if not chosen:
@@ -157,11 +189,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, source in absent.items():
         print(f"left out: {name}: no {source}; set BOXTUNE_DATA to where the data sets lie", file=sys.stderr)
     missing = [(e, seed) for e, seed in jobs if identity(e, seed) not in done and e.name not in absent]
-    for experiment, seed in tqdm([] if args.write_only else missing, unit="run"):
-        tqdm.write(f"{experiment.name} seed {seed}")
-        result = measure(experiment, seed)
-        with open(RESULTS, "a", encoding="utf-8") as lines:
-            lines.write(to_json_line(result))
+    if not args.write_only:
+        measure_all(missing, args.jobs)
     identities = {identity(experiment, seed) for experiment in EXPERIMENTS.values() for seed in SEEDS}
     print(f"written: {write_page(identities)}")
 

@@ -67,6 +67,7 @@ def fake_result(experiment: str, seed: int) -> dict:
         "base": None,
         "seconds": {"training": 12, "evaluation": 3},
         "peak_mib": 512,
+        "threads": 1,
         "device": "CPU",
         "versions": dict.fromkeys(("torch", "transformers", "trl", "peft", "bitsandbytes"), "1"),
     }
@@ -84,7 +85,7 @@ def test_the_page_shows_what_was_measured_and_nothing_else(tmp_path, monkeypatch
         for experiment in DATA_SETS.experiments[:2]
     )
     assert set(first.removeprefix(f"| {DATA_SETS.experiments[0].title}")) <= {"|", " "}
-    assert "| 1 |  | 0.667 ± 0.000 | 0.667 to 0.667 |  | 0.500 ± 0.000 |" in second
+    assert "| 1 | 3 |  | 0.667 ± 0.000 | 0.667 to 0.667 |  | 0.500 ± 0.000 |" in second
     assert "| cat | 1 |  | 1.000 ± 0.000 |" in page
     assert "| dog | 1 |  | 0.000 ± 0.000 |" in page
 
