@@ -1,7 +1,7 @@
 """Evaluate a checkpoint, or predictions that were made before.
 
     python evaluate.py --ckpt DIR [--data DIR] [--split test] [--out DIR]
-    python evaluate.py --predictions FILE --data DIR [--split test] [--out DIR] [--reparse] [--allow-missing]
+    python evaluate.py --predictions FILE --data DIR [--split test] [--out DIR] [--reparse] [--allow-missing] [--score NAME]
     python evaluate.py --ckpt DIR --images FOLDER [--classes a,b] [--out DIR]
 
 Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or a hub id. Scoring
@@ -16,11 +16,12 @@ from pathlib import Path
 from rich.console import Console
 
 from boxtune.average_precision import curves
+from boxtune.confidence import SCORERS
 from boxtune.drawing import draw_boxes, draw_points
 from boxtune.errors import UserError, command
 from boxtune.files import path_argument, write_whole
 from boxtune.images import load_image
-from boxtune.predictions import Prediction, read_predictions
+from boxtune.predictions import Prediction, read_predictions, with_score
 from boxtune.prompts import as_asked, first_question, question
 from boxtune.records import MAX_ASPECT_RATIO, Record, label_problem, read_info, read_records
 from boxtune.report import write_report
@@ -30,8 +31,8 @@ from boxtune.scoring import score
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 # Options that a way of calling does not read.
 UNUSED = {
-    "--ckpt": {"reparse", "allow_missing", "classes"},
-    "--images": {"reparse", "allow_missing", "data", "split", "limit", "base", "push_to_hub"},
+    "--ckpt": {"reparse", "allow_missing", "classes", "score"},
+    "--images": {"reparse", "allow_missing", "score", "data", "split", "limit", "base", "push_to_hub"},
     "--predictions": {
         *("images", "classes", "base", "limit", "batch_size", "max_new_tokens", "max_pixels", "precision"),
         "push_to_hub",
@@ -55,6 +56,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--allow-missing", action="store_true", help="count images without a prediction as empty answers"
     )
+    parser.add_argument("--score", choices=SCORERS, help="rank the predictions by another scorer of theirs")
     parser.add_argument("--base", action="store_true", help="with an adapter: evaluate its base too, side by side")
     parser.add_argument("--push-to-hub", metavar="REPO", help="put the model, with a card that tells the result, there")
     parser.add_argument("--limit", type=int, help="only the first N images of the split")
@@ -242,6 +244,7 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
         "grounding": vars(grounding),
         "precision": args.precision,
         "batch_size": args.batch_size,
+        "scorers": SCORERS,
         "questions": [[record["id"], first_question(record)] for record in records],
     }
     provenance = {
@@ -308,6 +311,8 @@ def score_predictions(args: argparse.Namespace) -> None:
     predictions, missing = read_predictions(
         args.predictions, records, allow_missing=args.allow_missing, reparse=args.reparse
     )
+    if args.score:
+        predictions = with_score(predictions, args.score)
     if missing:
         print(
             f"warning: {len(missing)} of {len(records)} images have no prediction and count as empty", file=sys.stderr

@@ -100,6 +100,18 @@ def read_predictions(
     return [found.get(name) or _empty_answer(record, pattern) for name, record in by_id.items()], missing
 
 
+def with_score(predictions: list[Prediction], scorer: str) -> list[Prediction]:
+    """The predictions ranked by another scorer. Raises UserError where they were made without its column."""
+    column = f"score_{scorer}"
+    without = [prediction["id"] for prediction in predictions if prediction["objects"].get(column) is None]
+    if any(prediction["objects"]["category"] for prediction in predictions if prediction["id"] in set(without)):
+        raise UserError(f"--score {scorer}: {len(without)} prediction(s) have no column {column}; predict them again.")
+    return [
+        prediction | {"objects": prediction["objects"] | {"score": prediction["objects"].get(column, [])}}
+        for prediction in predictions
+    ]
+
+
 def _line_problems(line: Any, records: dict[str, Record], found: dict, codec_override: str | None, reparse: bool):
     """Everything wrong with one line, each with its value and the remedy."""
     if not isinstance(line, dict):

@@ -12,6 +12,7 @@ import numpy as np
 
 from boxtune.average_precision import all_classes, constant_score_ap, evaluate_coco
 from boxtune.boxes import box_area, box_iou, intersection, match_greedy
+from boxtune.confidence import SCORERS
 
 # An unmatched prediction is excused when this share of it lies inside an ignored box of its class.
 IGNORED_SHARE = 0.5
@@ -84,7 +85,6 @@ def score(
     *,
     iou_threshold: float = 0.5,
     seed: int = 0,
-    score_source: str | None = None,
     provenance: dict | None = None,
 ) -> dict:
     """The content of metrics.json. `predictions[i]` answers `records[i]`, as `read_predictions` returns them.
@@ -92,8 +92,7 @@ def score(
     `seed` draws the orders of `AP_constant_score`, whose spread is a standard deviation. `predicted` and precision leave
     out predictions that are excused by an ignored box. Per class and in `f1_macro` stand the data set's classes; a label
     that is none of them counts as a false positive and in `unknown_label_boxes`. An image is empty when it has no truth
-    other than ignored boxes. For click answers `points` is filled, and all that needs an IoU is None. `score_source` says
-    where the scores come from: by default "constant" where all are equal and "predictions" where they are not.
+    other than ignored boxes. For click answers `points` is filled, and all that needs an IoU is None.
     """
     if [record["id"] for record in records] != [prediction["id"] for prediction in predictions]:
         raise ValueError("records and predictions must have the same ids in the same order")
@@ -112,11 +111,10 @@ def score(
         "mean_iou_gt": None if click else _mean(ious),
     }
     empty = [image for image, record in zip(images, records, strict=True) if all(record["objects"]["ignore"])]
-    values = {value for prediction in predictions for value in prediction["objects"]["score"]}
     problems = Counter(problem for prediction in predictions for problem in prediction["problems"])
     return {
         **_coco_metrics(records, predictions, classes, seed, click, per_class),
-        "score_source": score_source or ("constant" if len(values) <= 1 else "predictions"),
+        "score_source": _score_source([prediction["objects"] for prediction in predictions]),
         "per_class": per_class,
         "matching": {"iou_threshold": iou_threshold} | (dict.fromkeys(matching) if click else matching),
         "parse": {
@@ -132,6 +130,16 @@ def score(
         "points": rates if click else None,
         "provenance": provenance or {},
     }
+
+
+def _score_source(answers: list[dict]) -> str:
+    """ "constant" where all scores are equal, the scorer of `confidence` that made them, or "predictions" for another's."""
+    if len({value for objects in answers for value in objects["score"]}) <= 1:
+        return "constant"
+    made = (
+        name for name in SCORERS if all(objects["score"] == objects.get(f"score_{name}", []) for objects in answers)
+    )
+    return next(made, "predictions")
 
 
 def _coco_metrics(records, predictions, classes, seed: int, click: bool, per_class: dict) -> dict:

@@ -188,13 +188,14 @@ def test_a_label_without_truth_costs_nothing_in_ap_but_is_counted():
     assert list(metrics["per_class"]) == ["cat", "dog"]
 
 
-def test_score_source_names_constant_scores_unless_told():
+def test_score_source_names_the_scorer_whose_column_ranks():
     record = a_record(boxes=[[0, 0, 50, 50]])
     boxes = [[0, 0, 50, 50], [60, 60, 90, 90]]
     assert score_one(record, a_prediction(boxes=boxes))["score_source"] == "constant"
     varied = a_prediction(boxes=boxes, scores=[0.9, 0.2])
     assert score_one(record, varied)["score_source"] == "predictions"
-    assert score_one(record, varied, score_source="token probabilities")["score_source"] == "token probabilities"
+    varied["objects"] |= {"score_label": [0.9, 0.1], "score_spread": [0.9, 0.2]}
+    assert score_one(record, varied)["score_source"] == "spread"
 
 
 def test_constant_score_ap_ignores_scores_and_lies_below_well_ranked_ones():
