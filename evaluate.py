@@ -11,12 +11,13 @@ predictions loads no model and needs no image; only the report's pictures do.
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from boxtune.average_precision import curves
-from boxtune.confidence import SCORERS
+from boxtune.confidence import RANKINGS, SCORERS
 from boxtune.drawing import draw_boxes, draw_points
 from boxtune.errors import UserError, command
 from boxtune.files import path_argument, write_whole
@@ -56,7 +57,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--allow-missing", action="store_true", help="count images without a prediction as empty answers"
     )
-    parser.add_argument("--score", choices=SCORERS, help="rank the predictions by another scorer of theirs")
+    parser.add_argument("--score", choices=RANKINGS, help="rank the predictions by another scorer of theirs")
     parser.add_argument("--base", action="store_true", help="with an adapter: evaluate its base too, side by side")
     parser.add_argument("--push-to-hub", metavar="REPO", help="put the model, with a card that tells the result, there")
     parser.add_argument("--limit", type=int, help="only the first N images of the split")
@@ -260,10 +261,12 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
     }
     runs, baseline = {}, None
     if args.base:
+        # The calibration is the tuned model's.
+        asking = GroundingCollator(checkpoint.processor, replace(grounding, calibration=[]), data_dir)
         with model.disable_adapter():
             answers = predict(
                 model,
-                collator,
+                asking,
                 records,
                 out / "base" / "predictions.jsonl",
                 settings=settings | {"adapter": False},

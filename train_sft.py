@@ -17,6 +17,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from boxtune.box_validation import METRICS, BoxValidation
+from boxtune.calibration import fit
 from boxtune.callbacks import InterruptCallback
 from boxtune.checkpoint import quiet_libraries
 from boxtune.collator import GroundingCollator
@@ -38,11 +39,14 @@ from boxtune.prompts import first_question, format_sentence
 from boxtune.recipe import Recipe, load_recipe
 from boxtune.records import Record, in_order, read_info, read_splits
 from boxtune.run_info import changed_data, changed_keys, save_run_info
+from boxtune.scoring import image_scores, scored_hits
 from boxtune.trackers import usable_trackers
 from boxtune.trainer import RESUME_REMEDY, GroundingTrainer
 from boxtune.training_data import answer_budget, as_dataset, drop_or_refuse_overlong, measure
 from data_prep.__main__ import main as prepare
 
+# Pictures of validation, at most, that scores are calibrated on.
+CALIBRATION_IMAGES = 100
 # What a run leaves in its folder.
 RUN_FOLDERS = (f"{PREFIX_CHECKPOINT_DIR}-*", "final", "final_merged", "eval", "eval_*")
 
@@ -217,7 +221,7 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
         training.load_best_model_at_end = False
         recipe.grounding.early_stopping_patience = None
     box_validation = None
-    if training.eval_strategy != "no" and recipe.grounding.eval_images:
+    if splits.get("validation") and recipe.grounding.eval_images:
         box_validation = BoxValidation(
             collator, splits["validation"], recipe.grounding.eval_images, training.per_device_eval_batch_size
         )
@@ -247,6 +251,17 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
         say("note: under FSDP and ZeRO-3 no boxes are generated while training")
         trainer.box_validation = None
     return trainer
+
+
+def calibrate(trainer: GroundingTrainer, collator: GroundingCollator, records: list[Record]) -> None:
+    """Learn, on validation, how often boxes of a score are right; evaluation then gives scores that say so."""
+    validation = BoxValidation(collator, records, CALIBRATION_IMAGES, trainer.args.per_device_eval_batch_size)
+    trainer.model.eval()
+    _, predictions = validation.answer(trainer.model)
+    scores, hits = scored_hits(image_scores(validation.records, predictions), predictions)
+    collator.grounding.calibration = fit(scores, hits)
+    if not collator.grounding.calibration:
+        say(f"note: scores stay uncalibrated: {sum(hits)} of {len(hits)} boxes found in validation are right")
 
 
 def push_final(recipe: Recipe, final: Path) -> None:
@@ -329,6 +344,8 @@ def main(argv: list[str] | None = None) -> None:
     if interrupt.interrupted:
         say(f"stopped at step {trainer.state.global_step}; go on with --resume_from_checkpoint true")
         sys.exit(130)
+    if trainer.box_validation:
+        calibrate(trainer, collator, splits["validation"])
     save_final(trainer, output_dir)
     say(f"trained: {output_dir / 'final'}")
     if push and trainer.is_world_process_zero():

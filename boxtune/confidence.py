@@ -24,6 +24,8 @@ from boxtune.codecs import Place
 
 SCORERS = ("coordinates", "label", "presence", "product", "minimum", "spread")
 DEFAULT = "product"
+CALIBRATED = "calibrated"  # the default, as a share of hits
+RANKINGS = (*SCORERS, CALIBRATED)  # what predictions may be ranked by
 
 _NUMBER = re.compile(r"[0-9]+")
 

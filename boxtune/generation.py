@@ -84,7 +84,7 @@ def generate_answers(
 
     The largest pictures come first: padding is least, and what does not fit the memory fails in the first batch.
     """
-    tokenizer, codec = collator.tokenizer, collator.grounding.codec
+    tokenizer, codec, calibration = collator.tokenizer, collator.grounding.codec, collator.grounding.calibration
     config = greedy_config(tokenizer, collator.grounding.max_new_tokens)
 
     def area(record: Record) -> int:
@@ -108,7 +108,7 @@ def generate_answers(
         answers = output[:, batch["input_ids"].shape[1] :].tolist()
         for record, size, ids, scores in zip(rows, sizes, answers, probabilities.rows(), strict=True):
             text, tokens, ended = read_answer(tokenizer, ids, *scores)
-            prediction = make_prediction(record, codec, size, text, seconds, tokens)
+            prediction = make_prediction(record, codec, size, text, seconds, tokens, calibration)
             if not ended and "truncated" not in prediction["problems"]:
                 # Cut by the token limit between two objects, where the text alone looks whole.
                 prediction["problems"].append("truncated")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,8 @@ class Grounding:
 
     `min_pixels` and `max_pixels` bound the area of the resized input; `questions` are the wordings that training asked;
     `max_new_tokens` holds the longest training answer with room to spare; `base_precision` is how the base was loaded
-    ("nf4" or a dtype), and `quantized_vision` says whether "nf4" held for the vision tower too.
+    ("nf4" or a dtype), and `quantized_vision` says whether "nf4" held for the vision tower too. `calibration` is [slope,
+    intercept] that turn scores into shares of hits (boxtune/calibration.py), empty where validation could not tell them.
     """
 
     codec: str
@@ -36,6 +38,7 @@ class Grounding:
     classes: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
     data_dir: str = ""
+    calibration: list[float] = field(default_factory=list)
 
     def get_codec(self) -> Codec:
         return CODECS[self.codec]
@@ -64,14 +67,21 @@ class Grounding:
         counts = ("min_pixels", "max_pixels", "max_new_tokens")
         wrong |= {key: "must be at least 1" for key in counts if key not in wrong and getattr(self, key) < 1}
         choices = {"codec": tuple(CODECS), "base_precision": PRECISIONS, "compute_dtype": PRECISIONS[1:]}
+        if "calibration" not in wrong and not _is_calibration(self.calibration):
+            wrong["calibration"] = "must be empty, or a finite slope above 0 and an intercept"
         for key, known in choices.items():
             if getattr(self, key) not in known:
                 wrong[key] = f"must be one of {', '.join(known)}"
         return [f"{key}: {getattr(self, key)!r} {reason}" for key, reason in wrong.items()]
 
 
+def _is_calibration(values: list[float]) -> bool:
+    return not values or (len(values) == 2 and values[0] > 0 and all(map(math.isfinite, values)))
+
+
 def _is_a(value, hint) -> bool:
-    """Whether a JSON value is a str, int, bool, list[str] or str | None, the types that Grounding has."""
-    if hint == list[str]:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    """Whether a JSON value is a str, int, bool, list[str], list[float] or str | None, the types that Grounding has."""
+    if hint in (list[str], list[float]):
+        kinds = (str,) if hint == list[str] else (int, float)
+        return isinstance(value, list) and all(type(item) in kinds for item in value)
     return type(value) in (typing.get_args(hint) or (hint,))

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from boxtune.calibration import calibrate
 from boxtune.codecs import CODECS
-from boxtune.confidence import DEFAULT, TokenScores, score_objects
+from boxtune.confidence import CALIBRATED, DEFAULT, TokenScores, score_objects
 from boxtune.errors import UserError
 from boxtune.files import write_whole
 from boxtune.records import Record, read_json_lines, to_json_line
@@ -25,19 +27,23 @@ def make_prediction(
     text: str,
     seconds: float,
     tokens: TokenScores | None = None,
+    calibration: Sequence[float] = (),
 ) -> Prediction:
     """One line of predictions.jsonl: the answer `text` read with `codec` into pixels of the record's image.
 
     `input_size` is (height, width) of the picture as the model saw it. Where the `tokens` of the text are given, `objects`
-    holds a column for every scorer, and `score` is that of confidence.DEFAULT; without, every score is 1.0. Coordinates
-    are rounded to a thousandth of a pixel.
+    holds a column for every scorer, and `score` is that of confidence.DEFAULT, turned by `calibration`, if there is one,
+    into a share of hits; without tokens every score is 1.0. Coordinates are rounded to a thousandth of a pixel.
     """
     answer = CODECS[codec].decode(text, (record["height"], record["width"]), tuple(input_size))
     place, values = ("point", answer.points_xy) if CODECS[codec].is_click else ("bbox", answer.boxes_xyxy)
     scores = {"score": [1.0] * len(values)}
     if tokens is not None:
         found = score_objects(text, answer.places, tokens)
-        scores = {"score": found[DEFAULT], **{f"score_{name}": column for name, column in found.items()}}
+        if calibration:
+            found[CALIBRATED] = [round(score, 6) for score in calibrate(found[DEFAULT], calibration)]
+        chosen = found[CALIBRATED if calibration else DEFAULT]
+        scores = {"score": chosen, **{f"score_{name}": column for name, column in found.items()}}
     return {
         **{key: record[key] for key in ("id", "image", "width", "height")},
         "codec": codec,

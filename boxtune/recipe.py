@@ -55,7 +55,9 @@ class GroundingArguments:
     )
     eval_images: int = field(
         default=32,
-        metadata={"help": "Pictures of validation that are answered, for eval_AP50 and its like, at every evaluation."},
+        metadata={
+            "help": "Pictures of validation that are answered at every evaluation, for eval_AP50 and its like; 0: never."
+        },
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without improvement before training stops."}

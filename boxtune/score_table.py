@@ -12,6 +12,7 @@ def headline_rows(metrics: dict) -> dict[str, float | int | None]:
         "AP50": metrics["AP50"],
         "AP75": metrics["AP75"],
         "AP, scores made equal": metrics["AP_constant_score"]["mean"],
+        "calibration error": metrics["calibration"]["expected_calibration_error"],
         "mean IoU (all truth)": matching["mean_iou_gt"],
         "mean IoU (matched)": matching["mean_iou_tp"],
         "precision": rates["precision"],

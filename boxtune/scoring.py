@@ -12,7 +12,8 @@ import numpy as np
 
 from boxtune.average_precision import all_classes, constant_score_ap, evaluate_coco
 from boxtune.boxes import box_area, box_iou, intersection, match_greedy
-from boxtune.confidence import SCORERS
+from boxtune.calibration import reliability
+from boxtune.confidence import RANKINGS
 
 # An unmatched prediction is excused when this share of it lies inside an ignored box of its class.
 IGNORED_SHARE = 0.5
@@ -61,6 +62,17 @@ class ImageScore:
 def image_scores(records: list[dict], predictions: list[dict], iou_threshold: float = 0.5) -> list[ImageScore]:
     """Match `predictions[i]` with `records[i]`: class-aware, one-to-one, the best pair first."""
     return [_score_image(*pair, iou_threshold) for pair in zip(records, predictions, strict=True)]
+
+
+def scored_hits(images: list[ImageScore], predictions: list[dict]) -> tuple[list[float], list[bool]]:
+    """(scores, whether each is a true positive) of all objects that count."""
+    scores, hits = [], []
+    for image, prediction in zip(images, predictions, strict=True):
+        matched = {i for i, *_ in image.pairs}
+        counted = sorted(matched | {*image.false})
+        scores += [prediction["objects"]["score"][i] for i in counted]
+        hits += [i in matched for i in counted]
+    return scores, hits
 
 
 def worst_first(scores: list[ImageScore]) -> list[int]:
@@ -128,6 +140,7 @@ def score(
         ),
         "duplicate_boxes": sum(len(image.duplicates) for image in images),
         "points": rates if click else None,
+        "calibration": reliability(*scored_hits(images, predictions)),
         "provenance": provenance or {},
     }
 
@@ -137,7 +150,7 @@ def _score_source(answers: list[dict]) -> str:
     if len({value for objects in answers for value in objects["score"]}) <= 1:
         return "constant"
     made = (
-        name for name in SCORERS if all(objects["score"] == objects.get(f"score_{name}", []) for objects in answers)
+        name for name in RANKINGS if all(objects["score"] == objects.get(f"score_{name}", []) for objects in answers)
     )
     return next(made, "predictions")
 

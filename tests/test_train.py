@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import evaluate
 import train_sft
+from boxtune import calibration
 from boxtune.checkpoint import load_checkpoint_model, open_checkpoint
 from boxtune.grounding import Grounding
 from boxtune.modeling import quantised_modules
@@ -33,6 +34,7 @@ def train(data, out, *extra, config="tiny_nutrition_qlora", overlay=None):
     overlays = ["--overlay", overlay] if overlay else []
     fixed = ["--data_dir", data, "--output_dir", out, "--per_device_train_batch_size", 1]
     fixed += ["--gradient_accumulation_steps", 1, "--logging_steps", 1, "--eval_strategy", "no", "--max_steps", 2]
+    fixed += ["--eval_images", 0]
     train_sft.main([str(word) for word in ["--config", config, *overlays, *fixed, *extra]])
     return Path(out)
 
@@ -274,7 +276,7 @@ def test_answering_validation_in_training_changes_no_step(squares, tmp_path):
 
 def test_boxes_found_in_training_are_those_of_evaluate(squares, tmp_path):
     options = ("--eval_strategy", "steps", "--eval_steps", 2, "--load_best_model_at_end", "true")
-    options += ("--metric_for_best_model", "eval_mean_iou", "--per_device_eval_batch_size", 2)
+    options += ("--metric_for_best_model", "eval_mean_iou", "--per_device_eval_batch_size", 2, "--eval_images", 8)
     run = train(squares, tmp_path / "run", *options)
     state = json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())
     (found,) = [entry for entry in state["log_history"] if "eval_AP50" in entry]
@@ -284,6 +286,26 @@ def test_boxes_found_in_training_are_those_of_evaluate(squares, tmp_path):
     matching = metrics["matching"]
     wanted = [metrics["AP"], metrics["AP50"], matching["f1"], matching["mean_iou_gt"], matching["fp"], matching["fn"]]
     assert [found[f"eval_{key}"] for key in ("AP", "AP50", "f1", "mean_iou", "fp", "fn")] == wanted
+
+
+def test_scores_are_calibrated_on_validation_and_rank_as_before(squares, tmp_path, monkeypatch):
+    """Six pictures hold too few boxes for a fit, which has its own tests; what it returns must reach evaluation."""
+    fitted = []
+    monkeypatch.setattr(train_sft, "fit", lambda scores, hits: fitted.append((scores, hits)) or [2.0, 0.5])
+    run = train(squares, tmp_path / "run", "--eval_images", 6)
+    ((scores, hits),) = fitted
+    assert len(scores) == len(hits) > 0 and len(set(scores)) > 1
+    slope, intercept = Grounding.load(run / "final").calibration
+    evaluate.main(["--ckpt", str(run / "final"), "--split", "train"])
+    lines = [json.loads(line) for line in (run / "eval" / "predictions.jsonl").read_text().splitlines()]
+    objects = [line["objects"] for line in lines if line["objects"]["category"]]
+    raw = [score for each in objects for score in each["score_product"]]
+    score = [score for each in objects for score in each["score"]]
+    assert score == pytest.approx(calibration.calibrate(raw, [slope, intercept]), abs=2e-6)
+    assert score == [value for each in objects for value in each["score_calibrated"]]
+    metrics = json.loads((run / "eval" / "metrics.json").read_text())
+    assert metrics["score_source"] == "calibrated"
+    assert sum(row["objects"] for row in metrics["calibration"]["bins"]) == len(score)
 
 
 def test_a_best_model_by_boxes_needs_boxes(squares, tmp_path, capsys):
