@@ -73,7 +73,7 @@ def prepare_data(recipe: Recipe) -> Path:
             say(f"preparing the data: python -m data_prep {shlex.join(arguments)}")
             prepare(arguments)
     prepared_from = read_info(data_dir)["format"]
-    if options.data_format and prepared_from != options.data_format:
+    if options.data_format not in (None, "auto", prepared_from):
         say(f"note: {data_dir} was prepared from {prepared_from}, not {options.data_format}; it is used as it is")
     say(f"data: {data_dir}  {read_info(data_dir)['splits']}")
     return data_dir

@@ -1,5 +1,6 @@
 """Ask a model the records' questions in batches; greedy, so the same machine gives the same answers."""
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from boxtune.collator import GroundingCollator, expected_input_size
 from boxtune.confidence import TokenScores
 from boxtune.errors import UserError
 from boxtune.predictions import Prediction, PredictionWriter, fingerprint, make_prediction
 from boxtune.records import Record
+
+# Tokens of what is repeated, at least an object's and at most those of several. No box can hold so long a sequence thrice.
+LOOP_LENGTHS = range(8, 129)
 
 
 def greedy_config(tokenizer, max_new_tokens: int) -> GenerationConfig:
@@ -51,6 +55,30 @@ class _TokenProbabilities(LogitsProcessor):
         return list(zip(chosen, digits, strict=True))
 
 
+class _LoopStop(StoppingCriteria):
+    """Ends rows whose last tokens are one sequence three times over, as an object or two that are written forever.
+
+    Looked at every 16th token, which costs nothing to speak of; a loop lasts until then.
+    """
+
+    def __init__(self, prompt_length: int, rows: int, stops: set[int]):
+        self.prompt_length, self.stops = prompt_length, stops
+        self.looped = [False] * rows
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_) -> torch.BoolTensor:
+        answers = input_ids[:, self.prompt_length :]
+        looping = torch.zeros(len(answers), dtype=torch.bool, device=answers.device)
+        if answers.shape[1] % 16:
+            return looping
+        for period in range(LOOP_LENGTHS.start, min(LOOP_LENGTHS.stop, answers.shape[1] // 3 + 1)):
+            tail = answers[:, -3 * period :]
+            looping |= (tail[:, period:] == tail[:, :-period]).all(dim=1)
+        running = [token not in self.stops for token in answers[:, -1].tolist()]
+        found = zip(self.looped, looping.tolist(), running, strict=True)
+        self.looped = [before or (now and is_running) for before, now, is_running in found]
+        return looping
+
+
 def token_spans(tokenizer, ids: list[int]) -> tuple[str, np.ndarray]:
     """(text, (T, 2) where each token stands in it). Tokens that share a character stand in the same place."""
     pieces = tokenizer.batch_decode([[token] for token in ids], skip_special_tokens=False)
@@ -82,7 +110,8 @@ def generate_answers(
 ) -> Iterator[Prediction]:
     """The answer to every record's question.
 
-    The largest pictures come first: padding is least, and what does not fit the memory fails in the first batch.
+    The largest pictures come first: padding is least, and what does not fit the memory fails in the first batch. Then, and
+    for all that follows, the batch is halved.
     """
     tokenizer, codec, calibration = collator.tokenizer, collator.grounding.codec, collator.grounding.calibration
     config = greedy_config(tokenizer, collator.grounding.max_new_tokens)
@@ -92,26 +121,39 @@ def generate_answers(
         return height * width
 
     ordered = sorted(records, key=lambda record: (-area(record), record["id"]))
-    for start in range(0, len(ordered), batch_size):
+    stops = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    start = 0
+    while start < len(ordered):
         rows = ordered[start : start + batch_size]
         began = time.perf_counter()
         batch, sizes = collator.collate_questions(rows)
         batch = {key: value.to(model.device) for key, value in batch.items()}
-        probabilities = _TokenProbabilities(tokenizer)
+        prompt_length = batch["input_ids"].shape[1]
+        probabilities, loop_stop = _TokenProbabilities(tokenizer), _LoopStop(prompt_length, len(rows), stops)
         try:
             output = model.generate(
-                **batch, generation_config=config, logits_processor=LogitsProcessorList([probabilities])
+                **batch,
+                generation_config=config,
+                logits_processor=LogitsProcessorList([probabilities]),
+                stopping_criteria=StoppingCriteriaList([loop_stop]),
             )
         except torch.OutOfMemoryError as error:
-            raise UserError(f"out of memory with {len(rows)} images at once ({error}). Lower --batch-size.") from None
+            if len(rows) == 1:
+                raise UserError(f"out of memory with a single image ({error}). Use a larger GPU or NF4.") from None
+            batch_size = len(rows) // 2
+            tqdm.write(f"out of memory with {len(rows)} images at once; going on with {batch_size}", file=sys.stderr)
+            continue
+        start += len(rows)
         seconds = (time.perf_counter() - began) / len(rows)
-        answers = output[:, batch["input_ids"].shape[1] :].tolist()
-        for record, size, ids, scores in zip(rows, sizes, answers, probabilities.rows(), strict=True):
+        answers = zip(output[:, prompt_length:].tolist(), probabilities.rows(), loop_stop.looped, strict=True)
+        for record, size, (ids, scores, looped) in zip(rows, sizes, answers, strict=True):
             text, tokens, ended = read_answer(tokenizer, ids, *scores)
             prediction = make_prediction(record, codec, size, text, seconds, tokens, calibration)
             if not ended and "truncated" not in prediction["problems"]:
                 # Cut by the token limit between two objects, where the text alone looks whole.
                 prediction["problems"].append("truncated")
+            if looped:
+                prediction["problems"].append("looped")
             yield prediction
 
 

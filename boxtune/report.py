@@ -24,6 +24,7 @@ MEANINGS = {
     "float": "coordinates are not whole numbers",
     "key_order": "keys are missing or in another order",
     "truncated": "the answer breaks off; the objects before that count",
+    "looped": "one sequence stood three times over; the answer was ended there",
     "unparsable": "nothing could be read; the answer counts as empty",
     "bad_box": "a box has reversed corners, a wrong count or no numbers; it was dropped",
     "bad_label": "an object has no label; it was dropped",

@@ -1,0 +1,142 @@
+"""Which score ranks boxes best? python -m benchmarks.confidence scenes RUN/final [...] [--split validation] [--write]
+
+For every model: AP of the same boxes with each scorer of boxtune/confidence.py, against equal scores, and a 95 % interval of
+the difference by drawing pictures with replacement, both answering the same ones (paired). `scenes` is the embedded base on
+pictures of its own held-out kind; any other word is a checkpoint, on the split of the data that it was trained on. Predictions
+lie in runs/confidence/, and are made where absent. --write puts the table into docs/confidence.md.
+"""
+
+import argparse
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.results import FOLDER
+from boxtune.average_precision import all_classes, evaluate_coco
+from boxtune.calibration import calibrate, fit, reliability
+from boxtune.confidence import SCORERS
+from boxtune.errors import command
+from boxtune.files import write_whole
+from boxtune.predictions import read_predictions, with_score
+from boxtune.prompts import as_asked
+from boxtune.records import read_info, read_records, write_dataset
+from boxtune.scoring import image_scores, scored_hits
+
+OUT = Path("runs/confidence")
+SCENES, SEED = 300, 2  # seed 1 is the base's own report
+DRAWS, ORDERS = 200, 5
+PAGE = FOLDER.parent / "docs" / "confidence.md"
+START, END = "<!-- table -->", "<!-- end of table -->"
+
+
+def scenes() -> Path:
+    """The held-out scenes as a prepared data set, made where absent."""
+    data_dir = Path("data/held_out_scenes")
+    if (data_dir / "dataset.json").is_file():
+        return data_dir
+    sys.path.insert(0, "assets")
+    from pretrain_tiny_model import held_out  # imports torch
+
+    pictures = data_dir.with_name("held_out_scenes_pictures")
+    pictures.mkdir(parents=True, exist_ok=True)
+    records = held_out(SCENES, SEED)
+    for i, record in enumerate(records):
+        path = pictures / f"{i:04d}.png"
+        record.pop("scene").image.save(path)
+        record |= {"id": path.stem, "image": str(path.resolve())}
+    classes = sorted({label for record in records for label in record["objects"]["category"]})
+    splits = {"validation": records}
+    write_dataset(data_dir, name="scenes", source_format="scenes", classes=classes, splits=splits, problems=[])
+    return data_dir
+
+
+def answered(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
+    """(records, predictions, classes) of a model."""
+    from boxtune.checkpoint import load_checkpoint_model, open_checkpoint, quiet_libraries, weights_identity
+    from boxtune.collator import GroundingCollator
+    from boxtune.generation import predict
+
+    quiet_libraries()
+    checkpoint = open_checkpoint("assets/tiny_qwen3_vl" if word == "scenes" else word, max_new_tokens=None)
+    data_dir = scenes() if word == "scenes" else Path(checkpoint.grounding.data_dir)
+    records = [as_asked(record) for record in read_records(data_dir, split)]
+    path = OUT / word.strip("/").replace("/", "-") / f"{split}.jsonl"
+    if not path.is_file():
+        collator = GroundingCollator(checkpoint.processor, checkpoint.grounding, data_dir)
+        model = load_checkpoint_model(checkpoint)
+        predict(model, collator, records, path, settings=weights_identity(checkpoint) | {"scorers": SCORERS})
+    predictions, _ = read_predictions(path, records)
+    return records, predictions, read_info(data_dir)["classes"]
+
+
+def shuffled(predictions: list[dict], seed: int) -> list[dict]:
+    """Scores that say nothing: AP of one order in which equal scores may stand."""
+    rng = np.random.default_rng(seed)
+    return [
+        p | {"objects": p["objects"] | {"score": rng.random(len(p["objects"]["category"])).tolist()}}
+        for p in predictions
+    ]
+
+
+def average_precision(records: list[dict], predictions: list[dict], classes: list[str]) -> float:
+    return evaluate_coco(records, predictions, classes).ap() or 0.0
+
+
+def gains(records, predictions, classes, drawn: list[int]) -> dict[str, float]:
+    """{scorer: AP, "equal": mean AP over a few orders} on the drawn pictures."""
+    chosen = [(records[i] | {"id": str(n)}, predictions[i] | {"id": str(n)}) for n, i in enumerate(drawn)]
+    truth, answers = [list(part) for part in zip(*chosen, strict=True)]
+    values = {name: average_precision(truth, with_score(answers, name), classes) for name in SCORERS}
+    orders = [average_precision(truth, shuffled(answers, seed), classes) for seed in range(ORDERS)]
+    return values | {"equal": float(np.mean(orders))}
+
+
+def compare(word: str, split: str) -> list[str]:
+    """The row of a model's table: AP with equal scores, and every scorer's AP with the interval of its gain."""
+    records, predictions, classes = answered(word, split)
+    classes = all_classes(records, classes)
+    whole = gains(records, predictions, classes, list(range(len(records))))
+    draws = np.random.default_rng(0).integers(0, len(records), (DRAWS, len(records))).tolist()
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        samples = list(pool.map(gains, *([part] * DRAWS for part in (records, predictions, classes)), draws))
+    boxes = sum(len(prediction["objects"]["category"]) for prediction in predictions)
+    cells = [f"{len(records)}, {boxes}", f"{whole['equal']:.3f}"]
+    for name in SCORERS:
+        low, high = np.quantile([sample[name] - sample["equal"] for sample in samples], [0.025, 0.975])
+        cells.append(f"{whole[name]:.3f} ({low:+.3f} to {high:+.3f})")
+    return [word, *cells, calibration_errors(records, predictions)]
+
+
+def calibration_errors(records: list[dict], predictions: list[dict]) -> str:
+    """Expected calibration error before and after, fitted on every other picture and measured on the rest."""
+    parts = [
+        scored_hits(image_scores(records[start::2], predictions[start::2]), predictions[start::2]) for start in (0, 1)
+    ]
+    (scores, hits), fitted = parts[1], fit(*parts[0])
+    after = reliability(calibrate(scores, fitted), hits)["expected_calibration_error"] if fitted else None
+    before = reliability(scores, hits)["expected_calibration_error"]
+    return f"{before:.3f} → {after:.3f}" if fitted else f"{before:.3f} → not told"
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="`scenes`, or a checkpoint")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/confidence.md")
+    args = parser.parse_args(argv)
+    head = ["model", "pictures, boxes", "equal scores", *SCORERS, "calibration error"]
+    rows = [head, ["---"] * len(head), *(compare(word, args.split) for word in args.models)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    print(table)
+    if args.write:
+        page = PAGE.read_text(encoding="utf-8")
+        before, after = page.split(START)[0], page.split(END)[1]
+        write_whole(PAGE, f"{before}{START}\n\n{table}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
