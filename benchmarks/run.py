@@ -18,6 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import torch
 import yaml
 from tqdm import tqdm
 
@@ -154,7 +155,7 @@ def measure_all(missing: list[tuple[Experiment, int]], jobs: int) -> None:
     """Measure, `jobs` at a time, and keep each result at once. Raises what the first failure raised, and starts no more."""
     for experiment in dict.fromkeys(experiment for experiment, _ in missing):
         prepare(experiment)  # here, so that no two runs make the same data
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    threads = max(1, torch.get_num_threads() // jobs)
     pool = ThreadPoolExecutor(jobs)
     try:
         results = [pool.submit(measure, experiment, seed, threads) for experiment, seed in missing]
