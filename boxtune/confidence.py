@@ -6,10 +6,10 @@ Every scorer gives a number from 0 to 1 for one object. p is the probability tha
     label        product of p over the tokens of the label
     presence     product of p over the tokens between the object before and this one's numbers: the choice to name
                  one more object, since all others there are certain
-    product      coordinates × label × presence
-    minimum      the least p of a digit or of a token of the label
     spread       1 / (1 + s), s being the mean over the edges of the standard deviation that the digits' distributions
                  give to an edge, in shares of the box's side
+    minimum      the least p of a digit or of a token of the label
+    product      coordinates × label × presence × spread
 
 docs/confidence.md compares them; DEFAULT is what `score` is where nobody says otherwise.
 """
@@ -22,7 +22,7 @@ import numpy as np
 
 from boxtune.codecs import Place
 
-SCORERS = ("coordinates", "label", "presence", "product", "minimum", "spread")
+SCORERS = ("coordinates", "label", "presence", "spread", "minimum", "product")
 DEFAULT = "product"
 CALIBRATED = "calibrated"  # the default, as a share of hits
 RANKINGS = (*SCORERS, CALIBRATED)  # what predictions may be ranked by
@@ -67,10 +67,10 @@ def _score(text: str, place: Place, before: int, tokens: TokenScores) -> dict[st
         "coordinates": math.exp(box.mean()) if len(box) else 0.0,
         "label": math.exp(name.sum()),
         "presence": math.exp(tokens.log_probs[opening].sum()),
-        "minimum": math.exp(min(*box, *name, 0.0)) if len(box) else 0.0,
         "spread": 1 / (1 + _relative_spread(text, place, tokens)),
     }
-    return scores | {"product": scores["coordinates"] * scores["label"] * scores["presence"]}
+    least = math.exp(min(*box, *name, 0.0)) if len(box) else 0.0
+    return scores | {"minimum": least, "product": math.prod(scores.values())}
 
 
 def _relative_spread(text: str, place: Place, tokens: TokenScores) -> float:

@@ -58,6 +58,7 @@ def test_each_scorer_reads_its_own_tokens(codec):
     assert found["coordinates"] == pytest.approx([share, 1], abs=1e-6)
     assert found["label"] == [1, 0.125]
     assert found["minimum"] == [0.125, 0.5]
+    assert found["spread"] == [1, 1]  # what the digits might have been is another matter than how sure they were
     assert found["product"] == pytest.approx([share, 0.125], abs=1e-6)
 
 
