@@ -33,7 +33,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".g
 # Options that a way of calling does not read.
 UNUSED = {
     "--ckpt": {"reparse", "allow_missing", "classes", "score"},
-    "--images": {"reparse", "allow_missing", "score", "data", "split", "limit", "base", "push_to_hub"},
+    "--images": {"reparse", "allow_missing", "score", "data", "split", "limit", "base", "push_to_hub", "json"},
     "--predictions": {
         *("images", "classes", "base", "limit", "batch_size", "max_new_tokens", "max_pixels", "precision"),
         "push_to_hub",
@@ -60,6 +60,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--score", choices=RANKINGS, help="rank the predictions by another scorer of theirs")
     parser.add_argument("--base", action="store_true", help="with an adapter: evaluate its base too, side by side")
     parser.add_argument("--push-to-hub", metavar="REPO", help="put the model, with a card that tells the result, there")
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON, one key a model, and no table")
     parser.add_argument("--limit", type=int, help="only the first N images of the split")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, help="default: from the training answers")
@@ -296,12 +297,16 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
     runs["tuned" if checkpoint.adapter else args.ckpt] = metrics
     if has_card:
         write_card(Path(args.ckpt), model_name(Path(args.ckpt)), metrics)
-    print_results(runs, out)
+    print_results(runs, out, args.json)
     if args.push_to_hub:
-        print(f"pushed:  {push_folder(Path(args.ckpt), args.push_to_hub)}")
+        url = push_folder(Path(args.ckpt), args.push_to_hub)
+        print(f"pushed:  {url}", file=sys.stderr if args.json else sys.stdout)
 
 
-def print_results(runs: dict[str, dict], out: Path) -> None:
+def print_results(runs: dict[str, dict], out: Path, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(runs, ensure_ascii=False))
+        return
     console = Console()
     console.print(format_table(runs))
     console.print(format_class_table(runs))
@@ -324,7 +329,7 @@ def score_predictions(args: argparse.Namespace) -> None:
     provenance = {"split": split, "data": str(args.data), "predictions": str(args.predictions), "missing": len(missing)}
     classes = read_info(args.data)["classes"]
     metrics = write_results(out, records, predictions, classes, args.data, provenance, str(args.predictions))
-    print_results({args.predictions.parent.name or "predictions": metrics}, out)
+    print_results({args.predictions.parent.name or "predictions": metrics}, out, args.json)
 
 
 @command

@@ -154,6 +154,23 @@ def test_rescoring_gives_the_same_numbers_to_the_last_digit(evaluated, squares, 
         }
 
 
+def test_json_is_all_that_stdout_holds_and_another_scorer_ranks_the_same_boxes(evaluated, squares, tmp_path, capfd):
+    words = ["--predictions", str(evaluated / "predictions.jsonl"), "--data", str(squares), "--out", str(tmp_path)]
+    evaluate.main([*words, "--json"])
+    ((name, metrics),) = json.loads(capfd.readouterr().out).items()
+    assert name == "eval" and metrics == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    evaluate.main([*words, "--json", "--score", "label"])
+    other = json.loads(capfd.readouterr().out)[name]
+    assert other["matching"] == metrics["matching"] and other["score_source"] == "label"
+
+
+def test_a_scorer_that_predictions_lack_is_refused(squares, tmp_path, capsys):
+    write_predictions(tmp_path / "p.jsonl", read_records(squares, "test"))
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--predictions", str(tmp_path / "p.jsonl"), "--data", str(squares), "--score", "label"])
+    assert stop.value.code == 2 and "have no column score_label" in capsys.readouterr().err
+
+
 def test_pictures_need_not_exist_to_score(squares, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(squares, data)
