@@ -111,14 +111,15 @@ def compare(word: str, split: str) -> list[str]:
 
 
 def calibration_errors(records: list[dict], predictions: list[dict]) -> str:
-    """Expected calibration error before and after, fitted on every other picture and measured on the rest."""
-    parts = [
-        scored_hits(image_scores(records[start::2], predictions[start::2]), predictions[start::2]) for start in (0, 1)
-    ]
-    (scores, hits), fitted = parts[1], fit(*parts[0])
-    after = reliability(calibrate(scores, fitted), hits)["expected_calibration_error"] if fitted else None
-    before = reliability(scores, hits)["expected_calibration_error"]
-    return f"{before:.3f} → {after:.3f}" if fitted else f"{before:.3f} → not told"
+    """Expected calibration error before and after: each half of the pictures calibrated by what the other half tells."""
+    halves = [scored_hits(image_scores(records[i::2], predictions[i::2]), predictions[i::2]) for i in (0, 1)]
+    fitted = [fit(*half) for half in halves]
+    hits = [hit for _, half in halves for hit in half]
+    before = reliability([score for half, _ in halves for score in half], hits)["expected_calibration_error"]
+    if not all(fitted):
+        return f"{before:.3f} → not told"
+    after = [score for (half, _), other in zip(halves, fitted[::-1], strict=True) for score in calibrate(half, other)]
+    return f"{before:.3f} → {reliability(after, hits)['expected_calibration_error']:.3f}"
 
 
 @command
