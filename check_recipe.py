@@ -17,7 +17,7 @@ from boxtune.modeling import load_config, load_processor
 from boxtune.recipe import load_recipe
 from boxtune.records import read_info
 from boxtune.training_data import as_dataset, describe_overlong, measure, overlong
-from train_sft import describe_grounding, prepare_data, read_splits
+from train_sft import describe_grounding, prepare_data, read_examples
 
 SAMPLES, BATCH = 32, 8
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(recipe.model.model_name_or_path, recipe.model.model_revision)
     data_dir = prepare_data(recipe)
     info = read_info(data_dir)
-    splits = read_splits(data_dir, recipe.grounding.object_order)
+    splits = read_examples(data_dir, recipe.grounding.object_order)
     options = recipe.grounding
     processor = load_processor(
         recipe.model.model_name_or_path, recipe.model.model_revision, options.min_pixels, options.max_pixels
