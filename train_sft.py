@@ -257,7 +257,7 @@ def calibrate(trainer: GroundingTrainer, collator: GroundingCollator, records: l
     """Learn, on validation, how often boxes of a score are right; evaluation then gives scores that say so."""
     validation = BoxValidation(collator, records, CALIBRATION_IMAGES, trainer.args.per_device_eval_batch_size)
     trainer.model.eval()
-    _, predictions = validation.answer(trainer.model)
+    predictions = validation.predict(trainer.model)
     scores, hits = scored_hits(image_scores(validation.records, predictions), predictions)
     collator.grounding.calibration = fit(scores, hits)
     if not collator.grounding.calibration:

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.results import FOLDER
 from boxtune.average_precision import all_classes, evaluate_coco
 from boxtune.calibration import calibrate, fit, reliability
-from boxtune.confidence import SCORERS
+from boxtune.confidence import DEFAULT, SCORERS
 from boxtune.errors import command
 from boxtune.files import write_whole
 from boxtune.predictions import read_predictions, with_score
@@ -60,7 +60,7 @@ def answered(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
     from boxtune.generation import predict
 
     quiet_libraries()
-    checkpoint = open_checkpoint("assets/tiny_qwen3_vl" if word == "scenes" else word, max_new_tokens=None)
+    checkpoint = open_checkpoint("assets/tiny_qwen3_vl" if word == "scenes" else word)
     data_dir = scenes() if word == "scenes" else Path(checkpoint.grounding.data_dir)
     records = [as_asked(record) for record in read_records(data_dir, split)]
     path = OUT / word.strip("/").replace("/", "-") / f"{split}.jsonl"
@@ -69,7 +69,8 @@ def answered(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
         model = load_checkpoint_model(checkpoint)
         predict(model, collator, records, path, settings=weights_identity(checkpoint) | {"scorers": SCORERS})
     predictions, _ = read_predictions(path, records)
-    return records, predictions, read_info(data_dir)["classes"]
+    # A checkpoint's own calibration would hide what calibrating does.
+    return records, with_score(predictions, DEFAULT), read_info(data_dir)["classes"]
 
 
 def shuffled(predictions: list[dict], seed: int) -> list[dict]:

@@ -7,10 +7,8 @@ for each core, each in a process of its own, and prints a table. Needs some 30 K
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
+
+from benchmarks.process import timed
+from boxtune.errors import command
 
 WIDTH, HEIGHT, CLASSES = 640, 480, 10
 
@@ -47,17 +48,7 @@ def draw_source(folder: Path, count: int) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def convert(source: Path, workers: int, out: Path) -> tuple[float, int]:
-    """(seconds, peak resident MiB) of a conversion."""
-    words = [sys.executable, "-m", "data_prep", "coco", source, "--out", out, "--workers", workers]
-    began = time.monotonic()
-    process = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"failed: {words}")
-    return time.monotonic() - began, usage.ru_maxrss // 1024
-
-
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=20_000, metavar="N")
@@ -68,7 +59,9 @@ def main() -> None:
         draw_source(folder, args.pictures)
         for source, count in (("tenth.json", args.pictures // 10), ("whole.json", args.pictures)):
             for workers in sorted({1, os.cpu_count()}):
-                seconds, peak = convert(folder / source, workers, folder / f"out {count} {workers}")
+                out = folder / f"out {count} {workers}"
+                words = ["-m", "data_prep", "coco", folder / source, "--out", out, "--workers", workers]
+                seconds, peak = timed([sys.executable, *words], folder / "log")
                 table.add_row(str(count), str(workers), f"{seconds:.1f}", f"{count / seconds:.0f}", str(peak))
     Console().print(table)
 

@@ -12,9 +12,7 @@ import argparse
 import hashlib
 import json
 import os
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.folds import write_folds
 from benchmarks.plan import EXPERIMENTS, SEEDS, Experiment
+from benchmarks.process import timed
 from benchmarks.results import RESULTS, read_results, write_page
 from boxtune.errors import UserError, command
 from boxtune.predictions import read_predictions
@@ -49,16 +48,7 @@ def identity(experiment: Experiment, seed: int) -> str:
 
 def run(log: Path, threads: int, *words: str) -> tuple[float, int]:
     """(seconds, peak resident MiB) of a script. Raises UserError with its last lines where it fails."""
-    words = [sys.executable, *map(str, words)]
-    began = time.monotonic()
-    with open(log, "w", encoding="utf-8") as lines:
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=lines, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
-        raise UserError(f"{' '.join(words)} failed:", end)
-    return time.monotonic() - began, usage.ru_maxrss // 1024
+    return timed([sys.executable, *words], log, threads, ROOT)
 
 
 def recipe_values(experiment: Experiment) -> dict:

@@ -30,19 +30,23 @@ class BoxValidation:
         self.records = [as_asked(records[i]) for i in drawn]
         self.collator, self.batch_size = collator, batch_size
 
-    def answer(self, model) -> tuple[dict[str, float], list[Prediction]]:
-        """(values by the names in METRICS, the predictions in the order of `records`), the same in every process.
-
-        `mean_iou` is over all truth, `fp` and `fn` are counts, `unparsable` is a share of the answers, `boxes_runtime`
-        is in seconds. Undefined values are NaN: AP where the slice has no truth, IoU for click answers.
-        """
-        began = time.perf_counter()
+    def predict(self, model) -> list[Prediction]:
+        """The answers, in the order of `records`, the same in every process."""
         state = PartialState()
         own = self.records[state.process_index :: state.num_processes]
         answers = generate_answers(model, self.collator, own, self.batch_size)
         bar = tqdm(answers, total=len(own), desc="boxes of validation", unit="image", leave=False, disable=None)
         by_id = {prediction["id"]: prediction for prediction in gather_object(list(bar))}
-        predictions = [by_id[record["id"]] for record in self.records]
+        return [by_id[record["id"]] for record in self.records]
+
+    def answer(self, model) -> tuple[dict[str, float], list[Prediction]]:
+        """(values by the names in METRICS, the predictions), the same in every process.
+
+        `mean_iou` is over all truth, `fp` and `fn` are counts, `unparsable` is a share of the answers, `boxes_runtime`
+        is in seconds. Undefined values are NaN: AP where the slice has no truth, IoU for click answers.
+        """
+        began = time.perf_counter()
+        predictions = self.predict(model)
         metrics = score(self.records, predictions, self.collator.grounding.classes)
         counts = metrics["points"] or metrics["matching"]
         values = {key: metrics[key] for key in ("AP", "AP50")} | {key: counts[key] for key in ("f1", "fp", "fn")}

@@ -93,12 +93,13 @@ def token_spans(tokenizer, ids: list[int]) -> tuple[str, np.ndarray]:
     return text, np.array(spans, dtype=int).reshape(-1, 2)
 
 
-def read_answer(tokenizer, ids: list[int], log_probs: np.ndarray, digits: np.ndarray) -> tuple[str, TokenScores, bool]:
-    """(the text up to its end token, its tokens' scores, whether there was an end token).
+def read_answer(
+    tokenizer, ids: list[int], log_probs: np.ndarray, digits: np.ndarray, stops: set[int]
+) -> tuple[str, TokenScores, bool]:
+    """(the text up to its end token, one of `stops`, its tokens' scores, whether there was an end token).
 
     Special tokens are kept: Qwen2-VL's boxes are made of them.
     """
-    stops = {tokenizer.eos_token_id, tokenizer.pad_token_id}
     length = next((i for i, token in enumerate(ids) if token in stops), len(ids))
     text, spans = token_spans(tokenizer, ids[:length])
     return text, TokenScores(spans, log_probs[:length], digits[:length]), length < len(ids)
@@ -147,7 +148,7 @@ def generate_answers(
         seconds = (time.perf_counter() - began) / len(rows)
         answers = zip(output[:, prompt_length:].tolist(), probabilities.rows(), loop_stop.looped, strict=True)
         for record, size, (ids, scores, looped) in zip(rows, sizes, answers, strict=True):
-            text, tokens, ended = read_answer(tokenizer, ids, *scores)
+            text, tokens, ended = read_answer(tokenizer, ids, *scores, stops)
             prediction = make_prediction(record, codec, size, text, seconds, tokens, calibration)
             if not ended and "truncated" not in prediction["problems"]:
                 # Cut by the token limit between two objects, where the text alone looks whole.

@@ -123,14 +123,8 @@ _RANGES = {
     ),
     "must be 0 or more, and finite": (
         lambda value: 0 <= value < math.inf,
-        *(
-            "eval_images",
-            "weight_decay",
-            "max_grad_norm",
-            "warmup_steps",
-            "dataloader_num_workers",
-            "neftune_noise_alpha",
-        ),
+        *("weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha"),
+        "eval_images",
     ),
     "must be from 0 to 1": (
         lambda value: 0 <= value <= 1,
