@@ -24,6 +24,7 @@ from boxtune.collator import GroundingCollator
 from boxtune.errors import UserError, accepting, command, reading
 from boxtune.grounding import Grounding
 from boxtune.hub import LOG_IN, is_logged_in, push_folder
+from boxtune.matching import image_scores, scored_hits
 from boxtune.model_card import model_name, write_card
 from boxtune.modeling import (
     check_lora_targets,
@@ -39,7 +40,6 @@ from boxtune.prompts import first_question, format_sentence
 from boxtune.recipe import Recipe, load_recipe
 from boxtune.records import Record, in_order, read_info, read_splits
 from boxtune.run_info import changed_data, changed_keys, save_run_info
-from boxtune.scoring import image_scores, scored_hits
 from boxtune.trackers import usable_trackers
 from boxtune.trainer import RESUME_REMEDY, GroundingTrainer
 from boxtune.training_data import answer_budget, as_dataset, drop_or_refuse_overlong, measure

@@ -20,10 +20,10 @@ from boxtune.calibration import calibrate, fit, reliability
 from boxtune.confidence import DEFAULT, SCORERS
 from boxtune.errors import command
 from boxtune.files import write_whole
+from boxtune.matching import image_scores, scored_hits
 from boxtune.predictions import read_predictions, with_score
 from boxtune.prompts import as_asked
 from boxtune.records import read_info, read_records, write_dataset
-from boxtune.scoring import image_scores, scored_hits
 
 OUT = Path("runs/confidence")
 SCENES, SEED = 300, 2  # seed 1 is the base's own report

@@ -25,11 +25,12 @@ from benchmarks.plan import EXPERIMENTS, SEEDS, Experiment
 from benchmarks.process import timed
 from benchmarks.results import RESULTS, read_results, write_page
 from boxtune.errors import UserError, command
+from boxtune.matching import image_scores
 from boxtune.predictions import read_predictions
 from boxtune.prompts import as_asked
 from boxtune.records import data_hash, read_info, read_records, to_json_line
 from boxtune.run_info import device_name, git_revision, versions
-from boxtune.scoring import image_scores, score
+from boxtune.scoring import score
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs/benchmark")

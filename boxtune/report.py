@@ -8,9 +8,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from boxtune.drawing import thumbnail, to_data_uri
 from boxtune.files import write_whole
 from boxtune.images import load_image
+from boxtune.matching import ImageScore, image_scores, is_click, worst_first
 from boxtune.records import Record, image_path
 from boxtune.score_table import format_difference, format_number, headline_rows
-from boxtune.scoring import ImageScore, image_scores, is_click, worst_first
 
 # The longest side of a picture, in pixels of its thumbnail and in units of the drawing on top of it.
 SIDE = 480

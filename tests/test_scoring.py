@@ -15,8 +15,9 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
 from boxtune.average_precision import curves
+from boxtune.matching import image_scores, worst_first
 from boxtune.score_table import format_class_table, format_table
-from boxtune.scoring import image_scores, score, worst_first
+from boxtune.scoring import score
 
 ROOT = Path(__file__).resolve().parent.parent
 
