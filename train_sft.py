@@ -24,6 +24,7 @@ from boxtune.collator import GroundingCollator
 from boxtune.errors import UserError, accepting, command, reading
 from boxtune.grounding import Grounding
 from boxtune.hub import LOG_IN, is_logged_in, push_folder
+from boxtune.losses import BoxLosses
 from boxtune.matching import image_scores, scored_hits
 from boxtune.model_card import model_name, write_card
 from boxtune.modeling import (
@@ -199,6 +200,13 @@ def build_model(recipe: Recipe, config):
     )
 
 
+def choose_box_losses(recipe: Recipe) -> BoxLosses | None:
+    """None where all weights are 0: then training is SFTTrainer's to the bit."""
+    options = recipe.grounding
+    weights = (options.iou_loss_weight, options.fp_loss_weight, options.fn_loss_weight)
+    return BoxLosses(*weights, options.box_loss) if any(weights) else None
+
+
 def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator, splits: dict) -> GroundingTrainer:
     options, training = recipe.model, recipe.training
     peft_config = None
@@ -225,6 +233,7 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
         box_validation = BoxValidation(
             collator, splits["validation"], recipe.grounding.eval_images, training.per_device_eval_batch_size
         )
+    box_losses = choose_box_losses(recipe)
     callbacks = [InterruptCallback()]
     if recipe.grounding.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(recipe.grounding.early_stopping_patience))
@@ -235,12 +244,18 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
             grounding=collator.grounding,
             adapter_dtype=getattr(torch, recipe.grounding.adapter_dtype),
             box_validation=box_validation,
-            data_collator=collator,
+            box_losses=box_losses,
+            data_collator=collator if box_losses is None else collator.with_targets(),
             train_dataset=as_dataset(splits["train"], collator.data_dir),
             eval_dataset=as_dataset(splits["validation"], collator.data_dir) if splits.get("validation") else None,
             processing_class=processor,
             peft_config=peft_config,
             callbacks=callbacks,
+        )
+    if box_losses and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled() or training.n_gpu > 1):
+        raise UserError(
+            "iou_loss_weight, fp_loss_weight and fn_loss_weight need the whole LM head in each process, on one GPU. Launch one "
+            "process a GPU with recipes/accelerate/ddp.yaml, or set them to 0."
         )
     if box_validation and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
         # Each process would answer other pictures with weights of which it holds a part.

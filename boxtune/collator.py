@@ -4,6 +4,7 @@ Coordinates are written from the size that the image processor really produced (
 exactly the answers and their end tokens are supervised.
 """
 
+import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,21 +17,25 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from boxtune.errors import UserError
 from boxtune.grounding import Grounding
 from boxtune.images import load_image
-from boxtune.prompts import render, render_question
+from boxtune.losses import collate_targets
+from boxtune.prompts import answer_category, render, render_question
 from boxtune.records import Record, image_path
+from boxtune.targets import AnswerTokenizer, AnswerTokens
 
 IGNORE_INDEX = -100
 
 
 @dataclass
 class EncodedRecord:
-    """One example before padding. `input_size` is (height, width); `widened` counts boxes that rounding collapsed."""
+    """One example before padding. `input_size` is (height, width); `widened` counts boxes that rounding collapsed;
+    `answers` are (position of its first token, its tokens) of the answers that name boxes, where targets are asked for."""
 
     input_ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     input_size: tuple[int, int] = (0, 0)
     image_tokens: int = 0
     widened: int = 0
+    answers: list[tuple[int, AnswerTokens]] = field(default_factory=list)
 
     @property
     def answer_tokens(self) -> int:
@@ -55,7 +60,10 @@ def grid_input_size(processor: ProcessorMixin, grid_thw: torch.Tensor) -> tuple[
 
 
 class GroundingCollator:
-    """Turns rows {"record": JSON text} into a padded batch: input_ids, attention_mask, labels, pixel_values, image_grid_thw."""
+    """Turns rows {"record": JSON text} into a padded batch: input_ids, attention_mask, labels, pixel_values, image_grid_thw.
+
+    `with_targets` gives one whose batches hold `targets` too, which losses on boxes need (losses.collate_targets).
+    """
 
     def __init__(self, processor: ProcessorMixin, grounding: Grounding, data_dir: Path):
         self.processor = processor
@@ -64,6 +72,12 @@ class GroundingCollator:
         self.data_dir = Path(data_dir)
         self.tokenizer = processor.tokenizer
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
+        self.find_targets: AnswerTokenizer | None = None
+
+    def with_targets(self) -> "GroundingCollator":
+        other = copy.copy(self)
+        other.find_targets = AnswerTokenizer(self.tokenizer, self.codec)
+        return other
 
     def load(self, record: Record) -> Image.Image:
         """The record's picture. Raises UserError where it is gone or no longer the one that was prepared."""
@@ -96,6 +110,7 @@ class GroundingCollator:
         )
         whole = self.processor.apply_chat_template(conversation, tokenize=False)
         encoded = EncodedRecord(input_size=input_size, widened=widened)
+        before = len(conversation) - len(record["messages"])  # the system turn
         done = 0
         for i, turn in enumerate(conversation):
             if turn["role"] != "assistant":
@@ -108,6 +123,9 @@ class GroundingCollator:
                     f"{whole[len(prompt) :][:80]!r} where {answer[:80]!r} was expected. Use the model's own template."
                 )
             self._append(encoded, whole[done : len(prompt)], supervised=False)
+            if self.find_targets and answer_category(record["messages"][i - before]["content"])[0]:
+                tokens = self.find_targets(answer.removesuffix(self.tokenizer.eos_token), input_size)
+                encoded.answers.append((len(encoded.input_ids), tokens))
             self._append(encoded, answer, supervised=True)
             done = len(prompt) + len(answer)
         self._append(encoded, whole[done:], supervised=False)
@@ -160,6 +178,9 @@ class GroundingCollator:
         encoded = [self.encode(record, size) for record, size in zip(records, sizes, strict=True)]
         batch = self.batch([row.input_ids for row in encoded], features, side="right")
         batch["labels"] = self.pad([row.labels for row in encoded], IGNORE_INDEX, side="right")
+        if self.find_targets:
+            answers = [(i, start, tokens) for i, row in enumerate(encoded) for start, tokens in row.answers]
+            batch["targets"] = collate_targets(answers, sizes, self.codec)
         return batch
 
     def collate_questions(self, records: list[Record]) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:

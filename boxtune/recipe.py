@@ -14,6 +14,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 from boxtune.box_validation import METRICS
 from boxtune.codecs import BOX_CODECS
 from boxtune.errors import UserError, accepting
+from boxtune.losses import BOX_LOSSES
 from boxtune.prompts import SYSTEM_PROMPT
 from boxtune.records import breaks_turns
 
@@ -57,6 +58,20 @@ class GroundingArguments:
         default=32,
         metadata={
             "help": "Pictures of validation that are answered at every evaluation, for eval_AP50 and its like; 0: never."
+        },
+    )
+    iou_loss_weight: float = field(
+        default=0.0, metadata={"help": "Weight of box_loss, beside the LM's loss; 0: plain fine-tuning."}
+    )
+    fp_loss_weight: float = field(
+        default=0.0, metadata={"help": "Weight of stopping where no object follows (docs/losses.md)."}
+    )
+    fn_loss_weight: float = field(default=0.0, metadata={"help": "Weight of going on where another object follows."})
+    box_loss: str = field(
+        default="giou",
+        metadata={
+            "help": "What iou_loss_weight weighs: GIoU or L1 of the expected box, or W1 of its digits.",
+            "choices": BOX_LOSSES,
         },
     )
     early_stopping_patience: int | None = field(
@@ -124,7 +139,7 @@ _RANGES = {
     "must be 0 or more, and finite": (
         lambda value: 0 <= value < math.inf,
         *("weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha"),
-        "eval_images",
+        *("eval_images", "iou_loss_weight", "fp_loss_weight", "fn_loss_weight"),
     ),
     "must be from 0 to 1": (
         lambda value: 0 <= value <= 1,
@@ -270,6 +285,8 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
         )
     if grounding.codec is not None and grounding.answer == "click":
         problems.append("codec: has no effect with answer: click; leave it out")
+    if grounding.iou_loss_weight and grounding.answer == "click":
+        problems.append("iou_loss_weight: a point has no IoU; leave it out with answer: click")
     if grounding.lora_vision and not model.use_peft:
         problems.append("lora_vision: true has no effect with use_peft: false; leave it out")
     if grounding.quantize_vision and not model.load_in_4bit:

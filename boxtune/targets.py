@@ -40,9 +40,12 @@ class ObjectTokens:
 
 @dataclass(frozen=True)
 class AnswerTokens:
+    """`ids` are the tokens of an answer and its end token; `digits` {token number: value} of those in a box's numbers."""
+
     ids: list[int]
     objects: list[ObjectTokens]
     decisions: list[Decision]
+    digits: dict[int, int]
 
 
 class AnswerTokenizer:
@@ -64,18 +67,19 @@ class AnswerTokenizer:
         ids, spans = self._tokenize(text)
         found = self.codec.decode(answer, input_size, input_size)
         starting = {start: i for i, (start, _) in enumerate(spans)}
+        digits: dict[int, int] = {}
         objects, decisions = [], [self._decision(ids, self._first[0], *self._first[1:])]
         for place, label in zip(found.places, found.labels, strict=True):
-            numbers = [
-                [self._digit(spans, starting, at) for at in range(*number.span())]
-                for number in _NUMBER.finditer(text, *place.numbers)
-            ]
+            numbers = []
+            for number in _NUMBER.finditer(text, *place.numbers):
+                numbers.append([self._digit(spans, starting, at) for at in range(*number.span())])
+                digits |= zip(numbers[-1], map(int, number.group()), strict=True)
             inside = [i for i, (start, end) in enumerate(spans) if start < place.label[1] and end > place.label[0]]
             objects.append(ObjectTokens(numbers, inside))
             offset, go_on, stop = self._after_label(label)
             index = starting.get(max(place.numbers[1], place.label[1]) + offset)
             decisions.append(self._decision(ids, index, go_on, stop))
-        return AnswerTokens(ids, objects, [decision for decision in decisions if decision])
+        return AnswerTokens(ids, objects, [decision for decision in decisions if decision], digits)
 
     def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

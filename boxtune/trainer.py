@@ -1,15 +1,19 @@
 """GroundingTrainer: TRL's SFTTrainer with fp32 adapters, whole checkpoints and an early stop on nonsense."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from boxtune.box_validation import BoxValidation
 from boxtune.errors import UserError, accepting, is_out_of_space, reading
 from boxtune.grounding import Grounding
+from boxtune.losses import BoxLosses
 from boxtune.predictions import Prediction
 from boxtune.tracked_pictures import log_pictures
 
@@ -23,9 +27,32 @@ RESUME_REMEDY = (
 TRACKED_PICTURES = 8
 
 
+@contextmanager
+def last_hidden_states(backbone: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """The (N, T, H) last hidden states of every forward pass within: TRL's fused LM head keeps them to itself."""
+    found: list[torch.Tensor] = []
+    hook = backbone.register_forward_hook(lambda module, args, output: found.append(output.last_hidden_state))
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def gradient_shares(losses: dict[str, torch.Tensor], hidden: torch.Tensor) -> dict[str, float]:
+    """The norm of each loss's gradient on the last hidden states, in shares of their sum.
+
+    There all terms meet, and no layer has to be run backwards once for each of them.
+    """
+    norms = {
+        name: torch.autograd.grad(loss, hidden, retain_graph=True)[0].float().norm().item()
+        for name, loss in losses.items()
+    }
+    return {name: norm / max(sum(norms.values()), 1e-30) for name, norm in norms.items()}
+
+
 class GroundingTrainer(SFTTrainer):
-    """Saves grounding.json with every checkpoint, and answers `box_validation` at every evaluation. All other arguments
-    are SFTTrainer's."""
+    """Saves grounding.json with every checkpoint, answers `box_validation` at every evaluation, and adds `box_losses` to the
+    loss of batches that hold `targets`. All other arguments are SFTTrainer's."""
 
     def __init__(
         self,
@@ -33,10 +60,13 @@ class GroundingTrainer(SFTTrainer):
         grounding: Grounding,
         adapter_dtype: torch.dtype = torch.float32,
         box_validation: BoxValidation | None = None,
+        box_losses: BoxLosses | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.grounding = grounding
+        self.box_losses = box_losses
+        self.digit_ids = self.processing_class.tokenizer.convert_tokens_to_ids(list("0123456789"))
         self.box_validation = box_validation
         if not self.is_fsdp_enabled:
             # TRL casts the adapters of a 4-bit model to bf16, where small updates round to nothing, and which a
@@ -46,7 +76,17 @@ class GroundingTrainer(SFTTrainer):
                     parameter.data = parameter.data.to(adapter_dtype)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        targets = inputs.pop("targets", None)
+        if targets is None:
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        else:
+            unwrapped = self.accelerator.unwrap_model(model)
+            base = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
+            with last_hidden_states(base.base_model) as hidden:
+                result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            lm_loss = result[0] if return_outputs else result
+            loss = self._add_box_losses(lm_loss, hidden[0], base, targets, num_items_in_batch is not None)
+            result = (loss, result[1]) if return_outputs else loss
         loss = result[0] if return_outputs else result
         if self.state.global_step == 0 and not torch.isfinite(loss):
             raise UserError(
@@ -54,6 +94,25 @@ class GroundingTrainer(SFTTrainer):
                 "Train in bf16 (a GPU of compute capability 8.0 or later) or float32."
             )
         return result
+
+    def _add_box_losses(self, lm_loss, hidden: torch.Tensor, model, targets: dict, is_share: bool) -> torch.Tensor:
+        """lm_loss plus the weighted terms; logs all of them. `is_share`: lm_loss is this micro-batch's part of a step's.
+
+        The loss of an evaluation stays the LM's, so that runs with and without the terms can be compared.
+        """
+        training = self.model.training
+        steps = self.current_gradient_accumulation_steps if training and is_share else 1
+        terms = self.box_losses.terms(hidden, model.get_output_embeddings(), self.digit_ids, targets)
+        log = self._metrics["train" if training else "eval"]
+        for name, term in {"lm_loss": lm_loss.detach() * steps, **terms}.items():
+            log[name].append(term.item())
+        if not training:
+            return lm_loss
+        weighted = {"lm_loss": lm_loss} | {name: term / steps for name, term in self.box_losses.weigh(terms).items()}
+        if (self.state.global_step + 1) % self.state.logging_steps == 0:
+            for name, share in gradient_shares(weighted, hidden).items():
+                log[f"grad_share/{name.removesuffix('_loss')}"].append(share)
+        return sum(weighted.values())
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         """The loss, and what `box_validation` finds; here rather than in a callback, so that the best checkpoint, early

@@ -1,0 +1,82 @@
+"""Training with losses on boxes: what is added to the loss, what is logged, and that nothing else changes."""
+
+import json
+
+import pytest
+from conftest import FAMILIES
+from safetensors.torch import load_file
+from test_train import train
+
+from boxtune.records import read_records, write_dataset
+
+WEIGHTS = ("--iou_loss_weight", 1.0, "--fp_loss_weight", 0.5, "--fn_loss_weight", 2.0)
+
+
+def log_of(run) -> list[dict]:
+    return json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+
+
+def test_the_loss_is_the_weighted_sum_and_its_lm_part_is_that_of_plain_training(squares, tmp_path):
+    plain = log_of(train(squares, tmp_path / "plain"))
+    for row in (log := log_of(train(squares, tmp_path / "boxes", *WEIGHTS))[:2]):
+        total = row["lm_loss"] + row["iou_loss"] + 0.5 * row["fp_loss"] + 2 * row["fn_loss"]
+        assert row["loss"] == pytest.approx(total, abs=1e-4)
+        shares = {key: value for key, value in row.items() if key.startswith("grad_share/")}
+        assert set(shares) == {f"grad_share/{name}" for name in ("lm", "iou", "fp", "fn")}
+        assert sum(shares.values()) == pytest.approx(1)
+    assert log[0]["lm_loss"] == pytest.approx(plain[0]["loss"], abs=1e-6), "before the first step nothing may differ"
+    assert "lm_loss" not in plain[0]
+
+
+def test_weights_of_zero_are_plain_training_to_the_bit(squares, tmp_path):
+    plain = load_file(train(squares, tmp_path / "plain") / "final" / "adapter_model.safetensors")
+    zeros = [0 if isinstance(word, float) else word for word in WEIGHTS]
+    zero = load_file(train(squares, tmp_path / "zero", *zeros) / "final" / "adapter_model.safetensors")
+    assert all((plain[name] == zero[name]).all() for name in plain)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_with_every_term(family, tiny_models, squares, tmp_path):
+    run = train(
+        *(squares, tmp_path / "run", *WEIGHTS, "--model_name_or_path", tiny_models[family], "--lora_vision", "false"),
+        *(
+            "--gradient_checkpointing",
+            "true",
+            "--gradient_accumulation_steps",
+            2,
+            "--dtype",
+            "bfloat16",
+            "--bf16",
+            "true",
+        ),
+    )
+    for row in log_of(run)[:2]:
+        assert all(row[name] >= 0 for name in ("lm_loss", "iou_loss", "fp_loss", "fn_loss"))
+
+
+def test_accumulated_micro_batches_weigh_the_terms_as_one_batch_does(squares, tmp_path):
+    """The same example twice is a step whether it comes in one batch or in two."""
+    record = next(r for r in read_records(squares, "train") if len(r["objects"]["bbox"]) > 1)
+    rows = [record | {"id": f"copy {i}", "image": str(squares / record["image"])} for i in range(4)]
+    write_dataset(
+        *(tmp_path / "same",),
+        name="same",
+        source_format="test",
+        classes=["red square", "blue square"],
+        splits={"train": rows},
+        problems=[],
+    )
+    one = log_of(train(tmp_path / "same", tmp_path / "one", *WEIGHTS, "--per_device_train_batch_size", 2))[0]
+    two = log_of(train(tmp_path / "same", tmp_path / "two", *WEIGHTS, "--gradient_accumulation_steps", 2))[0]
+    for key in ("loss", "lm_loss", "iou_loss", "fp_loss", "fn_loss", "grad_norm"):
+        assert one[key] == pytest.approx(two[key], rel=1e-3), key
+
+
+def test_evaluation_measures_the_terms_and_its_loss_stays_the_lms(squares, tmp_path):
+    evaluated = ("--eval_strategy", "steps", "--eval_steps", 1)
+    plain = log_of(train(squares, tmp_path / "plain", *evaluated, "--learning_rate", 1e-9))
+    boxes = log_of(train(squares, tmp_path / "boxes", *evaluated, "--learning_rate", 1e-9, *WEIGHTS))
+    before, after = (next(row for row in log if "eval_loss" in row) for log in (plain, boxes))
+    assert after["eval_loss"] == pytest.approx(before["eval_loss"], abs=1e-4)
+    assert after["eval_lm_loss"] == pytest.approx(after["eval_loss"], rel=0.3)  # a mean of batches, not of tokens
+    assert {"eval_iou_loss", "eval_fp_loss", "eval_fn_loss"} <= set(after)
