@@ -1,5 +1,6 @@
 """What `make benchmark` measures: the experiments, and the tables of docs/results.md that they fill."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 SEEDS = (0, 1, 2)
@@ -113,5 +114,26 @@ CHOICES = (
     ),
 )  # fmt: skip
 
-TABLES = (DATA_SETS, *CHOICES)
+IOU = ("--iou_loss_weight", "1.0")
+STOPPING = ("--fp_loss_weight", "0.5", "--fn_loss_weight", "1.0")
+
+
+def losses(make: Callable[..., Experiment]) -> tuple[Experiment, ...]:
+    """The terms of docs/losses.md one by one, beside the plain recipe."""
+    return (
+        make("as-is", "plain fine-tuning"),
+        make("giou", "+ IoU term: GIoU, weight 1", *IOU),
+        make("w1", "+ IoU term: W1, weight 5", "--box_loss", "w1", "--iou_loss_weight", "5.0"),
+        make("stopping", "+ FP 0.5 and FN 1", *STOPPING),
+        make("stopping-low", "+ FP 0.1 and FN 0.2", "--fp_loss_weight", "0.1", "--fn_loss_weight", "0.2"),
+    )
+
+
+# docs/losses.md: each row against the first of its table.
+LOSSES = (
+    Table("Nutrition tables (tiny_nutrition_qlora)", losses(nutrition)),
+    Table("Blood cells (tiny_bccd_voc)", losses(bccd)),
+)
+
+TABLES = (DATA_SETS, *CHOICES, *LOSSES)
 EXPERIMENTS = {experiment.name: experiment for table in TABLES for experiment in table.experiments}

@@ -126,6 +126,8 @@ def summary(records: list[dict], answers: list[dict], classes: list[str]) -> dic
     metrics = score(records, answers, classes)
     pictures = image_scores(records, answers)
     counts = {key: [getattr(picture, key) for picture in pictures] for key in ("tp", "fp", "fn")}
+    strict = image_scores(records, answers, 0.75)
+    counts |= {f"{key}75": [getattr(picture, key) for picture in strict] for key in ("tp", "fp", "fn")}
     counts |= {"iou": [round(sum(p.ious), 4) for p in pictures], "truth": [len(p.ious) for p in pictures]}
     matching = {key: metrics["matching"][key] for key in ("f1", "precision", "recall", "mean_iou_gt", "mean_iou_tp")}
     per_class = {name: {key: row[key] for key in ("AP", "f1", "truth")} for name, row in metrics["per_class"].items()}
