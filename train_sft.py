@@ -37,6 +37,7 @@ from boxtune.modeling import (
     lora_config,
     nf4_config,
 )
+from boxtune.policy import PolicyLoss
 from boxtune.prompts import first_question, format_sentence
 from boxtune.recipe import Recipe, load_recipe
 from boxtune.records import Record, in_order, read_info, read_splits
@@ -200,11 +201,17 @@ def build_model(recipe: Recipe, config):
     )
 
 
-def choose_box_losses(recipe: Recipe) -> BoxLosses | None:
-    """None where all weights are 0: then training is SFTTrainer's to the bit."""
+def choose_losses(recipe: Recipe) -> tuple[BoxLosses | None, PolicyLoss | None]:
+    """The teacher-forced and the sampled losses on boxes; neither where all weights are 0, which is SFTTrainer to the bit."""
     options = recipe.grounding
-    weights = (options.iou_loss_weight, options.fp_loss_weight, options.fn_loss_weight)
-    return BoxLosses(*weights, options.box_loss) if any(weights) else None
+    weights = BoxLosses(options.iou_loss_weight, options.fp_loss_weight, options.fn_loss_weight, options.box_loss)
+    if not (weights.iou or weights.fp or weights.fn):
+        return None, None
+    sampled = PolicyLoss(weights, options.grounding_samples, options.grounding_every)
+    return (
+        None if options.grounding_mode == "policy" else weights,
+        None if options.grounding_mode == "teacher_forced" else sampled,
+    )
 
 
 def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator, splits: dict) -> GroundingTrainer:
@@ -233,7 +240,7 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
         box_validation = BoxValidation(
             collator, splits["validation"], recipe.grounding.eval_images, training.per_device_eval_batch_size
         )
-    box_losses = choose_box_losses(recipe)
+    box_losses, policy_loss = choose_losses(recipe)
     callbacks = [InterruptCallback()]
     if recipe.grounding.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(recipe.grounding.early_stopping_patience))
@@ -245,14 +252,15 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
             adapter_dtype=getattr(torch, recipe.grounding.adapter_dtype),
             box_validation=box_validation,
             box_losses=box_losses,
-            data_collator=collator if box_losses is None else collator.with_targets(),
+            policy_loss=policy_loss,
+            data_collator=collator.for_losses(teacher_forced=box_losses is not None, sampled=policy_loss is not None),
             train_dataset=as_dataset(splits["train"], collator.data_dir),
             eval_dataset=as_dataset(splits["validation"], collator.data_dir) if splits.get("validation") else None,
             processing_class=processor,
             peft_config=peft_config,
             callbacks=callbacks,
         )
-    if box_losses and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled() or training.n_gpu > 1):
+    if (box_losses or policy_loss) and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled() or training.n_gpu > 1):
         raise UserError(
             "iou_loss_weight, fp_loss_weight and fn_loss_weight need the whole LM head in each process, on one GPU. Launch one "
             "process a GPU with recipes/accelerate/ddp.yaml, or set them to 0."

@@ -18,7 +18,7 @@ from boxtune.errors import UserError
 from boxtune.grounding import Grounding
 from boxtune.images import load_image
 from boxtune.losses import collate_targets
-from boxtune.prompts import answer_category, render, render_question
+from boxtune.prompts import answer_category, as_asked, render, render_question
 from boxtune.records import Record, image_path
 from boxtune.targets import AnswerTokenizer, AnswerTokens
 
@@ -62,7 +62,7 @@ def grid_input_size(processor: ProcessorMixin, grid_thw: torch.Tensor) -> tuple[
 class GroundingCollator:
     """Turns rows {"record": JSON text} into a padded batch: input_ids, attention_mask, labels, pixel_values, image_grid_thw.
 
-    `with_targets` gives one whose batches hold `targets` too, which losses on boxes need (losses.collate_targets).
+    `for_losses` gives one whose batches also hold what losses on boxes need.
     """
 
     def __init__(self, processor: ProcessorMixin, grounding: Grounding, data_dir: Path):
@@ -73,10 +73,13 @@ class GroundingCollator:
         self.tokenizer = processor.tokenizer
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
         self.find_targets: AnswerTokenizer | None = None
+        self.asks = False
 
-    def with_targets(self) -> "GroundingCollator":
+    def for_losses(self, teacher_forced: bool, sampled: bool) -> "GroundingCollator":
+        """The same with `targets` in every batch (losses.collate_targets), and its questions as `asked` (`ask`)."""
         other = copy.copy(self)
-        other.find_targets = AnswerTokenizer(self.tokenizer, self.codec)
+        other.find_targets = AnswerTokenizer(self.tokenizer, self.codec) if teacher_forced else None
+        other.asks = sampled
         return other
 
     def load(self, record: Record) -> Image.Image:
@@ -181,7 +184,19 @@ class GroundingCollator:
         if self.find_targets:
             answers = [(i, start, tokens) for i, row in enumerate(encoded) for start, tokens in row.answers]
             batch["targets"] = collate_targets(answers, sizes, self.codec)
+        if self.asks:
+            batch["asked"] = self.ask(records, sizes)
         return batch
+
+    def ask(self, records: list[Record], sizes: list[tuple[int, int]]) -> dict:
+        """The questions of a batch, to sample answers to and to score them: a left-padded prompt without its pictures,
+        `input_sizes` (N, 2), and as JSON text the `records` with what their first questions ask for."""
+        rows = [self.encode_question(record, size) for record, size in zip(records, sizes, strict=True)]
+        prompt = self.batch(rows, {}, side="left")
+        return prompt | {
+            "input_sizes": torch.tensor(sizes),
+            "records": [json.dumps(as_asked(record)) for record in records],
+        }
 
     def collate_questions(self, records: list[Record]) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:
         """A left-padded batch for `generate`, and the input size of every row."""

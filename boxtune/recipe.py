@@ -21,6 +21,9 @@ from boxtune.records import breaks_turns
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
+GROUNDING_MODES = ("teacher_forced", "policy", "both")
+
+
 @dataclass
 class GroundingArguments:
     """What boxtune adds to TRL's SFTConfig and ModelConfig."""
@@ -74,6 +77,15 @@ class GroundingArguments:
             "choices": BOX_LOSSES,
         },
     )
+    grounding_mode: str = field(
+        default="teacher_forced",
+        metadata={
+            "help": "Where the three weights apply: to the true answer's tokens, to the cost of sampled answers, or both.",
+            "choices": GROUNDING_MODES,
+        },
+    )
+    grounding_every: int = field(default=10, metadata={"help": "Steps from one sampling of answers to the next."})
+    grounding_samples: int = field(default=4, metadata={"help": "Answers that are sampled to each question."})
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without improvement before training stops."}
     )
@@ -131,6 +143,7 @@ _RANGES = {
         *("lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size"),
         *("gradient_accumulation_steps", "max_length", "min_pixels", "max_pixels", "early_stopping_patience"),
         *("save_total_limit", "dataset_num_proc", "eval_accumulation_steps", "torch_empty_cache_steps"),
+        "grounding_every",
     ),
     "must be above 0, and finite": (
         lambda value: 0 < value < math.inf,
@@ -145,6 +158,7 @@ _RANGES = {
         lambda value: 0 <= value <= 1,
         *("lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor"),
     ),
+    "must be at least 2, each being compared with the others": (lambda value: value >= 2, "grounding_samples"),
     "must be from 0 to 4294967295": (lambda value: 0 <= value < 2**32, "seed", "data_seed"),
     "must be at least 1, or -1 to count epochs instead": (lambda value: value == -1 or value >= 1, "max_steps"),
 }
@@ -287,6 +301,14 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
         problems.append("codec: has no effect with answer: click; leave it out")
     if grounding.iou_loss_weight and grounding.answer == "click":
         problems.append("iou_loss_weight: a point has no IoU; leave it out with answer: click")
+    if grounding.grounding_mode != "teacher_forced" and grounding.answer == "click":
+        problems.append("grounding_mode: only answers in boxes can be sampled; use teacher_forced with answer: click")
+    weights = (grounding.iou_loss_weight, grounding.fp_loss_weight, grounding.fn_loss_weight)
+    if grounding.grounding_mode != "teacher_forced" and not any(weights):
+        problems.append(
+            f"grounding_mode: {grounding.grounding_mode} has no effect while iou_loss_weight, fp_loss_weight and "
+            "fn_loss_weight are 0"
+        )
     if grounding.lora_vision and not model.use_peft:
         problems.append("lora_vision: true has no effect with use_peft: false; leave it out")
     if grounding.quantize_vision and not model.load_in_4bit:

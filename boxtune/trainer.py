@@ -14,6 +14,7 @@ from boxtune.box_validation import BoxValidation
 from boxtune.errors import UserError, accepting, is_out_of_space, reading
 from boxtune.grounding import Grounding
 from boxtune.losses import BoxLosses
+from boxtune.policy import PolicyLoss
 from boxtune.predictions import Prediction
 from boxtune.tracked_pictures import log_pictures
 
@@ -61,11 +62,13 @@ class GroundingTrainer(SFTTrainer):
         adapter_dtype: torch.dtype = torch.float32,
         box_validation: BoxValidation | None = None,
         box_losses: BoxLosses | None = None,
+        policy_loss: PolicyLoss | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.grounding = grounding
         self.box_losses = box_losses
+        self.policy_loss = policy_loss
         self.digit_ids = self.processing_class.tokenizer.convert_tokens_to_ids(list("0123456789"))
         self.box_validation = box_validation
         if not self.is_fsdp_enabled:
@@ -76,16 +79,19 @@ class GroundingTrainer(SFTTrainer):
                     parameter.data = parameter.data.to(adapter_dtype)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        targets = inputs.pop("targets", None)
-        if targets is None:
+        targets, asked = inputs.pop("targets", None), inputs.pop("asked", None)
+        if targets is None and asked is None:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         else:
-            unwrapped = self.accelerator.unwrap_model(model)
-            base = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
-            with last_hidden_states(base.base_model) as hidden:
+            with last_hidden_states(self._base().base_model) as hidden:
                 result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            lm_loss = result[0] if return_outputs else result
-            loss = self._add_box_losses(lm_loss, hidden[0], base, targets, num_items_in_batch is not None)
+            loss = result[0] if return_outputs else result
+            # Of a step's micro-batches each has a share of the LM's loss, and takes one of what is a mean.
+            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None and model.training else 1
+            if targets is not None:
+                loss = self._add_box_losses(loss, hidden[0], targets, steps)
+            if asked is not None and model.training and self.state.global_step % self.policy_loss.every == 0:
+                loss = self._add_policy_loss(loss, model, inputs, asked, steps)
             result = (loss, result[1]) if return_outputs else loss
         loss = result[0] if return_outputs else result
         if self.state.global_step == 0 and not torch.isfinite(loss):
@@ -95,18 +101,29 @@ class GroundingTrainer(SFTTrainer):
             )
         return result
 
-    def _add_box_losses(self, lm_loss, hidden: torch.Tensor, model, targets: dict, is_share: bool) -> torch.Tensor:
-        """lm_loss plus the weighted terms; logs all of them. `is_share`: lm_loss is this micro-batch's part of a step's.
+    def _base(self) -> torch.nn.Module:
+        """The model below its adapters: backbone and LM head."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if isinstance(model, PeftModel) else model
+
+    def _add_policy_loss(self, loss, model, inputs: dict, asked: dict, steps: int) -> torch.Tensor:
+        policy_loss, cost = self.policy_loss(
+            model, self.accelerator.unwrap_model(model), self._base().base_model, self.data_collator, inputs, asked
+        )
+        self._metrics["train"]["policy_loss"].append(policy_loss.item())
+        self._metrics["train"]["policy_cost"].append(cost)
+        return loss + policy_loss / steps
+
+    def _add_box_losses(self, lm_loss, hidden: torch.Tensor, targets: dict, steps: int) -> torch.Tensor:
+        """lm_loss plus the weighted terms, a share of one in `steps` of them; logs all of them.
 
         The loss of an evaluation stays the LM's, so that runs with and without the terms can be compared.
         """
-        training = self.model.training
-        steps = self.current_gradient_accumulation_steps if training and is_share else 1
-        terms = self.box_losses.terms(hidden, model.get_output_embeddings(), self.digit_ids, targets)
-        log = self._metrics["train" if training else "eval"]
+        terms = self.box_losses.terms(hidden, self._base().get_output_embeddings(), self.digit_ids, targets)
+        log = self._metrics["train" if self.model.training else "eval"]
         for name, term in {"lm_loss": lm_loss.detach() * steps, **terms}.items():
             log[name].append(term.item())
-        if not training:
+        if not self.model.training:
             return lm_loss
         weighted = {"lm_loss": lm_loss} | {name: term / steps for name, term in self.box_losses.weigh(terms).items()}
         if (self.state.global_step + 1) % self.state.logging_steps == 0:

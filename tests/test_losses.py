@@ -207,7 +207,7 @@ def test_a_batch_says_where_each_familys_digits_stand(tiny_models, tmp_path, fam
     Image.new("RGB", (300, 200), "grey").save(tmp_path / "a.png")
     objects = [([10.0, 20, 110, 90], "cat"), ([0, 0, 300, 200], "traffic light 7")]
     records = [make_record("a", "a.png", 300, 200, objects), make_record("b", "a.png", 300, 200, [])]
-    collator = make_collator(tiny_models[family], tmp_path).with_targets()
+    collator = make_collator(tiny_models[family], tmp_path).for_losses(teacher_forced=True, sampled=False)
     batch = collator([{"record": json.dumps(record)} for record in records])
     targets = batch["targets"]
     rows, positions = targets["digit_at"].T

@@ -1,0 +1,173 @@
+"""Sampled answers: what they cost, and that the gradient lowers that cost and leaves the model as it was found."""
+
+import json
+
+import pytest
+import torch
+from conftest import FAMILIES, ROOT, make_record
+from PIL import Image
+from test_box_training import WEIGHTS
+from test_collator import make_collator
+from test_train import train
+from trl.trainer.utils import add_fused_lm_head
+
+from boxtune.losses import BoxLosses
+from boxtune.modeling import load_model
+from boxtune.policy import PolicyLoss, advantages, answer_cost, answering, repeat_pictures, until_stop
+from boxtune.predictions import make_prediction
+from boxtune.records import read_records
+
+TINY = ROOT / "assets" / "tiny_qwen3_vl"
+WEIGHED = BoxLosses(iou=1.0, fp=0.5, fn=2.0)
+RECORD = make_record("a", "a.png", 1000, 1000, [([0, 0, 100, 100], "cat"), ([500, 500, 700, 700], "cat")])
+
+
+def cost_of(*boxes, record=RECORD) -> float:
+    text = json.dumps([{"bbox_2d": box, "label": "cat"} for box in boxes])
+    return answer_cost(record, make_prediction(record, "qwen3_vl", (448, 448), text, 0.0), WEIGHED)
+
+
+def test_what_answers_cost():
+    first, second = [0, 0, 100, 100], [500, 500, 700, 700]
+    assert cost_of(first, second) == 0
+    assert cost_of(first) == 2.0 * 1 / 2, "one of two is missed"
+    assert cost_of(first, second, [800, 0, 900, 90]) == pytest.approx(0.5 * 1 / 2)
+    assert cost_of(first, second, [501, 500, 700, 700]) == pytest.approx(2 * 0.5 * 1 / 2), "a duplicate counts twice"
+    assert cost_of([0, 0, 100, 80], second) == pytest.approx(1 - (0.8 + 1) / 2)
+    assert cost_of() == 1.0 + 2.0
+    empty = make_record("b", "a.png", 1000, 1000, [])
+    assert cost_of(record=empty) == 0
+    assert cost_of(first, record=empty) == 0.5
+
+
+def test_an_advantage_is_against_the_same_questions_other_answers():
+    costs = torch.tensor([[1.0, 2.0, 3.0], [7.0, 7.0, 7.0]])
+    found = advantages(costs)
+    assert (found[1] == 0).all()
+    torch.testing.assert_close(found[0] / found[0, 0], torch.tensor([1.0, 0.0, -1.0]))
+    torch.testing.assert_close(advantages(costs * 10 + 5), found)  # the scale of the costs does not matter
+
+
+def test_gradient_of_sampled_costs_is_that_of_the_expected_cost():
+    """All pairs of answers of a toy policy, each weighed with its probability: finite differences of the expectation agree in
+    direction, and a step against the gradient lowers it."""
+    costs = torch.tensor([0.3, 1.0, 2.5, 0.9], dtype=torch.float64)
+    logits = torch.tensor([0.2, -0.5, 0.4, 0.0], dtype=torch.float64, requires_grad=True)
+
+    def expected(values: torch.Tensor) -> float:
+        return float((values.softmax(0) * costs).sum())
+
+    log_probs = logits.log_softmax(0)
+    loss = sum(
+        (log_probs[a] + log_probs[b]).exp().detach()
+        * (advantages(costs[[a, b]][None])[0] * torch.stack([log_probs[a], log_probs[b]])).sum()
+        for a in range(4)
+        for b in range(4)
+    )
+    gradient = torch.autograd.grad(loss, logits)[0]
+    step = 1e-6
+    numeric = torch.tensor(
+        [
+            (expected(logits.detach() + step * unit) - expected(logits.detach() - step * unit)) / (2 * step)
+            for unit in torch.eye(4)
+        ]
+    )
+    assert torch.cosine_similarity(gradient, numeric.double(), dim=0) > 0.9
+    assert expected(logits.detach() - 0.1 * gradient) < expected(logits.detach())
+    assert not costs.requires_grad, "the costs alone have none"
+
+
+def test_an_answer_ends_with_its_first_stop():
+    kept = until_stop(torch.tensor([[5, 9, 6, 9], [5, 5, 5, 5], [9, 9, 9, 9]]), [9])
+    assert kept.tolist() == [[True, True, False, False], [True] * 4, [True, False, False, False]]
+
+
+def test_pictures_are_repeated_in_the_order_of_their_answers():
+    pictures = {"pixel_values": torch.arange(6.0)[:, None], "image_grid_thw": torch.tensor([[1, 1, 2], [1, 2, 2]])}
+    repeated = repeat_pictures(pictures, 2)
+    assert repeated["pixel_values"][:, 0].tolist() == [0, 1, 0, 1, 2, 3, 4, 5, 2, 3, 4, 5]
+    assert repeated["image_grid_thw"].tolist() == [[1, 1, 2], [1, 1, 2], [1, 2, 2], [1, 2, 2]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sampled_answers_have_the_probabilities_that_each_has_alone(tiny_models, tmp_path, family):
+    Image.new("RGB", (300, 200), "grey").save(tmp_path / "a.png")
+    Image.new("RGB", (120, 120), "blue").save(tmp_path / "b.png")
+    records = [
+        make_record("a", "a.png", 300, 200, [([10.0, 20, 110, 90], "cat")]),
+        make_record("b", "b.png", 120, 120, [], classes=["cat", "traffic light", "red square"]),
+    ]
+    collator = make_collator(tiny_models[family], tmp_path).for_losses(teacher_forced=False, sampled=True)
+    collator.grounding.max_new_tokens = 12
+    model = load_model(str(tiny_models[family]), dtype=torch.float32, quantization=None)
+    add_fused_lm_head(model)
+    model.train()
+    batch = collator([{"record": json.dumps(record)} for record in records])
+    calls = []
+
+    def forward(**inputs):
+        calls.append(inputs)
+        return model(**inputs)
+
+    policy = PolicyLoss(WEIGHED, samples=3, every=1)
+    _, cost = policy(forward, model, model.base_model, collator, batch, batch["asked"])
+    assert 0 < cost < 10
+    [inputs] = calls
+    with torch.no_grad():
+        together = model(**inputs).log_probs
+        patches = inputs["pixel_values"].split(inputs["image_grid_thw"].prod(1).tolist())
+        for i, row in enumerate(together):
+            real = inputs["attention_mask"][i].bool()
+            alone = model(
+                **{key: inputs[key][i][real][None] for key in ("input_ids", "mm_token_type_ids", "labels")},
+                pixel_values=patches[i],
+                image_grid_thw=inputs["image_grid_thw"][i : i + 1],
+                attention_mask=torch.ones(1, int(real.sum())),
+                fused_lm_head=True,
+            )
+            assert row.sum().item() == pytest.approx(alone.log_probs.sum().item(), abs=1e-3)
+
+
+def test_generating_leaves_dropout_positions_and_gradients_as_they_were(tiny_models):
+    model = load_model(str(tiny_models["qwen3_vl"]), dtype=torch.float32).train()
+    model.base_model.rope_deltas = before = torch.full((2, 1), 7)
+    with pytest.raises(RuntimeError, match="out of memory"), answering(model, model.base_model):
+        assert not any(module.training for module in model.modules()) and not torch.is_grad_enabled()
+        model.base_model.rope_deltas = None
+        raise RuntimeError("out of memory")
+    assert all(module.training for module in model.modules()) and torch.is_grad_enabled()
+    assert model.base_model.rope_deltas is before
+
+
+def test_gradient_of_sampled_answers_reaches_the_whole_model(squares):
+    """The embedded model finds some of the squares, so its answers differ in what they cost."""
+    model = load_model(str(TINY), dtype=torch.float32).train()
+    add_fused_lm_head(model)
+    collator = make_collator(TINY, squares, max_pixels=50176).for_losses(teacher_forced=False, sampled=True)
+    records = [record for record in read_records(squares, "train") if record["objects"]["bbox"]][:2]
+    batch = collator([{"record": json.dumps(record)} for record in records])
+    torch.manual_seed(0)
+    loss, _ = PolicyLoss(WEIGHED, samples=4, every=1)(model, model, model.base_model, collator, batch, batch["asked"])
+    loss.backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+def test_a_run_samples_every_few_steps_and_can_mix_both_kinds(squares, tmp_path):
+    sampled = (*WEIGHTS, "--grounding_every", 2, "--grounding_samples", 2, "--max_steps", 3)
+    run = train(squares, tmp_path / "run", *sampled, "--grounding_mode", "both")
+    log = json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())["log_history"][:3]
+    assert ["policy_cost" in row for row in log] == [True, False, True]
+    assert all("iou_loss" in row for row in log)
+    alone = train(squares, tmp_path / "alone", *sampled, "--grounding_mode", "policy")
+    log = json.loads((alone / "checkpoint-3" / "trainer_state.json").read_text())["log_history"][:3]
+    assert ["policy_cost" in row for row in log] == [True, False, True]
+    assert "iou_loss" not in log[0]
+
+
+def test_modes_that_would_do_nothing_are_refused(squares, tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        train(squares, tmp_path / "run", "--grounding_mode", "policy", "--grounding_samples", 1)
+    assert error.value.code == 2
+    message = capsys.readouterr().err
+    assert "has no effect while" in message and "grounding_samples: 1" in message
