@@ -25,16 +25,15 @@ from boxtune.errors import UserError, accepting, command, reading
 from boxtune.grounding import Grounding
 from boxtune.hub import LOG_IN, is_logged_in, push_folder
 from boxtune.losses import BoxLosses
+from boxtune.lora import lora_config, lora_targets
 from boxtune.matching import image_scores, scored_hits
 from boxtune.model_card import model_name, write_card
 from boxtune.modeling import (
-    check_lora_targets,
     codec_for,
     describe_modules,
     load_config,
     load_model,
     load_processor,
-    lora_config,
     nf4_config,
 )
 from boxtune.policy import PolicyLoss
@@ -218,15 +217,9 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
     options, training = recipe.model, recipe.training
     peft_config = None
     if options.use_peft:
-        check_lora_targets(model, options.lora_target_modules)
-        peft_config = lora_config(
-            options.lora_r,
-            options.lora_alpha,
-            options.lora_dropout,
-            options.lora_target_modules,
-            options.use_rslora,
-            recipe.grounding.lora_vision,
-        )
+        own = recipe.grounding
+        targets = lora_targets(model, own.lora_parts, options.lora_target_modules, own.lora_vision)
+        peft_config = lora_config(options.lora_r, options.lora_alpha, options.lora_dropout, targets, options.use_rslora)
     # The collator reads whole records; lengths were checked above, so nothing may be cut here.
     training.remove_unused_columns = False
     training.max_length = None

@@ -1,6 +1,5 @@
-"""Model and processor: families, loading, NF4, LoRA, and what was really quantised and adapted."""
+"""Model and processor: families, loading, NF4, and what was really quantised and adapted."""
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from peft import LoraConfig
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -34,6 +32,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from boxtune.codecs import CODECS, Codec
 from boxtune.errors import UserError, reading
+from boxtune.lora import adapted_modules, in_words
 
 VISION_TOWER = "model.visual"
 
@@ -248,16 +247,6 @@ def quantised_modules(model: torch.nn.Module) -> dict[str, dict[str, int]]:
     return {name: dict(count) for name, count in counts.items()}
 
 
-def adapted_modules(model: torch.nn.Module) -> dict[str, dict[str, int]]:
-    """{tower: {module suffix: n}}: which linears bear a LoRA."""
-    counts: dict[str, Counter] = {"vision": Counter(), "language": Counter(), "head": Counter()}
-    for name, _ in model.named_modules():
-        if name.endswith(".lora_A"):
-            path = name.removesuffix(".lora_A")
-            counts[tower(path)][path.rsplit(".", 1)[1]] += 1
-    return {name: dict(sorted(count.items())) for name, count in counts.items()}
-
-
 def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """(trainable, all) parameters; a 4-bit weight counts its logical elements."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -265,73 +254,13 @@ def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return trainable, sum(p.numel() * (2 if isinstance(p, bnb.nn.Params4bit) else 1) for p in model.parameters())
 
 
-ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-ALL_LINEAR = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
-# The linears of a vision block, as the three families call them.
-VISION_LINEAR = ["qkv", "proj", "fc1", "fc2", "linear_fc1", "linear_fc2", "gate_proj", "up_proj", "down_proj"]
-
-
-def lora_target_regex(suffixes: list[str], vision: bool = False) -> str:
-    """A pattern that hits `suffixes` in the language model, and with `vision` every linear of the vision tower's blocks.
-
-    Qwen2.5-VL's vision MLPs are called gate_proj, up_proj and down_proj as well, so a bare suffix would reach into the
-    vision tower unasked.
-    """
-    towers = [rf"language_model\..*\.(?:{'|'.join(map(re.escape, suffixes))})"]
-    if vision:
-        towers.append(rf"visual\.blocks\..*\.(?:{'|'.join(VISION_LINEAR)})")
-    return rf"(?:.*\.)?(?:{'|'.join(towers)})"
-
-
-def target_suffixes(targets: list[str] | str | None) -> list[str]:
-    """The modules that `lora_target_modules` means."""
-    suffixes = [targets] if isinstance(targets, str) else (targets or ATTENTION)
-    return ALL_LINEAR if suffixes == ["all-linear"] else suffixes
-
-
-def check_lora_targets(model: torch.nn.Module, targets: list[str] | str | None) -> None:
-    """Raises UserError that lists the targets that no module bears; PEFT complains only where none is found."""
-    names = [name for name, _ in model.named_modules()]
-    unknown = [
-        suffix
-        for suffix in target_suffixes(targets)
-        if not any(re.fullmatch(lora_target_regex([suffix]), name) for name in names)
-    ]
-    if unknown:
-        raise UserError(
-            f"lora_target_modules: the language model has no {', '.join(unknown)}. Use {', '.join(ALL_LINEAR)}, or "
-            "all-linear for all of them."
-        )
-
-
-def lora_config(
-    r: int,
-    alpha: float,
-    dropout: float,
-    targets: list[str] | str | None = None,
-    use_rslora: bool = False,
-    vision: bool = False,
-) -> LoraConfig:
-    """`targets` are module suffixes of the language model, by default the attention projections; TRL hands over a single
-    one as a string. `vision` adapts the vision tower too."""
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=lora_target_regex(target_suffixes(targets), vision),
-        use_rslora=use_rslora,
-        bias="none",
-    )
-
-
 def describe_modules(model: torch.nn.Module) -> str:
     """What was quantised and adapted, for a person to read before training starts."""
     lines = []
     for name, counts in quantised_modules(model).items():
-        adapted = adapted_modules(model)[name]
-        lora = ", ".join(f"{count} {suffix}" for suffix, count in adapted.items()) or "none"
-        lines.append(f"  {name:9s} linears: {counts['nf4']} in NF4, {counts['full']} in full precision; LoRA on {lora}")
+        lines.append(f"  {name:9s} linears: {counts['nf4']} in NF4, {counts['full']} in full precision")
+    for part, counts in adapted_modules(model).items():
+        lines.append(f"  LoRA on {part}: {in_words(counts)}")
     trainable, total = trainable_parameters(model)
     lines.append(f"  trainable: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 import difflib
 import math
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -15,6 +16,7 @@ from boxtune.box_validation import METRICS
 from boxtune.codecs import BOX_CODECS
 from boxtune.errors import UserError, accepting
 from boxtune.losses import BOX_LOSSES
+from boxtune.lora import PARTS
 from boxtune.prompts import SYSTEM_PROMPT
 from boxtune.records import breaks_turns
 
@@ -47,7 +49,13 @@ class GroundingArguments:
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; saved with the checkpoint."})
     min_pixels: int | None = field(default=None, metadata={"help": "Smallest area of the resized picture."})
     max_pixels: int | None = field(default=None, metadata={"help": "Largest area of the resized picture."})
-    lora_vision: bool = field(default=False, metadata={"help": "Adapt the linears of the vision tower's blocks too."})
+    lora_parts: list[str] | None = field(
+        default=None,
+        metadata={"help": f"What LoRA adapts, of {', '.join(PARTS)}; instead of lora_target_modules and lora_vision."},
+    )
+    lora_vision: bool = field(
+        default=False, metadata={"help": "Beside lora_target_modules, adapt the linears of the vision tower's blocks."}
+    )
     quantize_vision: bool = field(default=False, metadata={"help": "With load_in_4bit: the vision tower in NF4 too."})
     adapter_dtype: str = field(
         default="float32",
@@ -309,8 +317,13 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
             f"grounding_mode: {grounding.grounding_mode} has no effect while iou_loss_weight, fp_loss_weight and "
             "fn_loss_weight are 0"
         )
-    if grounding.lora_vision and not model.use_peft:
-        problems.append("lora_vision: true has no effect with use_peft: false; leave it out")
+    if grounding.lora_parts is not None:
+        rivals = {"lora_target_modules": model.lora_target_modules, "lora_vision": grounding.lora_vision}
+        problems += [f"{key}: lora_parts says it all; leave one out" for key, value in rivals.items() if value]
+        if not grounding.lora_parts or not set(grounding.lora_parts) <= PARTS.keys():
+            problems.append(
+                f"lora_parts: {grounding.lora_parts!r} must name at least one, and only, of {', '.join(PARTS)}"
+            )
     if grounding.quantize_vision and not model.load_in_4bit:
         problems.append("quantize_vision: true has no effect without load_in_4bit: true")
     if model.load_in_4bit and not model.use_peft:
@@ -331,6 +344,16 @@ def _as_default(value, types: set[type]):
     if not isinstance(value, str | int | float):
         return value
     return [str(value)] if list in types and str not in types else str(value)
+
+
+def _without_rivals(values: dict, later: Iterable[str]) -> dict:
+    """The values that a later source's keys leave in force: lora_parts and lora_target_modules replace each other."""
+    rivals = set()
+    if "lora_parts" in later:
+        rivals |= {"lora_target_modules", "lora_vision"}
+    if "lora_target_modules" in later:
+        rivals |= {"lora_parts"}
+    return {key: value for key, value in values.items() if key not in rivals}
 
 
 def fit_to_machine(values: dict) -> tuple[dict, list[str]]:
@@ -355,7 +378,12 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
     sources = {str(path): read_yaml(path) for path in [recipe_path, *overlay_paths]}
     parser = _RecipeParser([GroundingArguments, SFTConfig, ModelConfig], allow_abbrev=False)
     _check_keys(sources, rest, parser)
-    values = {key: value for source in sources.values() for key, value in source.items()}
+    # What the command line changes belongs to the record of the run as much as the YAML does.
+    overridden = {key.removeprefix("--").partition("=")[0].replace("-", "_") for key in rest if key.startswith("--")}
+    values = {}
+    for source in sources.values():
+        values = _without_rivals(values, source) | source
+    values = _without_rivals(values, overridden)
     name = "-".join([recipe_path.stem, *(path.stem for path in overlay_paths)])
     values.setdefault("output_dir", f"runs/{name}")
     values.setdefault("data_dir", f"data/{recipe_path.stem}")
@@ -367,13 +395,13 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
     with accepting(f"recipe {name} has a value that cannot be used"):
         grounding, training, model = parser.parse_args_into_dataclasses(rest)
     _check_values(grounding, training, model)
-    # What the command line changed belongs to the record of the run as much as the YAML does.
-    overridden = {key.removeprefix("--").partition("=")[0].replace("-", "_") for key in rest if key.startswith("--")}
     for part in (grounding, training, model):
         for f in fields(part):
             if f.name in overridden:
                 value = getattr(part, f.name)
                 values[f.name] = value.value if isinstance(value, Enum) else value
+    if idle := [key for key in values if key.startswith("lora_") and not model.use_peft]:
+        notes.append(f"use_peft: false trains every weight; without effect: {', '.join(idle)}")
     if needs_gpu and grounding.requires_gpu and not torch.cuda.is_available():
         raise UserError(
             f"recipe {name} needs a CUDA GPU and this machine has none. The same recipe on the embedded model runs "

@@ -12,7 +12,8 @@ import yaml
 from boxtune.collator import IGNORE_INDEX
 from boxtune.errors import reading
 from boxtune.files import write_whole
-from boxtune.modeling import adapted_modules, quantised_modules, trainable_parameters
+from boxtune.lora import adapted_modules
+from boxtune.modeling import quantised_modules, trainable_parameters
 from boxtune.recipe import Recipe, read_yaml
 from boxtune.records import data_hash, read_info
 

@@ -133,9 +133,10 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--questions",
-        choices=["all", "mixed"],
+        choices=["all", "mixed", "most-common"],
         default="all",
-        help="all: ask for all classes; mixed: in training, half the images ask for one class, present or absent",
+        help="all: ask for all classes; mixed: in training, half the images ask for one class, present or absent; "
+        "most-common: each image asks for the class of which it holds most objects, in every split",
     )
     parser.add_argument(
         "--workers",

@@ -181,14 +181,14 @@ def _make_records(
         names = _free_names(columns, _OBJECT_KEYS)
         objects |= {names[key]: [plain(row.extra.get(key)) for row in rows] for key in columns}
         width, height = inspected[item_id].upright
-        mixed = options.questions == "mixed" and divided[item_id] == "train"
+        questions = "all" if options.questions == "mixed" and divided[item_id] != "train" else options.questions
         record = {
             "id": item_id,
             "image": f"images/{item.name}" if item_id in copied else os.path.abspath(item.picture),
             "width": width,
             "height": height,
             "objects": objects,
-            "messages": ask(item_id, objects, classes, mixed),
+            "messages": ask(item_id, objects, classes, questions),
         }
         names = _free_names(list(item.extra), _RECORD_KEYS)
         records.append(record | {names[key]: plain(value) for key, value in item.extra.items()})
@@ -208,19 +208,29 @@ def _free_names(keys: list[str], taken: set[str]) -> dict[str, str]:
     return names
 
 
-def ask(item_id: str, objects: dict[str, list], classes: list[str], mixed: bool) -> list[dict]:
-    """The question and its placeholder answer. `mixed` asks a quarter of the images for one class that is there, and a
-    quarter for one that is not; which, depends on the id alone."""
-    names, answer = classes, "<boxes>"
+def ask(item_id: str, objects: dict[str, list], classes: list[str], questions: str) -> list[dict]:
+    """The question and its placeholder answer: for all classes, or for the one that `questions` chooses."""
+    present = [name for name, ignored in zip(objects["category"], objects["ignore"], strict=True) if not ignored]
+    chosen = None
+    if questions == "mixed":
+        chosen = _drawn_class(item_id, present, set(objects["category"]), classes)
+    elif questions == "most-common" and present:
+        chosen = max(classes, key=present.count)  # of equals the first
+    answer = f"<boxes:{chosen}>" if chosen else "<boxes>"
+    return [
+        {"role": "user", "content": question([chosen] if chosen else classes)},
+        {"role": "assistant", "content": answer},
+    ]
+
+
+def _drawn_class(item_id: str, present: list[str], seen: set[str], classes: list[str]) -> str | None:
+    """For a quarter of the images a class that is there, for a quarter one that is not, otherwise None; the id alone
+    decides. A class of which all objects are ignored, `seen` but not `present`, is neither."""
     draw = fraction_of(f"question {item_id}")
-    if mixed and draw >= 0.5:
-        present = [name for name, ignored in zip(objects["category"], objects["ignore"], strict=True) if not ignored]
-        wanted = present if draw < 0.75 else set(classes) - set(objects["category"])
-        candidates = [name for name in classes if name in wanted]
-        if candidates:
-            names = [candidates[int(fraction_of(f"class {item_id}") * len(candidates))]]
-            answer = f"<boxes:{names[0]}>"
-    return [{"role": "user", "content": question(names)}, {"role": "assistant", "content": answer}]
+    candidates = [name for name in classes if (name in present if draw < 0.75 else name not in seen)]
+    if draw < 0.5 or not candidates:
+        return None
+    return candidates[int(fraction_of(f"class {item_id}") * len(candidates))]
 
 
 def _is_ours(item: Item, options: Options) -> bool:

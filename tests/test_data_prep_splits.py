@@ -60,8 +60,29 @@ def test_mixed_questions_ask_for_present_and_absent_classes_in_training_only(tmp
 
 def test_a_class_whose_objects_are_all_ignored_is_neither_present_nor_absent():
     objects = {"bbox": [[0, 0, 1, 1]] * 2, "category": ["crowd", "cat"], "ignore": [True, False]}
-    answers = {ask(f"x{i}", objects, ["crowd", "cat", "dog"], mixed=True)[1]["content"] for i in range(200)}
+    answers = {ask(f"x{i}", objects, ["crowd", "cat", "dog"], "mixed")[1]["content"] for i in range(200)}
     assert answers == {"<boxes>", "<boxes:cat>", "<boxes:dog>"}
+
+
+def test_the_most_common_class_is_asked_for_in_every_split(tmp_path, capsys):
+    """Objects that are ignored do not count; of equals the first in the order of the classes; without objects, all."""
+    many = ["dog", "dog", "cat"], ["cat", "dog"], [], ["cat", "dog", "dog", "dog"]
+    entries = []
+    for i in range(40):
+        picture(tmp_path / f"{i:02}.png")
+        objects = [{"class": name, "bbox_aabb": [0, 0, 0.5, 0.5]} for name in many[i % 4]]
+        for thing in objects[1:] if i % 4 == 3 else []:
+            thing["ignore"] = True
+        entries.append({"image": f"{i:02}.png", "objects": objects})
+    (tmp_path / "l.json").write_text(json.dumps(entries))
+    args = ("aabb", tmp_path / "l.json", "--classes", "cat,dog", "--questions", "most-common")
+    records, *_ = prepared(capsys, *args, "--out", tmp_path / "out")
+    assert {record["split"] for record in records.values()} == {"train", "validation", "test"}
+    for record in records.values():
+        wanted = ("dog", "cat", None, "cat")[int(record["id"]) % 4]
+        question, answer = [turn["content"] for turn in record["messages"]]
+        assert answer == (f"<boxes:{wanted}>" if wanted else "<boxes>")
+        assert question == f"<image>Detect every {wanted or 'cat and dog'} in the image."
 
 
 def test_class_names_that_no_answer_can_hold_are_errors(tmp_path, capsys):

@@ -16,6 +16,7 @@ import evaluate
 import merge_adapter
 from boxtune.checkpoint import open_checkpoint
 from boxtune.grounding import Grounding
+from boxtune.lora import PARTS
 from boxtune.merging import merge_shards, module_name
 from boxtune.verify_merge import box_agreement, logit_difference
 
@@ -25,7 +26,7 @@ def runs(tiny_models, squares, tmp_path_factory) -> dict:
     """A run of every family, its adapter enlarged so that it moves the logits, and its answers kept short."""
     folder, trained = tmp_path_factory.mktemp("runs"), {}
     for family in FAMILIES:
-        options = ["--model_name_or_path", tiny_models[family], "--save_strategy", "no", "--lora_vision", "true"]
+        options = ["--model_name_or_path", tiny_models[family], "--save_strategy", "no", "--lora_parts", *PARTS]
         run = train(squares, folder / family, *options)
         weights = load_file(run / "final" / "adapter_model.safetensors")
         draw = torch.Generator().manual_seed(0)
@@ -42,8 +43,12 @@ def runs(tiny_models, squares, tmp_path_factory) -> dict:
 def test_the_shards_equal_pefts_own_merge(runs, tiny_models, tmp_path, family):
     """Same bf16 rounding of the same float32 sum: at most one unit in the last place apart."""
     checkpoint = open_checkpoint(str(runs[family] / "final"))
-    # 2 layers of 7 linears in the language model; 3 blocks of 4, and Qwen2.5-VL's of 5, in the vision tower.
-    assert merge_shards(checkpoint, tmp_path) == 14 + (15 if family == "qwen2_5_vl" else 12)
+    # 2 layers of 7 linears in the language model; in the vision tower 3 blocks of 4, Qwen2.5-VL's of 5, and a merger of 2,
+    # to which Qwen3-VL's deepstack adds two.
+    assert (
+        merge_shards(checkpoint, tmp_path)
+        == 14 + {"qwen2_vl": 12 + 2, "qwen2_5_vl": 15 + 2, "qwen3_vl": 12 + 6}[family]
+    )
     ours = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32).state_dict()
     base = AutoModelForImageTextToText.from_pretrained(tiny_models[family], dtype=torch.float32)
     theirs = PeftModel.from_pretrained(base, runs[family] / "final").merge_and_unload().state_dict()

@@ -21,6 +21,7 @@ import train_sft
 from boxtune import calibration
 from boxtune.checkpoint import load_checkpoint_model, open_checkpoint
 from boxtune.grounding import Grounding
+from boxtune.lora import PARTS
 from boxtune.modeling import quantised_modules
 from boxtune.recipe import RECIPES, load_recipe
 from boxtune.records import read_records
@@ -39,6 +40,18 @@ def train(data, out, *extra, config="tiny_nutrition_qlora", overlay=None):
     return Path(out)
 
 
+def parts_of(recipe) -> set[str]:
+    """What LoRA is to adapt, by whichever of its keys the recipe says it."""
+    if recipe.grounding.lora_parts:
+        return set(recipe.grounding.lora_parts)
+    language = {"language_attention", "language_mlp"} if "up_proj" in recipe.model.lora_target_modules else set()
+    return (
+        {"language_attention"}
+        | language
+        | ({"vision_attention", "vision_mlp"} if recipe.grounding.lora_vision else set())
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_trains_two_steps_on_the_tiny_model(name, squares, tmp_path):
     recipe = load_recipe(["--config", name, "--overlay", "tiny"])
@@ -51,10 +64,10 @@ def test_every_recipe_trains_two_steps_on_the_tiny_model(name, squares, tmp_path
     assert all(tensor.dtype == torch.float32 for tensor in adapter.values())
     # Two steps move every B away from zero.
     assert all(tensor.abs().max() > 0 for key, tensor in adapter.items() if "lora_B" in key)
-    towers = ["language_model", "visual.blocks"] if recipe.grounding.lora_vision else ["language_model"]
-    assert all(any(tower in key for tower in towers) for key in adapter)
-    assert all(any(tower in key for key in adapter) for tower in towers)
     info = json.loads((run / "final" / "run.json").read_text())
+    linears = {part: sum(found.values()) for part, found in info["modules"]["adapted"].items()}
+    assert 2 * sum(linears.values()) == len(adapter)
+    assert {part for part, count in linears.items() if count} == parts_of(recipe)
     assert info["modules"]["quantised"]["vision"]["nf4"] == 0
     assert info["modules"]["quantised"]["head"]["nf4"] == 0
     assert info["modules"]["quantised"]["language"]["nf4"] > 0
@@ -102,17 +115,34 @@ def test_the_published_values_of_nutrition_qlora():
     assert {key: values[key] for key in wanted} == wanted
 
 
+@pytest.mark.parametrize("bits", [4, 16])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_trains_in_nf4(family, tiny_models, squares, tmp_path):
-    run = train(squares, tmp_path / "run", "--model_name_or_path", tiny_models[family], "--lora_vision", "false")
-    info = json.loads((run / "final" / "run.json").read_text())
-    assert info["modules"]["quantised"] == {
-        "vision": {"nf4": 0, "full": info["modules"]["quantised"]["vision"]["full"]},
-        "language": {"nf4": 14, "full": 0},
+def test_every_part_of_every_family_trains(family, bits, tiny_models, squares, tmp_path, capsys):
+    """In NF4, which leaves the vision tower and its mergers unquantised, and on 16-bit weights: every B that has a gradient moves."""
+    run = train(
+        *(squares, tmp_path / "run", "--model_name_or_path", tiny_models[family], "--lora_parts", *PARTS),
+        *(["--dtype", "bfloat16", "--bf16", "true", "--load_in_4bit", "false"] if bits == 16 else []),
+        *("--gradient_checkpointing", "true"),
+    )
+    modules = json.loads((run / "final" / "run.json").read_text())["modules"]
+    blocks = 15 if family == "qwen2_5_vl" else 12  # 3 of 5 linears, or of 4
+    mergers = 6 if family == "qwen3_vl" else 2  # the deepstack has two more mergers
+    assert modules["quantised"] == {
+        "vision": {"nf4": 0, "full": blocks + mergers},
+        "language": {"nf4": 14, "full": 0} if bits == 4 else {"nf4": 0, "full": 14},
         "head": {"nf4": 0, "full": 1},
     }
-    assert sum(info["modules"]["adapted"]["language"].values()) == 14
-    assert info["modules"]["adapted"]["vision"] == {}
+    counts = {part: sum(found.values()) for part, found in modules["adapted"].items()}
+    assert counts == dict(zip(PARTS, (8, 6, 6, blocks - 6, mergers), strict=True))
+    adapter = load_file(run / "final" / "adapter_model.safetensors")
+    assert len(adapter) == 2 * sum(counts.values())
+    assert all(tensor.dtype == torch.float32 for tensor in adapter.values())
+    still = {key.split(".lora_B")[0] for key, tensor in adapter.items() if "lora_B" in key and not tensor.any()}
+    # The deepstack's second merger joins behind the second layer, here the last: what it adds to pictures reaches no answer.
+    place = "base_model.model.model.visual.deepstack_merger_list.1"
+    assert still == ({f"{place}.linear_fc1", f"{place}.linear_fc2"} if family == "qwen3_vl" else set())
+    said = capsys.readouterr().out
+    assert "LoRA on language_mlp: 2 down_proj, 2 gate_proj, 2 up_proj" in said and " %)" in said
 
 
 def test_bf16_compute_trains_on_a_cpu(squares, tmp_path):
@@ -130,7 +160,9 @@ def test_what_else_a_recipe_may_choose(squares, tmp_path, capsys):
     modules = json.loads((run / "run.json").read_text())["modules"]
     assert modules["quantised"]["vision"] == {"nf4": 30, "full": 0}  # 6 blocks of 4 linears, 3 mergers of 2
     assert modules["quantised"]["head"]["nf4"] == 0
-    assert modules["adapted"]["vision"] == {"linear_fc1": 6, "linear_fc2": 6, "proj": 6, "qkv": 6}
+    assert modules["adapted"]["vision_attention"] == {"proj": 6, "qkv": 6}
+    assert modules["adapted"]["vision_mlp"] == {"linear_fc1": 6, "linear_fc2": 6}
+    assert modules["adapted"]["merger"] == {}
     assert {tensor.dtype for tensor in load_file(run / "final" / "adapter_model.safetensors").values()} == {
         torch.bfloat16
     }
@@ -142,13 +174,14 @@ def test_what_else_a_recipe_may_choose(squares, tmp_path, capsys):
     assert quantised_modules(model)["vision"]["nf4"] == 30
 
 
-def test_full_fine_tuning_saves_a_whole_model(squares, tmp_path, tiny_models):
+def test_full_fine_tuning_saves_a_whole_model(squares, tmp_path, tiny_models, capsys):
     run = train(
         squares,
         tmp_path / "run",
         *("--model_name_or_path", tiny_models["qwen2_5_vl"], "--load_in_4bit", "false"),
-        *("--use_peft", "false", "--lora_vision", "false"),
+        *("--use_peft", "false"),
     )
+    assert "without effect: lora_r" in capsys.readouterr().out
     assert (run / "final" / "model.safetensors").is_file()
     assert not (run / "final" / "adapter_config.json").exists()
 
