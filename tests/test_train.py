@@ -118,7 +118,7 @@ def test_the_published_values_of_nutrition_qlora():
 @pytest.mark.parametrize("bits", [4, 16])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_part_of_every_family_trains(family, bits, tiny_models, squares, tmp_path, capsys):
-    """In NF4, which leaves the vision tower and its mergers unquantised, and on 16-bit weights: every B that has a gradient moves."""
+    """In NF4, which leaves vision tower and mergers unquantised, and on 16-bit weights: every B with a gradient moves."""
     run = train(
         *(squares, tmp_path / "run", "--model_name_or_path", tiny_models[family], "--lora_parts", *PARTS),
         *(["--dtype", "bfloat16", "--bf16", "true", "--load_in_4bit", "false"] if bits == 16 else []),
@@ -355,14 +355,22 @@ def test_the_data_is_prepared_once(tmp_path, capsys):
     items = []
     for i in range(12):
         Image.new("RGB", (100, 80), (i, i, 200)).save(pictures / f"{i}.png")
-        items.append({"image": f"{i}.png", "objects": [{"class": "box", "bbox_aabb": [0.1, 0.1, 0.5, 0.6]}]})
+        items.append(
+            {"image": f"{i}.png", "objects": [{"class": ("box", "cup")[i % 2], "bbox_aabb": [0.1, 0.1, 0.5, 0.6]}]}
+        )
     (pictures / "list.json").write_text(json.dumps(items))
     data = tmp_path / "prepared"
     recipe = write_recipe(
-        tmp_path / "own.yaml", data_format="aabb", data_source=str(pictures / "list.json"), data_args=None
+        tmp_path / "own.yaml",
+        data_format="aabb",
+        data_source=str(pictures / "list.json"),
+        data_args=["--questions", "most-common"],
     )
-    train(data, tmp_path / "run", config=recipe)
+    run = train(data, tmp_path / "run", config=recipe)
     assert "preparing the data: python -m data_prep aabb" in capsys.readouterr().out
+    assert Grounding.load(run / "final").questions == [
+        f"<image>Detect every {name} in the image." for name in ("box", "cup")
+    ]
     stamp = (data / "dataset.json").stat().st_mtime_ns
     train(data, tmp_path / "run2", config=recipe)
     assert "preparing the data" not in capsys.readouterr().out
