@@ -24,8 +24,8 @@ from boxtune.collator import GroundingCollator
 from boxtune.errors import UserError, accepting, command, reading
 from boxtune.grounding import Grounding
 from boxtune.hub import LOG_IN, is_logged_in, push_folder
-from boxtune.losses import BoxLosses
 from boxtune.lora import lora_config, lora_targets
+from boxtune.losses import BoxLosses
 from boxtune.matching import image_scores, scored_hits
 from boxtune.model_card import model_name, write_card
 from boxtune.modeling import (

@@ -15,8 +15,8 @@ from trl import ModelConfig, SFTConfig, TrlParser
 from boxtune.box_validation import METRICS
 from boxtune.codecs import BOX_CODECS
 from boxtune.errors import UserError, accepting
-from boxtune.losses import BOX_LOSSES
 from boxtune.lora import PARTS
+from boxtune.losses import BOX_LOSSES
 from boxtune.prompts import SYSTEM_PROMPT
 from boxtune.records import breaks_turns
 
