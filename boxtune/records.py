@@ -20,6 +20,8 @@ from boxtune.boxes import box_area
 from boxtune.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+# What tools for detectors call them.
+SPLIT_FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 # A processor refuses pictures that are longer than this many times their breadth (transformers' smart_resize).
 MAX_ASPECT_RATIO = 200
 
@@ -207,6 +209,11 @@ def read_json_lines(path: Path) -> Iterable[tuple[int, Any]]:
 def image_path(record: Record, directory: Path) -> Path:
     """Where a record's picture lies: absolute, or relative to the data set."""
     return Path(directory) / record["image"]
+
+
+def flat_name(record_id: str) -> str:
+    """An id as the name of one file, folders and all."""
+    return record_id.replace("%", "%25").replace("/", "%2F")
 
 
 def data_hash(directory: Path) -> str:

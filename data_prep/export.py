@@ -28,13 +28,21 @@ from boxtune.errors import UserError
 from boxtune.files import path_argument
 from boxtune.images import load_image
 from boxtune.prompts import IMAGE, SYSTEM_PROMPT, answer_category, as_text, format_sentence, render
-from boxtune.records import Record, answer_objects, image_path, read_info, read_splits, to_json_line
+from boxtune.records import (
+    SPLIT_FOLDERS,
+    Record,
+    answer_objects,
+    flat_name,
+    image_path,
+    read_info,
+    read_splits,
+    to_json_line,
+)
 from data_prep.findings import FAMILIES
 from data_prep.pictures import upright_size
 
 # The budgets in preprocessor_config.json of Qwen/Qwen2.5-VL-7B-Instruct, which LLaMA-Factory leaves in force.
 HUB_BUDGET = (3136, 12_845_056)
-_SPLIT_FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 _BBOX, _REF = "<bbox>", "<ref-object>"  # ms-swift's placeholders
 
 Write = Callable[[Path, dict[str, list[Record]], list[str], argparse.Namespace], str]
@@ -116,8 +124,8 @@ def place_pictures(out: Path, split: str, records: list[Record], args: argparse.
         source = image_path(record, args.data)
         with Image.open(source) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        name = record["id"].replace("%", "%25").replace("/", "%2F") + (".png" if turned else source.suffix)
-        target = out / "images" / _SPLIT_FOLDERS[split] / name
+        name = flat_name(record["id"]) + (".png" if turned else source.suffix)
+        target = out / "images" / SPLIT_FOLDERS[split] / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if turned:
             load_image(source).save(target)
@@ -169,7 +177,7 @@ def write_trl(out: Path, splits: dict[str, list[Record]], classes: list[str], ar
                 size = resized(record, args.family, (args.min_pixels, args.max_pixels or HUB_BUDGET[1]))
                 turns = rendered(record, size, args.family)
                 turns = [turn | {"content": turn["content"].replace(IMAGE, "")} for turn in turns]
-                images = [f"images/{_SPLIT_FOLDERS[split]}/{name}"]
+                images = [f"images/{SPLIT_FOLDERS[split]}/{name}"]
                 lines.write(to_json_line({"images": images, "prompt": turns[:-1], "completion": turns[-1:]}))
     return (
         "Load the .jsonl with datasets, its paths made absolute, and cast images to Sequence(Image()); set the image "
@@ -183,7 +191,7 @@ def write_swift(out: Path, splits: dict[str, list[Record]], classes: list[str], 
         names = place_pictures(out, split, records, args)
         with open(out / f"{split}.jsonl", "w", encoding="utf-8") as lines:
             for record, name in zip(records, names, strict=True):
-                images = [str((args.out / "images" / _SPLIT_FOLDERS[split] / name).absolute())]
+                images = [str((args.out / "images" / SPLIT_FOLDERS[split] / name).absolute())]
                 messages, objects = swift_messages(record, args.family)
                 lines.write(to_json_line({"messages": messages, "images": images, "objects": objects}))
     return f"Train with: MAX_PIXELS={args.max_pixels or 1003520} swift sft --dataset {args.out / 'train.jsonl'}"
@@ -222,7 +230,7 @@ def write_llamafactory(out: Path, splits: dict[str, list[Record]], classes: list
         rows = [
             {
                 "messages": rendered(record, llamafactory_size(record, args), args.family),
-                "images": [f"images/{_SPLIT_FOLDERS[split]}/{name}"],
+                "images": [f"images/{SPLIT_FOLDERS[split]}/{name}"],
             }
             for record, name in zip(records, names, strict=True)
         ]
@@ -269,7 +277,7 @@ def write_coco(out: Path, splits: dict[str, list[Record]], classes: list[str], a
                 )
         categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
         data = {"images": images, "annotations": annotations, "categories": categories}
-        target = out / "annotations" / f"instances_{_SPLIT_FOLDERS[split]}.json"
+        target = out / "annotations" / f"instances_{SPLIT_FOLDERS[split]}.json"
         target.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
     return "Pictures lie in images/SPLIT."
 
@@ -289,11 +297,11 @@ def write_yolo(out: Path, splits: dict[str, list[Record]], classes: list[str], a
                 box = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
                 if not ignore:
                     lines.append(f"{classes.index(label)} " + " ".join(f"{value:.9f}" for value in box))
-            target = (out / "labels" / _SPLIT_FOLDERS[split] / name).with_suffix(".txt")
+            target = (out / "labels" / SPLIT_FOLDERS[split] / name).with_suffix(".txt")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     settings = {"path": str(args.out.absolute())}
-    settings |= {_SPLIT_FOLDERS[split]: f"images/{_SPLIT_FOLDERS[split]}" for split in splits}
+    settings |= {SPLIT_FOLDERS[split]: f"images/{SPLIT_FOLDERS[split]}" for split in splits}
     # The tools refuse a set without val.
     settings.setdefault("val", next(settings[name] for name in ("test", "train") if name in settings))
     settings["names"] = dict(enumerate(classes))

@@ -1,0 +1,138 @@
+"""Predictions in the forms that other tools read: COCO's results list, YOLO's text files, roboflow's supervision.
+
+Pictures and classes are numbered, and YOLO's files named, as `python -m data_prep export` does for the prepared data set.
+Boxes of a label that is none of its classes have no number: they are left out, and counted.
+"""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+from boxtune.boxes import box_xyxy_to_xywh
+from boxtune.errors import UserError
+from boxtune.files import write_whole
+from boxtune.predictions import Prediction
+from boxtune.prompts import answer_category
+from boxtune.records import SPLIT_FOLDERS, Record, flat_name
+
+# (box_xyxy, number of its class from 0, score) of one picture's objects.
+Rows = list[tuple[list[float], int, float]]
+
+# What CSVSink of supervision writes, which tracks nothing here; behind it two columns of ours.
+_COLUMNS = ("x_min", "y_min", "x_max", "y_max", "class_id", "confidence", "tracker_id", "class_name", "image")
+
+
+def wanted_exports(text: str) -> list[str]:
+    """ "coco,yolo" → ["coco", "yolo"]. Raises UserError that names every unknown word."""
+    wanted = [word.strip() for word in text.split(",") if word.strip()]
+    unknown = [word for word in wanted if word not in EXPORTS]
+    if unknown or not wanted:
+        raise UserError(f"--export {text}: choose from {', '.join(EXPORTS)}, by commas.")
+    return list(dict.fromkeys(wanted))
+
+
+def check_exports(wanted: list[str], out: Path, click: bool) -> None:
+    """Raises UserError where answers are points, or where a folder to be written is not one of ours."""
+    if click:
+        raise UserError("--export: the answers are points, so there are no boxes to export. Leave out --export.")
+    foreign = {path.name for path in (out / "yolo").glob("*")} - {"labels", "classes.txt"}
+    if "yolo" in wanted and foreign:
+        raise UserError(f"--export: {out / 'yolo'} holds {min(foreign)!r}, so it is no earlier export. Use another --out.")
+
+
+def export_predictions(
+    wanted: list[str],
+    out: Path,
+    records: list[Record],
+    predictions: list[Prediction],
+    classes: list[str],
+    split: str | None,
+) -> list[str]:
+    """Write the `wanted` forms of `predictions[i]`, which answers `records[i]`, into `out`; returns what to tell the user.
+
+    `classes` are those of the prepared data set, in its order. `split` is None for pictures without truth.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    rows = [_rows(prediction["objects"], numbers) for prediction in predictions]
+    exported, found = sum(map(len, rows)), sum(len(p["objects"]["category"]) for p in predictions)
+    lines = [f"{EXPORTS[kind](out, records, rows, classes, split)}: {exported} boxes" for kind in wanted]
+    if exported < found:
+        unknown = {label.strip() for p in predictions for label in p["objects"]["category"]} - {*classes}
+        lines.append(
+            f"warning: {found - exported} boxes are left out of the export; their labels are no classes: {_some(unknown)}"
+        )
+    narrowed = sum(answer_category(record["messages"][1]["content"]) != (True, None) for record in records)
+    if "coco" in wanted and narrowed:
+        lines.append(
+            f"warning: {narrowed} questions ask for part of the classes. evaluate.py scores the objects that they ask for; "
+            "other tools will count the rest as missed."
+        )
+    return lines
+
+
+def _rows(objects: dict, numbers: dict[str, int]) -> Rows:
+    columns = zip(*(objects[key] for key in ("bbox", "category", "score")), strict=True)
+    return [(box, numbers[label.strip()], score) for box, label, score in columns if label.strip() in numbers]
+
+
+def _some(names: set[str]) -> str:
+    shown = sorted(names)[:5]
+    return ", ".join(f"{name!r:.60}" for name in shown) + (" …" if len(names) > len(shown) else "")
+
+
+def write_coco(out: Path, records: list[Record], rows: list[Rows], classes: list[str], split: str | None) -> Path:
+    """coco_results.json, for `loadRes` of pycocotools on annotations/instances_SPLIT.json of `data_prep export`."""
+    results = [
+        {"image_id": image_id, "category_id": number + 1, "bbox": box_xyxy_to_xywh(box)[0].tolist(), "score": score}
+        for image_id, objects in enumerate(rows, 1)
+        for box, number, score in objects
+    ]
+    write_whole(out / "coco_results.json", json.dumps(results) + "\n")
+    return out / "coco_results.json"
+
+
+def write_yolo(out: Path, records: list[Record], rows: list[Rows], classes: list[str], split: str | None) -> Path:
+    """yolo/labels/SPLIT/ID.txt, `class cx cy width height confidence` in shares of the picture, and yolo/classes.txt."""
+    folder = out / "yolo"
+    if folder.exists():
+        shutil.rmtree(folder)  # an earlier export, as check_exports has seen
+    labels = folder / "labels" / SPLIT_FOLDERS[split] if split else folder / "labels"
+    labels.mkdir(parents=True)
+    for record, objects in zip(records, rows, strict=True):
+        width, height = record["width"], record["height"]
+        lines = []
+        for (x0, y0, x1, y1), number, score in objects:
+            box = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
+            lines.append(f"{number} " + " ".join(f"{value:.9f}" for value in box) + f" {score:.6f}\n")
+        (labels / f"{flat_name(record['id'])}.txt").write_text("".join(lines), encoding="utf-8")
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+    return labels
+
+
+def write_supervision(
+    out: Path, records: list[Record], rows: list[Rows], classes: list[str], split: str | None
+) -> Path:
+    """supervision.json, the arrays of sv.Detections for every picture, and supervision.csv, a row a box as sv.CSVSink has."""
+    images, table = [], io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for record, objects in zip(records, rows, strict=True):
+        images.append(
+            {
+                "id": record["id"],
+                "image": record["image"],
+                "xyxy": [box for box, _, _ in objects],
+                "confidence": [score for _, _, score in objects],
+                "class_id": [number for _, number, _ in objects],
+                "class_name": [classes[number] for _, number, _ in objects],
+            }
+        )
+        writer.writerows([*box, number, score, "", classes[number], record["id"]] for box, number, score in objects)
+    write_whole(out / "supervision.csv", table.getvalue())
+    write_whole(out / "supervision.json", json.dumps({"images": images}, ensure_ascii=False) + "\n")
+    return out / "supervision.json"
+
+
+EXPORTS = {"coco": write_coco, "yolo": write_yolo, "supervision": write_supervision}
