@@ -2,7 +2,9 @@
 
     python evaluate.py --ckpt DIR [--data DIR] [--split test] [--out DIR]
     python evaluate.py --predictions FILE --data DIR [--split test] [--out DIR] [--reparse] [--allow-missing] [--score NAME]
-    python evaluate.py --ckpt DIR --images FOLDER [--classes a,b] [--out DIR]
+    python evaluate.py --ckpt DIR --images FOLDER|PICTURE|LIST.txt [--classes a,b] [--out DIR] [--skip-bad-images]
+
+Each takes --export coco,yolo,supervision, which writes the boxes for other tools as well.
 
 Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or a hub id. Scoring
 predictions loads no model and needs no image; only the report's pictures do.
@@ -19,21 +21,33 @@ from rich.console import Console
 from boxtune.average_precision import curves
 from boxtune.confidence import RANKINGS, SCORERS
 from boxtune.errors import UserError, command
+from boxtune.export_predictions import EXPORTS, check_exports, export_predictions, wanted_exports
 from boxtune.files import path_argument, write_whole
+from boxtune.matching import is_click
 from boxtune.predictions import Prediction, read_predictions, with_score
 from boxtune.prompts import as_asked, first_question
 from boxtune.records import Record, read_info, read_records
 from boxtune.report import write_report
 from boxtune.score_table import format_class_table, format_table
 from boxtune.scoring import score
-from boxtune.unlabelled import draw_predictions, records_without_truth
+from boxtune.unlabelled import draw_predictions, records_without_truth, warn_of_new_sizes
 
 # Options that a way of calling does not read.
 UNUSED = {
-    "--ckpt": {"reparse", "allow_missing", "classes", "score"},
+    "--ckpt": {"reparse", "allow_missing", "classes", "score", "skip_bad_images"},
     "--images": {"reparse", "allow_missing", "score", "data", "split", "limit", "base", "push_to_hub", "json"},
     "--predictions": {
-        *("images", "classes", "base", "limit", "batch_size", "max_new_tokens", "max_pixels", "precision"),
+        *(
+            "images",
+            "skip_bad_images",
+            "classes",
+            "base",
+            "limit",
+            "batch_size",
+            "max_new_tokens",
+            "max_pixels",
+            "precision",
+        ),
         "push_to_hub",
     },
 }
@@ -49,7 +63,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--split", default="test", help="train, validation or test (default)")
     parser.add_argument("--out", type=path_argument, help="default: eval/, or eval_images/, beside the checkpoint")
-    parser.add_argument("--images", type=path_argument, help="a folder of pictures without truth")
+    parser.add_argument(
+        "--images",
+        type=path_argument,
+        help="pictures without truth: a folder, one picture, or a .txt with a path a line",
+    )
+    parser.add_argument(
+        "--skip-bad-images", action="store_true", help="with --images: leave out and list pictures that cannot be read"
+    )
     parser.add_argument("--classes", help="with --images: names to ask for, by commas; default: those of training")
     parser.add_argument("--reparse", action="store_true", help="read the text of the predictions again")
     parser.add_argument(
@@ -59,6 +80,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", action="store_true", help="with an adapter: evaluate its base too, side by side")
     parser.add_argument("--push-to-hub", metavar="REPO", help="put the model, with a card that tells the result, there")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON, one key a model, and no table")
+    parser.add_argument(
+        "--export", type=wanted_exports, default=[], help=f"also write the boxes as {', '.join(EXPORTS)}, by commas"
+    )
     parser.add_argument("--limit", type=int, help="only the first N images of the split")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, help="default: from the training answers")
@@ -113,6 +137,11 @@ def warn_of_new_wording(records: list[Record], questions: list[str]) -> None:
         )
 
 
+def say(lines: list[str]) -> None:
+    """Beside the results: --json has all of stdout to itself."""
+    print("\n".join(lines), file=sys.stderr)
+
+
 def check_push(ckpt: str, has_card: bool) -> None:
     """Raises UserError, before anything is generated, where the model could not be pushed in the end."""
     from boxtune.hub import LOG_IN, is_logged_in
@@ -163,12 +192,12 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
     if args.images is not None:
         # Beside the evaluation: its metrics belong to its own predictions.
         out = args.out or out.with_name(f"{out.name}_images")
-        classes = (
-            grounding.classes
-            if args.classes is None
-            else [name.strip() for name in args.classes.split(",") if name.strip()]
-        )
-        records, data_dir, split = records_without_truth(args.images, classes, out), args.images, None
+        asked = grounding.classes if args.classes is None else args.classes.split(",")
+        asked = [name.strip() for name in asked if name.strip()]
+        classes = list(dict.fromkeys([*grounding.classes, *asked]))  # numbered as in training
+        records = records_without_truth(args.images, asked, out, args.skip_bad_images)
+        data_dir, split = args.images, None
+        warn_of_new_sizes(records, grounding)
     else:
         if not (args.data or grounding.data_dir):
             raise UserError(f"{args.ckpt} does not say what it was trained on; give --data DIR.")
@@ -182,6 +211,8 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
     if args.push_to_hub:
         check_push(args.ckpt, has_card)
     warn_of_new_wording(records, grounding.questions)
+    if args.export:
+        check_exports(args.export, out, grounding.get_codec().is_click)
     model = load_checkpoint_model(checkpoint, args.precision)
     collator = GroundingCollator(checkpoint.processor, grounding, data_dir)
     settings = {
@@ -232,6 +263,8 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         description="tuned model",
     )
+    if args.export:
+        say(export_predictions(args.export, out, records, answers, classes, split))
     if args.images is not None:
         draw_predictions(answers, out / "pictures")
         print(f"{sum(len(a['objects']['category']) for a in answers)} objects in {len(answers)} pictures")
@@ -270,8 +303,11 @@ def score_predictions(args: argparse.Namespace) -> None:
             f"warning: {len(missing)} of {len(records)} images have no prediction and count as empty", file=sys.stderr
         )
     out = args.out or args.predictions.parent
-    provenance = {"split": split, "data": str(args.data), "predictions": str(args.predictions), "missing": len(missing)}
     classes = read_info(args.data)["classes"]
+    if args.export:
+        check_exports(args.export, out, is_click(predictions))
+        say(export_predictions(args.export, out, records, predictions, classes, split))
+    provenance = {"split": split, "data": str(args.data), "predictions": str(args.predictions), "missing": len(missing)}
     metrics = write_results(out, records, predictions, classes, args.data, provenance, str(args.predictions))
     print_results({args.predictions.parent.name or "predictions": metrics}, out, args.json)
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback
@@ -136,6 +137,7 @@ def describe_grounding(
     """What the checkpoint will remember; the answer budget is set once the lengths are known."""
     codec = codec_for(config, recipe.grounding.answer, recipe.grounding.codec)
     size = processor.image_processor.size
+    sides = np.array([(record["width"], record["height"]) for record in splits["train"]], dtype=float)
     return Grounding(
         codec=codec.name,
         system_prompt=recipe.grounding.system_prompt,
@@ -152,6 +154,8 @@ def describe_grounding(
         classes=classes,
         questions=sorted({first_question(record) for record in splits["train"]}),
         data_dir=recipe.grounding.data_dir,
+        seen_pixels=np.percentile(sides[:, 0] * sides[:, 1], (5, 95)).tolist(),
+        seen_aspects=np.percentile(sides[:, 0] / sides[:, 1], (5, 95)).tolist(),
     )
 
 

@@ -38,6 +38,12 @@ def draw_points(
     return image
 
 
+def caption(label: str, score: float) -> str:
+    """ "RBC 0.93"; a label that is too long loses its end, not the score."""
+    label = label if len(label) <= MAX_LABEL - 5 else label[: MAX_LABEL - 6] + "…"
+    return f"{label} {score:.2f}"
+
+
 def thumbnail(image: Image.Image, side: int = 480) -> Image.Image:
     """A copy that is at most `side` pixels long and broad; a smaller picture keeps its size."""
     image = image.copy()

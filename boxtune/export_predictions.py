@@ -39,7 +39,9 @@ def check_exports(wanted: list[str], out: Path, click: bool) -> None:
         raise UserError("--export: the answers are points, so there are no boxes to export. Leave out --export.")
     foreign = {path.name for path in (out / "yolo").glob("*")} - {"labels", "classes.txt"}
     if "yolo" in wanted and foreign:
-        raise UserError(f"--export: {out / 'yolo'} holds {min(foreign)!r}, so it is no earlier export. Use another --out.")
+        raise UserError(
+            f"--export: {out / 'yolo'} holds {min(foreign)!r}, so it is no earlier export. Use another --out."
+        )
 
 
 def export_predictions(

@@ -22,6 +22,8 @@ class Grounding:
     `max_new_tokens` holds the longest training answer with room to spare; `base_precision` is how the base was loaded
     ("nf4" or a dtype), and `quantized_vision` says whether "nf4" held for the vision tower too. `calibration` is [slope,
     intercept] that turn scores into shares of hits (boxtune/calibration.py), empty where validation could not tell them.
+    `seen_pixels` and `seen_aspects` are the 5th and 95th percentile of width × height and of width / height of training's
+    pictures before they are resized; empty in checkpoints of earlier versions.
     """
 
     codec: str
@@ -39,6 +41,8 @@ class Grounding:
     questions: list[str] = field(default_factory=list)
     data_dir: str = ""
     calibration: list[float] = field(default_factory=list)
+    seen_pixels: list[float] = field(default_factory=list)
+    seen_aspects: list[float] = field(default_factory=list)
 
     def get_codec(self) -> Codec:
         return CODECS[self.codec]
@@ -69,6 +73,9 @@ class Grounding:
         choices = {"codec": tuple(CODECS), "base_precision": PRECISIONS, "compute_dtype": PRECISIONS[1:]}
         if "calibration" not in wrong and not _is_calibration(self.calibration):
             wrong["calibration"] = "must be empty, or a finite slope above 0 and an intercept"
+        for key in ("seen_pixels", "seen_aspects"):
+            if key not in wrong and not _is_range(getattr(self, key)):
+                wrong[key] = "must be empty, or two finite numbers above 0, the lesser first"
         for key, known in choices.items():
             if getattr(self, key) not in known:
                 wrong[key] = f"must be one of {', '.join(known)}"
@@ -77,6 +84,10 @@ class Grounding:
 
 def _is_calibration(values: list[float]) -> bool:
     return not values or (len(values) == 2 and values[0] > 0 and all(map(math.isfinite, values)))
+
+
+def _is_range(values: list[float]) -> bool:
+    return not values or (len(values) == 2 and 0 < values[0] <= values[1] < math.inf)
 
 
 def _is_a(value, hint) -> bool:

@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, WandbCallback
 
-from boxtune.drawing import draw_boxes, draw_points, thumbnail
+from boxtune.drawing import caption, draw_boxes, draw_points, thumbnail
 from boxtune.predictions import Prediction
 from boxtune.records import Record
 
@@ -43,9 +43,10 @@ def _drawn(image: Image.Image, record: Record, prediction: Prediction) -> Image.
 
     truth, found = record["objects"], prediction["objects"]
     image = draw_boxes(image, scaled(truth["bbox"]), truth["category"], "lime")
+    captions = [caption(*pair) for pair in zip(found["category"], found["score"], strict=True)]
     if "point" in found:
-        return draw_points(image, scaled(found["point"]), found["category"], "red")
-    return draw_boxes(image, scaled(found["bbox"]), found["category"], "red")
+        return draw_points(image, scaled(found["point"]), captions, "red")
+    return draw_boxes(image, scaled(found["bbox"]), captions, "red")
 
 
 def _overlaid(image: Image.Image, record: Record, prediction: Prediction, classes: list[str]):

@@ -27,6 +27,7 @@ from boxtune.codecs import CODECS
 from boxtune.errors import UserError
 from boxtune.files import path_argument
 from boxtune.images import load_image
+from boxtune.pictures import upright_size
 from boxtune.prompts import IMAGE, SYSTEM_PROMPT, answer_category, as_text, format_sentence, render
 from boxtune.records import (
     SPLIT_FOLDERS,
@@ -39,7 +40,6 @@ from boxtune.records import (
     to_json_line,
 )
 from data_prep.findings import FAMILIES
-from data_prep.pictures import upright_size
 
 # The budgets in preprocessor_config.json of Qwen/Qwen2.5-VL-7B-Instruct, which LLaMA-Factory leaves in force.
 HUB_BUDGET = (3136, 12_845_056)
@@ -302,8 +302,8 @@ def write_yolo(out: Path, splits: dict[str, list[Record]], classes: list[str], a
             target.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     settings = {"path": str(args.out.absolute())}
     settings |= {SPLIT_FOLDERS[split]: f"images/{SPLIT_FOLDERS[split]}" for split in splits}
-    # The tools refuse a set without val.
-    settings.setdefault("val", next(settings[name] for name in ("test", "train") if name in settings))
+    if "val" not in settings:  # the tools refuse a set without
+        settings["val"] = next(settings[name] for name in ("test", "train") if name in settings)
     settings["names"] = dict(enumerate(classes))
     (out / "data.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
     advice = "Train on its data.yaml."

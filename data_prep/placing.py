@@ -7,7 +7,7 @@ import numpy as np
 
 from boxtune.boxes import box_cxcywh_to_xyxy, box_xywh_to_xyxy, box_yxyx_to_xyxy
 from boxtune.errors import UserError
-from data_prep.pictures import Picture
+from boxtune.pictures import Picture
 from data_prep.shapes import are_numbers
 from data_prep.source import Item, Row, Source, problem
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from boxtune.errors import UserError
+from boxtune.pictures import Picture, inspect_all
 from boxtune.prompts import question
 from boxtune.records import SPLITS, Record, check_writable_target, record_problems, write_dataset
 from data_prep.classes import filter_objects, settle_classes
-from data_prep.pictures import Picture, inspect_all
 from data_prep.placing import Placed, check_convention, place_rows, settle_convention
 from data_prep.report import print_report
 from data_prep.source import Item, Options, Source, plain, problem
