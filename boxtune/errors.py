@@ -4,6 +4,7 @@ import errno
 import functools
 import pickle
 import re
+import reprlib
 import sys
 from contextlib import contextmanager
 
@@ -22,6 +23,17 @@ _UNREADABLE = (
 )
 # How libraries refuse a setting.
 _REFUSED = (OSError, ValueError, TypeError, LookupError, RuntimeError, ImportError, NotImplementedError)
+
+
+# Values in messages are cut: a line of a strange file may hold anything, at any length and depth.
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
+
+def shown(value: object) -> str:
+    """`repr`, cut to what a person reads in a message."""
+    return _SHORT.repr(value)
 
 
 def is_out_of_space(error: BaseException) -> bool:

@@ -95,7 +95,8 @@ def _score_image(record: dict, prediction: dict, threshold: float) -> ImageScore
         iou = box_iou(answers["bbox"], truth["bbox"]) * same_class
         hits = iou >= threshold
         inside = intersection(answers["bbox"], truth["bbox"])
-        excuses = (inside >= IGNORED_SHARE * box_area(answers["bbox"])[:, None]) & same_class
+        # More than nothing: the area of a box of no size is nothing, too.
+        excuses = (inside > 0) & (inside >= IGNORED_SHARE * box_area(answers["bbox"])[:, None]) & same_class
         # The best pair comes first, so the matching at a threshold is the head of the one without: one serves both.
         partners = {counted[j]: (i, float(iou[i, counted[j]])) for i, j in match_greedy(iou[:, counted])}
         pairs = sorted((i, j, value) for j, (i, value) in partners.items() if value >= threshold)

@@ -8,8 +8,8 @@ from typing import IO, Any
 
 from boxtune.calibration import calibrate
 from boxtune.codecs import CODECS
-from boxtune.confidence import CALIBRATED, DEFAULT, TokenScores, score_objects
-from boxtune.errors import UserError
+from boxtune.confidence import CALIBRATED, DEFAULT, RANKINGS, TokenScores, score_objects
+from boxtune.errors import UserError, shown
 from boxtune.files import write_whole
 from boxtune.records import Record, read_json_lines, to_json_line
 
@@ -126,27 +126,27 @@ def _line_problems(line: Any, records: dict[str, Record], found: dict, codec_ove
         return ["this file is an unfinished run; give the evaluation that wrote it the same options again to finish it"]
     missing = [key for key in KEYS if key not in line]
     if missing:
-        return [f"{line.get('id', 'no id')!r} lacks the key(s) {', '.join(missing)}; add them"]
+        return [f"{shown(line.get('id', 'no id'))} lacks the key(s) {', '.join(missing)}; add them"]
     name = line["id"]
     if not isinstance(name, str) or name not in records:
-        return [f"id {name!r} is not in this split; check --data and --split"]
+        return [f"id {shown(name)} is not in this split; check --data and --split"]
     problems = [f"id {name!r} stands twice; keep one line"] if name in found else []
     size, expected = (line["width"], line["height"]), (records[name]["width"], records[name]["height"])
     if size != expected:
         problems.append(
-            f"{name}: made for {size[0]} × {size[1]}, the image has {expected[0]} × {expected[1]}; predict it again"
+            f"{name}: made for {shown(size[0])} × {shown(size[1])}, the image has {expected[0]} × {expected[1]}; predict it again"
         )
     if not isinstance(line["problems"], list) or not all(isinstance(kind, str) for kind in line["problems"]):
-        problems.append(f"{name}: problems {line['problems']!r} must be a list of words")
+        problems.append(f"{name}: problems {shown(line['problems'])} must be a list of words")
     if not isinstance(line["text"], str):
-        problems.append(f"{name}: text {line['text']!r} must be a string")
+        problems.append(f"{name}: text {shown(line['text'])} must be a string")
     if not reparse:
         return problems + [f"{name}: {problem}" for problem in _object_problems(line["objects"])]
     codec = codec_override or line["codec"]
     if not isinstance(codec, str) or codec not in CODECS:
-        problems.append(f"{name}: unknown codec {codec!r}; known are {', '.join(CODECS)}")
+        problems.append(f"{name}: unknown codec {shown(codec)}; known are {', '.join(CODECS)}")
     if not _is_size(line["input_size"]):
-        problems.append(f"{name}: input_size {line['input_size']!r} must be [height, width] in whole pixels")
+        problems.append(f"{name}: input_size {shown(line['input_size'])} must be [height, width] in whole pixels")
     return problems
 
 
@@ -155,19 +155,25 @@ def _object_problems(objects: Any) -> list[str]:
     if len(places) != 1 or not all(isinstance(objects.get(key), list) for key in (*places, "category", "score")):
         return ["objects must hold the lists bbox (or point), category and score"]
     place = places[0]
-    lengths = {key: len(objects[key]) for key in (place, "category", "score")}
+    scorers = [f"score_{name}" for name in RANKINGS if f"score_{name}" in objects]
+    if wrong := [key for key in scorers if not isinstance(objects[key], list)]:
+        return [f"objects: {key} {shown(objects[key])} must be a list" for key in wrong]
+    lengths = {key: len(objects[key]) for key in (place, "category", "score", *scorers)}
     if len(set(lengths.values())) > 1:
         return [f"the lists in objects differ in length: {lengths}; write one entry per object in each"]
     problems = []
     for value in objects[place]:
         if place == "point" and not _are_numbers(value, 2):
-            problems.append(f"point {value} is not [x, y]")
+            problems.append(f"point {shown(value)} is not [x, y]")
         if place == "bbox" and not (_are_numbers(value, 4) and value[0] < value[2] and value[1] < value[3]):
-            problems.append(f"bbox {value} is not [x0, y0, x1, y1] with x0 < x1 and y0 < y1")
-    problems += [f"category {label!r} is not a string" for label in objects["category"] if not isinstance(label, str)]
-    for score in objects["score"]:
-        if not (_are_numbers([score], 1) and 0 <= score <= 1):
-            problems.append(f"score {score!r} is not a number from 0 to 1; use 1.0 where there is none")
+            problems.append(f"bbox {shown(value)} is not [x0, y0, x1, y1] with x0 < x1 and y0 < y1")
+    problems += [
+        f"category {shown(label)} is not a string" for label in objects["category"] if not isinstance(label, str)
+    ]
+    for key in ("score", *scorers):
+        for score in objects[key]:
+            if not (_are_numbers([score], 1) and 0 <= score <= 1):
+                problems.append(f"{key} {shown(score)} is not a number from 0 to 1; use 1.0 where there is none")
     return problems
 
 

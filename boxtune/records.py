@@ -17,24 +17,28 @@ from pathlib import Path
 from typing import Any
 
 from boxtune.boxes import box_area
-from boxtune.errors import UserError
+from boxtune.errors import UserError, shown
 
 SPLITS = ("train", "validation", "test")
 # What tools for detectors call them.
 SPLIT_FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 # A processor refuses pictures that are longer than this many times their breadth (transformers' smart_resize).
 MAX_ASPECT_RATIO = 200
+# No format of pictures holds a longer side (PNG).
+MAX_SIDE = 2**31
 
 Record = dict[str, Any]
 
 # What write_dataset makes; --overwrite deletes nothing else.
 _OWN_NAMES = {*(f"{split}.jsonl" for split in SPLITS), "dataset.json", "problems.jsonl", "images"}
 
-# Line breaks and other control characters, special tokens, and the words that stand for pictures and boxes in a turn.
-_UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]|<\||<click>|<image>|<boxes[:>]")
+# Line breaks and other control characters, halves of characters (surrogates), special tokens, and the words that stand for
+# pictures and boxes in a turn.
+_UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|<\||<click>|<image>|<boxes[:>]")
 
-# Tokens that start or end a turn or a picture in every Qwen family; as text in a turn they would do so, too.
-_TURN_TOKENS = re.compile(r"<\|(?:im_|endoftext|vision_|image_|video_)")
+# Tokens that start or end a turn or a picture in every Qwen family; as text in a turn they would do so, too. Halves of
+# characters cannot be tokenised.
+_TURN_TOKENS = re.compile(r"<\|(?:im_|endoftext|vision_|image_|video_)|[\ud800-\udfff]")
 
 
 def in_order(record: Record, order: str) -> Record:
@@ -66,11 +70,11 @@ def answer_objects(record: Record, category: str | None = None) -> tuple[list[li
 def label_problem(label: object) -> str | None:
     """Why a class name cannot be written into an answer, or None. `<|` would turn into special tokens."""
     if not isinstance(label, str) or not label.strip():
-        return f"class name {label!r} is empty"
+        return f"class name {shown(label)} is empty"
     if label != label.strip():
-        return f"class name {label!r} has space around it"
+        return f"class name {shown(label)} has space around it"
     if found := _UNSPEAKABLE.search(label):
-        return f"class name {label!r} holds {found.group()!r}, part of a special token or a control character"
+        return f"class name {shown(label)} holds {found.group()!r}, part of a special token or a control character"
     return None
 
 
@@ -85,12 +89,14 @@ def record_problems(record: Any) -> list[str]:
         return [f"a line must be a JSON object, got {type(record).__name__}"]
     missing = [key for key in ("id", "image", "width", "height", "objects", "messages") if key not in record]
     if missing:
-        return [f"{record.get('id', '?')}: missing {', '.join(missing)}"]
+        return [f"{shown(record.get('id', '?'))}: missing {', '.join(missing)}"]
     name, width, height, objects = record["id"], record["width"], record["height"], record["objects"]
     if not isinstance(name, str) or not isinstance(record["image"], str):
-        return [f"id {name!r} and image {record['image']!r} must be text"]
-    if not (type(width) is int and type(height) is int and width > 0 and height > 0):
-        return [f"{name}: width {width!r} and height {height!r} must be positive integers"]
+        return [f"id {shown(name)} and image {shown(record['image'])} must be text"]
+    if not name or "\0" in name:
+        return [f"id {shown(name)} cannot name a file"]
+    if not all(type(side) is int and 0 < side < MAX_SIDE for side in (width, height)):
+        return [f"{name}: width {shown(width)} and height {shown(height)} must be positive integers"]
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         return [f"{name}: {width} × {height} is longer than {MAX_ASPECT_RATIO} times its breadth"]
     columns = {key: objects.get(key) for key in ("bbox", "category", "ignore")} if isinstance(objects, dict) else {}
@@ -102,12 +108,12 @@ def record_problems(record: Any) -> list[str]:
         ]
     problems = [f"{name}: {problem}" for problem in map(label_problem, columns["category"]) if problem]
     problems += [
-        f"{name}: ignore {value!r} must be true or false" for value in columns["ignore"] if value not in (0, 1)
+        f"{name}: ignore {shown(value)} must be true or false" for value in columns["ignore"] if value not in (0, 1)
     ]
     for box in columns["bbox"]:
-        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
+        numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)
         if not numbers or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
-            problems.append(f"{name}: bbox {box} is not [x0, y0, x1, y1] inside {width} × {height}")
+            problems.append(f"{name}: bbox {shown(box)} is not [x0, y0, x1, y1] inside {width} × {height}")
     turns = record["messages"]
     if not isinstance(turns, list) or not all(
         isinstance(turn, dict) and isinstance(turn.get("content"), str) and "role" in turn for turn in turns
@@ -118,7 +124,9 @@ def record_problems(record: Any) -> list[str]:
     elif sum(turn["content"].count("<image>") for turn in turns) != 1 or "<image>" not in turns[0]["content"]:
         problems.append(f"{name}: the first question must name <image> once, no other turn may")
     elif any(breaks_turns(turn["content"].replace("<image>", "")) for turn in turns):
-        problems.append(f"{name}: a turn holds one of the tokens that end turns or stand for pictures")
+        problems.append(
+            f"{name}: a turn holds half a character, or one of the tokens that end turns or stand for pictures"
+        )
     return problems
 
 
@@ -181,6 +189,9 @@ def read_records(directory: Path, split: str) -> list[Record]:
             records.append(record)
     if problems:
         raise UserError(f"{path}: {len(problems)} problem(s). Prepare the data again, or mend these lines:", problems)
+    counted = info["splits"].get(split, {}).get("images", 0)
+    if counted and not records:
+        raise UserError(f"{path} is empty; dataset.json counts {counted} images. Prepare the data again.")
     return records
 
 
