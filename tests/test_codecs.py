@@ -204,6 +204,7 @@ def test_parsers_never_raise_and_give_valid_boxes(text, codec):
 HOSTILE = [
     "{", "[", '"', "'", '{"\\"', "{'", '" ', "<|box_start|>", "<|box_start|>(1,2", "<click>", "9", "9 ", "\\", '{"a":', "{{[",
     '{"bbox_2d": [1, 2, 3, 4], "label": "a"},', '{"bbox_2d":[', "a ", "\n",
+    "]", "}{", "é", "\ud800", "<|object_ref_start|>", "<|box_start|>(1,2),(3,4)<|box_end|>", "<click>1,2</click> a\n",
 ]  # fmt: skip
 
 
@@ -219,12 +220,12 @@ def test_a_megabyte_of_anything_takes_linear_time(codec):
             best = min(best, time.process_time() - began)
         return best
 
-    for piece in HOSTILE:
-        for start in ("", '[{"label": "'):
-            small = start + piece * (25_000 // len(piece))
-            large = start + piece * (200_000 // len(piece))
-            # Eight times the text; a quadratic parser would take 64 times as long. 20 ms hide the clock's noise.
-            assert seconds(large) < 20 * seconds(small) + 0.02, (piece, start)
+    pairs = [(start, piece) for piece in HOSTILE for start in ("", '[{"label": "')]
+    for start, piece in [*pairs, ('[{"bbox_2d": [', "9"), ('[{"bbox_2d": [', "1,"), ("<|box_start|>", "1,")]:
+        small = start + piece * (25_000 // len(piece))
+        large = start + piece * (200_000 // len(piece))
+        # Eight times the text; a quadratic parser would take 64 times as long. 20 ms hide the clock's noise.
+        assert seconds(large) < 20 * seconds(small) + 0.02, (piece, start)
     began = time.process_time()
     codec.decode("{" * 1_000_000, IMAGE, INPUT)
     assert time.process_time() - began < 15

@@ -243,6 +243,18 @@ def test_pictures_without_truth(run, squares, tmp_path, capsys):
     assert "torn.jpg" in capsys.readouterr().err
 
 
+def test_a_run_remembers_its_sizes_and_exports_what_it_finds(run, squares, tmp_path, capsys):
+    sizes = [(record["width"], record["height"]) for record in read_records(squares, "train")]
+    least, most = Grounding.load(run / "final").seen_pixels
+    assert min(w * h for w, h in sizes) < least < most < max(w * h for w, h in sizes)
+    Image.new("RGB", (2000, 1500), "white").save(tmp_path / "photo.png")
+    common = ["--ckpt", str(run / "final"), "--max-new-tokens", "20", "--skip-bad-images", "--export", "coco,yolo"]
+    evaluate.main([*common, "--images", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out")])
+    assert "1 of 1 pictures are unlike those of training" in capsys.readouterr().err
+    assert (tmp_path / "out" / "yolo" / "labels" / "photo.png.txt").is_file()
+    assert isinstance(json.loads((tmp_path / "out" / "coco_results.json").read_text()), list)
+
+
 def test_a_question_never_trained_on_is_named(run, squares, tmp_path, capsys):
     records = read_records(squares, "test")[:1]
     records[0]["messages"][0]["content"] = "<image>Where is Waldo?"
@@ -253,13 +265,17 @@ def test_a_question_never_trained_on_is_named(run, squares, tmp_path, capsys):
     assert "never trained on" in capsys.readouterr().err
 
 
-def test_a_click_checkpoint_answers_in_points(squares, tmp_path):
+def test_a_click_checkpoint_answers_in_points(squares, tmp_path, capsys):
     run = train(squares, tmp_path / "run", "--answer", "click")
     evaluate.main(["--ckpt", str(run / "final"), "--max-new-tokens", "20"])
     metrics = json.loads((run / "eval" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["AP"] is None
     assert metrics["points"]["fn"] == 6
     assert all("point" in p["objects"] for p in read_lines(run / "eval" / "predictions.jsonl"))
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--ckpt", str(run / "final"), "--export", "coco", "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2 and "no boxes to export" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "said before anything is generated"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,10 @@ def with_objects(**columns) -> dict:
         ("text", "must be a JSON object"),
         ({"id": "a"}, "missing image, width"),
         (GOOD | {"width": 0}, "must be positive integers"),
+        (GOOD | {"width": 10**400, "height": 10**400}, "must be positive integers"),
+        (GOOD | {"id": ""}, "cannot name a file"),
+        (with_objects(bbox=[[False, False, True, True], [1, 2, 3, 4]]), "[False, False, True, True] is not"),
+        (with_objects(category=["cat", "\ud800"]), "holds '\\ud800'"),
         (with_objects(bbox=[[0, 0, 101, 80], [1, 2, 3, 4]]), "is not [x0, y0, x1, y1] inside 100 × 80"),
         (with_objects(bbox=[[5, 0, 5, 80], [1, 2, 3, 4]]), "[5, 0, 5, 80] is not"),
         (with_objects(bbox=[[0, 0, float("nan"), 80], [1, 2, 3, 4]]), "nan"),
@@ -109,6 +113,13 @@ def test_a_wrong_dataset_json_is_one_message(tmp_path, text):
     (tmp_path / "d" / "dataset.json").write_text(text)
     with pytest.raises(UserError, match="Prepare the data again"):
         read_info(tmp_path / "d")
+
+
+def test_a_split_that_lost_its_lines_is_not_an_empty_split(tmp_path):
+    write(tmp_path / "d", [GOOD])
+    (tmp_path / "d" / "train.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"is empty; dataset\.json counts 1 images"):
+        read_records(tmp_path / "d", "train")
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path):
