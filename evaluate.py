@@ -282,7 +282,7 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
 
 def print_results(runs: dict[str, dict], out: Path, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(runs, ensure_ascii=False))
+        print(json.dumps(runs))  # in ASCII: a word of a file may be one that no terminal can show
         return
     console = Console()
     console.print(format_table(runs))

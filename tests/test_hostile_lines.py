@@ -9,6 +9,7 @@ from conftest import make_record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import evaluate
 from boxtune.codecs import CODECS
 from boxtune.confidence import RANKINGS
 from boxtune.errors import UserError
@@ -147,6 +148,25 @@ def test_mangled_predictions_give_finite_numbers_or_a_list_of_lines(tmp_path, co
     if codec == "qwen3_vl":
         export_predictions([*EXPORTS], tmp_path / "out", RECORDS, predictions, CLASSES, "test")
         json.loads((tmp_path / "out" / "coco_results.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_what_no_number_depends_on_may_be_anything(tmp_path, capfd):
+    """And whatever a label or a problem is called can be printed, exported and shown in the report."""
+    write_dataset(tmp_path / "d", name="d", source_format="t", classes=CLASSES, splits={"test": RECORDS}, problems=[])
+    lines = copy.deepcopy(ANSWERS["qwen3_vl"])
+    lines[0] |= {"seconds": {"a": [1]}, "image": 5, "codec": ["x"], "input_size": "no", "text": "\ud800\0<script>"}
+    lines[0] |= {"problems": ["weird \ud800", "\0", "clean"]}
+    lines[0]["objects"] |= {"category": ["\ud800", "\0<b>"], "more": 5}
+    lines[2]["objects"]["bbox"] = [[-1e11, -5, 1e11, 7e11], [0, 0, 1e-200, 1e-200]]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = ["--predictions", "p.jsonl", "--data", "d", "--out", "out", "--export", ",".join(EXPORTS), "--json"]
+    evaluate.main([str(tmp_path / word) if word in ("p.jsonl", "d", "out") else word for word in words])
+    (metrics,) = json.loads(capfd.readouterr().out).values()
+    # The box of no area is a false positive, although ignored truth of its class is there.
+    assert metrics["matching"]["fp"] == 4 and metrics["unknown_label_boxes"] == 2
+    assert "<script>" not in (tmp_path / "out" / "report.html").read_text().split("</head>")[1].replace(
+        "&lt;script", ""
+    )
 
 
 @given(data=st.data())
