@@ -45,6 +45,7 @@ from boxtune.run_info import changed_data, changed_keys, save_run_info
 from boxtune.trackers import usable_trackers
 from boxtune.trainer import RESUME_REMEDY, GroundingTrainer
 from boxtune.training_data import answer_budget, as_dataset, drop_or_refuse_overlong, measure
+from boxtune.variation import EpochCallback, Variation
 from data_prep.__main__ import main as prepare
 
 # Pictures of validation, at most, that scores are calibrated on.
@@ -159,6 +160,24 @@ def describe_grounding(
     )
 
 
+def build_variation(recipe: Recipe, grounding: Grounding) -> Variation | None:
+    """How training examples vary, or None where the recipe says they do not."""
+    options = recipe.grounding
+    if not (options.augment or options.negative_questions or options.prompt_variety):
+        return None
+    if options.negative_questions and len(grounding.classes) < 2:
+        say("note: negative_questions has no effect on data with one class")
+    return Variation(
+        operations=options.augment,
+        negative_questions=options.negative_questions,
+        prompt_variety=options.prompt_variety,
+        classes=grounding.classes,
+        max_pixels=grounding.max_pixels,
+        max_length=recipe.training.max_length,
+        seed=recipe.training.seed,
+    )
+
+
 def fit_lengths(recipe: Recipe, splits: dict, collator: GroundingCollator) -> dict[str, list[Record]]:
     """The examples within max_length; sets the answer budget. All over-long ones are listed, none is cut."""
     fitting = {}
@@ -239,6 +258,8 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
         )
     box_losses, policy_loss = choose_losses(recipe)
     callbacks = [InterruptCallback()]
+    if collator.variation:
+        callbacks.append(EpochCallback(collator.variation))
     if recipe.grounding.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(recipe.grounding.early_stopping_patience))
     with accepting(f"{recipe.name}: the trainer refuses a value"):
@@ -251,7 +272,7 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
             box_losses=box_losses,
             policy_loss=policy_loss,
             data_collator=collator.for_losses(teacher_forced=box_losses is not None, sampled=policy_loss is not None),
-            train_dataset=as_dataset(splits["train"], collator.data_dir),
+            train_dataset=as_dataset(splits["train"], collator.data_dir, varied=True),
             eval_dataset=as_dataset(splits["validation"], collator.data_dir) if splits.get("validation") else None,
             processing_class=processor,
             peft_config=peft_config,
@@ -327,7 +348,10 @@ def main(argv: list[str] | None = None) -> None:
         recipe.model.model_name_or_path, recipe.model.model_revision, options.min_pixels, options.max_pixels
     )
     grounding = describe_grounding(recipe, config, processor, splits, read_info(data_dir)["classes"])
-    collator = GroundingCollator(processor, grounding, data_dir)
+    variation = build_variation(recipe, grounding)
+    if variation:
+        grounding.questions = variation.questions(splits["train"])
+    collator = GroundingCollator(processor, grounding, data_dir, variation)
     splits = fit_lengths(recipe, splits, collator)
 
     if PartialState().is_main_process:

@@ -21,6 +21,7 @@ from boxtune.losses import collate_targets
 from boxtune.prompts import answer_category, as_asked, render, render_question
 from boxtune.records import Record, image_path
 from boxtune.targets import AnswerTokenizer, AnswerTokens
+from boxtune.variation import Variation
 
 IGNORE_INDEX = -100
 
@@ -63,13 +64,17 @@ class GroundingCollator:
     """Turns rows {"record": JSON text} into a padded batch: input_ids, attention_mask, labels, pixel_values, image_grid_thw.
 
     `for_losses` gives one whose batches also hold what losses on boxes need.
+    Rows that say {"varied": True}, those of training, are shown as `variation` has them in this epoch.
     """
 
-    def __init__(self, processor: ProcessorMixin, grounding: Grounding, data_dir: Path):
+    def __init__(
+        self, processor: ProcessorMixin, grounding: Grounding, data_dir: Path, variation: Variation | None = None
+    ):
         self.processor = processor
         self.grounding = grounding
         self.codec = grounding.get_codec()
         self.data_dir = Path(data_dir)
+        self.variation = variation
         self.tokenizer = processor.tokenizer
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
         self.find_targets: AnswerTokenizer | None = None
@@ -148,7 +153,9 @@ class GroundingCollator:
 
     def process_images(self, records: list[Record]) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:
         """({pixel_values, image_grid_thw}, input sizes) of the records' pictures."""
-        images = [self.load(record) for record in records]
+        return self._process([self.load(record) for record in records])
+
+    def _process(self, images: list[Image.Image]) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:
         features = self.processor.image_processor(images=images, return_tensors="pt")
         sizes = [grid_input_size(self.processor, grid) for grid in features["image_grid_thw"]]
         return {key: features[key] for key in ("pixel_values", "image_grid_thw")}, sizes
@@ -171,8 +178,19 @@ class GroundingCollator:
         }
 
     def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
-        records = [json.loads(example["record"]) for example in examples]
-        return self.batch_conversations(records, *self.process_images(records))
+        records, images = zip(*map(self._read, examples), strict=True)
+        return self.batch_conversations(list(records), *self._process(list(images)))
+
+    def _read(self, example: dict) -> tuple[Record, Image.Image]:
+        """A row's record and picture, varied where the row asks for it and the outcome fits max_length."""
+        record = json.loads(example["record"])
+        image = self.load(record)
+        if self.variation is None or not example.get("varied"):
+            return record, image
+        varied, varied_image = self.variation(record, image)
+        size = expected_input_size(self.processor, (varied["height"], varied["width"]))
+        length, limit = len(self.encode(varied, size).input_ids), self.variation.max_length
+        return (varied, varied_image) if limit is None or length <= limit else (record, image)
 
     def batch_conversations(
         self, records: list[Record], features: dict[str, torch.Tensor], sizes: list[tuple[int, int]]

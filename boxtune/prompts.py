@@ -15,6 +15,14 @@ FORMAT_SENTENCES = {
     "click": "Answer with <click>x,y</click> and the label, one object a line, or None.",
 }
 
+# The neutral question, and other words for it that training may draw (`prompt_variety`). The first is what data_prep asks.
+QUESTIONS = (
+    "Detect every {} in the image.",
+    "Locate each {} in the image.",
+    "Find every {} in this picture.",
+    "Where is each {} in this picture?",
+)
+
 _PLACEHOLDER = re.compile(r"<boxes(?::(.+))?>", re.DOTALL)
 
 
@@ -23,9 +31,9 @@ def join_names(names: list[str], word: str = "and") -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
-def question(classes: list[str]) -> str:
-    """The neutral question that asks for every object of `classes`; it names the picture first."""
-    return f"{IMAGE}Detect every {join_names(classes)} in the image."
+def question(classes: list[str], wording: str = QUESTIONS[0]) -> str:
+    """The neutral question that asks for every object of `classes`, in one of QUESTIONS; it names the picture first."""
+    return IMAGE + wording.format(join_names(classes))
 
 
 def answer_category(turn: str) -> tuple[bool, str | None]:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
+from boxtune.augmentation import OPERATIONS
 from boxtune.box_validation import METRICS
 from boxtune.codecs import BOX_CODECS
 from boxtune.errors import UserError, accepting
@@ -45,6 +46,23 @@ class GroundingArguments:
             "help": "Order of the objects in an answer: as annotated, in lines of print, largest first, or drawn once.",
             "choices": ["source", "raster", "area", "random"],
         },
+    )
+    augment: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "What changes a training picture, boxes with it, each time it is shown; none unless named. flip mirrors, "
+            "so not where there is print.",
+            "choices": list(OPERATIONS),
+        },
+    )
+    negative_questions: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of training examples that ask for one class which the picture lacks; as many ask for one it shows."
+        },
+    )
+    prompt_variety: bool = field(
+        default=False, metadata={"help": "Half of the training questions in other neutral words than the record's own."}
     )
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; saved with the checkpoint."})
     min_pixels: int | None = field(default=None, metadata={"help": "Smallest area of the resized picture."})
@@ -103,9 +121,9 @@ class GroundingArguments:
     def __post_init__(self):
         # argparse checks the choices of what the command line says, not of what a recipe does.
         for f in fields(self):
-            choices = f.metadata.get("choices")
-            if choices and getattr(self, f.name) not in choices:
-                raise ValueError(f"{f.name} must be one of {', '.join(choices)}, got {getattr(self, f.name)!r}.")
+            choices, value = f.metadata.get("choices"), getattr(self, f.name)
+            if choices and any(item not in choices for item in (value if isinstance(value, list) else [value])):
+                raise ValueError(f"{f.name} must be one of {', '.join(choices)}, got {value!r}.")
 
 
 @dataclass
@@ -167,6 +185,7 @@ _RANGES = {
         *("lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor"),
     ),
     "must be at least 2, each being compared with the others": (lambda value: value >= 2, "grounding_samples"),
+    "must be from 0 to 0.5": (lambda value: 0 <= value <= 0.5, "negative_questions"),
     "must be from 0 to 4294967295": (lambda value: 0 <= value < 2**32, "seed", "data_seed"),
     "must be at least 1, or -1 to count epochs instead": (lambda value: value == -1 or value >= 1, "max_steps"),
 }

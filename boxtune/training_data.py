@@ -72,12 +72,16 @@ def answer_budget(lengths: list[Lengths]) -> int:
     return max((entry.answer for entry in lengths), default=0) * 5 // 4 + 32
 
 
-def as_dataset(records: list[Record], data_dir: Path) -> Dataset:
+def as_dataset(records: list[Record], data_dir: Path, varied: bool = False) -> Dataset:
     """One row a record. The record travels as JSON, so that Arrow cannot reshape it; `image` tells TRL that this is
-    vision data."""
+    vision data, and `varied` tells the collator to show each epoch another variation of it."""
     return Dataset.from_list(
         [
-            {"image": str(image_path(record, data_dir)), "record": json.dumps(record, ensure_ascii=False)}
+            {
+                "image": str(image_path(record, data_dir)),
+                "record": json.dumps(record, ensure_ascii=False),
+                "varied": varied,
+            }
             for record in records
         ]
     )
