@@ -38,7 +38,10 @@ def main(argv: list[str] | None = None) -> None:
     collator = GroundingCollator(processor, grounding, data_dir)
     codec = grounding.get_codec()
 
-    lengths = [entry for records in splits.values() for entry in measure(records, collator)]
+    noise = {"train": options.noise_objects}
+    lengths = [
+        entry for split, records in splits.items() for entry in measure(records, collator, noise.get(split, 0.0))
+    ]
     too_long = overlong(lengths, recipe.training.max_length)
     drawn = random.Random(recipe.training.seed).sample(splits["train"], min(SAMPLES, len(splits["train"])))
     examples = []

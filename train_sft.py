@@ -37,6 +37,7 @@ from boxtune.modeling import (
     load_processor,
     nf4_config,
 )
+from boxtune.noise import NOISE_LABEL, require_free_label
 from boxtune.policy import PolicyLoss
 from boxtune.prompts import first_question, format_sentence
 from boxtune.recipe import Recipe, load_recipe
@@ -137,6 +138,8 @@ def describe_grounding(
 ) -> Grounding:
     """What the checkpoint will remember; the answer budget is set once the lengths are known."""
     codec = codec_for(config, recipe.grounding.answer, recipe.grounding.codec)
+    if recipe.grounding.noise_objects:
+        require_free_label(classes)
     size = processor.image_processor.size
     sides = np.array([(record["width"], record["height"]) for record in splits["train"]], dtype=float)
     return Grounding(
@@ -157,13 +160,14 @@ def describe_grounding(
         data_dir=recipe.grounding.data_dir,
         seen_pixels=np.percentile(sides[:, 0] * sides[:, 1], (5, 95)).tolist(),
         seen_aspects=np.percentile(sides[:, 0] / sides[:, 1], (5, 95)).tolist(),
+        noise_label=NOISE_LABEL if recipe.grounding.noise_objects else "",
     )
 
 
 def build_variation(recipe: Recipe, grounding: Grounding) -> Variation | None:
     """How training examples vary, or None where the recipe says they do not."""
     options = recipe.grounding
-    if not (options.augment or options.negative_questions or options.prompt_variety):
+    if not (options.augment or options.negative_questions or options.prompt_variety or options.noise_objects):
         return None
     if options.negative_questions and len(grounding.classes) < 2:
         say("note: negative_questions has no effect on data with one class")
@@ -171,6 +175,7 @@ def build_variation(recipe: Recipe, grounding: Grounding) -> Variation | None:
         operations=options.augment,
         negative_questions=options.negative_questions,
         prompt_variety=options.prompt_variety,
+        noise_objects=options.noise_objects,
         classes=grounding.classes,
         max_pixels=grounding.max_pixels,
         max_length=recipe.training.max_length,
@@ -182,7 +187,7 @@ def fit_lengths(recipe: Recipe, splits: dict, collator: GroundingCollator) -> di
     """The examples within max_length; sets the answer budget. All over-long ones are listed, none is cut."""
     fitting = {}
     for split, records in splits.items():
-        lengths = measure(records, collator)
+        lengths = measure(records, collator, recipe.grounding.noise_objects if split == "train" else 0.0)
         fitting[split], dropped = drop_or_refuse_overlong(
             records, lengths, recipe.training.max_length, recipe.grounding.overlong, split
         )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import BoundingBoxes
 
 from boxtune.boxes import box_area
@@ -50,21 +50,21 @@ def augment(
     movable = all(answer_category(answer)[0] for answer in answers)
     if "crop" in operations and movable and draw.random() < 0.5:
         window = _draw_window(image.size, draw)
-        image, boxes = F.crop(image, *window), F.crop(boxes, *window)
+        image, boxes = functional.crop(image, *window), functional.crop(boxes, *window)
     if "flip" in operations and movable and draw.random() < 0.5:
-        image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
+        image, boxes = functional.horizontal_flip(image), functional.horizontal_flip(boxes)
     size = _draw_size(image.size, "resize" in operations, max_pixels, draw)
     if set(operations) - {"crop", "flip"} and size != (image.height, image.width):
-        image, boxes = (F.resize(each, list(size), InterpolationMode.BICUBIC) for each in (image, boxes))
+        image, boxes = (functional.resize(each, list(size), InterpolationMode.BICUBIC) for each in (image, boxes))
     if "color" in operations:
-        for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
+        for adjust in (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation):
             image = adjust(image, draw.uniform(*_BRIGHTNESS))
-        image = F.adjust_hue(image, draw.uniform(*_HUE))
+        image = functional.adjust_hue(image, draw.uniform(*_HUE))
     if "blur" in operations and draw.random() < 0.3:
         # Pillow's, because torchvision's refuses pictures that are narrower than its kernel.
         image = image.filter(ImageFilter.GaussianBlur(draw.uniform(*_BLUR_RADII)))
     if "jpeg" in operations and draw.random() < 0.5:
-        image = F.jpeg(image, draw.randint(*_JPEG_QUALITIES))
+        image = functional.jpeg(image, draw.randint(*_JPEG_QUALITIES))
     return _place(record, boxes.numpy(), image.size), image
 
 
@@ -76,9 +76,7 @@ def _draw_window(image_size: tuple[int, int], draw: random.Random) -> tuple[int,
     return draw.randint(0, image_size[1] - height), draw.randint(0, image_size[0] - width), height, width
 
 
-def _draw_size(
-    image_size: tuple[int, int], jitter: bool, max_pixels: int, draw: random.Random
-) -> tuple[int, int]:
+def _draw_size(image_size: tuple[int, int], jitter: bool, max_pixels: int, draw: random.Random) -> tuple[int, int]:
     """(height, width) of at most `max_pixels`, with `jitter` near the size at which the model would see the picture."""
     width, height = image_size
     seen = min(1.0, math.sqrt(max_pixels / (width * height)))

@@ -6,7 +6,7 @@ exactly the answers and their end tokens are supervised.
 
 import copy
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -29,18 +29,15 @@ IGNORE_INDEX = -100
 @dataclass
 class EncodedRecord:
     """One example before padding. `input_size` is (height, width); `widened` counts boxes that rounding collapsed;
-    `answers` are (position of its first token, its tokens) of the answers that name boxes, where targets are asked for."""
+    `answers` are (position of its first token, its tokens) of the answers that name boxes, where targets or noise ask for it."""
 
     input_ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     input_size: tuple[int, int] = (0, 0)
     image_tokens: int = 0
+    answer_tokens: int = 0
     widened: int = 0
     answers: list[tuple[int, AnswerTokens]] = field(default_factory=list)
-
-    @property
-    def answer_tokens(self) -> int:
-        return sum(label != IGNORE_INDEX for label in self.labels)
 
 
 def expected_input_size(processor: ProcessorMixin, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -79,6 +76,7 @@ class GroundingCollator:
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
         self.find_targets: AnswerTokenizer | None = None
         self.asks = False
+        self.find_noise = AnswerTokenizer(self.tokenizer, self.codec) if grounding.noise_label else None
 
     def for_losses(self, teacher_forced: bool, sampled: bool) -> "GroundingCollator":
         """The same with `targets` in every batch (losses.collate_targets), and its questions as `asked` (`ask`)."""
@@ -131,10 +129,12 @@ class GroundingCollator:
                     f"{whole[len(prompt) :][:80]!r} where {answer[:80]!r} was expected. Use the model's own template."
                 )
             self._append(encoded, whole[done : len(prompt)], supervised=False)
-            if self.find_targets and answer_category(record["messages"][i - before]["content"])[0]:
-                tokens = self.find_targets(answer.removesuffix(self.tokenizer.eos_token), input_size)
-                encoded.answers.append((len(encoded.input_ids), tokens))
+            start = len(encoded.input_ids)
             self._append(encoded, answer, supervised=True)
+            find = self.find_targets or self.find_noise
+            if find and answer_category(record["messages"][i - before]["content"])[0]:
+                tokens = find(answer.removesuffix(self.tokenizer.eos_token), input_size)
+                encoded.answers.append((start, self._unlearn_noise(tokens, encoded.labels, start)))
             done = len(prompt) + len(answer)
         self._append(encoded, whole[done:], supervised=False)
         encoded.image_tokens = encoded.input_ids.count(self.image_token_id)
@@ -143,7 +143,22 @@ class GroundingCollator:
     def _append(self, encoded: EncodedRecord, text: str, supervised: bool) -> None:
         ids = self._tokenize(text, encoded.input_size)
         encoded.input_ids += ids
+        encoded.answer_tokens += len(ids) if supervised else 0
         encoded.labels += ids if supervised else [IGNORE_INDEX] * len(ids)
+
+    def _unlearn_noise(self, answer: AnswerTokens, labels: list[int], start: int) -> AnswerTokens:
+        """Take the coordinates of noise objects, which are wrong, out of the `labels` of the answer that begins at `start`.
+
+        Returns the answer without them, so that no loss on boxes learns them either.
+        """
+        true = []
+        for found in answer.objects:
+            if found.name != self.grounding.noise_label:
+                true.append(found)
+                continue
+            first, behind = start + found.numbers[0][0], start + found.numbers[-1][-1] + 1
+            labels[first:behind] = [IGNORE_INDEX] * (behind - first)
+        return replace(answer, objects=true)
 
     def encode_question(self, record: Record, input_size: tuple[int, int]) -> list[int]:
         """Token ids of what evaluation asks, up to where the answer starts."""

@@ -114,8 +114,8 @@ def generate_answers(
     The largest pictures come first: padding is least, and what does not fit the memory fails in the first batch. Then, and
     for all that follows, the batch is halved.
     """
-    tokenizer, codec, calibration = collator.tokenizer, collator.grounding.codec, collator.grounding.calibration
-    config = greedy_config(tokenizer, collator.grounding.max_new_tokens)
+    tokenizer, grounding = collator.tokenizer, collator.grounding
+    config = greedy_config(tokenizer, grounding.max_new_tokens)
 
     def area(record: Record) -> int:
         height, width = expected_input_size(collator.processor, (record["height"], record["width"]))
@@ -149,7 +149,11 @@ def generate_answers(
         answers = zip(output[:, prompt_length:].tolist(), probabilities.rows(), loop_stop.looped, strict=True)
         for record, size, (ids, scores, looped) in zip(rows, sizes, answers, strict=True):
             text, tokens, ended = read_answer(tokenizer, ids, *scores, stops)
-            prediction = make_prediction(record, codec, size, text, seconds, tokens, calibration)
+            prediction = make_prediction(
+                *(record, grounding.codec, size, text, seconds, tokens),
+                calibration=grounding.calibration,
+                noise_label=grounding.noise_label,
+            )
             if not ended and "truncated" not in prediction["problems"]:
                 # Cut by the token limit between two objects, where the text alone looks whole.
                 prediction["problems"].append("truncated")

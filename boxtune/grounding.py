@@ -24,6 +24,8 @@ class Grounding:
     intercept] that turn scores into shares of hits (boxtune/calibration.py), empty where validation could not tell them.
     `seen_pixels` and `seen_aspects` are the 5th and 95th percentile of width × height and of width / height of training's
     pictures before they are resized; empty in checkpoints of earlier versions.
+    `noise_label` is the label of objects that answers hold only to be dropped (boxtune/noise.py), empty where training had
+    none.
     """
 
     codec: str
@@ -43,6 +45,7 @@ class Grounding:
     calibration: list[float] = field(default_factory=list)
     seen_pixels: list[float] = field(default_factory=list)
     seen_aspects: list[float] = field(default_factory=list)
+    noise_label: str = ""
 
     def get_codec(self) -> Codec:
         return CODECS[self.codec]

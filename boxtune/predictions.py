@@ -11,6 +11,7 @@ from boxtune.codecs import CODECS
 from boxtune.confidence import CALIBRATED, DEFAULT, RANKINGS, TokenScores, score_objects
 from boxtune.errors import UserError, shown
 from boxtune.files import write_whole
+from boxtune.noise import NOISE_LABEL, without_noise
 from boxtune.records import Record, read_json_lines, to_json_line
 
 Prediction = dict[str, Any]
@@ -28,14 +29,18 @@ def make_prediction(
     seconds: float,
     tokens: TokenScores | None = None,
     calibration: Sequence[float] = (),
+    noise_label: str = "",
 ) -> Prediction:
     """One line of predictions.jsonl: the answer `text` read with `codec` into pixels of the record's image.
 
     `input_size` is (height, width) of the picture as the model saw it. Where the `tokens` of the text are given, `objects`
     holds a column for every scorer, and `score` is that of confidence.DEFAULT, turned by `calibration`, if there is one,
-    into a share of hits; without tokens every score is 1.0. Coordinates are rounded to a thousandth of a pixel.
+    into a share of hits; without tokens every score is 1.0. Objects labelled `noise_label`, where there is one, are left
+    out, and each is a problem "noise". Coordinates are rounded to a thousandth of a pixel.
     """
     answer = CODECS[codec].decode(text, (record["height"], record["width"]), tuple(input_size))
+    if noise_label:
+        answer = without_noise(answer, noise_label)
     place, values = ("point", answer.points_xy) if CODECS[codec].is_click else ("bbox", answer.boxes_xyxy)
     scores = {"score": [1.0] * len(values)}
     if tokens is not None:
@@ -191,7 +196,10 @@ def _is_size(value: Any) -> bool:
 
 def _read_again(line: Prediction, record: Record, codec_override: str | None) -> Prediction:
     codec = codec_override or line["codec"]
-    prediction = make_prediction(record, codec, line["input_size"], line["text"], 0.0) | {"seconds": line["seconds"]}
+    # Whoever wrote a line with noise in it knew that noise was trained.
+    noise_label = NOISE_LABEL if NOISE_LABEL in line["problems"] else ""
+    prediction = make_prediction(record, codec, line["input_size"], line["text"], 0.0, noise_label=noise_label)
+    prediction["seconds"] = line["seconds"]
     before, after = line["objects"], prediction["objects"]
     if not _object_problems(before) and all(before.get(key) == after[key] for key in after if key != "score"):
         prediction["objects"] = before  # the same objects, whose scores the text alone cannot tell

@@ -51,6 +51,11 @@ def first_question(record: Record) -> str:
     return next(turn["content"] for turn in record["messages"] if turn["role"] == "user")
 
 
+def is_standard(record: Record) -> bool:
+    """Whether the conversation is one question about all objects, which training may then ask otherwise."""
+    return len(record["messages"]) == 2 and record["messages"][1]["content"] == "<boxes>"
+
+
 def as_asked(record: Record) -> Record:
     """The record with only the objects that its first question asks for, which is what evaluation can score.
 

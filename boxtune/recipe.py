@@ -64,6 +64,10 @@ class GroundingArguments:
     prompt_variety: bool = field(
         default=False, metadata={"help": "Half of the training questions in other neutral words than the record's own."}
     )
+    noise_objects: float = field(
+        default=0.0,
+        metadata={"help": "Wrong boxes, labelled noise, for each true one at the end of a training answer (Pix2Seq)."},
+    )
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; saved with the checkpoint."})
     min_pixels: int | None = field(default=None, metadata={"help": "Smallest area of the resized picture."})
     max_pixels: int | None = field(default=None, metadata={"help": "Largest area of the resized picture."})
@@ -178,7 +182,7 @@ _RANGES = {
     "must be 0 or more, and finite": (
         lambda value: 0 <= value < math.inf,
         *("weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha"),
-        *("eval_images", "iou_loss_weight", "fp_loss_weight", "fn_loss_weight"),
+        *("eval_images", "iou_loss_weight", "fp_loss_weight", "fn_loss_weight", "noise_objects"),
     ),
     "must be from 0 to 1": (
         lambda value: 0 <= value <= 1,

@@ -13,6 +13,7 @@ from boxtune.average_precision import all_classes, constant_score_ap, evaluate_c
 from boxtune.calibration import reliability
 from boxtune.confidence import RANKINGS
 from boxtune.matching import ImageScore, image_scores, is_click, scored_hits
+from boxtune.noise import NOISE_LABEL
 
 
 def score(
@@ -56,7 +57,7 @@ def score(
         "matching": {"iou_threshold": iou_threshold} | (dict.fromkeys(matching) if click else matching),
         "parse": {
             "images": len(predictions),
-            "clean": sum(not prediction["problems"] for prediction in predictions),
+            "clean": sum(set(prediction["problems"]) <= {NOISE_LABEL} for prediction in predictions),
             "problems": dict(sorted(problems.items())),
         },
         "empty_images": {"images": len(empty), "with_false_positives": sum(bool(image.false) for image in empty)},

@@ -32,10 +32,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class ObjectTokens:
-    """Token numbers of one object: the digits of each of its numbers (four for a box, two for a point) and its label's."""
+    """Token numbers of one object: the digits of each of its numbers (four for a box, two for a point) and its label's,
+    which reads `name`."""
 
     numbers: list[list[int]]
     label: list[int]
+    name: str
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class AnswerTokenizer:
                 numbers.append([self._digit(spans, starting, at) for at in range(*number.span())])
                 digits |= zip(numbers[-1], map(int, number.group()), strict=True)
             inside = [i for i, (start, end) in enumerate(spans) if start < place.label[1] and end > place.label[0]]
-            objects.append(ObjectTokens(numbers, inside))
+            objects.append(ObjectTokens(numbers, inside, label))
             offset, go_on, stop = self._after_label(label)
             index = starting.get(max(place.numbers[1], place.label[1]) + offset)
             decisions.append(self._decision(ids, index, go_on, stop))

@@ -9,6 +9,8 @@ from tqdm import tqdm
 
 from boxtune.collator import EncodedRecord, GroundingCollator, expected_input_size
 from boxtune.errors import UserError
+from boxtune.noise import with_longest_noise
+from boxtune.prompts import is_standard
 from boxtune.records import Record, image_path
 
 
@@ -27,12 +29,13 @@ class Lengths:
         return self.total - self.image - self.answer
 
 
-def measure(records: list[Record], collator: GroundingCollator) -> list[Lengths]:
-    """Token counts of every record, without opening a picture."""
+def measure(records: list[Record], collator: GroundingCollator, noise_objects: float = 0.0) -> list[Lengths]:
+    """Token counts of every record, without opening a picture; with the most noise objects that it may get."""
     lengths = []
     for record in tqdm(records, desc="token lengths", unit="record", delay=2, leave=False):
         encoded: EncodedRecord = collator.encode(
-            record, expected_input_size(collator.processor, (record["height"], record["width"]))
+            with_longest_noise(record, noise_objects) if is_standard(record) else record,
+            expected_input_size(collator.processor, (record["height"], record["width"])),
         )
         lengths.append(
             Lengths(record["id"], len(encoded.input_ids), encoded.image_tokens, encoded.answer_tokens, encoded.widened)

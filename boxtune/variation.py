@@ -12,7 +12,8 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from boxtune.augmentation import augment
-from boxtune.prompts import QUESTIONS, first_question, question
+from boxtune.noise import with_noise
+from boxtune.prompts import QUESTIONS, first_question, is_standard, question
 from boxtune.records import Record
 
 # With `prompt_variety`, the share of examples that keep the record's own words, which evaluation will use.
@@ -25,7 +26,7 @@ def _epoch_zero() -> torch.Tensor:
 
 @dataclass
 class Variation:
-    """The recipe's keys `augment`, `negative_questions` and `prompt_variety`, and what they need to know.
+    """The recipe's keys `augment`, `negative_questions`, `prompt_variety` and `noise_objects`, and what they need to know.
 
     `classes` are the data set's; `max_pixels` is the area of the largest input; `max_length` is that of the recipe, which no
     varied example may exceed. `epoch` lies in shared memory, because workers of the data loader may outlive an epoch.
@@ -34,6 +35,7 @@ class Variation:
     operations: list[str]
     negative_questions: float
     prompt_variety: bool
+    noise_objects: float
     classes: list[str]
     max_pixels: int
     max_length: int | None
@@ -45,7 +47,9 @@ class Variation:
         draw = random.Random(f"{self.seed} {self.epoch.item()} {record['id']}")
         if self.operations:
             record, image = augment(record, image, self.operations, self.max_pixels, draw)
-        return self._ask(record, draw), image
+        if is_standard(record):
+            record = with_noise(self._ask(record, draw), self.noise_objects, draw)
+        return record, image
 
     def _ask(self, record: Record, draw: random.Random) -> Record:
         """The record, perhaps about one class alone, perhaps in other words.
@@ -53,8 +57,6 @@ class Variation:
         A share `negative_questions` asks for a class that the picture lacks, and as large a share for one that it shows,
         lest a question about one class come to mean that there is none.
         """
-        if not is_standard(record):
-            return record
         objects, chance = record["objects"], draw.random()
         asked = None
         if chance < 2 * self.negative_questions and len(self.classes) > 1:
@@ -66,9 +68,11 @@ class Variation:
         if asked is None and not other_words:
             return record
         wording = draw.choice(QUESTIONS) if other_words else QUESTIONS[0]
-        text = question(self.classes if asked is None else [asked], wording)
-        answer = "<boxes>" if asked is None else f"<boxes:{asked}>"
-        return record | {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]}
+        if asked is not None:
+            kept = [i for i, name in enumerate(objects["category"]) if name == asked]
+            objects = {key: [column[i] for i in kept] for key, column in objects.items()}
+        asks = {"role": "user", "content": question(self.classes if asked is None else [asked], wording)}
+        return record | {"objects": objects, "messages": [asks, *record["messages"][1:]]}
 
     def questions(self, records: list[Record]) -> list[str]:
         """Every question that training on `records` may ask: their own first, then those that are drawn."""
@@ -80,11 +84,6 @@ class Variation:
         wordings = QUESTIONS if self.prompt_variety else QUESTIONS[:1]
         drawn = {question(group, wording) for group in groups for wording in wordings}
         return own + sorted(drawn - set(own))
-
-
-def is_standard(record: Record) -> bool:
-    """Whether the conversation is one question about all objects, which may then be asked otherwise."""
-    return len(record["messages"]) == 2 and record["messages"][1]["content"] == "<boxes>"
 
 
 class EpochCallback(TrainerCallback):

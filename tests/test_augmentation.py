@@ -98,7 +98,9 @@ def test_colours_blur_and_jpeg_move_nothing():
     record = make_record("a", "a.png", 60, 40, [([10.3, 5, 30, 30], "cat")])
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     for operation in ("color", "blur", "jpeg"):
-        results = [augment(record, Image.fromarray(pixels), [operation], 10**6, random.Random(seed)) for seed in range(9)]
+        results = [
+            augment(record, Image.fromarray(pixels), [operation], 10**6, random.Random(seed)) for seed in range(9)
+        ]
         assert all(varied == record for varied, _ in results)
         assert any(np.any(np.asarray(picture) != pixels) for _, picture in results), operation
 

@@ -39,7 +39,7 @@ def answer_of(boxes: list[list[int]]) -> AnswerTokens:
             numbers.append(list(range(at, at + len(str(value)))))
             digits |= zip(numbers[-1], map(int, str(value)), strict=True)
             at += len(str(value))
-        objects.append(ObjectTokens(numbers, []))
+        objects.append(ObjectTokens(numbers, [], "cat"))
         decisions.append(Decision(at, 10, 11, i + 1 < len(boxes)))
         at += 1
     return AnswerTokens([0] * at, objects, decisions, digits)
