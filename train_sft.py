@@ -172,7 +172,7 @@ def build_variation(recipe: Recipe, grounding: Grounding) -> Variation | None:
     if options.negative_questions and len(grounding.classes) < 2:
         say("note: negative_questions has no effect on data with one class")
     return Variation(
-        operations=options.augment,
+        operations=options.augment or [],
         negative_questions=options.negative_questions,
         prompt_variety=options.prompt_variety,
         noise_objects=options.noise_objects,

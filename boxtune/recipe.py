@@ -47,11 +47,10 @@ class GroundingArguments:
             "choices": ["source", "raster", "area", "random"],
         },
     )
-    augment: list[str] = field(
-        default_factory=list,
+    augment: list[str] | None = field(
+        default=None,
         metadata={
-            "help": "What changes a training picture, boxes with it, each time it is shown; none unless named. flip mirrors, "
-            "so not where there is print.",
+            "help": "What changes a training picture, and its boxes with it, each time it is shown. flip mirrors print too.",
             "choices": list(OPERATIONS),
         },
     )
@@ -126,7 +125,8 @@ class GroundingArguments:
         # argparse checks the choices of what the command line says, not of what a recipe does.
         for f in fields(self):
             choices, value = f.metadata.get("choices"), getattr(self, f.name)
-            if choices and any(item not in choices for item in (value if isinstance(value, list) else [value])):
+            items = value if isinstance(value, list) else [value]
+            if choices and value is not None and not set(items) <= set(choices):
                 raise ValueError(f"{f.name} must be one of {', '.join(choices)}, got {value!r}.")
 
 

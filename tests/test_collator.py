@@ -18,7 +18,9 @@ from boxtune.prompts import format_sentence, render
 OBJECTS = [([10.0, 20, 110, 90], "cat"), ([0, 0, 300, 200], "traffic light")]
 
 
-def make_collator(folder, data_dir, answer="boxes", system_prompt="Find things.", **budget) -> GroundingCollator:
+def make_collator(
+    folder, data_dir, answer="boxes", system_prompt="Find things.", noise_label="", **budget
+) -> GroundingCollator:
     processor = load_processor(str(folder), **budget)
     codec = codec_for(AutoConfig.from_pretrained(folder), answer)
     size = processor.image_processor.size
@@ -30,6 +32,7 @@ def make_collator(folder, data_dir, answer="boxes", system_prompt="Find things."
         max_pixels=size["longest_edge"],
         max_new_tokens=64,
         base_model=str(folder),
+        noise_label=noise_label,
     )
     return GroundingCollator(processor, grounding, data_dir)
 

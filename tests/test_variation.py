@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import FAMILIES, make_record
 from PIL import Image
+from safetensors.torch import load_file
 from test_collator import make_collator
 from test_train import train
 from torch.utils.data import DataLoader
@@ -22,6 +23,7 @@ from boxtune.grounding import Grounding
 from boxtune.noise import NOISE_LABEL, with_noise
 from boxtune.predictions import make_prediction, read_predictions
 from boxtune.prompts import QUESTIONS, first_question
+from boxtune.recipe import load_recipe
 from boxtune.records import record_problems
 from boxtune.scoring import score
 from boxtune.training_data import answer_budget, as_dataset, measure
@@ -148,3 +150,159 @@ def test_what_would_exceed_max_length_is_shown_as_it_is(tiny_models, tmp_path, r
     assert max(sizes[length.total]) == length.total
     # Those that fit are varied all the same.
     assert min(sizes[length.total]) == min(sizes[None])
+
+
+# ---- noise objects -----------------------------------------------------------------------------------------------------
+
+
+def test_noise_objects_follow_the_true_ones(record):
+    record["objects"]["number"] = [1, 2]
+    kinds, counts = Counter(), []
+    for seed in range(300):
+        noisy = with_noise(record, 0.75, random.Random(seed))
+        assert record_problems(noisy) == []
+        objects = noisy["objects"]
+        assert [objects["bbox"][:2], objects["category"][:2]] == [
+            record["objects"][key] for key in ("bbox", "category")
+        ]
+        assert set(objects["category"][2:]) <= {NOISE_LABEL}
+        counts.append(len(objects["bbox"]) - 2)
+        kinds.update(box in record["objects"]["bbox"] for box in objects["bbox"][2:])
+    assert set(counts) == {1, 2}
+    assert abs(sum(counts) / len(counts) - 1.5) < 0.1
+    assert kinds[True] > 100 < kinds[False]  # duplicates, and boxes of their own
+    empty = make_record("b", "b.png", 300, 200, [])
+    assert with_noise(empty, 5, random.Random(0)) == empty
+
+
+@pytest.mark.parametrize("answer", ["boxes", "click"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_noise_teaches_its_label_and_no_coordinate(tiny_models, tmp_path, record, family, answer):
+    collator = make_collator(tiny_models[family], tmp_path, answer, noise_label=NOISE_LABEL)
+    noisy = with_noise(record, 1.0, random.Random(3))
+    [row] = [{"record": json.dumps(noisy)}]
+    batch = collator([row])
+    ids, labels, tokenizer = batch["input_ids"][0], batch["labels"][0], collator.tokenizer
+    start = int((labels != IGNORE_INDEX).nonzero()[0])
+    size = grid_input_size(collator.processor, batch["image_grid_thw"][0])
+    text = collator.codec.encode(noisy["objects"]["bbox"], noisy["objects"]["category"], (200, 300), size).text
+    answer_ids = tokenizer(text)["input_ids"] + [tokenizer.eos_token_id]
+    stop = start + len(answer_ids)
+    assert ids[start:stop].tolist() == answer_ids
+    taught = labels[start:stop] != IGNORE_INDEX
+    assert torch.equal(labels[start:stop][taught], ids[start:stop][taught])
+    assert (labels[stop:] == IGNORE_INDEX).all()
+    # What is left out is what stands between the first and the last digit of each noise object, nothing else.
+    left_out = "".join(
+        "#" if not kept else tokenizer.decode([token]) for token, kept in zip(answer_ids, taught.tolist(), strict=True)
+    )
+    places = collator.codec.decode(text, (200, 300), size).places
+    wanted = text + tokenizer.eos_token
+    for place, label in reversed(list(zip(places, noisy["objects"]["category"], strict=True))):
+        if label == NOISE_LABEL:
+            numbers = text[slice(*place.numbers)]
+            tokens = len(tokenizer(numbers.strip("()"))["input_ids"])
+            wanted = (
+                wanted[: place.numbers[0]]
+                + numbers.replace(numbers.strip("()"), "#" * tokens)
+                + wanted[place.numbers[1] :]
+            )
+    assert left_out == wanted
+    # Without noise in the checkpoint the word is a label like any other.
+    plain = make_collator(tiny_models[family], tmp_path, answer)([row])["labels"][0]
+    assert plain[plain != IGNORE_INDEX].tolist() == answer_ids
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lengths_and_the_answer_budget_hold_any_noise(tiny_models, tmp_path, record, family):
+    collator = make_collator(tiny_models[family], tmp_path, noise_label=NOISE_LABEL)
+    [without], [length] = measure([record], collator), measure([record], collator, 2.5)
+    assert length.answer > 2 * without.answer
+    size = (length.image, without.image)
+    assert size[0] == size[1]
+    input_size = grid_input_size(collator.processor, collator([{"record": json.dumps(record)}])["image_grid_thw"][0])
+    drawn = [collator.encode(with_noise(record, 2.5, random.Random(seed)), input_size) for seed in range(40)]
+    assert max(len(example.input_ids) for example in drawn) <= length.total
+    assert max(example.answer_tokens for example in drawn) <= length.answer <= answer_budget([length])
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_noise_is_dropped_before_anything_is_scored(record, codec, tmp_path):
+    boxes = [box for box, _ in OBJECTS]
+    text = CODECS[codec].encode([boxes[1], *boxes], [NOISE_LABEL, "cat", "traffic light"], (200, 300), (280, 420)).text
+    plain = make_prediction(record, codec, (280, 420), text, 0.5)
+    assert plain["objects"]["category"] == [NOISE_LABEL, "cat", "traffic light"]
+    assert plain["problems"] == []
+    prediction = make_prediction(record, codec, (280, 420), text, 0.5, noise_label=NOISE_LABEL)
+    place = "point" if CODECS[codec].is_click else "bbox"
+    assert prediction["objects"]["category"] == ["cat", "traffic light"]
+    assert prediction["objects"][place] == plain["objects"][place][1:]
+    assert prediction["problems"] == [NOISE_LABEL]
+    metrics = score([record], [prediction], CLASSES)
+    assert (metrics["points"] or metrics["matching"])["fp"] == 0
+    assert metrics["unknown_label_boxes"] == 0
+    assert metrics["parse"] == {"images": 1, "clean": 1, "problems": {NOISE_LABEL: 1}}
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(json.dumps(prediction) + "\n")
+    assert read_predictions(path, [record], reparse=True) == ([prediction], [])
+
+
+def test_a_class_called_noise_stops_the_recipe(squares, tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in squares.iterdir():
+        (data / path.name).write_text(path.read_text().replace("red square", "Noise"))
+    with pytest.raises(SystemExit) as stop:
+        train(data, tmp_path / "run", "--noise_objects", 0.5)
+    assert stop.value.code == 2
+    assert "--rename Noise=OTHER" in capsys.readouterr().err
+
+
+# ---- training ----------------------------------------------------------------------------------------------------------
+
+
+ALL_KEYS = ("--augment", *OPERATIONS, "--negative_questions", 0.2, "--prompt_variety", "true", "--noise_objects", 1.0)
+
+
+def test_all_keys_train_and_evaluate(squares, tmp_path, capsys):
+    run = train(squares, tmp_path / "run", *ALL_KEYS, "--answer", "boxes")
+    grounding = Grounding.load(run / "final")
+    assert grounding.noise_label == NOISE_LABEL
+    assert grounding.questions[0] == "<image>Detect every red square and blue square in the image."
+    assert len(grounding.questions) == len(QUESTIONS) * 3
+    capsys.readouterr()
+    evaluate.main(["--ckpt", str(run / "final"), "--limit", "2", "--max-new-tokens", "8"])
+    assert "never trained on" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_varied_run_resumes_to_the_same_weights(squares, tmp_path):
+    """The fifth step is in the second epoch, and would see other pictures if the epoch were counted from the resumption."""
+    steps = (*ALL_KEYS, "--max_steps", 5, "--save_steps", 3, "--per_device_train_batch_size", 4)
+    whole = train(squares, tmp_path / "whole", *steps)
+    cut = train(squares, tmp_path / "cut", *steps)
+    for name in ("final", "checkpoint-5"):
+        (cut / name).rename(tmp_path / f"away-{name}")
+    train(squares, cut, *steps, "--resume_from_checkpoint", "true")
+    reference, resumed = (load_file(run / "final" / "adapter_model.safetensors") for run in (whole, cut))
+    assert all(torch.equal(resumed[key], reference[key]) for key in reference)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        (
+            "augment",
+            ["crop", "rotate"],
+            "augment must be one of crop, flip, resize, color, blur, jpeg, got ['crop', 'rotate']",
+        ),
+        ("negative_questions", 0.7, "negative_questions: 0.7 must be from 0 to 0.5"),
+        ("noise_objects", -1, "noise_objects: -1.0 must be 0 or more, and finite"),
+    ],
+)
+def test_values_that_cannot_be_used_are_named(tmp_path, key, value, rule):
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps({key: value}))
+    with pytest.raises(UserError) as error:
+        load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
+    assert rule in str(error.value)
