@@ -237,8 +237,8 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
     }
     runs, baseline = {}, None
     if args.base:
-        # The calibration is the tuned model's.
-        asking = GroundingCollator(checkpoint.processor, replace(grounding, calibration=[]), data_dir)
+        # Calibration and noise are the tuned model's.
+        asking = GroundingCollator(checkpoint.processor, replace(grounding, calibration=[], noise_label=""), data_dir)
         with model.disable_adapter():
             answers = predict(
                 model,

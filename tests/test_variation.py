@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from test_train import train
 from torch.utils.data import DataLoader
 
 import evaluate
+import train_sft
 from boxtune.augmentation import OPERATIONS
 from boxtune.codecs import CODECS
 from boxtune.collator import IGNORE_INDEX, grid_input_size
@@ -213,6 +214,17 @@ def test_noise_teaches_its_label_and_no_coordinate(tiny_models, tmp_path, record
     assert plain[plain != IGNORE_INDEX].tolist() == answer_ids
 
 
+def test_losses_on_boxes_see_no_noise(tiny_models, tmp_path, record):
+    rows = [{"record": json.dumps(each)} for each in (record, with_noise(record, 3.0, random.Random(0)))]
+    plain, noisy = (
+        make_collator(tiny_models["qwen3_vl"], tmp_path, noise_label=NOISE_LABEL).with_targets()([row])["targets"]
+        for row in rows
+    )
+    for key in ("boxes_xyxy", "digit", "digit_at", "edge"):
+        assert torch.equal(plain[key], noisy[key])
+    assert noisy["goes_on"].tolist() == [True] * 8 + [False]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lengths_and_the_answer_budget_hold_any_noise(tiny_models, tmp_path, record, family):
     collator = make_collator(tiny_models[family], tmp_path, noise_label=NOISE_LABEL)
@@ -265,7 +277,7 @@ ALL_KEYS = ("--augment", *OPERATIONS, "--negative_questions", 0.2, "--prompt_var
 
 
 def test_all_keys_train_and_evaluate(squares, tmp_path, capsys):
-    run = train(squares, tmp_path / "run", *ALL_KEYS, "--answer", "boxes")
+    run = train(squares, tmp_path / "run", *ALL_KEYS)
     grounding = Grounding.load(run / "final")
     assert grounding.noise_label == NOISE_LABEL
     assert grounding.questions[0] == "<image>Detect every red square and blue square in the image."
@@ -276,10 +288,22 @@ def test_all_keys_train_and_evaluate(squares, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_varied_run_resumes_to_the_same_weights(squares, tmp_path):
-    """The fifth step is in the second epoch, and would see other pictures if the epoch were counted from the resumption."""
+def test_every_epoch_is_another_and_a_resumed_run_sees_the_same(squares, tmp_path, monkeypatch):
+    """Five steps of four of the sixteen pictures: the last is in the second epoch."""
+    shown = defaultdict(dict)
+
+    class Recorded(Variation):
+        def __call__(self, record, image):
+            varied, picture = super().__call__(record, image)
+            shown[self.epoch.item()][record["id"]] = picture.tobytes()
+            return varied, picture
+
     steps = (*ALL_KEYS, "--max_steps", 5, "--save_steps", 3, "--per_device_train_batch_size", 4)
-    whole = train(squares, tmp_path / "whole", *steps)
+    with monkeypatch.context() as recording:
+        recording.setattr(train_sft, "Variation", Recorded)
+        whole = train(squares, tmp_path / "whole", *steps)
+    assert {epoch: len(pictures) for epoch, pictures in shown.items()} == {0: 16, 1: 8}  # the loader fetches ahead
+    assert not any(shown[0][name] == picture for name, picture in shown[1].items())
     cut = train(squares, tmp_path / "cut", *steps)
     for name in ("final", "checkpoint-5"):
         (cut / name).rename(tmp_path / f"away-{name}")
