@@ -176,6 +176,7 @@ def build_variation(recipe: Recipe, grounding: Grounding) -> Variation | None:
         negative_questions=options.negative_questions,
         prompt_variety=options.prompt_variety,
         noise_objects=options.noise_objects,
+        object_order=options.object_order,
         classes=grounding.classes,
         max_pixels=grounding.max_pixels,
         max_length=recipe.training.max_length,

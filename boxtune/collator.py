@@ -18,6 +18,7 @@ from boxtune.errors import UserError
 from boxtune.grounding import Grounding
 from boxtune.images import load_image
 from boxtune.losses import collate_targets
+from boxtune.noise import true_objects
 from boxtune.prompts import answer_category, as_asked, render, render_question
 from boxtune.records import Record, image_path
 from boxtune.targets import AnswerTokenizer, AnswerTokens
@@ -228,7 +229,7 @@ class GroundingCollator:
         prompt = self.batch(rows, {}, side="left")
         return prompt | {
             "input_sizes": torch.tensor(sizes),
-            "records": [json.dumps(as_asked(record)) for record in records],
+            "records": [json.dumps(true_objects(as_asked(record), self.grounding.noise_label)) for record in records],
         }
 
     def collate_questions(self, records: list[Record]) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:

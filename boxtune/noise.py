@@ -56,6 +56,12 @@ def without_noise(answer: Answer, noise_label: str) -> Answer:
     )
 
 
+def true_objects(record: Record, noise_label: str) -> Record:
+    """The record without its noise objects."""
+    kept = [i for i, label in enumerate(record["objects"]["category"]) if label != noise_label]
+    return record | {"objects": {key: [column[i] for i in kept] for key, column in record["objects"].items()}}
+
+
 def _append(record: Record, boxes_xyxy: list[list[float]]) -> Record:
     count = len(boxes_xyxy)
     own = {"bbox": boxes_xyxy, "category": [NOISE_LABEL] * count, "ignore": [False] * count}

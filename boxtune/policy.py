@@ -124,7 +124,10 @@ class PolicyLoss:
             tokens = [token for token in row[mask].tolist() if token not in stops]
             text = collator.tokenizer.decode(tokens, skip_special_tokens=False)
             record, size = records[i // self.samples], asked["input_sizes"][i // self.samples].tolist()
-            prediction = make_prediction(record, collator.grounding.codec, size, text, seconds=0.0)
+            grounding = collator.grounding
+            prediction = make_prediction(
+                record, grounding.codec, size, text, seconds=0.0, noise_label=grounding.noise_label
+            )
             costs.append(answer_cost(record, prediction, self.weights))
         return torch.tensor(costs).reshape(-1, self.samples)
 

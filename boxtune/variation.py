@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from boxtune.augmentation import augment
 from boxtune.noise import with_noise
 from boxtune.prompts import QUESTIONS, first_question, is_standard, question
-from boxtune.records import Record
+from boxtune.records import Record, in_order
 
 # With `prompt_variety`, the share of examples that keep the record's own words, which evaluation will use.
 OWN_WORDS = 0.5
@@ -28,14 +28,16 @@ def _epoch_zero() -> torch.Tensor:
 class Variation:
     """The recipe's keys `augment`, `negative_questions`, `prompt_variety` and `noise_objects`, and what they need to know.
 
-    `classes` are the data set's; `max_pixels` is the area of the largest input; `max_length` is that of the recipe, which no
-    varied example may exceed. `epoch` lies in shared memory, because workers of the data loader may outlive an epoch.
+    `object_order` and `max_length` are the recipe's; no varied example may exceed the latter. `classes` are the data set's,
+    `max_pixels` is the area of the largest input. `epoch` lies in shared memory, because workers of the data loader may
+    outlive an epoch.
     """
 
     operations: list[str]
     negative_questions: float
     prompt_variety: bool
     noise_objects: float
+    object_order: str
     classes: list[str]
     max_pixels: int
     max_length: int | None
@@ -47,6 +49,7 @@ class Variation:
         draw = random.Random(f"{self.seed} {self.epoch.item()} {record['id']}")
         if self.operations:
             record, image = augment(record, image, self.operations, self.max_pixels, draw)
+            record = in_order(record, self.object_order)  # a flip reverses a line, a cut makes a large object small
         if is_standard(record):
             record = with_noise(self._ask(record, draw), self.noise_objects, draw)
         return record, image

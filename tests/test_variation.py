@@ -25,7 +25,7 @@ from boxtune.noise import NOISE_LABEL, with_noise
 from boxtune.predictions import make_prediction, read_predictions
 from boxtune.prompts import QUESTIONS, first_question
 from boxtune.recipe import load_recipe
-from boxtune.records import record_problems
+from boxtune.records import in_order, record_problems
 from boxtune.scoring import score
 from boxtune.training_data import answer_budget, as_dataset, measure
 from boxtune.variation import Variation
@@ -36,7 +36,7 @@ OBJECTS = [([10.0, 20, 110, 90], "cat"), ([0, 0, 300, 200], "traffic light")]
 
 def make_variation(**changes) -> Variation:
     values = {"operations": [], "negative_questions": 0.0, "prompt_variety": False, "noise_objects": 0.0}
-    values |= {"classes": CLASSES, "max_pixels": 50_000, "max_length": None, "seed": 0}
+    values |= {"object_order": "source", "classes": CLASSES, "max_pixels": 50_000, "max_length": None, "seed": 0}
     return Variation(**values | changes)
 
 
@@ -89,6 +89,18 @@ def test_half_of_the_questions_keep_their_own_words(record):
     # The record's own comes first: what a checkpoint is asked where nobody says otherwise.
     assert variation.questions([record])[0] == "<image>Any animals or signals?"
     assert set(asked) == set(variation.questions([record]))
+
+
+@pytest.mark.parametrize("order", ["raster", "area"])
+def test_objects_keep_their_order_when_the_picture_is_cut_or_flipped(record, order):
+    boxes = [[x, y, x + 40 + x / 9, y + 40.0] for y in (0.0, 70) for x in (0.0, 80, 160)]
+    mixed = in_order(make_record("a", "a.png", 300, 200, [(box, "cat") for box in boxes]), order)
+    variation = make_variation(operations=["crop", "flip"], object_order=order)
+    moved = 0
+    for varied, _ in epochs(variation, mixed, 30):
+        assert varied == in_order(varied, order)
+        moved += varied["objects"]["bbox"][0] != mixed["objects"]["bbox"][0]
+    assert moved > 10
 
 
 def test_other_conversations_stay_as_they_are(record):
@@ -215,14 +227,16 @@ def test_noise_teaches_its_label_and_no_coordinate(tiny_models, tmp_path, record
 
 
 def test_losses_on_boxes_see_no_noise(tiny_models, tmp_path, record):
-    rows = [{"record": json.dumps(each)} for each in (record, with_noise(record, 3.0, random.Random(0)))]
+    collator = make_collator(tiny_models["qwen3_vl"], tmp_path, noise_label=NOISE_LABEL).for_losses(True, True)
     plain, noisy = (
-        make_collator(tiny_models["qwen3_vl"], tmp_path, noise_label=NOISE_LABEL).with_targets()([row])["targets"]
-        for row in rows
+        collator([{"record": json.dumps(each)}]) for each in (record, with_noise(record, 3.0, random.Random(0)))
     )
     for key in ("boxes_xyxy", "digit", "digit_at", "edge"):
-        assert torch.equal(plain[key], noisy[key])
-    assert noisy["goes_on"].tolist() == [True] * 8 + [False]
+        assert torch.equal(plain["targets"][key], noisy["targets"][key])
+    # The answer goes on to all that it holds, and stops once.
+    assert noisy["targets"]["goes_on"].tolist() == [True] * 8 + [False]
+    # Sampled answers are scored on the true objects.
+    assert noisy["asked"]["records"] == plain["asked"]["records"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -277,7 +291,7 @@ ALL_KEYS = ("--augment", *OPERATIONS, "--negative_questions", 0.2, "--prompt_var
 
 
 def test_all_keys_train_and_evaluate(squares, tmp_path, capsys):
-    run = train(squares, tmp_path / "run", *ALL_KEYS)
+    run = train(squares, tmp_path / "run", *ALL_KEYS, "--iou_loss_weight", 1, "--fp_loss_weight", 0.1)
     grounding = Grounding.load(run / "final")
     assert grounding.noise_label == NOISE_LABEL
     assert grounding.questions[0] == "<image>Detect every red square and blue square in the image."
