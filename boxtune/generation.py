@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from boxtune.collator import GroundingCollator, expected_input_size
 from boxtune.confidence import TokenScores
 from boxtune.errors import UserError
-from boxtune.predictions import Prediction, PredictionWriter, fingerprint, make_prediction
+from boxtune.predictions import Prediction, make_prediction
 from boxtune.records import Record
 
 # Tokens of what is repeated, at least an object's and at most those of several. No box can hold so long a sequence thrice.
@@ -156,25 +155,3 @@ def generate_answers(
             if looped:
                 prediction["problems"].append("looped")
             yield prediction
-
-
-def predict(
-    model,
-    collator: GroundingCollator,
-    records: list[Record],
-    path: Path,
-    *,
-    settings: dict,
-    batch_size: int = 8,
-    description: str = "generating",
-) -> list[Prediction]:
-    """Write predictions.jsonl at `path`, going on where an interrupted call with the same `settings` stopped."""
-    with PredictionWriter(path, fingerprint(settings)) as writer:
-        missing = [record for record in records if record["id"] not in writer.done]
-        bar = tqdm(total=len(records), initial=len(records) - len(missing), desc=description, unit="image")
-        for prediction in generate_answers(model, collator, missing, batch_size):
-            writer.add(prediction)
-            bar.update()
-        bar.close()
-        writer.finish([record["id"] for record in records])
-        return [writer.done[record["id"]] for record in records]

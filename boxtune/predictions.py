@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from tqdm import tqdm
 
 from boxtune.calibration import calibrate
 from boxtune.codecs import CODECS
@@ -220,6 +222,28 @@ def _empty_answer(record: Record, pattern: Prediction | None) -> Prediction:
 def fingerprint(settings: dict) -> str:
     """SHA-256 of whatever decides the answers: checkpoint, data, prompt and generation settings, all JSON values."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def predict(
+    ask: Callable[[list[Record]], Iterator[Prediction]],
+    records: list[Record],
+    path: Path,
+    *,
+    settings: dict,
+    description: str = "generating",
+) -> list[Prediction]:
+    """Write predictions.jsonl at `path`, going on where an interrupted call with the same `settings` stopped.
+
+    `ask` answers records in any order. Returns the predictions in the order of `records`.
+    """
+    with PredictionWriter(path, fingerprint(settings)) as writer:
+        missing = [record for record in records if record["id"] not in writer.done]
+        with tqdm(total=len(records), initial=len(records) - len(missing), desc=description, unit="image") as bar:
+            for prediction in ask(missing):
+                writer.add(prediction)
+                bar.update()
+        writer.finish([record["id"] for record in records])
+        return [writer.done[record["id"]] for record in records]
 
 
 class PredictionWriter:
