@@ -30,12 +30,14 @@ def make_prediction(
     seconds: float,
     tokens: TokenScores | None = None,
     calibration: Sequence[float] = (),
+    cut: str | None = None,
 ) -> Prediction:
     """One line of predictions.jsonl: the answer `text` read with `codec` into pixels of the record's image.
 
     `input_size` is (height, width) of the picture as the model saw it. Where the `tokens` of the text are given, `objects`
     holds a column for every scorer, and `score` is that of confidence.DEFAULT, turned by `calibration`, if there is one,
-    into a share of hits; without tokens every score is 1.0. Coordinates are rounded to a thousandth of a pixel.
+    into a share of hits; without tokens every score is 1.0. Coordinates are rounded to a thousandth of a pixel. `cut` is what
+    ended the answer before its end token did, "truncated" or "looped"; the text alone may look whole.
     """
     answer = CODECS[codec].decode(text, (record["height"], record["width"]), tuple(input_size))
     place, values = ("point", answer.points_xy) if CODECS[codec].is_click else ("bbox", answer.boxes_xyxy)
@@ -52,7 +54,7 @@ def make_prediction(
         "input_size": list(input_size),
         "text": text,
         "objects": {place: [_round(value) for value in values], "category": answer.labels, **scores},
-        "problems": answer.problems,
+        "problems": answer.problems + [cut] * (cut is not None and cut not in answer.problems),
         "seconds": round(seconds, 3),
     }
 
