@@ -6,8 +6,9 @@
 
 Each takes --export coco,yolo,supervision, which writes the boxes for other tools as well.
 
-Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or a hub id. Scoring
-predictions loads no model and needs no image; only the report's pictures do.
+Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or a hub id; with --server URL
+a server that speaks OpenAI's chat protocol, such as vLLM, answers in its place. Scoring predictions loads no model and needs
+no image; only the report's pictures do.
 """
 
 import argparse
@@ -44,19 +45,10 @@ UNUSED = {
     "--ckpt": {"reparse", "allow_missing", "classes", "score", "skip_bad_images"},
     "--images": {"reparse", "allow_missing", "score", "data", "split", "limit", "base", "push_to_hub", "json"},
     "--predictions": {
-        *(
-            "images",
-            "skip_bad_images",
-            "classes",
-            "base",
-            "limit",
-            "batch_size",
-            "max_new_tokens",
-            "max_pixels",
-            "precision",
-        ),
-        "push_to_hub",
+        *("images", "skip_bad_images", "classes", "base", "limit", "batch_size", "max_new_tokens", "max_pixels"),
+        *("precision", "push_to_hub", "server", "served_model", "trust_server"),
     },
+    "--server": {"base", "precision", "push_to_hub"},
 }
 
 
@@ -91,16 +83,27 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--export", type=wanted_exports, default=[], help=f"also write the boxes as {', '.join(EXPORTS)}, by commas"
     )
     parser.add_argument("--limit", type=int, help="only the first N images of the split")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8, help="images at once; with --server, requests at once")
     parser.add_argument("--max-new-tokens", type=int, help="default: from the training answers")
     parser.add_argument("--max-pixels", type=int, help="only for models that were not trained here")
     parser.add_argument(
         "--precision", choices=["nf4", "bfloat16", "float16", "float32"], help="default: as in training"
     )
+    parser.add_argument("--server", metavar="URL", help="ask this server, such as http://localhost:8000/v1")
+    parser.add_argument("--served-model", metavar="NAME", help="the checkpoint's name there; default: the only one")
+    parser.add_argument("--trust-server", action="store_true", help="though it does not tell what it serves")
     args = parser.parse_args(argv)
     mode = "--predictions" if args.predictions is not None else "--images" if args.images is not None else "--ckpt"
     given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
     problems = [f"{flag(name)} has no effect with {mode}; leave it out" for name in sorted(given & UNUSED[mode])]
+    if args.server is not None:
+        problems += [
+            f"{flag(name)} has no effect with --server; leave it out" for name in sorted(given & UNUSED["--server"])
+        ]
+        if not args.server.startswith(("http://", "https://")):
+            problems.append(f"--server must start with http:// or https://, got {args.server!r}")
+    elif mode != "--predictions":
+        problems += [f"{flag(name)} needs --server URL" for name in ("served_model", "trust_server") if name in given]
     if mode == "--predictions" and not args.data:
         problems.append("--predictions needs --data DIR, the prepared data set that they answer")
     for name in ("limit", "batch_size", "max_new_tokens", "max_pixels"):
@@ -198,6 +201,7 @@ def answer(
     from boxtune.checkpoint import load_checkpoint_model, weights_identity
     from boxtune.collator import GroundingCollator
     from boxtune.generation import generate_answers
+    from boxtune.server import Served, find_model
 
     grounding = checkpoint.grounding
     warn_of_new_wording(records, grounding.questions)
@@ -210,19 +214,25 @@ def answer(
         "scorers": SCORERS,
         "questions": [[record["id"], first_question(record)] for record in records],
     }
+    collator = GroundingCollator(checkpoint.processor, grounding, data_dir)
+    path = out / "predictions.jsonl"
+    if args.server is not None:
+        url = args.server.rstrip("/")
+        served = find_model(url, args.served_model, args.ckpt, checkpoint, args.trust_server)
+        ask = partial(Served(url, served, collator, args.trust_server).answers, requests=args.batch_size)
+        settings |= {"server": url, "served": served["id"]}
+        return {"tuned": predict(ask, records, path, settings=settings, description=served["id"])}
     model = load_checkpoint_model(checkpoint, args.precision)
     answers = {}
     if args.base:
         # The calibration is the tuned model's.
-        collator = GroundingCollator(checkpoint.processor, replace(grounding, calibration=[]), data_dir)
-        ask = partial(generate_answers, model, collator, batch_size=args.batch_size)
+        asking = GroundingCollator(checkpoint.processor, replace(grounding, calibration=[]), data_dir)
+        ask = partial(generate_answers, model, asking, batch_size=args.batch_size)
         base_settings = settings | {"adapter": False}
         with model.disable_adapter():
-            path = out / "base" / "predictions.jsonl"
-            answers["base"] = predict(ask, records, path, settings=base_settings, description="base model")
-    collator = GroundingCollator(checkpoint.processor, grounding, data_dir)
+            base_path = out / "base" / "predictions.jsonl"
+            answers["base"] = predict(ask, records, base_path, settings=base_settings, description="base model")
     ask = partial(generate_answers, model, collator, batch_size=args.batch_size)
-    path = out / "predictions.jsonl"
     answers["tuned"] = predict(ask, records, path, settings=settings, description="tuned model")
     return answers
 
@@ -240,8 +250,8 @@ def evaluate_split(args: argparse.Namespace) -> None:
     split = choose_split(data_dir, args.split)
     classes = read_info(data_dir)["classes"]
     records = [as_asked(record) for record in read_records(data_dir, split)[: args.limit]]
-    # The card tells of the whole split, as trained: another precision or a shorter answer is an experiment.
-    whole = args.limit is None and args.precision is None and args.max_new_tokens is None
+    # The card tells of the whole split, as trained: another precision, a server or a shorter answer is an experiment.
+    whole = (args.limit, args.precision, args.max_new_tokens, args.server) == (None,) * 4
     has_card = whole and str(data_dir) == grounding.data_dir and (Path(args.ckpt) / GROUNDING_FILE).is_file()
     if args.push_to_hub:
         check_push(args.ckpt, has_card)
@@ -281,7 +291,8 @@ def provenance(args: argparse.Namespace, grounding: Grounding, data_dir: Path, s
         "checkpoint": args.ckpt,
         "pixel_budget": {"min_pixels": grounding.min_pixels, "max_pixels": grounding.max_pixels},
         "base_model": grounding.base_model,
-        "base_precision": args.precision or grounding.base_precision,
+        "base_precision": None if args.server else args.precision or grounding.base_precision,  # a server does not tell
+        "server": args.server,
         "max_new_tokens": grounding.max_new_tokens,
         "versions": versions(),
     }

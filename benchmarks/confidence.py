@@ -27,6 +27,7 @@ from boxtune.prompts import as_asked
 from boxtune.records import read_info, read_records, write_dataset
 
 OUT = Path("runs/confidence")
+EMBEDDED = "assets/tiny_qwen3_vl"
 SCENES, SEED = 300, 2  # seed 1 is the base's own report
 DRAWS, ORDERS = 200, 5
 PAGE = FOLDER.parent / "docs" / "confidence.md"
@@ -61,7 +62,7 @@ def answered(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
     from boxtune.generation import generate_answers
 
     quiet_libraries()
-    checkpoint = open_checkpoint("assets/tiny_qwen3_vl" if word == "scenes" else word)
+    checkpoint = open_checkpoint(EMBEDDED if word == "scenes" else word)
     data_dir = scenes() if word == "scenes" else Path(checkpoint.grounding.data_dir)
     records = [as_asked(record) for record in read_records(data_dir, split)]
     path = OUT / word.strip("/").replace("/", "-") / f"{split}.jsonl"

@@ -52,7 +52,7 @@ class _TokenProbabilities(LogitsProcessor):
         return list(zip(chosen, digits, strict=True))
 
 
-class _LoopStop(StoppingCriteria):
+class LoopStop(StoppingCriteria):
     """Ends rows that repeat themselves (boxtune/loops.py) and marks them in `looped`."""
 
     def __init__(self, prompt_length: int, rows: int, stops: set[int]):
@@ -119,7 +119,7 @@ def generate_answers(
         batch, sizes = collator.collate_questions(rows)
         batch = {key: value.to(model.device) for key, value in batch.items()}
         prompt_length = batch["input_ids"].shape[1]
-        probabilities, loop_stop = _TokenProbabilities(tokenizer), _LoopStop(prompt_length, len(rows), stops)
+        probabilities, loop_stop = _TokenProbabilities(tokenizer), LoopStop(prompt_length, len(rows), stops)
         try:
             output = model.generate(
                 **batch,

@@ -6,7 +6,7 @@ from conftest import ROOT
 from test_collator import make_collator
 
 from boxtune.errors import UserError
-from boxtune.generation import _LoopStop, generate_answers
+from boxtune.generation import LoopStop, generate_answers
 from boxtune.loops import LOOP_LENGTHS, loop_end
 from boxtune.modeling import load_model
 from boxtune.prompts import SYSTEM_PROMPT
@@ -20,7 +20,7 @@ def looped(*answers: list[int]) -> tuple[list[bool], list[bool]]:
     """(which rows stop now, which of them are marked) once every row is as long as the longest, padded."""
     longest = max(map(len, answers))
     rows = torch.tensor([[7] * PROMPT + answer + [PAD] * (longest - len(answer)) for answer in answers])
-    stop = _LoopStop(PROMPT, len(answers), {PAD})
+    stop = LoopStop(PROMPT, len(answers), {PAD})
     return stop(rows, None).tolist(), stop.looped
 
 
