@@ -25,7 +25,7 @@ import numpy as np
 
 from boxtune.checkpoint import Checkpoint, weights_identity
 from boxtune.collator import GroundingCollator
-from boxtune.confidence import TokenScores
+from boxtune.confidence import DEFAULT, TokenScores
 from boxtune.errors import UserError
 from boxtune.grounding import FILE_NAME as GROUNDING_FILE
 from boxtune.grounding import Grounding
@@ -93,9 +93,10 @@ def find_model(url: str, name: str | None, ckpt: str, checkpoint: Checkpoint, tr
     the checkpoint or one of which it does not tell.
     """
     try:
-        models = _request(f"{url}/models").get("data")
+        reply = _request(f"{url}/models")
     except _FailedOnceError as error:
         raise UserError(f"{error}. Start the server, or correct --server.") from None
+    models = reply.get("data") if isinstance(reply, dict) else None
     if not models or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in models):
         raise UserError(f"{url}/models lists no models: {str(models)[:200]}. An address mostly ends in /v1.")
     names = [row["id"] for row in models]
@@ -122,9 +123,14 @@ def _another_model(model: dict, ckpt: str, checkpoint: Checkpoint) -> str | None
         served = folder and weights_identity(
             Checkpoint(str(folder), folder, checkpoint.grounding, checkpoint.processor)
         )
-        if served is None or served == weights_identity(checkpoint):
-            return None
-        return f"{name!r} is the adapter in {root}, whose weights are not those of {ckpt}."
+        if served is not None and served != weights_identity(checkpoint):
+            return f"{name!r} is the adapter in {root}, whose weights are not those of {ckpt}."
+        if adapts_vision(checkpoint.adapter):
+            return (
+                f"the adapter {ckpt} reaches into the vision tower, a part that vLLM leaves out unless it is started with "
+                "--enable-tower-connector-lora. Serve what merge_adapter.py makes."
+            )
+        return None
     if folder and (folder / GROUNDING_FILE).is_file():
         if _taught(Grounding.load(folder)) == _taught(checkpoint.grounding):
             return None
@@ -134,6 +140,11 @@ def _another_model(model: dict, ckpt: str, checkpoint: Checkpoint) -> str | None
         "not take part. Start the server with --enable-lora --lora-modules NAME=DIR and give --served-model NAME, or serve "
         "what merge_adapter.py makes."
     )
+
+
+def adapts_vision(adapter: Path) -> bool:
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    return "visual" in str(config["target_modules"])  # modeling.lora_target_regex
 
 
 def _taught(grounding: Grounding) -> dict:
@@ -262,7 +273,7 @@ class Served:
         if self.model.get("parent") and not self.trust:
             self.check_adapter(records[0])
         first = self.answer(records[0])
-        if "score_product" not in first["objects"]:
+        if f"score_{DEFAULT}" not in first["objects"]:
             print(f"warning: {self.url} gives no log-probabilities; every score is 1", file=sys.stderr)
         yield first
         with ThreadPoolExecutor(requests) as pool:

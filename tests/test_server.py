@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +23,7 @@ from boxtune import server
 from boxtune.checkpoint import load_checkpoint_model, open_checkpoint
 from boxtune.errors import UserError
 from boxtune.generation import token_spans
+from boxtune.modeling import lora_target_regex
 from boxtune.records import read_records
 from boxtune.server import place_pieces
 
@@ -201,6 +203,16 @@ def test_another_adapter_under_the_name_is_refused(run, tuned, tmp_path, capsys)
     (folder / "adapter_model.safetensors").write_bytes(b"of an earlier step")
     with serving(Behaviour(models), tuned) as url:
         assert "whose weights are not those of" in refusal(capsys, url, run, tmp_path)
+
+
+def test_an_adapter_of_the_vision_tower_is_refused_where_the_server_may_leave_that_out(run, tuned, tmp_path, capsys):
+    final = tmp_path / "final"
+    shutil.copytree(run / "final", final)
+    config = json.loads((final / "adapter_config.json").read_text())
+    config["target_modules"] = lora_target_regex(["q_proj"], vision=True)
+    (final / "adapter_config.json").write_text(json.dumps(config))
+    with serving(Behaviour(lora_models(tmp_path)), tuned) as url:
+        assert "--enable-tower-connector-lora" in refusal(capsys, url, tmp_path, tmp_path, "--served-model", "tuned")
 
 
 def test_an_adapter_without_effect_is_refused(run, tuned, tmp_path, capsys):
