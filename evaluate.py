@@ -83,7 +83,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--export", type=wanted_exports, default=[], help=f"also write the boxes as {', '.join(EXPORTS)}, by commas"
     )
     parser.add_argument("--limit", type=int, help="only the first N images of the split")
-    parser.add_argument("--batch-size", type=int, default=8, help="images at once; with --server, requests at once")
+    parser.add_argument("--batch-size", type=int, default=16, help="images at once; with --server, requests at once")
     parser.add_argument("--max-new-tokens", type=int, help="default: from the training answers")
     parser.add_argument("--max-pixels", type=int, help="only for models that were not trained here")
     parser.add_argument(
