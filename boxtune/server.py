@@ -143,8 +143,9 @@ def _another_model(model: dict, ckpt: str, checkpoint: Checkpoint) -> str | None
 
 
 def adapts_vision(adapter: Path) -> bool:
+    """Whether a module of the vision tower is among those that its pattern names."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    return "visual" in str(config["target_modules"])  # modeling.lora_target_regex
+    return "visual" in str(config["target_modules"])
 
 
 def _taught(grounding: Grounding) -> dict:

@@ -23,7 +23,6 @@ from boxtune import server
 from boxtune.checkpoint import load_checkpoint_model, open_checkpoint
 from boxtune.errors import UserError
 from boxtune.generation import token_spans
-from boxtune.modeling import lora_target_regex
 from boxtune.records import read_records
 from boxtune.server import place_pieces
 
@@ -32,7 +31,7 @@ LIMIT = ["--max-new-tokens", "64", "--limit", "4"]
 
 @pytest.fixture(scope="module")
 def run(squares, tmp_path_factory) -> Path:
-    return train(squares, tmp_path_factory.mktemp("run") / "run", "--learning_rate", "1e-3")
+    return train(squares, tmp_path_factory.mktemp("run") / "run", "--learning_rate", "1e-3", "--lora_vision", "false")
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +208,7 @@ def test_an_adapter_of_the_vision_tower_is_refused_where_the_server_may_leave_th
     final = tmp_path / "final"
     shutil.copytree(run / "final", final)
     config = json.loads((final / "adapter_config.json").read_text())
-    config["target_modules"] = lora_target_regex(["q_proj"], vision=True)
+    config["target_modules"] += r"|model\.visual\..*\.qkv"
     (final / "adapter_config.json").write_text(json.dumps(config))
     with serving(Behaviour(lora_models(tmp_path)), tuned) as url:
         assert "--enable-tower-connector-lora" in refusal(capsys, url, tmp_path, tmp_path, "--served-model", "tuned")
