@@ -6,15 +6,18 @@
 
 Each takes --export coco,yolo,supervision, which writes the boxes for other tools as well.
 
-Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or a hub id. Scoring
-predictions loads no model and needs no image; only the report's pictures do.
+Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or a hub id; with --server URL
+a server that speaks OpenAI's chat protocol, such as vLLM, answers in its place. Scoring predictions loads no model and needs
+no image; only the report's pictures do.
 """
 
 import argparse
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -23,8 +26,10 @@ from boxtune.confidence import RANKINGS, SCORERS
 from boxtune.errors import UserError, command
 from boxtune.export_predictions import EXPORTS, check_exports, export_predictions, wanted_exports
 from boxtune.files import path_argument, write_whole
+from boxtune.grounding import FILE_NAME as GROUNDING_FILE
+from boxtune.grounding import Grounding
 from boxtune.matching import is_click
-from boxtune.predictions import Prediction, read_predictions, with_score
+from boxtune.predictions import Prediction, predict, read_predictions, with_score
 from boxtune.prompts import as_asked, first_question
 from boxtune.records import Record, read_info, read_records
 from boxtune.report import write_report
@@ -32,24 +37,18 @@ from boxtune.score_table import format_class_table, format_table
 from boxtune.scoring import score
 from boxtune.unlabelled import draw_predictions, records_without_truth, warn_of_new_sizes
 
+if TYPE_CHECKING:
+    from boxtune.checkpoint import Checkpoint
+
 # Options that a way of calling does not read.
 UNUSED = {
     "--ckpt": {"reparse", "allow_missing", "classes", "score", "skip_bad_images"},
     "--images": {"reparse", "allow_missing", "score", "data", "split", "limit", "base", "push_to_hub", "json"},
     "--predictions": {
-        *(
-            "images",
-            "skip_bad_images",
-            "classes",
-            "base",
-            "limit",
-            "batch_size",
-            "max_new_tokens",
-            "max_pixels",
-            "precision",
-        ),
-        "push_to_hub",
+        *("images", "skip_bad_images", "classes", "base", "limit", "batch_size", "max_new_tokens", "max_pixels"),
+        *("precision", "push_to_hub", "server", "served_model", "trust_server"),
     },
+    "--server": {"base", "precision", "push_to_hub"},
 }
 
 
@@ -84,16 +83,27 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--export", type=wanted_exports, default=[], help=f"also write the boxes as {', '.join(EXPORTS)}, by commas"
     )
     parser.add_argument("--limit", type=int, help="only the first N images of the split")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=16, help="images at once; with --server, requests at once")
     parser.add_argument("--max-new-tokens", type=int, help="default: from the training answers")
     parser.add_argument("--max-pixels", type=int, help="only for models that were not trained here")
     parser.add_argument(
         "--precision", choices=["nf4", "bfloat16", "float16", "float32"], help="default: as in training"
     )
+    parser.add_argument("--server", metavar="URL", help="ask this server, such as http://localhost:8000/v1")
+    parser.add_argument("--served-model", metavar="NAME", help="the checkpoint's name there; default: the only one")
+    parser.add_argument("--trust-server", action="store_true", help="though it does not tell what it serves")
     args = parser.parse_args(argv)
     mode = "--predictions" if args.predictions is not None else "--images" if args.images is not None else "--ckpt"
     given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
     problems = [f"{flag(name)} has no effect with {mode}; leave it out" for name in sorted(given & UNUSED[mode])]
+    if args.server is not None:
+        problems += [
+            f"{flag(name)} has no effect with --server; leave it out" for name in sorted(given & UNUSED["--server"])
+        ]
+        if not args.server.startswith(("http://", "https://")):
+            problems.append(f"--server must start with http:// or https://, got {args.server!r}")
+    elif mode != "--predictions":
+        problems += [f"{flag(name)} needs --server URL" for name in ("served_model", "trust_server") if name in given]
     if mode == "--predictions" and not args.data:
         problems.append("--predictions needs --data DIR, the prepared data set that they answer")
     for name in ("limit", "batch_size", "max_new_tokens", "max_pixels"):
@@ -173,48 +183,28 @@ def write_results(
     return metrics
 
 
-def evaluate_checkpoint(args: argparse.Namespace) -> None:
-    """Generate, then score; imported here so that scoring alone starts without torch."""
-    from boxtune.checkpoint import load_checkpoint_model, open_checkpoint, quiet_libraries, weights_identity
-    from boxtune.collator import GroundingCollator
-    from boxtune.generation import predict
-    from boxtune.grounding import FILE_NAME as GROUNDING_FILE
-    from boxtune.hub import push_folder
-    from boxtune.model_card import model_name, write_card
-    from boxtune.run_info import versions
+def open_model(args: argparse.Namespace) -> "Checkpoint":
+    """Everything of the model but its weights."""
+    from boxtune.checkpoint import open_checkpoint, quiet_libraries  # here, so that scoring alone starts without torch
 
     quiet_libraries()
     checkpoint = open_checkpoint(args.ckpt, args.max_pixels, args.max_new_tokens)
-    grounding = checkpoint.grounding
     if args.base and not checkpoint.adapter:
         raise UserError(f"--base: {args.ckpt} is no adapter, so it has no base to compare with.")
-    out = args.out or evaluation_folder(args.ckpt)
-    if args.images is not None:
-        # Beside the evaluation: its metrics belong to its own predictions.
-        out = args.out or out.with_name(f"{out.name}_images")
-        asked = grounding.classes if args.classes is None else args.classes.split(",")
-        asked = [name.strip() for name in asked if name.strip()]
-        classes = list(dict.fromkeys([*grounding.classes, *asked]))  # numbered as in training
-        records = records_without_truth(args.images, asked, out, args.skip_bad_images)
-        data_dir, split = args.images, None
-        warn_of_new_sizes(records, grounding)
-    else:
-        if not (args.data or grounding.data_dir):
-            raise UserError(f"{args.ckpt} does not say what it was trained on; give --data DIR.")
-        data_dir = args.data or Path(grounding.data_dir)
-        split = choose_split(data_dir, args.split)
-        classes = read_info(data_dir)["classes"]
-        records = [as_asked(record) for record in read_records(data_dir, split)[: args.limit]]
-    # The card tells of the whole split, as trained: another precision or a shorter answer is an experiment.
-    whole = args.limit is None and args.precision is None and args.max_new_tokens is None
-    has_card = whole and str(data_dir) == grounding.data_dir and (Path(args.ckpt) / GROUNDING_FILE).is_file()
-    if args.push_to_hub:
-        check_push(args.ckpt, has_card)
+    return checkpoint
+
+
+def answer(
+    args: argparse.Namespace, checkpoint: "Checkpoint", records: list[Record], data_dir: Path, out: Path
+) -> dict[str, list[Prediction]]:
+    """{"tuned", with --base before it "base"}: the answers to all records, written to `out` and out/base."""
+    from boxtune.checkpoint import load_checkpoint_model, weights_identity
+    from boxtune.collator import GroundingCollator
+    from boxtune.generation import generate_answers
+    from boxtune.server import Served, find_model
+
+    grounding = checkpoint.grounding
     warn_of_new_wording(records, grounding.questions)
-    if args.export:
-        check_exports(args.export, out, grounding.get_codec().is_click)
-    model = load_checkpoint_model(checkpoint, args.precision)
-    collator = GroundingCollator(checkpoint.processor, grounding, data_dir)
     settings = {
         "weights": weights_identity(checkpoint),
         "checkpoint": args.ckpt,
@@ -224,53 +214,63 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
         "scorers": SCORERS,
         "questions": [[record["id"], first_question(record)] for record in records],
     }
-    provenance = {
-        "split": split,
-        "limit": args.limit,
-        "data": str(data_dir),
-        "checkpoint": args.ckpt,
-        "pixel_budget": {"min_pixels": grounding.min_pixels, "max_pixels": grounding.max_pixels},
-        "base_model": grounding.base_model,
-        "base_precision": args.precision or grounding.base_precision,
-        "max_new_tokens": grounding.max_new_tokens,
-        "versions": versions(),
-    }
-    runs, baseline = {}, None
+    collator = GroundingCollator(checkpoint.processor, grounding, data_dir)
+    path = out / "predictions.jsonl"
+    if args.server is not None:
+        url = args.server.rstrip("/")
+        served = find_model(url, args.served_model, args.ckpt, checkpoint, args.trust_server)
+        ask = partial(Served(url, served, collator, args.trust_server).answers, requests=args.batch_size)
+        settings |= {"server": url, "served": served["id"]}
+        return {"tuned": predict(ask, records, path, settings=settings, description=served["id"])}
+    model = load_checkpoint_model(checkpoint, args.precision)
+    answers = {}
     if args.base:
         # Calibration and noise are the tuned model's.
         asking = GroundingCollator(checkpoint.processor, replace(grounding, calibration=[], noise_label=""), data_dir)
+        ask = partial(generate_answers, model, asking, batch_size=args.batch_size)
+        base_settings = settings | {"adapter": False}
         with model.disable_adapter():
-            answers = predict(
-                model,
-                asking,
-                records,
-                out / "base" / "predictions.jsonl",
-                settings=settings | {"adapter": False},
-                batch_size=args.batch_size,
-                description="base model",
-            )
-        base_provenance = provenance | {"checkpoint": grounding.base_model}
+            base_path = out / "base" / "predictions.jsonl"
+            answers["base"] = predict(ask, records, base_path, settings=base_settings, description="base model")
+    ask = partial(generate_answers, model, collator, batch_size=args.batch_size)
+    answers["tuned"] = predict(ask, records, path, settings=settings, description="tuned model")
+    return answers
+
+
+def evaluate_split(args: argparse.Namespace) -> None:
+    """A model on a split with truth: predictions, metrics and report; its card, where it was asked as it was trained."""
+    from boxtune.hub import push_folder
+    from boxtune.model_card import model_name, write_card
+
+    checkpoint = open_model(args)
+    grounding = checkpoint.grounding
+    if not (args.data or grounding.data_dir):
+        raise UserError(f"{args.ckpt} does not say what it was trained on; give --data DIR.")
+    data_dir = args.data or Path(grounding.data_dir)
+    split = choose_split(data_dir, args.split)
+    classes = read_info(data_dir)["classes"]
+    records = [as_asked(record) for record in read_records(data_dir, split)[: args.limit]]
+    # The card tells of the whole split, as trained: another precision, a server or a shorter answer is an experiment.
+    whole = (args.limit, args.precision, args.max_new_tokens, args.server) == (None,) * 4
+    has_card = whole and str(data_dir) == grounding.data_dir and (Path(args.ckpt) / GROUNDING_FILE).is_file()
+    if args.push_to_hub:
+        check_push(args.ckpt, has_card)
+
+    out = args.out or evaluation_folder(args.ckpt)
+    if args.export:
+        check_exports(args.export, out, grounding.get_codec().is_click)
+    answers = answer(args, checkpoint, records, data_dir, out)
+    if args.export:
+        say(export_predictions(args.export, out, records, answers["tuned"], classes, split))
+    about = provenance(args, grounding, data_dir, split)
+    runs, baseline = {}, None
+    if args.base:
+        base, base_about = grounding.base_model, about | {"checkpoint": grounding.base_model}
         baseline = write_results(
-            out / "base", records, answers, classes, data_dir, base_provenance, f"{grounding.base_model} (base)"
+            out / "base", records, answers["base"], classes, data_dir, base_about, f"{base} (base)"
         )
         runs["base"] = baseline
-    answers = predict(
-        model,
-        collator,
-        records,
-        out / "predictions.jsonl",
-        settings=settings,
-        batch_size=args.batch_size,
-        description="tuned model",
-    )
-    if args.export:
-        say(export_predictions(args.export, out, records, answers, classes, split))
-    if args.images is not None:
-        draw_predictions(answers, out / "pictures")
-        print(f"{sum(len(a['objects']['category']) for a in answers)} objects in {len(answers)} pictures")
-        print(f"predictions: {out / 'predictions.jsonl'}\npictures:    {out / 'pictures'}")
-        return
-    metrics = write_results(out, records, answers, classes, data_dir, provenance, args.ckpt, baseline)
+    metrics = write_results(out, records, answers["tuned"], classes, data_dir, about, args.ckpt, baseline)
     runs["tuned" if checkpoint.adapter else args.ckpt] = metrics
     if has_card:
         write_card(Path(args.ckpt), model_name(Path(args.ckpt)), metrics)
@@ -278,6 +278,46 @@ def evaluate_checkpoint(args: argparse.Namespace) -> None:
     if args.push_to_hub:
         url = push_folder(Path(args.ckpt), args.push_to_hub)
         print(f"pushed:  {url}", file=sys.stderr if args.json else sys.stdout)
+
+
+def provenance(args: argparse.Namespace, grounding: Grounding, data_dir: Path, split: str) -> dict:
+    """What the metrics of a checkpoint were measured on, and with."""
+    from boxtune.run_info import versions
+
+    return {
+        "split": split,
+        "limit": args.limit,
+        "data": str(data_dir),
+        "checkpoint": args.ckpt,
+        "pixel_budget": {"min_pixels": grounding.min_pixels, "max_pixels": grounding.max_pixels},
+        "base_model": grounding.base_model,
+        "base_precision": None if args.server else args.precision or grounding.base_precision,  # a server does not tell
+        "server": args.server,
+        "max_new_tokens": grounding.max_new_tokens,
+        "versions": versions(),
+    }
+
+
+def answer_pictures(args: argparse.Namespace) -> None:
+    """A model on pictures without truth: predictions, and copies of the pictures with boxes."""
+    checkpoint = open_model(args)
+    grounding = checkpoint.grounding
+    evaluated = evaluation_folder(args.ckpt)
+    # Beside the evaluation: its metrics belong to its own predictions.
+    out = args.out or evaluated.with_name(f"{evaluated.name}_images")
+    asked = grounding.classes if args.classes is None else args.classes.split(",")
+    asked = [name.strip() for name in asked if name.strip()]
+    records = records_without_truth(args.images, asked, out, args.skip_bad_images)
+    warn_of_new_sizes(records, grounding)
+    if args.export:
+        check_exports(args.export, out, grounding.get_codec().is_click)
+    answers = answer(args, checkpoint, records, args.images, out)["tuned"]
+    if args.export:
+        classes = list(dict.fromkeys([*grounding.classes, *asked]))  # numbered as in training
+        say(export_predictions(args.export, out, records, answers, classes, None))
+    draw_predictions(answers, out / "pictures")
+    print(f"{sum(len(a['objects']['category']) for a in answers)} objects in {len(answers)} pictures")
+    print(f"predictions: {out / 'predictions.jsonl'}\npictures:    {out / 'pictures'}")
 
 
 def print_results(runs: dict[str, dict], out: Path, as_json: bool) -> None:
@@ -317,8 +357,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.predictions is not None:
         score_predictions(args)
+    elif args.images is not None:
+        answer_pictures(args)
     else:
-        evaluate_checkpoint(args)
+        evaluate_split(args)
 
 
 if __name__ == "__main__":

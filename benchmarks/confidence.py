@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,12 @@ from boxtune.confidence import DEFAULT, SCORERS
 from boxtune.errors import command
 from boxtune.files import write_whole
 from boxtune.matching import image_scores, scored_hits
-from boxtune.predictions import read_predictions, with_score
+from boxtune.predictions import predict, read_predictions, with_score
 from boxtune.prompts import as_asked
 from boxtune.records import read_info, read_records, write_dataset
 
 OUT = Path("runs/confidence")
+EMBEDDED = "assets/tiny_qwen3_vl"
 SCENES, SEED = 300, 2  # seed 1 is the base's own report
 DRAWS, ORDERS = 200, 5
 PAGE = FOLDER.parent / "docs" / "confidence.md"
@@ -57,17 +59,18 @@ def answered(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
     """(records, predictions, classes) of a model."""
     from boxtune.checkpoint import load_checkpoint_model, open_checkpoint, quiet_libraries, weights_identity
     from boxtune.collator import GroundingCollator
-    from boxtune.generation import predict
+    from boxtune.generation import generate_answers
 
     quiet_libraries()
-    checkpoint = open_checkpoint("assets/tiny_qwen3_vl" if word == "scenes" else word)
+    checkpoint = open_checkpoint(EMBEDDED if word == "scenes" else word)
     data_dir = scenes() if word == "scenes" else Path(checkpoint.grounding.data_dir)
     records = [as_asked(record) for record in read_records(data_dir, split)]
     path = OUT / word.strip("/").replace("/", "-") / f"{split}.jsonl"
     if not path.is_file():
         collator = GroundingCollator(checkpoint.processor, checkpoint.grounding, data_dir)
         model = load_checkpoint_model(checkpoint)
-        predict(model, collator, records, path, settings=weights_identity(checkpoint) | {"scorers": SCORERS})
+        ask = partial(generate_answers, model, collator, batch_size=8)
+        predict(ask, records, path, settings=weights_identity(checkpoint) | {"scorers": SCORERS})
     predictions, _ = read_predictions(path, records)
     # A checkpoint's own calibration would hide what calibrating does.
     return records, with_score(predictions, DEFAULT), read_info(data_dir)["classes"]

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from transformers import ProcessorMixin
+from transformers.image_utils import SizeDict
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from boxtune.errors import UserError
@@ -175,6 +177,17 @@ class GroundingCollator:
         features = self.processor.image_processor(images=images, return_tensors="pt")
         sizes = [grid_input_size(self.processor, grid) for grid in features["image_grid_thw"]]
         return {key: features[key] for key in ("pixel_values", "image_grid_thw")}, sizes
+
+    def resized(self, record: Record) -> Image.Image:
+        """The record's picture as `process_images` resizes it, to the pixel, before it is made into numbers."""
+        image_processor = self.processor.image_processor
+        pixels = image_processor.resize(
+            pil_to_tensor(self.load(record)),
+            size=SizeDict(**image_processor.size),
+            resample=image_processor.resample,
+            factor=image_processor.patch_size * image_processor.merge_size,
+        )
+        return to_pil_image(pixels)
 
     def pad(self, rows: list[list[int]], value: int, side: str) -> torch.Tensor:
         """(N, longest) from ragged rows."""

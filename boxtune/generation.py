@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,11 +12,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from boxtune.collator import GroundingCollator, expected_input_size
 from boxtune.confidence import TokenScores
 from boxtune.errors import UserError
-from boxtune.predictions import Prediction, PredictionWriter, fingerprint, make_prediction
+from boxtune.loops import LOOK_EVERY, repeats
+from boxtune.predictions import Prediction, make_prediction
 from boxtune.records import Record
-
-# Tokens of what is repeated, at least an object's and at most those of several. No box can hold so long a sequence thrice.
-LOOP_LENGTHS = range(8, 129)
 
 
 def greedy_config(tokenizer, max_new_tokens: int) -> GenerationConfig:
@@ -55,28 +52,20 @@ class _TokenProbabilities(LogitsProcessor):
         return list(zip(chosen, digits, strict=True))
 
 
-class _LoopStop(StoppingCriteria):
-    """Ends rows whose last tokens are one sequence three times over, as an object or two that are written forever.
-
-    Looked at every 16th token, which costs nothing to speak of; a loop lasts until then.
-    """
+class LoopStop(StoppingCriteria):
+    """Ends rows that repeat themselves (boxtune/loops.py) and marks them in `looped`."""
 
     def __init__(self, prompt_length: int, rows: int, stops: set[int]):
         self.prompt_length, self.stops = prompt_length, stops
         self.looped = [False] * rows
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_) -> torch.BoolTensor:
-        answers = input_ids[:, self.prompt_length :]
-        looping = torch.zeros(len(answers), dtype=torch.bool, device=answers.device)
-        if answers.shape[1] % 16:
-            return looping
-        for period in range(LOOP_LENGTHS.start, min(LOOP_LENGTHS.stop, answers.shape[1] // 3 + 1)):
-            tail = answers[:, -3 * period :]
-            looping |= (tail[:, period:] == tail[:, :-period]).all(dim=1)
-        running = [token not in self.stops for token in answers[:, -1].tolist()]
-        found = zip(self.looped, looping.tolist(), running, strict=True)
-        self.looped = [before or (now and is_running) for before, now, is_running in found]
-        return looping
+        if (input_ids.shape[1] - self.prompt_length) % LOOK_EVERY:
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        answers = input_ids[:, self.prompt_length :].tolist()
+        now = [answer[-1] not in self.stops and repeats(answer) for answer in answers]
+        self.looped = [before or found for before, found in zip(self.looped, now, strict=True)]
+        return torch.tensor(now, device=input_ids.device)
 
 
 def token_spans(tokenizer, ids: list[int]) -> tuple[str, np.ndarray]:
@@ -130,7 +119,7 @@ def generate_answers(
         batch, sizes = collator.collate_questions(rows)
         batch = {key: value.to(model.device) for key, value in batch.items()}
         prompt_length = batch["input_ids"].shape[1]
-        probabilities, loop_stop = _TokenProbabilities(tokenizer), _LoopStop(prompt_length, len(rows), stops)
+        probabilities, loop_stop = _TokenProbabilities(tokenizer), LoopStop(prompt_length, len(rows), stops)
         try:
             output = model.generate(
                 **batch,
@@ -149,36 +138,9 @@ def generate_answers(
         answers = zip(output[:, prompt_length:].tolist(), probabilities.rows(), loop_stop.looped, strict=True)
         for record, size, (ids, scores, looped) in zip(rows, sizes, answers, strict=True):
             text, tokens, ended = read_answer(tokenizer, ids, *scores, stops)
-            prediction = make_prediction(
+            yield make_prediction(
                 *(record, grounding.codec, size, text, seconds, tokens),
                 calibration=grounding.calibration,
                 noise_label=grounding.noise_label,
+                cut="looped" if looped else None if ended else "truncated",
             )
-            if not ended and "truncated" not in prediction["problems"]:
-                # Cut by the token limit between two objects, where the text alone looks whole.
-                prediction["problems"].append("truncated")
-            if looped:
-                prediction["problems"].append("looped")
-            yield prediction
-
-
-def predict(
-    model,
-    collator: GroundingCollator,
-    records: list[Record],
-    path: Path,
-    *,
-    settings: dict,
-    batch_size: int = 8,
-    description: str = "generating",
-) -> list[Prediction]:
-    """Write predictions.jsonl at `path`, going on where an interrupted call with the same `settings` stopped."""
-    with PredictionWriter(path, fingerprint(settings)) as writer:
-        missing = [record for record in records if record["id"] not in writer.done]
-        bar = tqdm(total=len(records), initial=len(records) - len(missing), desc=description, unit="image")
-        for prediction in generate_answers(model, collator, missing, batch_size):
-            writer.add(prediction)
-            bar.update()
-        bar.close()
-        writer.finish([record["id"] for record in records])
-        return [writer.done[record["id"]] for record in records]

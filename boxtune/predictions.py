@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from tqdm import tqdm
 
 from boxtune.calibration import calibrate
 from boxtune.codecs import CODECS
@@ -28,15 +30,18 @@ def make_prediction(
     text: str,
     seconds: float,
     tokens: TokenScores | None = None,
+    *,
     calibration: Sequence[float] = (),
     noise_label: str = "",
+    cut: str | None = None,
 ) -> Prediction:
     """One line of predictions.jsonl: the answer `text` read with `codec` into pixels of the record's image.
 
     `input_size` is (height, width) of the picture as the model saw it. Where the `tokens` of the text are given, `objects`
     holds a column for every scorer, and `score` is that of confidence.DEFAULT, turned by `calibration`, if there is one,
     into a share of hits; without tokens every score is 1.0. Objects labelled `noise_label`, where there is one, are left
-    out, and each is a problem "noise". Coordinates are rounded to a thousandth of a pixel.
+    out, and each is a problem "noise". `cut` is what ended the answer before its end token did, "truncated" or "looped"; the
+    text alone may look whole. Coordinates are rounded to a thousandth of a pixel.
     """
     answer = CODECS[codec].decode(text, (record["height"], record["width"]), tuple(input_size))
     if noise_label:
@@ -55,7 +60,7 @@ def make_prediction(
         "input_size": list(input_size),
         "text": text,
         "objects": {place: [_round(value) for value in values], "category": answer.labels, **scores},
-        "problems": answer.problems,
+        "problems": answer.problems + [cut] * (cut is not None and cut not in answer.problems),
         "seconds": round(seconds, 3),
     }
 
@@ -228,6 +233,28 @@ def _empty_answer(record: Record, pattern: Prediction | None) -> Prediction:
 def fingerprint(settings: dict) -> str:
     """SHA-256 of whatever decides the answers: checkpoint, data, prompt and generation settings, all JSON values."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def predict(
+    ask: Callable[[list[Record]], Iterator[Prediction]],
+    records: list[Record],
+    path: Path,
+    *,
+    settings: dict,
+    description: str = "generating",
+) -> list[Prediction]:
+    """Write predictions.jsonl at `path`, going on where an interrupted call with the same `settings` stopped.
+
+    `ask` answers records in any order. Returns the predictions in the order of `records`.
+    """
+    with PredictionWriter(path, fingerprint(settings)) as writer:
+        missing = [record for record in records if record["id"] not in writer.done]
+        with tqdm(total=len(records), initial=len(records) - len(missing), desc=description, unit="image") as bar:
+            for prediction in ask(missing):
+                writer.add(prediction)
+                bar.update()
+        writer.finish([record["id"] for record in records])
+        return [writer.done[record["id"]] for record in records]
 
 
 class PredictionWriter:

@@ -6,7 +6,8 @@ from conftest import ROOT
 from test_collator import make_collator
 
 from boxtune.errors import UserError
-from boxtune.generation import LOOP_LENGTHS, _LoopStop, generate_answers
+from boxtune.generation import LoopStop, generate_answers
+from boxtune.loops import LOOP_LENGTHS, loop_end
 from boxtune.modeling import load_model
 from boxtune.prompts import SYSTEM_PROMPT
 from boxtune.records import read_records
@@ -19,7 +20,7 @@ def looped(*answers: list[int]) -> tuple[list[bool], list[bool]]:
     """(which rows stop now, which of them are marked) once every row is as long as the longest, padded."""
     longest = max(map(len, answers))
     rows = torch.tensor([[7] * PROMPT + answer + [PAD] * (longest - len(answer)) for answer in answers])
-    stop = _LoopStop(PROMPT, len(answers), {PAD})
+    stop = LoopStop(PROMPT, len(answers), {PAD})
     return stop(rows, None).tolist(), stop.looped
 
 
@@ -31,6 +32,7 @@ def test_three_times_the_same_is_a_loop_and_twice_is_none():
     numbers = [1, 0, 0, 8] * 4  # [100, 100, 100, 100], less than three times any object
     assert looped(list(range(20, 52)) + numbers)[0] == [False]
     assert max(LOOP_LENGTHS) * 3 <= 384
+    assert loop_end(words * 9) == 48 and loop_end([1, *words * 9]) == 64 and loop_end(list(range(10, 500))) is None
 
 
 def test_rows_that_have_ended_are_not_marked():
