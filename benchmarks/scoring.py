@@ -79,7 +79,7 @@ def main() -> None:
     matches = timed("matches at ten thresholds", lambda: boxes.match(boxes.scores))
     timed("average precision", matches.coco)
     timed("AP of equal scores, 20 orders", lambda: constant_score_ap(boxes, 0))
-    timed("intervals, 500 draws", lambda: bootstrap(matches, images, 0))
+    timed("intervals, 300 draws", lambda: bootstrap(matches, images, 0))
     timed("kinds of mistake", lambda: count_mistakes(records, predictions, images, classes, 0.5))
     timed("confusion of classes", lambda: confusion(records, predictions, images, classes, 0.5))
     timed("sizes", lambda: size_scores(records, predictions, images))

@@ -12,7 +12,7 @@ import numpy as np
 from boxtune.average_precision import Matches
 from boxtune.matching import ImageScore
 
-DRAWS = 500
+DRAWS = 300
 COUNTS = ("tp", "fp", "fn", "iou", "truth")
 
 

@@ -78,7 +78,7 @@ def compare(
     """What comparison.json holds; `answers_a[i]` and `answers_b[i]` answer `records[i]`.
 
     `values` {"AP", "AP50", "f1", "mean_iou_gt", "fp", "fn"}: of A, of B, their difference B − A, and its 95 % percentile
-    interval over 500 draws of images with replacement, both runs answering the same ones. `outcome` counts the images that B
+    interval over 300 draws of images with replacement, both runs answering the same ones. `outcome` counts the images that B
     won, lost and tied: fewer errors (FP + FN) win, then a mean IoU over truth that is higher by 0.001. `images` are those not
     tied, by the difference in errors and then in IoU, the greatest first. Undefined is None. Raises UserError where one run
     holds points and the other boxes.

@@ -32,7 +32,7 @@ def score(
     """The content of metrics.json. `predictions[i]` answers `records[i]`, as `read_predictions` returns them.
 
     `seed` draws the orders of `AP_constant_score`, whose spread is a standard deviation, and the images of `intervals`
-    (boxtune/bootstrap.py, 500 draws). `predicted` and precision leave out predictions that are excused by an ignored box.
+    (boxtune/bootstrap.py, 300 draws). `predicted` and precision leave out predictions that are excused by an ignored box.
     Per class and in `f1_macro` stand the data set's classes; a label that is none of them counts as a false positive and in
     `unknown_label_boxes`. An image is empty when it has no truth other than ignored boxes. For click answers `points` is
     filled, and all that needs an IoU or an area is None.

@@ -84,6 +84,18 @@ def test_every_point_of_every_curve_equals_pycocotools(images):
         np.testing.assert_allclose(found, expected[..., i, 2], rtol=0, atol=1e-9, err_msg=area)
 
 
+def test_of_truth_that_overlaps_alike_the_later_is_taken_as_in_coco():
+    left, right = [0, 0, 100, 100], [20, 0, 120, 100]
+    # The first lies between them, IoU 0.82 with both; the second can have only the right one.
+    prediction = a_prediction(boxes=[[10, 0, 110, 100], [40, 0, 140, 100]], scores=[0.9, 0.8])
+    values = []
+    for truth in ([left, right], [right, left]):
+        record = a_record(boxes=truth)
+        values.append(score([record], [prediction], ["cat"])["AP50"])
+        assert values[-1] == pytest.approx(pycocotools_stats([record], [prediction], ["cat"])[0]["AP50"], abs=1e-9)
+    assert values[0] < values[1] == 1
+
+
 def test_of_more_than_a_hundred_boxes_the_best_scored_count():
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 90, (400, 2))
