@@ -74,8 +74,8 @@ class CocoBoxes:
             truth.image * len(classes) + truth.label,
             box_xywh_to_xyxy(box_xyxy_to_xywh(truth.boxes_xyxy)),
         )
-        joint = self.area[rows] + np.where(self.crowd[columns], 0, self.truth_area[columns] - shared)
-        iou = shared / joint
+        union = self.area[rows] + self.truth_area[columns] - shared
+        iou = shared / np.where(self.crowd[columns], self.area[rows], union)
         near = iou >= THRESHOLDS[0]
         self.rows, self.columns, self.iou = rows[near], columns[near], iou[near]
 
@@ -156,8 +156,8 @@ class Matches:
     def coco(self, weights: np.ndarray | None = None) -> CocoResult:
         """COCO's precision and recall, every image as often as `weights`, (images,) whole numbers, say; once where None.
 
-        Precision falls from one hit to the next, so that hits alone need be looked at: at each recall the best precision
-        there or later.
+        Between two hits precision only falls, so that hits alone need be looked at: at each recall the best precision there or
+        later.
         """
         weights = np.ones(len(self.truth), dtype=np.int64) if weights is None else weights
         truth, weight, at = weights @ self.truth, weights[self.image], self._hits
@@ -217,10 +217,10 @@ def _hits_needed(truth: np.ndarray) -> np.ndarray:
     return np.maximum(hits, 1)
 
 
-def evaluate_coco(records, predictions, classes, area: str = "all") -> CocoResult:
+def evaluate_coco(records: list[dict], predictions: list[dict], classes: list[str]) -> CocoResult:
     """COCO precision and recall of `predictions[i]` on `records[i]`; `classes` come from `all_classes`."""
     boxes = CocoBoxes(records, predictions, classes)
-    return boxes.match(boxes.scores, area).coco()
+    return boxes.match(boxes.scores).coco()
 
 
 def constant_score_ap(boxes: CocoBoxes, seed: int) -> dict[str, float | None]:
