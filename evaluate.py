@@ -3,12 +3,14 @@
     python evaluate.py --ckpt DIR [--data DIR] [--split test] [--out DIR]
     python evaluate.py --predictions FILE --data DIR [--split test] [--out DIR] [--reparse] [--allow-missing] [--score NAME]
     python evaluate.py --ckpt DIR --images FOLDER|PICTURE|LIST.txt [--classes a,b] [--out DIR] [--skip-bad-images]
+    python evaluate.py --compare RUN_A RUN_B [--data DIR] [--split test] [--out DIR]
 
-Each takes --export coco,yolo,supervision, which writes the boxes for other tools as well.
+Each but the last takes --export coco,yolo,supervision, which writes the boxes for other tools as well.
 
 Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or a hub id; with --server URL
 a server that speaks OpenAI's chat protocol, such as vLLM, answers in its place. Scoring predictions loads no model and needs
-no image; only the report's pictures do.
+no image; only the report's pictures do. --compare takes two folders with predictions.jsonl of the same images, or the files,
+and writes comparison.json and comparison.html.
 """
 
 import argparse
@@ -22,6 +24,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from boxtune.average_precision import curves
+from boxtune.comparison import (
+    agreed_provenance,
+    common_ids,
+    compare,
+    comparison_table,
+    find_predictions,
+    write_comparison,
+)
 from boxtune.confidence import RANKINGS, SCORERS
 from boxtune.errors import UserError, command
 from boxtune.export_predictions import EXPORTS, check_exports, export_predictions, wanted_exports
@@ -49,6 +59,11 @@ UNUSED = {
         *("precision", "push_to_hub", "server", "served_model", "trust_server"),
     },
     "--server": {"base", "precision", "push_to_hub"},
+    "--compare": {
+        *("images", "classes", "base", "limit", "batch_size", "max_new_tokens", "max_pixels", "precision"),
+        *("push_to_hub", "reparse", "allow_missing", "score", "skip_bad_images", "export"),
+        *("server", "served_model", "trust_server"),
+    },
 }
 
 
@@ -57,11 +72,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--ckpt", help="adapter folder, merged model or hub id")
     what.add_argument("--predictions", type=path_argument, help="predictions.jsonl to score again")
+    what.add_argument(
+        "--compare", nargs=2, type=path_argument, metavar=("RUN_A", "RUN_B"), help="runs, or predictions, of one split"
+    )
     parser.add_argument(
         "--data", type=path_argument, help="prepared data set; default: the one the checkpoint was trained on"
     )
-    parser.add_argument("--split", default="test", help="train, validation or test (default)")
-    parser.add_argument("--out", type=path_argument, help="default: eval/, or eval_images/, beside the checkpoint")
+    parser.add_argument("--split", help="train, validation or test (default)")
+    parser.add_argument(
+        "--out",
+        type=path_argument,
+        help="default: eval/, or eval_images/, beside the checkpoint; beside RUN_B's predictions",
+    )
     parser.add_argument(
         "--images",
         type=path_argument,
@@ -93,7 +115,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--served-model", metavar="NAME", help="the checkpoint's name there; default: the only one")
     parser.add_argument("--trust-server", action="store_true", help="though it does not tell what it serves")
     args = parser.parse_args(argv)
-    mode = "--predictions" if args.predictions is not None else "--images" if args.images is not None else "--ckpt"
+    mode = next(
+        (flag(name) for name in ("compare", "predictions", "images") if getattr(args, name) is not None), "--ckpt"
+    )
     given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
     problems = [f"{flag(name)} has no effect with {mode}; leave it out" for name in sorted(given & UNUSED[mode])]
     if args.server is not None:
@@ -102,7 +126,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         ]
         if not args.server.startswith(("http://", "https://")):
             problems.append(f"--server must start with http:// or https://, got {args.server!r}")
-    elif mode != "--predictions":
+    elif mode in ("--ckpt", "--images"):
         problems += [f"{flag(name)} needs --server URL" for name in ("served_model", "trust_server") if name in given]
     if mode == "--predictions" and not args.data:
         problems.append("--predictions needs --data DIR, the prepared data set that they answer")
@@ -118,9 +142,9 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def choose_split(data_dir: Path, wanted: str) -> str:
-    """The wanted split, or validation where there is no test split; says so."""
-    splits = read_info(data_dir)["splits"]
+def choose_split(data_dir: Path, wanted: str | None) -> str:
+    """The wanted split, test unless told, or validation where there is no test split; says so."""
+    wanted, splits = wanted or "test", read_info(data_dir)["splits"]
     if wanted in splits and splits[wanted]["images"]:
         return wanted
     if wanted == "test" and splits.get("validation", {}).get("images"):
@@ -352,11 +376,36 @@ def score_predictions(args: argparse.Namespace) -> None:
     print_results({args.predictions.parent.name or "predictions": metrics}, out, args.json)
 
 
+def compare_runs(args: argparse.Namespace) -> None:
+    files = [find_predictions(run) for run in args.compare]
+    told = args.data or agreed_provenance(files, "data")
+    if told is None:
+        raise UserError("no metrics.json beside these predictions tells their data set; give --data DIR.")
+    data_dir = Path(told)
+    split = choose_split(data_dir, args.split or agreed_provenance(files, "split"))
+    ids = common_ids(files)
+    records = [as_asked(record) for record in read_records(data_dir, split) if record["id"] in ids]
+    answers = [read_predictions(path, records)[0] for path in files]
+    names = {"A": str(args.compare[0]), "B": str(args.compare[1]), "data": str(data_dir), "split": split}
+    result = names | compare(records, *answers, read_info(data_dir)["classes"])
+    out = args.out or files[1].parent
+    write_comparison(out, result, records, *answers, data_dir)
+    if args.json:
+        print(json.dumps(result))
+        return
+    print(f"A: {result['A']}\nB: {result['B']}")
+    Console().print(comparison_table(result))
+    print("images: B wins {won}, loses {lost}, ties {tied}".format(**result["outcome"]))
+    print(f"numbers: {out / 'comparison.json'}\npage:    {out / 'comparison.html'}")
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.predictions is not None:
         score_predictions(args)
+    elif args.compare is not None:
+        compare_runs(args)
     elif args.images is not None:
         answer_pictures(args)
     else:

@@ -7,16 +7,15 @@ lie in runs/confidence/, and are made where absent. --write puts the table into 
 """
 
 import argparse
-import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.results import FOLDER
-from boxtune.average_precision import all_classes, evaluate_coco
+from boxtune.average_precision import CocoBoxes, Matches, all_classes
+from boxtune.bootstrap import draws, interval
 from boxtune.calibration import calibrate, fit, reliability
 from boxtune.confidence import DEFAULT, SCORERS
 from boxtune.errors import command
@@ -85,33 +84,28 @@ def shuffled(predictions: list[dict], seed: int) -> list[dict]:
     ]
 
 
-def average_precision(records: list[dict], predictions: list[dict], classes: list[str]) -> float:
-    return evaluate_coco(records, predictions, classes).ap() or 0.0
-
-
-def gains(records, predictions, classes, drawn: list[int]) -> dict[str, float]:
-    """{scorer: AP, "equal": mean AP over a few orders} on the drawn pictures."""
-    chosen = [(records[i] | {"id": str(n)}, predictions[i] | {"id": str(n)}) for n, i in enumerate(drawn)]
-    truth, answers = [list(part) for part in zip(*chosen, strict=True)]
-    values = {name: average_precision(truth, with_score(answers, name), classes) for name in SCORERS}
-    orders = [average_precision(truth, shuffled(answers, seed), classes) for seed in range(ORDERS)]
-    return values | {"equal": float(np.mean(orders))}
-
-
 def compare(word: str, split: str) -> list[str]:
     """The row of a model's table: AP with equal scores, and every scorer's AP with the interval of its gain."""
     records, predictions, classes = answered(word, split)
-    classes = all_classes(records, classes)
-    whole = gains(records, predictions, classes, list(range(len(records))))
-    draws = np.random.default_rng(0).integers(0, len(records), (DRAWS, len(records))).tolist()
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        samples = list(pool.map(gains, *([part] * DRAWS for part in (records, predictions, classes)), draws))
-    boxes = sum(len(prediction["objects"]["category"]) for prediction in predictions)
-    cells = [f"{len(records)}, {boxes}", f"{whole['equal']:.3f}"]
-    for name in SCORERS:
-        low, high = np.quantile([sample[name] - sample["equal"] for sample in samples], [0.025, 0.975])
-        cells.append(f"{whole[name]:.3f} ({low:+.3f} to {high:+.3f})")
+    boxes = CocoBoxes(records, predictions, all_classes(records, classes))
+    ranked = {name: boxes.match(boxes.scores_of(with_score(predictions, name))) for name in SCORERS}
+    orders = [boxes.match(boxes.scores_of(shuffled(predictions, seed))) for seed in range(ORDERS)]
+
+    def equal(weights: np.ndarray | None) -> float:
+        return float(np.mean([average_precision(order, weights) for order in orders]))
+
+    drawn = list(draws(len(records), DRAWS, seed=0))
+    equal_samples = np.array([equal(weights) for weights in drawn])
+    count = sum(len(prediction["objects"]["category"]) for prediction in predictions)
+    cells = [f"{len(records)}, {count}", f"{equal(None):.3f}"]
+    for matches in ranked.values():
+        low, high = interval(np.array([average_precision(matches, weights) for weights in drawn]) - equal_samples)
+        cells.append(f"{average_precision(matches, None):.3f} ({low:+.3f} to {high:+.3f})")
     return [word, *cells, calibration_errors(records, predictions)]
+
+
+def average_precision(matches: Matches, weights: np.ndarray | None) -> float:
+    return matches.coco(weights).ap() or 0.0
 
 
 def calibration_errors(records: list[dict], predictions: list[dict]) -> str:

@@ -8,12 +8,14 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from boxtune.average_precision import all_classes, evaluate_coco
 from boxtune.collator import GroundingCollator
 from boxtune.generation import generate_answers
+from boxtune.matching import image_scores, is_click
 from boxtune.predictions import Prediction
 from boxtune.prompts import as_asked
 from boxtune.records import Record
-from boxtune.scoring import score
+from boxtune.scoring import mean_iou, total_rates
 
 # What stands in the logs behind "eval_", and can be metric_for_best_model.
 METRICS = ("AP", "AP50", "f1", "mean_iou", "fp", "fn", "unparsable", "boxes_runtime")
@@ -47,10 +49,13 @@ class BoxValidation:
         """
         began = time.perf_counter()
         predictions = self.predict(model)
-        metrics = score(self.records, predictions, self.collator.grounding.classes)
-        counts = metrics["points"] or metrics["matching"]
-        values = {key: metrics[key] for key in ("AP", "AP50")} | {key: counts[key] for key in ("f1", "fp", "fn")}
-        values["mean_iou"] = metrics["matching"]["mean_iou_gt"]
-        values["unparsable"] = metrics["parse"]["problems"].get("unparsable", 0) / len(predictions)
+        images, values = image_scores(self.records, predictions), {"AP": None, "AP50": None}
+        if not is_click(predictions):
+            classes = all_classes(self.records, self.collator.grounding.classes)
+            coco = evaluate_coco(self.records, predictions, classes)
+            values = {"AP": coco.ap(), "AP50": coco.ap(0)}
+        counts = total_rates(images)
+        values |= {key: counts[key] for key in ("f1", "fp", "fn")} | {"mean_iou": mean_iou(images)}
+        values["unparsable"] = sum(p["problems"].count("unparsable") for p in predictions) / len(predictions)
         values["boxes_runtime"] = round(time.perf_counter() - began, 2)
         return {key: math.nan if value is None else float(value) for key, value in values.items()}, predictions

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxtune.boxes import box_area, box_iou, intersection, match_greedy
+from boxtune.boxes import box_area
+from boxtune.pairs import FlatBoxes, assign, column_of, flatten, overlaps
 
 # An unmatched prediction is excused when this share of it lies inside an ignored box of its class.
 IGNORED_SHARE = 0.5
@@ -53,7 +54,9 @@ class ImageScore:
 
 def image_scores(records: list[dict], predictions: list[dict], iou_threshold: float = 0.5) -> list[ImageScore]:
     """Match `predictions[i]` with `records[i]`: class-aware, one-to-one, the best pair first."""
-    return [_score_image(*pair, iou_threshold) for pair in zip(records, predictions, strict=True)]
+    if is_click(predictions):
+        return [_score_points(*pair) for pair in zip(records, predictions, strict=True)]
+    return _score_boxes(records, predictions, iou_threshold)
 
 
 def scored_hits(images: list[ImageScore], predictions: list[dict]) -> tuple[list[float], list[bool]]:
@@ -82,36 +85,82 @@ def is_click(predictions: Iterable[dict]) -> bool:
     return any("point" in prediction["objects"] for prediction in predictions)
 
 
-def _score_image(record: dict, prediction: dict, threshold: float) -> ImageScore:
+def _score_boxes(records: list[dict], predictions: list[dict], threshold: float) -> list[ImageScore]:
+    """All images at once, as flat arrays, since a split may hold many thousand small images."""
+    names = {label.strip() for source in (*records, *predictions) for label in source["objects"]["category"]}
+    numbers = {name: i for i, name in enumerate(sorted(names))}
+    truth, answers = flatten(records, numbers), flatten(predictions, numbers)
+    ignored, area = column_of(records, "ignore", bool), box_area(answers.boxes_xyxy)
+    rows, columns, shared = overlaps(
+        answers.image * len(names) + answers.label,
+        answers.boxes_xyxy,
+        truth.image * len(names) + truth.label,
+        truth.boxes_xyxy,
+    )
+    excused = np.zeros(len(area), dtype=bool)
+    excused[rows[ignored[columns] & (shared >= IGNORED_SHARE * area[rows])]] = True
+    rows, columns, shared = (values[~ignored[columns]] for values in (rows, columns, shared))
+    iou = shared / (area[rows] + box_area(truth.boxes_xyxy)[columns] - shared)
+    # The best pair comes first, so the matching at a threshold is the head of the one without: one serves both.
+    ranks = np.empty(len(iou), dtype=np.int64)
+    ranks[np.lexsort((columns, rows, -iou))] = np.arange(len(iou))
+    wanted = np.lexsort((ranks, rows))
+    made = wanted[assign(rows[wanted], columns[wanted], ranks[wanted], np.zeros(len(iou), dtype=bool))]
+    partner, ious = np.full(len(ignored), -1), np.zeros(len(ignored))
+    partner[columns[made]], ious[columns[made]] = rows[made], iou[made]
+    found = (partner >= 0) & (ious >= threshold)
+    hits = np.flatnonzero(found)[np.argsort(partner[found])]  # truth, in the order of the answers
+    unmatched = np.ones(len(area), dtype=bool)
+    unmatched[partner[hits]] = False
+    on_found = np.zeros(len(area), dtype=bool)
+    on_found[rows[(iou >= threshold) & found[columns]]] = True
+
+    def by_image(boxes: FlatBoxes, which: np.ndarray) -> list[list[int]]:
+        """Numbers of all boxes as numbers within their image, image by image."""
+        first = np.searchsorted(boxes.image, np.arange(len(records)))
+        image = boxes.image[which]
+        return _split(which - first[image], image, len(records))
+
+    lists = zip(
+        records,
+        by_image(answers, partner[hits]),
+        by_image(truth, hits),
+        _split(ious[hits], truth.image[hits], len(records)),
+        by_image(answers, np.flatnonzero(unmatched & ~excused)),
+        by_image(answers, np.flatnonzero(unmatched & ~excused & on_found)),
+        by_image(answers, np.flatnonzero(unmatched & excused)),
+        by_image(truth, np.flatnonzero(~ignored & ~found)),
+        _split(ious[~ignored], truth.image[~ignored], len(records)),
+        strict=True,
+    )
+    return [
+        ImageScore(record["id"], list(zip(matched, partners, pair_ious, strict=True)), *rest)
+        for record, matched, partners, pair_ious, *rest in lists
+    ]
+
+
+def _split(values: np.ndarray, image: np.ndarray, images: int) -> list[list]:
+    """One list for each image; `image` rises."""
+    return [part.tolist() for part in np.split(values, np.searchsorted(image, np.arange(1, images)))][:images]
+
+
+def _score_points(record: dict, prediction: dict) -> ImageScore:
     truth, answers = record["objects"], prediction["objects"]
     counted = [j for j, is_ignored in enumerate(truth["ignore"]) if not is_ignored]
     ignored = [j for j, is_ignored in enumerate(truth["ignore"]) if is_ignored]
-    same_class = same_label(answers["category"], truth["category"])
-    if "point" in answers:
-        hits = excuses = point_in_box(answers["point"], truth["bbox"]) & same_class
-        pairs = [(i, counted[j], None) for i, j in _match_most(hits[:, counted])]
-        ious = []
-    else:
-        iou = box_iou(answers["bbox"], truth["bbox"]) * same_class
-        hits = iou >= threshold
-        inside = intersection(answers["bbox"], truth["bbox"])
-        # More than nothing: the area of a box of no size is nothing, too.
-        excuses = (inside > 0) & (inside >= IGNORED_SHARE * box_area(answers["bbox"])[:, None]) & same_class
-        # The best pair comes first, so the matching at a threshold is the head of the one without: one serves both.
-        partners = {counted[j]: (i, float(iou[i, counted[j]])) for i, j in match_greedy(iou[:, counted])}
-        pairs = sorted((i, j, value) for j, (i, value) in partners.items() if value >= threshold)
-        ious = [partners[j][1] if j in partners else 0.0 for j in counted]
-    matched_answers, matched_truth = {i for i, _, _ in pairs}, {j for _, j, _ in pairs}
-    unmatched = [i for i in range(len(answers["category"])) if i not in matched_answers]
-    false = [i for i in unmatched if not excuses[i, ignored].any()]
+    hits = point_in_box(answers["point"], truth["bbox"]) & same_label(answers["category"], truth["category"])
+    partners = dict(match_most(hits[:, counted]))
+    matched = [counted[column] for column in partners.values()]
+    unmatched = [i for i in range(len(answers["category"])) if i not in partners]
+    false = [i for i in unmatched if not hits[i, ignored].any()]
     return ImageScore(
         id=record["id"],
-        pairs=pairs,
+        pairs=[(i, counted[column], None) for i, column in partners.items()],
         false=false,
-        duplicates=[i for i in false if hits[i, sorted(matched_truth)].any()],
-        excused=[i for i in unmatched if excuses[i, ignored].any()],
-        missed=[j for j in counted if j not in matched_truth],
-        ious=ious,
+        duplicates=[i for i in false if hits[i, matched].any()],
+        excused=[i for i in unmatched if hits[i, ignored].any()],
+        missed=[j for j in counted if j not in matched],
+        ious=[],
     )
 
 
@@ -128,7 +177,7 @@ def point_in_box(points_xy: list[list[float]], boxes_xyxy: list[list[float]]) ->
     return ((points >= boxes[..., :2]) & (points <= boxes[..., 2:])).all(-1)
 
 
-def _match_most(possible: np.ndarray) -> list[tuple[int, int]]:
+def match_most(possible: np.ndarray) -> list[tuple[int, int]]:
     """One-to-one pairs (row, column) of an (N, M) bool matrix, as many as can be made.
 
     A point in two boxes has no IoU to say whose it is, so no box may lose its point to a box that had another. A row

@@ -3,6 +3,9 @@
 from rich.table import Table
 from rich.text import Text
 
+# Which rows have an interval.
+INTERVALS = {"AP": "AP", "AP50": "AP50", "mean IoU (all truth)": "mean_iou_gt", "F1": "f1"}
+
 
 def headline_rows(metrics: dict) -> dict[str, float | int | None]:
     """{title: value} in the order of reading. Click answers take precision and its kin from `points`."""
@@ -24,6 +27,9 @@ def headline_rows(metrics: dict) -> dict[str, float | int | None]:
         "false negatives": rates["fn"],
         "duplicate boxes": metrics["duplicate_boxes"],
         "boxes of unknown label": metrics["unknown_label_boxes"],
+        "boxes of the wrong class": metrics["mistakes"]["wrong_class"],
+        "boxes off their object": metrics["mistakes"]["localisation"],
+        "boxes on background": metrics["mistakes"]["background"],
         "empty images": metrics["empty_images"]["images"],
         "empty images with boxes": metrics["empty_images"]["with_false_positives"],
         "answers": metrics["parse"]["images"],
@@ -47,20 +53,26 @@ def format_difference(before: float | int | None, after: float | int | None) -> 
     return f"{round(after - before, 3) + 0.0:+.3f}"  # adding zero turns −0 into 0
 
 
+def format_interval(interval: list[float] | None) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+
+
 def format_table(metrics_by_name: dict[str, dict]) -> Table:
-    """One row per number, one column per run; with two runs also the second minus the first."""
+    """One row per number, one column per run; of one run also 95 % intervals, of two also the second minus the first."""
     table = Table()
     table.add_column("")
     for name in metrics_by_name:
         table.add_column(Text(name), justify="right")
-    two = len(metrics_by_name) == 2
-    if two:
-        table.add_column("difference", justify="right")
+    one, two = (len(metrics_by_name) == runs for runs in (1, 2))
+    if one or two:
+        table.add_column("95 % interval" if one else "difference", justify="right")
     columns = [headline_rows(metrics) for metrics in metrics_by_name.values()]
+    intervals = next(iter(metrics_by_name.values()))["intervals"]
     for title in columns[0]:
         values = [column[title] for column in columns]
         if any(value is not None for value in values):
-            table.add_row(title, *map(format_number, values), *([format_difference(*values)] if two else []))
+            last = [format_difference(*values)] if two else [format_interval(intervals.get(INTERVALS.get(title)))]
+            table.add_row(title, *map(format_number, values), *(last if one or two else []))
     return table
 
 

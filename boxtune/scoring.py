@@ -9,11 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxtune.average_precision import all_classes, constant_score_ap, evaluate_coco
+from boxtune.average_precision import CocoBoxes, Matches, all_classes, constant_score_ap
+from boxtune.bootstrap import bootstrap, interval
 from boxtune.calibration import reliability
 from boxtune.confidence import RANKINGS
 from boxtune.matching import ImageScore, image_scores, is_click, scored_hits
+from boxtune.mistakes import confusion, count_mistakes
 from boxtune.noise import NOISE_LABEL
+from boxtune.sizes import size_scores
+
+INTERVALS = ("AP", "AP50", "f1", "mean_iou_gt")
 
 
 def score(
@@ -27,31 +32,32 @@ def score(
 ) -> dict:
     """The content of metrics.json. `predictions[i]` answers `records[i]`, as `read_predictions` returns them.
 
-    `seed` draws the orders of `AP_constant_score`, whose spread is a standard deviation. `predicted` and precision leave
-    out predictions that are excused by an ignored box. Per class and in `f1_macro` stand the data set's classes; a label
-    that is none of them counts as a false positive and in `unknown_label_boxes`. An image is empty when it has no truth
-    other than ignored boxes. For click answers `points` is filled, and all that needs an IoU is None.
+    `seed` draws the orders of `AP_constant_score`, whose spread is a standard deviation, and the images of `intervals`
+    (boxtune/bootstrap.py, 300 draws). `predicted` and precision leave out predictions that are excused by an ignored box.
+    Per class and in `f1_macro` stand the data set's classes; a label that is none of them counts as a false positive and in
+    `unknown_label_boxes`. An image is empty when it has no truth other than ignored boxes. For click answers `points` is
+    filled, and all that needs an IoU or an area is None.
     """
     if [record["id"] for record in records] != [prediction["id"] for prediction in predictions]:
         raise ValueError("records and predictions must have the same ids in the same order")
     classes, click = all_classes(records, classes), is_click(predictions)
     images = image_scores(records, predictions, iou_threshold)
+    boxes = None if click else CocoBoxes(records, predictions, classes)
+    matches = boxes.match(boxes.scores) if boxes else None
     counts = _class_counts(records, predictions, images)
-    total = sum(counts.values(), _Counts())
     per_class = {name: {"AP": None, "AP50": None} | counts.get(name, _Counts()).summary() for name in classes}
-    rates = total.rates()
-    ious = [iou for image in images for iou in image.ious]
-    pair_ious = [iou for image in images for *_, iou in image.pairs]
+    rates, fared = total_rates(images), (records, predictions, images)
     matching = {
         **rates,
         "f1_macro": _mean([row["f1"] for row in per_class.values() if row["f1"] is not None]),
-        "mean_iou_tp": None if click else _mean(pair_ious),
-        "mean_iou_gt": None if click else _mean(ious),
+        "mean_iou_tp": None if click else _mean([iou for image in images for *_, iou in image.pairs]),
+        "mean_iou_gt": mean_iou(images),
     }
+    samples = bootstrap(matches, images, seed)
     empty = [image for image, record in zip(images, records, strict=True) if all(record["objects"]["ignore"])]
     problems = Counter(problem for prediction in predictions for problem in prediction["problems"])
     return {
-        **_coco_metrics(records, predictions, classes, seed, click, per_class),
+        **_coco_metrics(boxes, matches, seed, classes, per_class),
         "score_source": _score_source([prediction["objects"] for prediction in predictions]),
         "per_class": per_class,
         "matching": {"iou_threshold": iou_threshold} | (dict.fromkeys(matching) if click else matching),
@@ -65,6 +71,10 @@ def score(
             label.strip() not in per_class for prediction in predictions for label in prediction["objects"]["category"]
         ),
         "duplicate_boxes": sum(len(image.duplicates) for image in images),
+        "mistakes": count_mistakes(*fared, classes, iou_threshold),
+        "confusion": confusion(*fared, classes, iou_threshold),
+        "sizes": None if click else size_scores(*fared),
+        "intervals": {name: interval(samples[name]) for name in INTERVALS},
         "points": rates if click else None,
         "calibration": reliability(*scored_hits(images, predictions)),
         "provenance": provenance or {},
@@ -81,23 +91,34 @@ def _score_source(answers: list[dict]) -> str:
     return next(made, "predictions")
 
 
-def _coco_metrics(records, predictions, classes, seed: int, click: bool, per_class: dict) -> dict:
-    """The COCO numbers; fills in AP and AP50 of `per_class`."""
-    if click or not any(record["objects"]["bbox"] for record in records):
+def total_rates(images: list[ImageScore]) -> dict:
+    """tp, fp, fn, precision, recall and f1 over all images."""
+    return sum((_Counts(image.tp, image.fp, image.fn) for image in images), _Counts()).rates()
+
+
+def mean_iou(images: list[ImageScore]) -> float | None:
+    """`mean_iou_gt`: over all truth boxes; None where there are none, and for points."""
+    return _mean([iou for image in images for iou in image.ious])
+
+
+def _coco_metrics(
+    boxes: CocoBoxes | None, matches: Matches | None, seed: int, classes: list[str], per_class: dict
+) -> dict:
+    """The COCO numbers, None for points; fills in AP and AP50 of `per_class`."""
+    if boxes is None:
         names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100")
         return {**dict.fromkeys(names), "AP_constant_score": {"mean": None, "spread": None}}
-    coco = evaluate_coco(records, predictions, classes)
+    coco = matches.coco()
     for i, name in enumerate(classes):
         per_class[name] |= {"AP": coco.ap(category=i), "AP50": coco.ap(0, category=i)}
+    areas = {area: boxes.match(boxes.scores, area).coco() for area in ("small", "medium", "large")}
     return {
         "AP": coco.ap(),
         "AP50": coco.ap(0),
         "AP75": coco.ap(5),
-        "AP_small": coco.ap(area="small"),
-        "AP_medium": coco.ap(area="medium"),
-        "AP_large": coco.ap(area="large"),
+        **{f"AP_{area}": result.ap() for area, result in areas.items()},
         "AR100": coco.ar(),
-        "AP_constant_score": constant_score_ap(records, predictions, classes, seed),
+        "AP_constant_score": constant_score_ap(boxes, seed),
     }
 
 

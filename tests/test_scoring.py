@@ -1,6 +1,5 @@
-"""The metrics: average precision against pycocotools, every matching rule on cases small enough to count by hand."""
+"""The metrics: every rule on cases small enough to count by hand. Average precision has its own file."""
 
-import contextlib
 import io
 import json
 import random
@@ -10,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from rich.console import Console
+from scoring_data import a_prediction, a_record, random_data
 
 from boxtune.average_precision import curves
 from boxtune.matching import image_scores, worst_first
@@ -20,26 +18,6 @@ from boxtune.score_table import format_class_table, format_table
 from boxtune.scoring import score
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def a_record(name="a", boxes=(), labels=None, ignore=None, size=(640, 480)):
-    boxes = [list(box) for box in boxes]
-    objects = {
-        "bbox": boxes,
-        "category": list(labels or ["cat"] * len(boxes)),
-        "ignore": list(ignore or [False] * len(boxes)),
-    }
-    return {"id": name, "image": f"{name}.jpg", "width": size[0], "height": size[1], "objects": objects, "messages": []}
-
-
-def a_prediction(name="a", boxes=(), labels=None, scores=None, problems=(), place="bbox"):
-    boxes = [list(box) for box in boxes]
-    objects = {
-        place: boxes,
-        "category": list(labels or ["cat"] * len(boxes)),
-        "score": list(scores or [1.0] * len(boxes)),
-    }
-    return {"id": name, "objects": objects, "problems": list(problems)}
 
 
 def score_one(record, prediction, classes=("cat", "dog"), **kwargs):
@@ -50,115 +28,7 @@ def counts(metrics):
     return tuple(metrics["matching"][key] for key in ("tp", "fp", "fn"))
 
 
-def random_data(seed, images=25, classes=4, crowd=0.15, ties=False, empty=0.2):
-    """Boxes with jittered answers; the last class never has truth but is predicted."""
-    rng = np.random.default_rng(seed)
-    names = [f"class {i}" for i in range(classes)]
-    records, predictions = [], []
-    for i in range(images):
-        n = 0 if rng.random() < empty else int(rng.integers(1, 14))
-        corner, size = rng.uniform(0, 400, (n, 2)), np.exp(rng.uniform(np.log(6), np.log(230), (n, 2)))
-        boxes = np.concatenate([corner, corner + size], axis=1)
-        labels = [names[k] for k in rng.integers(0, max(1, classes - 1), n)]
-        records.append(a_record(str(i), boxes.tolist(), labels, (rng.random(n) < crowd).tolist(), (640, 640)))
-        answers, answer_labels = [], []
-        for box, label in zip(boxes, labels, strict=True):
-            for _ in range(rng.integers(0, 3)):
-                moved = box + rng.normal(0, 0.07 * (box[2:] - box[:2]).min(), 4)
-                if moved[2] > moved[0] and moved[3] > moved[1]:
-                    answers.append(moved.tolist())
-                    answer_labels.append(label if rng.random() < 0.9 else names[rng.integers(classes)])
-        for _ in range(rng.integers(0, 3)):
-            corner = rng.uniform(0, 400, 2)
-            answers.append([*corner, *(corner + rng.uniform(5, 200, 2))])
-            answer_labels.append(names[rng.integers(classes)])
-        scores = rng.random(len(answers))
-        scores = np.round(scores, 1) if ties else scores
-        predictions.append(a_prediction(str(i), answers, answer_labels, scores.tolist()))
-    return records, predictions, names
-
-
-def pycocotools_stats(records, predictions, classes):
-    """The reference: pycocotools on COCO dictionaries that are written here, not by the code under test."""
-    number = {name: i + 1 for i, name in enumerate(classes)}
-
-    def rows(sources, extra):
-        for i, source in enumerate(sources):
-            objects = source["objects"]
-            for j, (x0, y0, x1, y1) in enumerate(objects["bbox"]):
-                box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "image_id": i + 1}
-                yield {**box, "category_id": number[objects["category"][j]], **extra(objects, j)}
-
-    def dataset(annotations):
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": i + 1} for i in range(len(records))],
-            "categories": [{"id": i, "name": name} for name, i in number.items()],
-            "annotations": [{"id": i, **row} for i, row in enumerate(annotations, 1)],
-        }
-        coco.createIndex()
-        return coco
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = dataset(rows(records, lambda objects, j: {"iscrowd": int(objects["ignore"][j])}))
-        answers = dataset(rows(predictions, lambda objects, j: {"iscrowd": 0, "score": objects["score"][j]}))
-        evaluation = COCOeval(truth, answers, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    names = {"AP": 0, "AP50": 1, "AP75": 2, "AP_small": 3, "AP_medium": 4, "AP_large": 5, "AR100": 8}
-    stats = {name: None if evaluation.stats[i] == -1 else evaluation.stats[i] for name, i in names.items()}
-    return stats, evaluation.eval["precision"]
-
-
 # ---- average precision -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"ties": True},
-        {"crowd": 0},
-        {"crowd": 0.6},
-        {"classes": 1},
-        {"empty": 0.8},
-        {"images": 1, "empty": 0},
-        {"classes": 9, "images": 12},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_average_precision_equals_pycocotools(options, seed):
-    records, predictions, classes = random_data(seed, **options)
-    metrics = score(records, predictions, classes)
-    stats, precision = pycocotools_stats(records, predictions, classes)
-    for name, expected in stats.items():
-        assert metrics[name] == (None if expected is None else pytest.approx(expected, abs=1e-6)), name
-    for i, name in enumerate(classes):
-        expected = precision[:, :, i, 0, 2]
-        row = metrics["per_class"][name]
-        if expected.max() == -1:
-            assert row["AP"] is row["AP50"] is None
-        else:
-            assert row["AP"] == pytest.approx(expected.mean(), abs=1e-6)
-            assert row["AP50"] == pytest.approx(expected[0].mean(), abs=1e-6)
-    plotted = curves(records, predictions, classes)
-    for i, name in enumerate(classes):
-        if name in plotted:
-            np.testing.assert_allclose(plotted[name]["precision"], precision[0, :, i, 0, 2], atol=1e-6)
-            assert plotted[name]["recall"][::50] == [0.0, 0.5, 1.0]
-        else:
-            assert precision[0, 0, i, 0, 2] == -1
-
-
-def test_more_than_a_hundred_boxes_of_a_class_are_cut_as_in_coco():
-    boxes = [[x, y, x + 8, y + 8] for x in range(0, 600, 40) for y in range(0, 400, 40)]
-    record, prediction = a_record(boxes=boxes), a_prediction(boxes=boxes)
-    metrics = score_one(record, prediction, ["cat"])
-    assert metrics["AR100"] == pytest.approx(100 / 150)
-    assert metrics["AR100"] == pytest.approx(pycocotools_stats([record], [prediction], ["cat"])[0]["AR100"])
-    assert counts(metrics) == (150, 0, 0)
 
 
 def test_perfect_predictions_score_one():
@@ -291,6 +161,9 @@ def test_f1_macro_covers_classes_with_truth_or_predictions():
     metrics = score_one(record, prediction, ["cat", "dog", "cow"])
     # cat: 1 TP, 1 FN → 2/3; dog: 1 FP → 0; cow appears nowhere.
     assert metrics["matching"]["f1_macro"] == pytest.approx((2 / 3 + 0) / 2)
+    record["objects"] = {key: [*column, column[0]] for key, column in record["objects"].items()}
+    record["objects"]["category"][-1] = "owl"  # truth and no hit
+    assert score_one(record, prediction, ["cat", "dog", "owl"])["matching"]["f1_macro"] == pytest.approx((2 / 3) / 3)
     assert metrics["per_class"]["cow"] == {
         "AP": None, "AP50": None, "truth": 0, "predicted": 0, "tp": 0, "fp": 0, "fn": 0,
         "precision": None, "recall": None, "f1": None,
@@ -319,6 +192,87 @@ def test_empty_images_and_parse_problems_are_counted():
     metrics = score(records, predictions, ["cat"])
     assert metrics["empty_images"] == {"images": 3, "with_false_positives": 1}
     assert metrics["parse"] == {"images": 4, "clean": 2, "problems": {"clipped": 2, "fence": 1, "unparsable": 1}}
+
+
+# ---- mistakes, confusion, sizes, intervals -----------------------------------------------------------------------------
+
+
+def test_every_kind_of_mistake_is_told_apart():
+    record = a_record(boxes=[[0, 0, 100, 100], [200, 0, 300, 100], [0, 200, 50, 250]], labels=["cat", "dog", "cat"])
+    record["objects"]["ignore"][2] = True
+    prediction = a_prediction(
+        boxes=[
+            *([0, 0, 100, 100], [0, 0, 100, 90]),  # a hit, and its duplicate
+            *([200, 0, 300, 100], [200, 0, 300, 100]),  # a dog called a cat, and called an owl
+            [200, 60, 300, 160],  # IoU 0.25 with the dog
+            [200, 95, 300, 195],  # IoU 0.026: nothing
+            [0, 200, 50, 250],  # on ignored truth: not counted
+        ],
+        labels=["cat", "cat", "cat", "owl", "dog", "dog", "cat"],
+    )
+    metrics = score_one(record, prediction)
+    assert metrics["mistakes"] == {
+        "unknown_label": 1, "duplicate": 1, "wrong_class": 1, "localisation": 1, "background": 1,
+    }  # fmt: skip
+    assert metrics["confusion"] == {
+        "rows": ["cat", "dog", "background"],
+        "columns": ["cat", "dog", "unknown label", "background"],
+        # Cat and owl lie on the dog alike: the first that stands is its partner.
+        "matrix": [[1, 0, 0, 0], [1, 0, 0, 0], [1, 2, 1, 0]],
+    }
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_confusion_mistakes_and_sizes_sum_to_what_matching_counts(seed):
+    records, predictions, classes = random_data(seed)
+    for prediction in predictions[::2]:
+        prediction["objects"]["category"] = [
+            "unicorn" if i % 5 == 4 else label for i, label in enumerate(prediction["objects"]["category"])
+        ]
+    metrics = score(records, predictions, classes)
+    matrix, per_class, total = np.array(metrics["confusion"]["matrix"]), metrics["per_class"], metrics["matching"]
+    assert matrix[:-1].sum(axis=1).tolist() == [row["truth"] for row in per_class.values()]
+    assert matrix[:, : len(classes)].sum(axis=0).tolist() == [row["predicted"] for row in per_class.values()]
+    assert matrix.diagonal()[:-1].tolist() == [row["tp"] for row in per_class.values()]
+    assert matrix[:, :-1].sum() == total["tp"] + total["fp"] and matrix[-1, -1] == 0
+    assert sum(metrics["mistakes"].values()) == total["fp"]
+    for key in ("tp", "fp", "fn"):
+        assert sum(row[key] for row in metrics["sizes"].values()) == total[key]
+    share = sum(row["truth"] * (row["mean_iou_gt"] or 0) for row in metrics["sizes"].values())
+    assert share / (total["tp"] + total["fn"]) == pytest.approx(total["mean_iou_gt"])
+
+
+def test_truth_and_false_positives_have_their_own_sizes():
+    record = a_record(boxes=[[0, 0, 32, 31], [100, 0, 132, 32], [200, 0, 296, 95], [300, 0, 396, 96]])
+    prediction = a_prediction(boxes=[[0, 0, 32, 31], [0, 200, 10, 210], [200, 200, 400, 400], [300, 0, 396, 72]])
+    row = {"truth": 1, "tp": 1, "fn": 0, "recall": 1.0, "mean_iou_gt": 1.0, "fp": 1}
+    missed = {"truth": 2, "tp": 0, "fn": 2, "recall": 0.0, "mean_iou_gt": 0.0, "fp": 0}
+    assert score_one(record, prediction)["sizes"] == {
+        "small": row,
+        "medium": missed,
+        "large": row | {"mean_iou_gt": 0.75},
+    }
+
+
+def test_intervals_hold_the_value_and_narrow_with_more_images():
+    widths = []
+    for images in (20, 320):
+        metrics = score(*random_data(1, images=images))
+        values = metrics | metrics["matching"]
+        for key, (low, high) in metrics["intervals"].items():
+            assert 0 <= low < values[key] < high <= 1, key
+        widths.append(metrics["intervals"]["f1"][1] - metrics["intervals"]["f1"][0])
+    assert 2 < widths[0] / widths[1] < 8  # 4 = √16
+
+
+def test_clicks_are_confused_too_but_have_no_size_and_no_average_precision():
+    record = a_record(boxes=[[0, 0, 100, 100], [200, 200, 220, 220]], labels=["cat", "dog"])
+    prediction = a_prediction(boxes=[[50, 50], [210, 210], [210, 205]], labels=["cat", "cat", "cat"], place="point")
+    metrics = score_one(record, prediction)
+    assert metrics["confusion"]["matrix"] == [[1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
+    assert metrics["mistakes"]["wrong_class"] == 2
+    assert metrics["sizes"] is metrics["intervals"]["AP"] is metrics["intervals"]["mean_iou_gt"] is None
+    assert metrics["intervals"]["f1"] == [pytest.approx(0.4)] * 2
 
 
 # ---- undefined, order, determinism -------------------------------------------------------------------------------------
@@ -350,8 +304,8 @@ def test_metrics_have_exactly_the_documented_keys():
     metrics = score_one(a_record(boxes=[[0, 0, 9, 9]]), a_prediction(), provenance={"split": "test"})
     assert list(metrics) == [
         "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100", "AP_constant_score", "score_source",
-        "per_class", "matching", "parse", "empty_images", "unknown_label_boxes", "duplicate_boxes", "points", "calibration",
-        "provenance",
+        "per_class", "matching", "parse", "empty_images", "unknown_label_boxes", "duplicate_boxes", "mistakes", "confusion",
+        "sizes", "intervals", "points", "calibration", "provenance",
     ]  # fmt: skip
     assert list(metrics["matching"]) == [
         "iou_threshold", "tp", "fp", "fn", "precision", "recall", "f1", "f1_macro", "mean_iou_tp", "mean_iou_gt",
@@ -476,7 +430,16 @@ def test_tables_show_runs_side_by_side_with_their_difference():
     assert row_of(text, "false negatives") == ["false negatives", "2", "1", "-1"]
     assert row_of(text, "precision") == ["precision", "–", "1.000", "–"]
     assert row_of(text, "unparsable") == ["unparsable answers", "1", "0", "-1"]
-    assert "difference" not in render(format_table({"tuned": tuned}))
+    alone = render(format_table({"tuned": tuned}))
+    assert "difference" not in alone
+    assert row_of(alone, "AP50") == ["AP50", "0.500", "0.500 to 0.500"]  # one image, drawn again and again
+    assert row_of(alone, "AP75") == ["AP75", "0.500", ""]
+    assert row_of(render(format_table({"a": base, "b": tuned, "c": tuned})), "AP50") == [
+        "AP50",
+        "0.000",
+        "0.500",
+        "0.500",
+    ]
     assert row_of(render(format_class_table({"tuned": tuned})), "dog") == [
         "[bold]dog",
         "1",
