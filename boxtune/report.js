@@ -93,8 +93,10 @@ function shortest(high, low) {
 
 // ---- numbers ------------------------------------------------------------------------------------------------------------
 
-function formatRate(value) {
-  return value === null ? "–" : value.toFixed(3);
+// Three decimals as Python writes them: a tie goes to the even digit, and of three decimals only odd sixteenths are ties.
+function format(value) {
+  if (value === null) return "–";
+  return (Math.abs(value * 16) % 4 === 1 ? value * (1 - 1e-9) : value).toFixed(3);
 }
 
 // Judge everything at the threshold and write the counts: in all, per class, and per kind of mistake.
@@ -117,10 +119,9 @@ function recount() {
       }
     });
   });
-  writeCounts(at("live"), total);
+  if (at("live")) writeCounts(at("live"), total);
   document.querySelectorAll("tr[data-class]").forEach((row) => {
-    const counts = classes.get(data.classes[row.dataset.class]) || none();
-    writeCounts(row, counts);
+    writeCounts(row, classes.get(data.classes[row.dataset.class]) || none());
   });
   document.querySelectorAll("[data-mistake]").forEach((cell) => {
     cell.textContent = kinds.get(cell.dataset.mistake) || 0;
@@ -131,9 +132,8 @@ function recount() {
 }
 
 function writeCounts(parent, counts) {
-  if (!parent) return;
   const values = { ...counts, predicted: counts.tp + counts.fp }, { precision, recall, f1 } = rates(counts);
-  const texts = { precision: formatRate(precision), recall: formatRate(recall), f1: formatRate(f1) };
+  const texts = { precision: format(precision), recall: format(recall), f1: format(f1) };
   parent.querySelectorAll("[data-count]").forEach((cell) => {
     cell.textContent = texts[cell.dataset.count] ?? values[cell.dataset.count];
   });
@@ -143,8 +143,8 @@ function writeCounts(parent, counts) {
 
 function difference(before, after) {
   if (before === "" || after === null) return "–";
-  const text = (after - Number(before)).toFixed(3);
-  return Number(text) < 0 ? text : `+${text.replace("-", "")}`;
+  const text = format(Math.abs(after - Number(before)));
+  return `${after < Number(before) && Number(text) ? "-" : "+"}${text}`;
 }
 
 // ---- gallery ------------------------------------------------------------------------------------------------------------
@@ -154,9 +154,8 @@ function matches(n) {
   const { truth, answers, problems } = images[n], error = at("error").value, name = at("class").value;
   const things = [
     ...results[n].truth.map((fate, j) => [fate === "missed" ? "missed" : "", truth.label[j]]),
-    ...results[n].answers.map((fate, i) => [isMistake(fate) ? fate : "", answers.label[i]]).filter(
-      (_, i) => results[n].answers[i] !== "hidden"),
-  ].filter(([, label]) => name === "" || label === name);
+    ...results[n].answers.map((fate, i) => [isMistake(fate) ? fate : "", answers.label[i], fate]),
+  ].filter(([, label, fate]) => fate !== "hidden" && (name === "" || label === name));
   if (error === "" || error === "problem") {
     return (error === "" || problems.length > 0) && (name === "" || things.length > 0);
   }
@@ -200,7 +199,7 @@ function refresh() {
 function newCard(n) {
   const image = images[n], figure = at("card").content.firstElementChild.cloneNode(true);
   const find = (selector) => figure.querySelector(selector);
-  find(".picture").style.aspectRatio = `${image.width} / ${image.height}`;
+  find(".picture").style.aspectRatio = Math.max(1, image.width / image.height); // a tall one would tear the grid
   if (image.picture) find("img").src = image.picture;
   else find("img").replaceWith(trouble(image));
   find("b").textContent = image.id;
@@ -212,69 +211,75 @@ function newCard(n) {
 
 function trouble(image) {
   const paragraph = document.createElement("p");
-  add(paragraph, "span", {}, `${image.trouble}: ${image.name}`);
+  add(paragraph, "span", {}, `${image.trouble}: ${image.image}`);
   return paragraph;
 }
 
+// What depends on the threshold: boxes, their list and the counts.
 function fillCard(figure, n) {
-  const image = images[n], result = results[n], svg = figure.querySelector("svg"), names = [];
-  const scale = 480 / Math.max(image.width, image.height), [width, height] = [image.width * scale, image.height * scale];
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  const find = (selector) => figure.querySelector(selector);
+  const shown = things(images[n], results[n]);
+  drawThings(find("svg"), images[n], shown);
+  find(".boxes").replaceChildren();
+  for (const { look, tip } of shown) add(find(".boxes"), "li", { class: look }, tip);
+  find(".counts").replaceChildren();
+  for (const count of countsOf(images[n], results[n])) add(find(".counts"), "span", {}, count);
+}
+
+// In units of a drawing whose longest side is 480. Names lie on top of every box; truth that was found goes without.
+function drawThings(svg, image, shown) {
+  const scale = 480 / Math.max(image.width, image.height), height = image.height * scale, names = [];
+  svg.setAttribute("viewBox", `0 0 ${image.width * scale} ${height}`);
   svg.replaceChildren();
-  const boxes = figure.querySelector(".boxes");
-  boxes.replaceChildren();
-  for (const thing of things(image, result)) {
-    const [x, y, ...far] = thing.place.map((value) => value * scale);
-    const group = add(svg, "g", { class: thing.look });
-    add(group, "title", {}, thing.tip);
-    if (far.length) add(group, "rect", { class: "shape", x, y, width: far[0] - x, height: far[1] - y });
-    else add(group, "circle", { class: "dot", cx: x, cy: y, r: 6 });
-    add(boxes, "li", { class: thing.look }, thing.tip);
-    if (thing.look === "found" || thing.look === "ignored") continue;
-    const left = Math.max(x + (far.length ? 3 : 10), 3);
-    const base = !far.length ? y + 4 : thing.look === "missed" ? Math.min(far[1] - 4, height - 4) : Math.max(y + 12, 12);
-    names.push([thing.look, { class: "name", x: left, y: base }, thing.label]);
+  for (const { look, label, place, tip } of shown) {
+    const [x, y, right, bottom] = place.map((value) => value * scale), isPoint = place.length === 2;
+    const group = add(svg, "g", { class: look });
+    add(group, "title", {}, tip);
+    if (isPoint) add(group, "circle", { class: "dot", cx: x, cy: y, r: 6 });
+    else add(group, "rect", { class: "shape", x, y, width: right - x, height: bottom - y });
+    if (look === "found" || look === "ignored") continue;
+    const left = Math.max(x + (isPoint ? 10 : 3), 3);
+    const base = isPoint ? y + 4 : look === "missed" ? Math.min(bottom - 4, height - 4) : Math.max(y + 12, 12);
+    names.push([look, { class: "name", x: left, y: base }, label.length > 30 ? `${label.slice(0, 29)}…` : label]);
   }
-  // Names lie on top of every box.
-  for (const [look, attributes, label] of names) {
-    add(add(svg, "g", { class: look }), "text", attributes, label.length > 30 ? `${label.slice(0, 29)}…` : label);
-  }
+  for (const [look, attributes, name] of names) add(add(svg, "g", { class: look }), "text", attributes, name);
+}
+
+function countsOf(image, result) {
   const counts = [`${result.tp} TP`, `${result.fp} FP`, `${result.fn} FN`];
   for (const [fate, words] of [["duplicate", "duplicate"], ["excused", "not counted"], ["hidden", "below the score"]]) {
     const number = result.answers.filter((each) => each === fate).length;
     if (number) counts.push(`${number} ${words}`);
   }
-  if (!data.click && result.meanIou !== null) counts.push(`mean IoU ${result.meanIou.toFixed(3)}`);
+  if (!data.click && result.meanIou !== null) counts.push(`mean IoU ${format(result.meanIou)}`);
   if (image.seconds !== null) counts.push(`${image.seconds} s`);
-  const line = figure.querySelector(".counts");
-  line.replaceChildren();
-  for (const count of counts) add(line, "span", {}, count);
+  return counts;
 }
 
 // What is drawn on one picture, truth first so that answers lie on top: look (a class of the style sheet), label, place, tip.
 function things(image, result) {
   const words = { found: "truth", missed: "missed truth", ignored: "ignored truth" };
-  const truth = result.truth.map((fate, j) => ({
-    look: fate, label: image.truth.label[j], place: image.truth.place[j],
-    tip: tip(image.truth.label[j], words[fate], overlap(fate === "found", result.truthIou[j]), image.truth.place[j]),
-  }));
-  const answers = result.answers.map((fate, i) => {
-    const look = fate === "hit" || fate === "excused" ? fate : "false";
-    const meaning = { hit: "true positive", excused: "not counted, inside ignored truth" }[fate];
-    const what = meaning || `false positive, ${fate.replace("_", " ")}`, score = `score ${image.answers.score[i].toFixed(3)}`;
-    const facts = [overlap(fate === "hit", result.answerIou[i]), score].filter((fact) => fact).join(", ");
-    const { label, place } = { label: image.answers.label[i], place: image.answers.place[i] };
-    return { fate, look, label, place, tip: tip(label, what, facts, place) };
+  const truth = result.truth.map((fate, j) => {
+    const label = image.truth.label[j], place = image.truth.place[j];
+    return { look: fate, label, place, tip: tip(label, words[fate], place, overlap(fate === "found", result.truthIou[j])) };
   });
-  return [...truth, ...answers.filter(({ fate }) => fate !== "hidden")];
+  const answers = result.answers.map((fate, i) => {
+    const label = image.answers.label[i], place = image.answers.place[i];
+    const look = isMistake(fate) ? "false" : fate;
+    const mistake = `false positive, ${fate.replace("_", " ")}`;
+    const meaning = { hit: "true positive", excused: "not counted, inside ignored truth" }[fate] || mistake;
+    const score = `score ${format(image.answers.score[i])}`;
+    return { look, label, place, tip: tip(label, meaning, place, overlap(fate === "hit", result.answerIou[i]), score) };
+  });
+  return [...truth, ...answers.filter(({ look }) => look !== "hidden")];
 }
 
 function overlap(isPair, iou) {
-  return data.click || !iou ? "" : `${isPair ? "IoU" : "best IoU"} ${iou.toFixed(3)}`;
+  return data.click || !iou ? "" : `${isPair ? "IoU" : "best IoU"} ${format(iou)}`;
 }
 
-function tip(label, what, facts, place) {
-  return `${[`${label}: ${what}`, facts].filter((part) => part).join(", ")}, at [${place.join(", ")}] px`;
+function tip(label, meaning, place, ...facts) {
+  return [`${label}: ${meaning}`, ...facts.filter((fact) => fact), `at [${place.join(", ")}] px`].join(", ");
 }
 
 // A new last child in the namespace of its parent, so the same line makes HTML and SVG.

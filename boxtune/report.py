@@ -77,11 +77,11 @@ def write_report(
     """
     iou_threshold, classes, click = metrics["matching"]["iou_threshold"], [*metrics["per_class"]], is_click(predictions)
     scores = image_scores(records, predictions, iou_threshold)
+    excused = [image.excused for image in image_scores([_only_ignored(record) for record in records], predictions)]
+    images = [_image(*row, classes, iou_threshold) for row in zip(records, predictions, scores, excused, strict=True)]
     shown, drawn = _choose(scores, limit, seed)
-    images = [
-        _image(*row, classes, iou_threshold, i in shown)
-        for i, row in enumerate(zip(records, predictions, scores, strict=True))
-    ]
+    for i in shown:
+        _add_drawing(images[i], records[i], predictions[i])
     no_picture = _add_pictures([(images[i], image_path(records[i], Path(data_dir))) for i in sorted(shown)])
     script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
     page = _template().render(
@@ -203,50 +203,35 @@ def _choose(scores: list[ImageScore], limit: int, seed: int) -> tuple[set[int], 
     return shown, drawn
 
 
-def _image(
-    record: Record, prediction: dict, score: ImageScore, classes: list[str], iou_threshold: float, shown: bool
-) -> dict:
-    """What the page needs to count one image at any score threshold and, where it is shown, to draw it.
+def _only_ignored(record: Record) -> dict:
+    """The record without its truth that counts: what image_scores excuses of it is excused wherever nothing matches it."""
+    objects = record["objects"]
+    ignored = [j for j, is_ignored in enumerate(objects["ignore"]) if is_ignored]
+    return record | {"objects": {key: [objects[key][j] for j in ignored] for key in ("bbox", "category", "ignore")}}
 
-    `answers.otherwise` is what an answer is while no truth matches it: "excused" or a key of MISTAKES. `pairs` are
+
+def _image(
+    record: Record, prediction: dict, score: ImageScore, excused: list[int], classes: list[str], iou_threshold: float
+) -> dict:
+    """What the page needs to count one image at any score threshold.
+
+    `answers.otherwise` is what an answer is where no truth matches it: "excused" or a key of MISTAKES. `pairs` are
     [answer, truth, IoU], the best first and ties in the order of `boxtune.boxes.match_greedy`. Which point belongs to which
     box takes more than a greedy matching, but points have no threshold: their pairs are those of `score`, their IoU is 1.
     """
     truth, answers = record["objects"], prediction["objects"]
-    click = "point" in answers
-    everything = [*range(len(answers["category"]))]
-    if click:
-        otherwise = mistakes(record, prediction, score, classes, iou_threshold)
-        pairs = [(i, j, 1.0) for i, j, _ in score.pairs]
-        excused = score.excused
-    else:
-        unmatched = replace(score, false=everything, duplicates=[])
-        otherwise = mistakes(record, prediction, unmatched, classes, iou_threshold)
-        pairs = _pairs(truth, answers)
-        excused = _excused(record, prediction)
-    otherwise |= dict.fromkeys(excused, "excused")
-    image = {
-        "truth": {"label": [label.strip() for label in truth["category"]], "ignored": truth["ignore"]},
+    unmatched = replace(score, false=[*range(len(answers["category"]))])
+    kinds = mistakes(record, prediction, unmatched, classes, iou_threshold) | dict.fromkeys(excused, "excused")
+    return {
+        "truth": {"label": _stripped(truth["category"]), "ignored": truth["ignore"]},
         "answers": {
-            "label": [label.strip() for label in answers["category"]],
+            "label": _stripped(answers["category"]),
             "score": answers["score"],
-            "otherwise": [otherwise.get(i) for i in everything],
+            "otherwise": [kinds[i] for i in unmatched.false],
         },
-        "pairs": pairs,
+        "pairs": [(i, j, 1.0) for i, j, _ in score.pairs] if "point" in answers else _pairs(truth, answers),
         "problems": prediction["problems"],
     }
-    if shown:
-        image["truth"]["place"] = [_rounded(box) for box in truth["bbox"]]
-        image["answers"]["place"] = [_rounded(place) for place in answers["point" if click else "bbox"]]
-        image |= {
-            "id": record["id"],
-            "name": record["image"],
-            "width": record["width"],
-            "height": record["height"],
-            "text": prediction["text"],
-            "seconds": prediction["seconds"],
-        }
-    return image
 
 
 def _pairs(truth: dict, answers: dict) -> list[tuple[int, int, float]]:
@@ -257,12 +242,17 @@ def _pairs(truth: dict, answers: dict) -> list[tuple[int, int, float]]:
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
-def _excused(record: Record, prediction: dict) -> list[int]:
-    """The answers that would not count if nothing matched them: those excused where only ignored truth is left."""
-    objects = record["objects"]
-    ignored = [j for j, is_ignored in enumerate(objects["ignore"]) if is_ignored]
-    left = {key: [objects[key][j] for j in ignored] for key in ("bbox", "category", "ignore")}
-    return image_scores([record | {"objects": left}], [prediction])[0].excused
+def _add_drawing(image: dict, record: Record, prediction: dict) -> None:
+    """What the page needs besides to draw the image on a card; boxes and points in pixels of the original."""
+    answers = prediction["objects"]
+    image["truth"]["place"] = [_rounded(box) for box in record["objects"]["bbox"]]
+    image["answers"]["place"] = [_rounded(place) for place in answers["point" if "point" in answers else "bbox"]]
+    image |= {key: record[key] for key in ("id", "image", "width", "height")}
+    image |= {key: prediction[key] for key in ("text", "seconds")}
+
+
+def _stripped(labels: list[str]) -> list[str]:
+    return [label.strip() for label in labels]
 
 
 def _rounded(values: list[float]) -> list[float]:
