@@ -295,7 +295,7 @@ def test_points_are_drawn_as_dots(folder, browse):
     assert "Points have no curve." in html
 
 
-@pytest.mark.parametrize("threshold", [0, 0.35, 0.7])
+@pytest.mark.parametrize("threshold", [0, 0.35, 0.6])
 def test_the_page_counts_at_a_threshold_as_python_does(folder, crowd, browse, threshold):
     """Dropping a box can free its truth for another one, so the page has to match anew."""
     records, predictions = crowd
@@ -476,20 +476,22 @@ def test_kinds_of_mistake_confusion_sizes_and_intervals_are_shown(folder, three)
     assert re.findall("--share: (.*?)%", rows[1]) == ["52.5", "17.5"]  # of 70 where the whole row is in one cell
 
 
-@pytest.mark.slow
 def test_a_thousand_images_stay_under_twenty_megabytes(folder, browse):
-    """Noise is the worst that a JPEG can be asked to hold."""
+    """Noise is the worst that a JPEG can be asked to hold. Twenty pictures of it stand for the thousand."""
     draw = np.random.default_rng(0)
-    for i in range(8):
-        pixels = draw.integers(0, 256, (480, 480, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"noise {i}.png", compress_level=0)
+    for i in range(20):
+        pixels = draw.integers(0, 256, (360, 360, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"image {i}.png", compress_level=0)
     boxes = [[20.5 * i, 10.25, 20.5 * i + 15, 470.75] for i in range(20)]
-    records = [a_record(f"image {i}", boxes, size=(480, 480)) | {"image": f"noise {i % 8}.png"} for i in range(1000)]
+    records = [a_record(f"image {i}", boxes, size=(480, 480)) for i in range(1000)]
     answers = [answer(record, [[43 * i, 21, 43 * i + 35, 981] for i in range(20)]) for record in records]
     html, _ = write(folder, records, answers)
-    assert len(pictures_of(html)) == 1000
-    assert len(html.encode()) < 20e6
-    assert len(cards_of(browse())) == 24
+    assert len(pictures_of(html)) == 20
+    pictures = sum(len(image["picture"] or "") for image in data_of(html)["images"])
+    assert len(html.encode()) + (1000 / 20 - 1) * pictures < 20e6
+    dom = browse("#gallery=file")
+    assert [card["id"] for card in cards_of(dom)] == [f"image {i}" for i in range(24)]  # no more than a page is drawn
+    assert ">1–24 of 1000<" in dom
 
 
 # ---- pictures ----------------------------------------------------------------------------------------------------------
