@@ -314,7 +314,8 @@ def test_the_page_counts_at_a_threshold_as_python_does(folder, crowd, browse, th
     html, _ = write(folder, records, predictions, more_metrics={"mistakes": {}})
     dom = browse(f"#score={threshold}&gallery=file")
     assert cells_of(dom) == expected
-    assert {name for name, count in cells_of(dom) if count.isdigit() and int(count)} >= set(MISTAKES)
+    if not threshold:
+        assert {name for name, count in cells_of(dom) if count.isdigit() and int(count)} >= set(MISTAKES)
     assert cells_of(html) != expected  # the page, not Python, wrote the kinds
     cards = cards_of(dom)
     assert [card["id"] for card in cards] == [record["id"] for record in records]
