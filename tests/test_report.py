@@ -483,9 +483,9 @@ def test_a_thousand_images_stay_under_twenty_megabytes(folder, browse):
     for i in range(20):
         pixels = draw.integers(0, 256, (360, 360, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"image {i}.png", compress_level=0)
-    boxes = [[20.5 * i, 10.25, 20.5 * i + 15, 470.75] for i in range(20)]
+    boxes = [[40.5 * i, 10.25, 40.5 * i + 35, 470.75] for i in range(10)]
     records = [a_record(f"image {i}", boxes, size=(480, 480)) for i in range(1000)]
-    answers = [answer(record, [[43 * i, 21, 43 * i + 35, 981] for i in range(20)]) for record in records]
+    answers = [answer(record, [[85 * i, 21, 85 * i + 75, 981] for i in range(10)]) for record in records]
     html, _ = write(folder, records, answers)
     assert len(pictures_of(html)) == 20
     pictures = sum(len(image["picture"] or "") for image in data_of(html)["images"])
