@@ -477,6 +477,7 @@ def test_kinds_of_mistake_confusion_sizes_and_intervals_are_shown(folder, three)
     assert re.findall("--share: (.*?)%", rows[1]) == ["52.5", "17.5"]  # of 70 where the whole row is in one cell
 
 
+@pytest.mark.slow
 def test_a_thousand_images_stay_under_twenty_megabytes(folder, browse):
     """Noise is the worst that a JPEG can be asked to hold. Twenty pictures of it stand for the thousand."""
     draw = np.random.default_rng(0)
