@@ -1,21 +1,45 @@
-"""report.html: one page with all numbers and the worst images first, readable without a network."""
+"""report.html: one page with all numbers and a gallery of pictures, readable without a network.
 
+The page is static HTML for the numbers, and JSON with report.js for what can be asked of them: galleries, filters and the
+score threshold. It matches again whenever the threshold moves, from the IoUs that are stored beside the boxes.
+"""
+
+import base64
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from boxtune.boxes import box_iou
 from boxtune.drawing import thumbnail, to_data_uri
 from boxtune.files import write_whole
 from boxtune.images import load_image
-from boxtune.matching import ImageScore, image_scores, is_click, worst_first
+from boxtune.matching import ImageScore, image_scores, is_click, same_label, worst_first
+from boxtune.mistakes import MISTAKES, mistakes
 from boxtune.records import Record, image_path
 from boxtune.score_table import format_difference, format_number, headline_rows
 
-# The longest side of a picture, in pixels of its thumbnail and in units of the drawing on top of it.
-SIDE = 480
+# All pictures of a page together; as base64 they are a third longer, and a page of 1,000 stays under 20 MB.
+PICTURE_BYTES = 11_000_000
+MAX_PICTURE_BYTES = 60_000
+# The longest side of a picture: with more than MANY on one page, a smaller one looks better than a coarser one.
+SIDE, SIDE_OF_MANY, MANY = 480, 360, 400
+WORKERS = 4
 PLOT_CLASSES = 8
-TILES = ("AP", "AP50", "mean IoU (all truth)", "precision", "recall", "F1")
+MATRIX_CLASSES = 20
+# The number of each tile by its key in metrics["intervals"].
+TILES = {
+    "AP": "AP",
+    "AP50": "AP50",
+    "mean IoU (all truth)": "mean_iou_gt",
+    "precision": "precision",
+    "recall": "recall",
+    "F1": "f1",
+}
 MEANINGS = {
     "fence": "a code fence stood around the answer",
     "prose": "words stood around the objects",
@@ -42,21 +66,30 @@ def write_report(
     data_dir: str | Path,
     title: str,
     baseline_metrics: dict | None = None,
-    limit: int = 200,
+    limit: int = 1000,
+    seed: int = 0,
 ) -> None:
     """Write one HTML file. `predictions[i]` answers `records[i]`; `metrics` and `curves` come from `score` and `curves`.
 
-    Pictures are read from `data_dir`; one that is missing or torn is shown as a grey field and counted. At most `limit`
-    images are shown, those with most errors. `baseline_metrics` are compared with `metrics` wherever a number stands.
+    Pictures are read from `data_dir`; one that is missing or torn is shown as a grey field and counted. Of more than `limit`
+    images the page shows that many: the worst half, and others drawn by `seed`. `baseline_metrics` are compared with
+    `metrics` wherever a number stands.
     """
-    scores = image_scores(records, predictions, metrics["matching"]["iou_threshold"])
-    shown = worst_first(scores)[:limit]
-    cards = [_card(records[i], predictions[i], scores[i], Path(data_dir)) for i in shown]
+    iou_threshold, classes, click = metrics["matching"]["iou_threshold"], [*metrics["per_class"]], is_click(predictions)
+    scores = image_scores(records, predictions, iou_threshold)
+    excused = [image.excused for image in image_scores([_only_ignored(record) for record in records], predictions)]
+    images = [_image(*row, classes, iou_threshold) for row in zip(records, predictions, scores, excused, strict=True)]
+    shown, drawn = _choose(scores, limit, seed)
+    for i in shown:
+        _add_drawing(images[i], records[i], predictions[i])
+    no_picture = _add_pictures([(images[i], image_path(records[i], Path(data_dir))) for i in sorted(shown)])
+    script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
     page = _template().render(
         title=title,
         metrics=metrics,
         baseline=baseline_metrics,
-        click=is_click(predictions),
+        click=click,
+        has_threshold=not click and metrics["score_source"] != "constant",
         images=len(records),
         truth=sum(image.tp + image.fn for image in scores),
         numbers=_compare(headline_rows(metrics), headline_rows(baseline_metrics) if baseline_metrics else None),
@@ -67,10 +100,17 @@ def write_report(
         ],
         plot=_plot(curves, metrics),
         plot_classes=PLOT_CLASSES,
+        intervals=metrics.get("intervals", {}),
+        confusion=_confusion(metrics["confusion"], metrics["per_class"]) if metrics.get("confusion") else None,
         meanings=MEANINGS,
+        kinds=MISTAKES,
         provenance=_flatten(metrics["provenance"]),
-        cards=cards,
-        no_picture=sum(card["picture"] is None for card in cards),
+        shown=len(shown),
+        worst=_worst_half(limit),
+        no_picture=no_picture,
+        data={"click": click, "iou_threshold": iou_threshold, "classes": classes, "random": drawn, "images": images},
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
     write_whole(path, page)
 
@@ -83,6 +123,7 @@ def _template():
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["number"] = format_number
     environment.globals["difference"] = format_difference
     return environment.get_template("report.html.jinja")
@@ -126,60 +167,114 @@ def _plot(curves: dict, metrics: dict) -> list[dict]:
     ]
 
 
-def _card(record: Record, prediction: dict, score: ImageScore, data_dir: Path) -> dict:
-    """One image of the gallery."""
-    picture, trouble = _picture(image_path(record, data_dir))
-    scale = SIDE / max(record["width"], record["height"])
+def _confusion(confusion: dict, per_class: dict) -> dict:
+    """The matrix of the classes with most truth, and of the rows and columns that are no class.
+
+    "rows": [(name, [(count, share of its row)])], "columns": names, "classes": how many of the classes it shows.
+    """
+    kept = {*sorted(per_class, key=lambda name: -per_class[name]["truth"])[:MATRIX_CLASSES]}
+    columns = [j for j, name in enumerate(confusion["columns"]) if name in kept or name not in per_class]
+    rows = [
+        (name, [(row[j], row[j] / max(1, sum(row))) for j in columns])
+        for name, row in zip(confusion["rows"], confusion["matrix"], strict=True)
+        if name in kept or name not in per_class
+    ]
+    return {"rows": rows, "columns": [confusion["columns"][j] for j in columns], "classes": len(kept)}
+
+
+def _worst_half(limit: int) -> int:
+    return limit - limit // 2
+
+
+def _choose(scores: list[ImageScore], limit: int, seed: int) -> tuple[set[int], list[int]]:
+    """(positions of the images to show, those of them that were drawn, in the order of drawing).
+
+    What is drawn comes from all images, the worst among them, so that it gives a fair impression of the split.
+    """
+    order = np.random.default_rng(seed).permutation(len(scores)).tolist()
+    if len(scores) <= limit:
+        return {*order}, order
+    shown, drawn = {*worst_first(scores)[: _worst_half(limit)]}, []
+    for i in order:
+        if len(shown) == limit:
+            break
+        shown.add(i)
+        drawn.append(i)
+    return shown, drawn
+
+
+def _only_ignored(record: Record) -> dict:
+    """The record without its truth that counts: what image_scores excuses of it is excused wherever nothing matches it."""
+    objects = record["objects"]
+    ignored = [j for j, is_ignored in enumerate(objects["ignore"]) if is_ignored]
+    return record | {"objects": {key: [objects[key][j] for j in ignored] for key in ("bbox", "category", "ignore")}}
+
+
+def _image(
+    record: Record, prediction: dict, score: ImageScore, excused: list[int], classes: list[str], iou_threshold: float
+) -> dict:
+    """What the page needs to count one image at any score threshold.
+
+    `answers.otherwise` is what an answer is where no truth matches it: "excused" or a key of MISTAKES. `pairs` are
+    [answer, truth, IoU], the best first and ties in the order of `boxtune.boxes.match_greedy`. Which point belongs to which
+    box takes more than a greedy matching, but points have no threshold: their pairs are those of `score`, their IoU is 1.
+    """
+    truth, answers = record["objects"], prediction["objects"]
+    unmatched = replace(score, false=[*range(len(answers["category"]))])
+    kinds = mistakes(record, prediction, unmatched, classes, iou_threshold) | dict.fromkeys(excused, "excused")
     return {
-        "score": score,
-        "image": record["image"],
-        "picture": picture,
-        "trouble": trouble,
-        "width": round(record["width"] * scale, 1),
-        "height": round(record["height"] * scale, 1),
-        "shapes": _shapes(record["objects"], prediction["objects"], score, scale),
-        "size": f"{record['width']} × {record['height']}",
+        "truth": {"label": _stripped(truth["category"]), "ignored": truth["ignore"]},
+        "answers": {
+            "label": _stripped(answers["category"]),
+            "score": answers["score"],
+            "otherwise": [kinds[i] for i in unmatched.false],
+        },
+        "pairs": [(i, j, 1.0) for i, j, _ in score.pairs] if "point" in answers else _pairs(truth, answers),
         "problems": prediction["problems"],
-        "text": prediction["text"],
-        "seconds": prediction["seconds"],
     }
 
 
-def _picture(path: Path) -> tuple[str | None, str]:
+def _pairs(truth: dict, answers: dict) -> list[tuple[int, int, float]]:
+    """(answer, truth, IoU) of the same class, ignored truth left out, wherever they overlap; the best first."""
+    iou = box_iou(answers["bbox"], truth["bbox"]) * same_label(answers["category"], truth["category"])
+    iou[:, np.flatnonzero(truth["ignore"])] = 0
+    pairs = ((int(i), int(j), float(iou[i, j])) for i, j in zip(*np.nonzero(iou), strict=True))
+    return sorted(pairs, key=lambda pair: -pair[2])
+
+
+def _add_drawing(image: dict, record: Record, prediction: dict) -> None:
+    """What the page needs besides to draw the image on a card; boxes and points in pixels of the original."""
+    answers = prediction["objects"]
+    image["truth"]["place"] = [_rounded(box) for box in record["objects"]["bbox"]]
+    image["answers"]["place"] = [_rounded(place) for place in answers["point" if "point" in answers else "bbox"]]
+    image |= {key: record[key] for key in ("id", "image", "width", "height")}
+    image |= {key: prediction[key] for key in ("text", "seconds")}
+
+
+def _stripped(labels: list[str]) -> list[str]:
+    return [label.strip() for label in labels]
+
+
+def _rounded(values: list[float]) -> list[float]:
+    return [round(value, 1) for value in values]
+
+
+def _add_pictures(rows: list[tuple[dict, Path]]) -> int:
+    """Give each image of the page its `picture`, a data URI, or else its `trouble`; returns how many have none."""
+    side = SIDE if len(rows) <= MANY else SIDE_OF_MANY
+    max_bytes = min(MAX_PICTURE_BYTES, PICTURE_BYTES // max(1, len(rows)))
+    with ThreadPoolExecutor(WORKERS) as pool:
+        pictures = [*pool.map(lambda row: _picture(row[1], side, max_bytes), rows)]
+    for (image, _), (picture, trouble) in zip(rows, pictures, strict=True):
+        image |= {"picture": picture, "trouble": trouble}
+    return sum(picture is None for picture, _ in pictures)
+
+
+def _picture(path: Path, side: int, max_bytes: int) -> tuple[str | None, str]:
     """(data URI, "") or (None, what is wrong with the file)."""
     if not path.is_file():
         return None, "image file not found"
     try:
-        return to_data_uri(thumbnail(load_image(path), SIDE)), ""
+        return to_data_uri(thumbnail(load_image(path), side), max_bytes), ""
     except (OSError, ValueError, SyntaxError):  # what Pillow raises for a torn file
         return None, "image file cannot be read"
-
-
-def _shapes(truth: dict, answers: dict, score: ImageScore, scale: float) -> list[dict]:
-    """Everything drawn on one picture, truth first so that answers lie on top: kind, geometry, label and tooltip."""
-    missed, ious = set(score.missed), {i: iou for i, _, iou in score.pairs}
-    shapes = []
-    for j, (box, label, ignored) in enumerate(zip(truth["bbox"], truth["category"], truth["ignore"], strict=True)):
-        kind = "ignored" if ignored else "missed" if j in missed else "truth"
-        tip = {"ignored": "ignored truth", "missed": "missed truth", "truth": "truth"}[kind]
-        text = label if kind == "missed" else ""
-        shapes.append({"kind": kind, "label": text, "tip": f"{label}: {tip}", **_geometry(box, scale)})
-    for i, (place, label, value) in enumerate(
-        zip(answers["point" if "point" in answers else "bbox"], answers["category"], answers["score"], strict=True)
-    ):
-        kind = "hit" if i in ious else "excused" if i in score.excused else "false"
-        tip = {"hit": "true positive", "excused": "not counted, inside ignored truth", "false": "false positive"}[kind]
-        tip += ", duplicate" if i in score.duplicates else ""
-        tip += "" if ious.get(i) is None else f", IoU {ious[i]:.2f}"
-        shapes.append(
-            {"kind": kind, "label": label, "tip": f"{label}: {tip}, score {value:.2f}", **_geometry(place, scale)}
-        )
-    return shapes
-
-
-def _geometry(values: list[float], scale: float) -> dict:
-    """A box or a point in units of the drawing."""
-    x, y, *far = (round(value * scale, 1) for value in values)
-    if not far:
-        return {"shape": "point", "x": x, "y": y}
-    return {"shape": "box", "x": x, "y": y, "w": round(far[0] - x, 1), "h": round(far[1] - y, 1)}

@@ -1,10 +1,16 @@
 """report.html and the pictures drawn on: one file that needs no network, and nothing a label says becomes markup."""
 
 import base64
+import hashlib
 import io
 import json
 import re
+import shutil
+import subprocess
+from collections import Counter
+from html import unescape
 from html.parser import HTMLParser
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -12,11 +18,15 @@ from PIL import Image
 
 from boxtune.average_precision import curves
 from boxtune.drawing import draw_boxes, draw_points, thumbnail, to_data_uri
+from boxtune.matching import image_scores, worst_first
+from boxtune.mistakes import MISTAKES, mistakes
 from boxtune.predictions import make_prediction
 from boxtune.report import write_report
 from boxtune.scoring import score
 
-ATTACK = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+ATTACK = (
+    '"></script><script>document.documentElement.id = "a"</script><img src=x onerror="document.documentElement.id=1">'
+)
 
 
 def a_record(name, boxes, labels=None, size=(960, 480), ignore=None):
@@ -64,13 +74,61 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def write(folder, records, predictions, classes=("cat", "dog"), **kwargs):
+def write(folder, records, predictions, classes=("cat", "dog"), more_metrics=None, **kwargs):
     path = folder / "out" / "report.html"
     metrics = score(records, predictions, list(classes), provenance={"split": "test", "versions": {"torch": "2.15"}})
+    metrics |= more_metrics or {}
     options = {"title": "a run"} | kwargs
     write_report(path, records, predictions, metrics, curves(records, predictions, list(classes)), folder, **options)
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
     return path.read_text(encoding="utf-8"), metrics
+
+
+def data_of(html):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
+
+
+def pictures_of(html):
+    uris = [image["picture"] for image in data_of(html)["images"] if image.get("picture")]
+    return [Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,")))) for uri in uris]
+
+
+@pytest.fixture
+def browse(folder):
+    """The page as its script left it, in a browser that was given the address's hash."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("neither chromium nor google-chrome is on the PATH")
+
+    def dom(hash_=""):
+        address = (folder / "out" / "report.html").as_uri() + hash_
+        options = (
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={folder / 'profile'}",
+            "--virtual-time-budget=5000",
+        )
+        command = [program, "--headless", *options, "--dump-dom", address]
+        return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=True).stdout
+
+    return dom
+
+
+def cards_of(dom):
+    """[{"id", "counts", "boxes"}] of the figures in view; the boxes as their tooltips say."""
+    return [
+        {
+            "id": unescape(re.search(r"<b>(.*?)</b>", figure)[1]),
+            "counts": re.findall(r"<span>(.*?)</span>", re.search(r'<div class="counts">(.*?)</div>', figure)[1]),
+            "boxes": [unescape(tip) for tip in re.findall(r"<title>(.*?)</title>", figure)],
+        }
+        for figure in re.findall(r"<figure>(.*?)</figure>", dom.split("<template", 1)[0], re.DOTALL)
+    ]
+
+
+def cells_of(html):
+    """All numbers that move with the threshold: overall, then class by class, then by kind of mistake."""
+    return re.findall(r'data-(?:count|change-from|mistake)="(.*?)">(.*?)<', html.split("<template", 1)[0])
 
 
 @pytest.fixture
@@ -93,6 +151,38 @@ def three():
     return records, predictions
 
 
+@pytest.fixture
+def crowd():
+    """(records, predictions) of 20 images in which boxes of two classes compete, scores tie and truth is ignored."""
+    draw = np.random.default_rng(3)
+
+    def boxes(count):
+        corners = draw.integers(0, 6, (count, 2)) * 20.0
+        return np.hstack([corners, corners + draw.integers(4, 9, (count, 2)) * 20]).tolist()
+
+    records, predictions = [], []
+    for i in range(20):
+        truth, answers = draw.integers(0, 9), draw.integers(0, 18)
+        labels, ignore = draw.choice(["cat", "dog"], truth).tolist(), (draw.random(truth) < 0.2).tolist()
+        record = a_record(f"image {i}", boxes(truth), labels, ignore=ignore)
+        objects = {
+            "bbox": boxes(answers),
+            "category": draw.choice(["cat", "dog", " dog", "cow"], answers, p=[0.5, 0.3, 0.1, 0.1]).tolist(),
+            "score": (draw.integers(0, 21, answers) / 20).tolist(),
+        }
+        records.append(record)
+        predictions.append(answer(record, []) | {"objects": objects})
+    return records, predictions
+
+
+def kept(predictions, threshold):
+    """The predictions without what scores less."""
+    for prediction in predictions:
+        objects = prediction["objects"]
+        rows = [i for i, value in enumerate(objects["score"]) if value >= threshold]
+        yield prediction | {"objects": {key: [column[i] for i in rows] for key, column in objects.items()}}
+
+
 def test_the_page_stands_alone(folder, three):
     html, _ = write(folder, *three)
     page = Page(html)
@@ -100,16 +190,15 @@ def test_the_page_stands_alone(folder, three):
     assert "https://" not in html
     assert "url(" not in html
     assert "@import" not in html
-    assert not page.all("script")
     assert not page.all("link")
     assert not page.all("a")
-    sources = [attributes["src"] for attributes in page.all("img")]
-    assert len(sources) == 3
-    for source in sources:
-        picture = Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,"))))
-        assert picture.size == (480, 240)
+    assert [picture.size for picture in pictures_of(html)] == [(480, 240)] * 3
     policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert policy.startswith("default-src 'none'")
+    assert policy.endswith(f"script-src 'sha256-{digest}'")
+    assert [attributes.get("type") for attributes in page.all("script")] == ["application/json", None]
     assert "prefers-color-scheme: dark" in html
     assert any(meta.get("name") == "viewport" for meta in page.all("meta"))
 
@@ -128,76 +217,183 @@ def test_the_page_shows_the_numbers_of_the_metrics(folder, three):
     assert "All scores are equal" in text
 
 
-def test_worst_images_come_first_up_to_the_limit(folder, three):
+def test_the_worst_half_and_a_fair_sample_are_shown_of_many(folder, three):
     html, _ = write(folder, *three)
-    captions = re.findall(r"<figcaption>\s*<b>(.*?)</b>", html)
-    assert captions == ["bad", "good", "empty"]
+    data = data_of(html)
+    assert [image["id"] for image in data["images"]] == ["good", "bad", "empty"]
+    assert sorted(data["random"]) == [0, 1, 2]
+    assert "All 3 images." in html
     html, _ = write(folder, *three, limit=1)
-    assert re.findall(r"<figcaption>\s*<b>(.*?)</b>", html) == ["bad"]
-    assert "The 1 images with most errors, of 3." in html
+    data = data_of(html)
+    assert [image.get("id") for image in data["images"]] == [None, "bad", None]  # the others are counted, not shown
+    assert "The page holds 1 images of 3" in html
+    assert len(pictures_of(html)) == 1
+    draws = [data_of(write(folder, *three, limit=2, seed=seed)[0])["random"] for seed in range(6)]
+    assert {sample[-1] for sample in draws} == {0, 2}  # drawn until one is new
+    assert {1 in sample for sample in draws} == {True, False}  # from all, the worst among them
 
 
-def test_boxes_are_drawn_where_they_are_in_the_colour_of_what_they_are(folder, three):
-    html, _ = write(folder, *three, limit=1)
+def test_boxes_are_drawn_where_they_are_in_the_colour_of_what_they_are(folder, three, browse):
+    records, predictions = three
+    records[1]["objects"]["bbox"][1] = [490, 240, 960, 480]
+    write(folder, records, predictions)
+    dom = browse()
+    assert [card["id"] for card in cards_of(dom)] == ["bad", "good", "empty"]
     shapes = re.findall(
-        r'<g class="(\w+)"><title>(.*?)</title><rect class="shape" x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"/>',
-        html,
+        r'<g class="(\w+)"><title>(.*?)</title><rect class="shape" x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)">',
+        dom,
     )
     # The drawing is 480 wide for a picture of 960, so half the pixels of the original.
-    assert shapes == [
-        ("truth", "cat: truth", "48.0", "24.0", "48.0", "24.0"),
-        ("missed", "dog: missed truth", "240.0", "120.0", "240.0", "120.0"),
-        ("hit", "cat: true positive, IoU 1.00, score 1.00", "48.0", "24.0", "48.0", "24.0"),
-        ("false", "cat: false positive, score 1.00", "336.0", "24.0", "48.0", "24.0"),
-        ("false", "cat: false positive, score 1.00", "144.0", "72.0", "48.0", "24.0"),
+    assert shapes[:5] == [
+        ("found", "cat: truth, IoU 1.000, at [96, 48, 192, 96] px", "48", "24", "48", "24"),
+        ("missed", "dog: missed truth, at [490, 240, 960, 480] px", "245", "120", "235", "120"),
+        ("hit", "cat: true positive, IoU 1.000, score 1.000, at [96, 48, 192, 96] px", "48", "24", "48", "24"),
+        ("false", "cat: false positive, background, score 1.000, at [672, 48, 768, 96] px", "336", "24", "48", "24"),
+        ("false", "cat: false positive, background, score 1.000, at [288, 144, 384, 192] px", "144", "72", "48", "24"),
     ]
-    assert 'viewBox="0 0 480.0 240.0"' in html
-    assert "aspect-ratio: 480.0 / 240.0" in html
+    assert 'viewBox="0 0 480 240"' in dom
+    assert "aspect-ratio: 2 / 1" in dom
+    assert len(re.findall(r'<li class="(?:found|missed|hit|false)">', dom)) == len(
+        shapes
+    )  # the same for whoever has no pointer
+    assert len(re.findall('<img alt="" src="data:image/jpeg;base64,', dom)) == 3
+    assert "score at least" not in dom  # all scores are equal
 
 
-def test_ignored_truth_excused_answers_and_duplicates_are_named(folder):
+def test_ignored_truth_excused_answers_and_duplicates_are_named(folder, browse):
     record = a_record("good", [[0, 0, 480, 240], [480, 240, 960, 480]], ignore=[True, False])
     boxes = [[100, 100, 200, 200], [500, 500, 1000, 1000], [500, 500, 1000, 990]]
-    html, _ = write(folder, [record], [answer(record, boxes)])
-    assert "cat: ignored truth" in html
-    assert "cat: not counted, inside ignored truth" in html
-    assert "cat: false positive, duplicate" in html
-    assert "<span>1 duplicate</span><span>1 not counted</span>" in html
+    write(folder, [record], [answer(record, boxes)])
+    (card,) = cards_of(browse())
+    facts = (
+        "ignored truth",
+        "truth",
+        "not counted, inside ignored truth",
+        "true positive",
+        "false positive, duplicate",
+    )
+    assert [tip.split(":")[1].strip().startswith(fact) for tip, fact in zip(card["boxes"], facts, strict=True)] == [
+        True
+    ] * 5
+    assert card["counts"] == ["1 TP", "1 FP", "0 FN", "1 duplicate", "1 not counted", "mean IoU 1.000", "0.25 s"]
 
 
-def test_points_are_drawn_as_dots(folder):
+def test_points_are_drawn_as_dots(folder, browse):
     record = a_record("good", [[96, 48, 192, 96]])
-    text = "<click>150,150</click> cat\n<click>900,500</click> cat"
+    text = "<click>150,150</click> cat\n<click>900,500</click> cat\n<click>160,150</click> cat"
     prediction = make_prediction(record, "qwen3_vl_click", (320, 640), text, 0.1)
-    html, _ = write(folder, [record], [prediction])
-    dots = re.findall(r'<g class="(\w+)"><title>[^<]*</title><circle class="dot" cx="(.*?)" cy="(.*?)"', html)
-    assert dots == [("hit", "72.0", "36.0"), ("false", "432.0", "120.0")]
+    html, metrics = write(folder, [record], [prediction])
+    dots = re.findall(
+        r'<g class="(\w+)"><title>[^<]*</title><circle class="dot" cx="(.*?)" cy="(.*?)"', dom := browse()
+    )
+    assert dots == [("hit", "72", "36"), ("false", "432", "120"), ("false", "76.8", "36")]
+    assert cards_of(dom)[0]["counts"] == ["1 TP", "2 FP", "0 FN", "1 duplicate", "0.1 s"]
+    assert cells_of(dom) == cells_of(html)
+    assert metrics["points"]["fp"] == 2
+    assert "IoU" not in "".join(cards_of(dom)[0]["boxes"])
+    assert "score at least" not in html
     assert "Points have no curve." in html
 
 
-def test_nothing_that_a_label_id_or_answer_says_becomes_markup(folder):
+@pytest.mark.parametrize("threshold", [0, 0.35, 0.6])
+def test_the_page_counts_at_a_threshold_as_python_does(folder, crowd, browse, threshold):
+    """Dropping a box can free its truth for another one, so the page has to match anew."""
+    records, predictions = crowd
+    above = list(kept(predictions, threshold))
+    kinds = Counter()
+    for record, prediction, image in zip(records, above, image_scores(records, above), strict=True):
+        kinds.update(mistakes(record, prediction, image, ["cat", "dog"], 0.5).values())
+    if threshold:
+        before = zip(predictions, image_scores(records, predictions), strict=True)
+        still = sum(
+            prediction["objects"]["score"][i] >= threshold for prediction, image in before for i, *_ in image.pairs
+        )
+        assert still < sum(image.tp for image in image_scores(records, above))  # so hiding boxes is not enough
+    write(folder, records, above, more_metrics={"mistakes": kinds})
+    expected = cells_of((folder / "out" / "report.html").read_text(encoding="utf-8"))
+    html, _ = write(folder, records, predictions, more_metrics={"mistakes": {}})
+    dom = browse(f"#score={threshold}&gallery=file")
+    assert cells_of(dom) == expected
+    if not threshold:
+        assert {name for name, count in cells_of(dom) if count.isdigit() and int(count)} >= set(MISTAKES)
+    assert cells_of(html) != expected  # the page, not Python, wrote the kinds
+    cards = cards_of(dom)
+    assert [card["id"] for card in cards] == [record["id"] for record in records]
+    for card, image, before, prediction in zip(cards, image_scores(records, above), predictions, above, strict=True):
+        hidden = len(before["objects"]["score"]) - len(prediction["objects"]["score"])
+        wanted = [f"{image.tp} TP", f"{image.fp} FP", f"{image.fn} FN"]
+        wanted += [f"{len(image.duplicates)} duplicate"] * bool(image.duplicates)
+        wanted += [f"{len(image.excused)} not counted"] * bool(image.excused)
+        wanted += [f"{hidden} below the score"] * bool(hidden)
+        wanted += [] if image.mean_iou is None else [f"mean IoU {image.mean_iou:.3f}"]
+        assert card["counts"] == [*wanted, "0.25 s"]
+    best = float(re.search(r"best F1 on this split: ([\d.]+)<", dom)[1])
+
+    def f1(cut):
+        return score(records, list(kept(predictions, cut)), ["cat", "dog"])["matching"]["f1"]
+
+    assert f1(best) == max(f1(step / 20) for step in range(21))
+
+
+def test_filters_and_galleries_are_named_in_the_address(folder, crowd, browse):
+    records, predictions = crowd
+    predictions[4]["problems"] = ["truncated"]
+    html, _ = write(folder, records, predictions)
+    above = list(kept(predictions, 0.5))
+    scores = image_scores(records, above)
+
+    def ids(rows):
+        return [records[i]["id"] for i in rows]
+
+    def dogs_missed(i):
+        return "dog" in [records[i]["objects"]["category"][j] for j in scores[i].missed]
+
+    def kind(i):
+        return mistakes(records[i], above[i], scores[i], ["cat", "dog"], 0.5).values()
+
+    everything = range(len(records))
+    wanted = {
+        "#score=0.5&class=dog&error=missed": [i for i in worst_first(scores) if dogs_missed(i)],
+        "#score=0.5&error=localisation&gallery=file": [i for i in everything if "localisation" in kind(i)],
+        "#score=7&class=cow&error=nonsense&gallery=random": data_of(html)["random"],
+        "#error=problem": [4],
+    }
+    for address, rows in wanted.items():
+        dom = browse(address)
+        assert [card["id"] for card in cards_of(dom)] == ids(rows), address
+        assert f">{len(rows)} of 20 images<" in dom
+        assert rows
+
+
+def test_nothing_that_a_label_id_or_answer_says_becomes_markup(folder, browse):
     record = a_record("good", [[96, 48, 192, 96]], [ATTACK]) | {"id": ATTACK, "image": ATTACK}
     prediction = answer(record, [[1, 1, 500, 500]], [ATTACK]) | {"problems": [ATTACK]}
     html, metrics = write(folder, [record], [prediction], classes=[ATTACK], title=ATTACK)
-    page = Page(html)
-    assert not page.all("script")
-    assert not page.all("img")  # the picture is missing, and no label made one
-    assert not any("onerror" in attributes for _, attributes in page.tags)
-    assert page.text.count("<script>alert(1)</script>") > 5
-    assert prediction["text"] in page.text
+    assert len(Page(html).all("script")) == 2
+    assert not Page(html).all("img")[1:]
     assert metrics["per_class"][ATTACK]["fn"] == 1
+    dom = browse("#error=any&class=" + quote(ATTACK))
+    page = Page(dom)
+    assert [card["id"] for card in cards_of(dom)] == [ATTACK]
+    assert page.all("html") == [{"lang": "en"}]  # what the attack would change
+    assert len(page.all("script")) == 2
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert page.text.count(ATTACK) > 10
+    assert prediction["text"] in page.text
+    assert "1 of 1 images" in page.text
 
 
-def test_missing_and_torn_pictures_are_grey_and_counted(folder, three):
+def test_missing_and_torn_pictures_are_grey_and_counted(folder, three, browse):
     (folder / "bad.png").unlink()
     torn = (folder / "good.png").read_bytes()
     (folder / "good.png").write_bytes(torn[: len(torn) // 2])
     html, _ = write(folder, *three)
-    assert "image file not found: bad.png" in html
-    assert "image file cannot be read: good.png" in html
     assert "2 of them without a picture" in html
-    assert len(Page(html).all("img")) == 1
-    assert html.count('<rect class="shape"') == 7  # boxes are shown all the same
+    assert len(pictures_of(html)) == 1
+    dom = browse()
+    assert "image file not found: bad.png" in dom
+    assert "image file cannot be read: good.png" in dom
+    assert dom.count('<rect class="shape"') == 7  # boxes are shown all the same
 
 
 def test_an_upright_picture_is_shown_for_a_file_with_exif_rotation(folder):
@@ -206,19 +402,19 @@ def test_an_upright_picture_is_shown_for_a_file_with_exif_rotation(folder):
     Image.new("RGB", (960, 480), "white").save(folder / "turned.jpg", exif=exif)
     record = a_record("turned", [], size=(480, 960)) | {"image": "turned.jpg"}
     html, _ = write(folder, [record], [answer(record, [])])
-    source = Page(html).all("img")[0]["src"]
-    assert Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).size == (240, 480)
+    assert pictures_of(html)[0].size == (240, 480)
 
 
-def test_a_baseline_is_compared(folder, three):
-    records, predictions = three
-    nothing = [answer(record, []) for record in records]
-    baseline = score(records, nothing, ["cat", "dog"])
-    html, _ = write(folder, records, predictions, baseline_metrics=baseline)
+def test_a_baseline_is_compared(folder, crowd, browse):
+    records, predictions = crowd
+    baseline = score(records, list(kept(predictions, 0.6)), ["cat", "dog"])
+    html, metrics = write(folder, records, predictions, baseline_metrics=baseline)
     text = " ".join(Page(html).text.split())
-    assert "true positives 0 2 +2" in text
-    assert "+0.667 from 0.000" in text  # recall
-    assert "baseline" not in write(folder, records, predictions)[0]
+    before, after = (numbers["matching"]["tp"] for numbers in (baseline, metrics))
+    assert f"true positives {before} {after} +{after - before}" in text
+    assert f"from {baseline['matching']['recall']:.3f}" in text
+    assert cells_of(browse()) == cells_of(html)
+    assert "baseline F1" not in write(folder, records, predictions)[0]
 
 
 def test_parse_problems_are_explained_and_raw_text_is_kept(folder):
@@ -226,16 +422,17 @@ def test_parse_problems_are_explained_and_raw_text_is_kept(folder):
     html, _ = write(folder, [record], [answer(record, [], text="I see <b>no</b> boxes & such")])
     text = " ".join(Page(html).text.split())
     assert "unparsable nothing could be read; the answer counts as empty 1" in text
-    assert "I see <b>no</b> boxes & such" in text
-    assert "problems: unparsable" in text
+    image = data_of(html)["images"][0]
+    assert (image["text"], image["problems"]) == ("I see <b>no</b> boxes & such", ["unparsable"])
 
 
 @pytest.mark.parametrize("records", [[], [a_record("empty", [])]], ids=["no images", "no boxes"])
-def test_an_empty_split_has_a_report(folder, records):
+def test_an_empty_split_has_a_report(folder, records, browse):
     html, _ = write(folder, records, [answer(record, []) for record in records], classes=[])
     Page(html)
     assert "NaN" not in html
     assert "No truth boxes, so no curve." in html
+    assert f">{len(records)} of {len(records)} images<" in browse()
 
 
 def test_a_lone_surrogate_does_not_stop_the_report(folder):
@@ -250,6 +447,53 @@ def test_many_classes_stay_readable(folder):
     html, _ = write(folder, [record], [answer(record, [[0, 0, 9, 180]], ["class 00"])], classes)
     assert html.count("<polyline") == 8
     assert "the table has all 30" in html
+
+
+def test_kinds_of_mistake_confusion_sizes_and_intervals_are_shown(folder, three):
+    names = [f"class {i:02d}" for i in range(30)]
+    row = {"truth": 8, "tp": 5, "fp": 2, "fn": 3, "recall": 0.625, "mean_iou_gt": None}
+    more = {
+        "mistakes": {"background": 41},
+        "confusion": {
+            "rows": [*names, "background"],
+            "columns": [*names, "unknown label", "background"],
+            "matrix": [[3 * (i == j) + (j == 31) for j in range(32)] for i in range(31)],
+        },
+        "sizes": {"small": row},
+        "intervals": {"AP": [0.25, 0.75], "f1": None},
+    }
+    html, _ = write(folder, *three, classes=["cat", "dog", *names], more_metrics=more)
+    text = " ".join(Page(html).text.split())
+    assert "background there is nothing to find 41" in text
+    assert "small 8 5 2 3 0.625 –" in text
+    assert "95 %: 0.250 to 0.750" in text
+    assert text.count("95 %") == 1
+    assert "The 20 classes with most truth, of 32." in text
+    matrix = re.search(r'<table class="matrix.*?</table>', html, re.DOTALL)[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", matrix)
+    assert len(rows) == 1 + 18 + 1  # cat and dog, which have truth, are no rows of this matrix
+    assert re.findall(r"<span>(.*?)</span>", rows[0])[-2:] == ["unknown label", "background"]
+    assert re.findall(r">(\d+|·)</td>", rows[1]) == ["3", *"·" * 18, "1"]
+    assert re.findall("--share: (.*?)%", rows[1]) == ["52.5", "17.5"]  # of 70 where the whole row is in one cell
+
+
+@pytest.mark.slow
+def test_a_thousand_images_stay_under_twenty_megabytes(folder, browse):
+    """Noise is the worst that a JPEG can be asked to hold. Twenty pictures of it stand for the thousand."""
+    draw = np.random.default_rng(0)
+    for i in range(20):
+        pixels = draw.integers(0, 256, (360, 360, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"image {i}.png", compress_level=0)
+    boxes = [[40.5 * i, 10.25, 40.5 * i + 35, 470.75] for i in range(10)]
+    records = [a_record(f"image {i}", boxes, size=(480, 480)) for i in range(1000)]
+    answers = [answer(record, [[85 * i, 21, 85 * i + 75, 981] for i in range(10)]) for record in records]
+    html, _ = write(folder, records, answers)
+    assert len(pictures_of(html)) == 20
+    pictures = sum(len(image["picture"] or "") for image in data_of(html)["images"])
+    assert len(html.encode()) + (1000 / 20 - 1) * pictures < 20e6
+    dom = browse("#gallery=file")
+    assert [card["id"] for card in cards_of(dom)] == [f"image {i}" for i in range(24)]  # no more than a page is drawn
+    assert ">1–24 of 1000<" in dom
 
 
 # ---- pictures ----------------------------------------------------------------------------------------------------------
@@ -305,9 +549,9 @@ def test_thumbnails_shrink_but_never_grow():
     assert thumbnail(Image.new("RGB", (100, 50))).size == (100, 50)
 
 
-def test_two_hundred_of_the_worst_pictures_stay_under_twenty_megabytes():
+def test_a_picture_in_a_page_is_bounded():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 480, 3), dtype=np.uint8))
-    assert 200 * len(to_data_uri(noise)) < 20e6
+    assert len(to_data_uri(noise)) < 80_000 + 30
     flat = to_data_uri(Image.new("RGB", (480, 480), "white"))
     assert flat.startswith("data:image/jpeg;base64,")
     assert len(flat) < 10_000
@@ -317,5 +561,5 @@ def test_the_report_of_a_real_data_set(shared_data, tmp_path):
     pictures = sorted((shared_data / "bccd_voc").rglob("*.jpg"))[:3]
     records = [a_record(path.stem, [[10, 10, 200, 200]], size=(640, 480)) | {"image": str(path)} for path in pictures]
     html, _ = write(tmp_path, records, [answer(record, [[20, 20, 320, 420]]) for record in records])
-    assert len(Page(html).all("img")) == 3
+    assert len(pictures_of(html)) == 3
     assert "without a picture" not in html
