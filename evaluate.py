@@ -16,10 +16,7 @@ and writes comparison.json and comparison.html.
 import argparse
 import json
 import sys
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -32,114 +29,20 @@ from boxtune.comparison import (
     find_predictions,
     write_comparison,
 )
-from boxtune.confidence import RANKINGS, SCORERS
 from boxtune.errors import UserError, command
-from boxtune.export_predictions import EXPORTS, check_exports, export_predictions, wanted_exports
-from boxtune.files import path_argument, write_whole
+from boxtune.evaluate_options import parse_arguments
+from boxtune.export_predictions import check_exports, export_predictions
+from boxtune.files import write_whole
 from boxtune.grounding import FILE_NAME as GROUNDING_FILE
 from boxtune.grounding import Grounding
 from boxtune.matching import is_click
-from boxtune.predictions import Prediction, predict, read_predictions, with_score
-from boxtune.prompts import as_asked, first_question
+from boxtune.predictions import Prediction, read_predictions, with_score
+from boxtune.prompts import as_asked
 from boxtune.records import Record, read_info, read_records
 from boxtune.report import write_report
 from boxtune.score_table import format_class_table, format_table
 from boxtune.scoring import score
 from boxtune.unlabelled import draw_predictions, records_without_truth, warn_of_new_sizes
-
-if TYPE_CHECKING:
-    from boxtune.checkpoint import Checkpoint
-
-# Options that a way of calling does not read.
-UNUSED = {
-    "--ckpt": {"reparse", "allow_missing", "classes", "score", "skip_bad_images"},
-    "--images": {"reparse", "allow_missing", "score", "data", "split", "limit", "base", "push_to_hub", "json"},
-    "--predictions": {
-        *("images", "skip_bad_images", "classes", "base", "limit", "batch_size", "max_new_tokens", "max_pixels"),
-        *("precision", "push_to_hub", "server", "served_model", "trust_server"),
-    },
-    "--server": {"base", "precision", "push_to_hub"},
-    "--compare": {
-        *("images", "classes", "base", "limit", "batch_size", "max_new_tokens", "max_pixels", "precision"),
-        *("push_to_hub", "reparse", "allow_missing", "score", "skip_bad_images", "export"),
-        *("server", "served_model", "trust_server"),
-    },
-}
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--ckpt", help="adapter folder, merged model or hub id")
-    what.add_argument("--predictions", type=path_argument, help="predictions.jsonl to score again")
-    what.add_argument(
-        "--compare", nargs=2, type=path_argument, metavar=("RUN_A", "RUN_B"), help="runs, or predictions, of one split"
-    )
-    parser.add_argument(
-        "--data", type=path_argument, help="prepared data set; default: the one the checkpoint was trained on"
-    )
-    parser.add_argument("--split", help="train, validation or test (default)")
-    parser.add_argument(
-        "--out",
-        type=path_argument,
-        help="default: eval/, or eval_images/, beside the checkpoint; beside RUN_B's predictions",
-    )
-    parser.add_argument(
-        "--images",
-        type=path_argument,
-        help="pictures without truth: a folder, one picture, or a .txt with a path a line",
-    )
-    parser.add_argument(
-        "--skip-bad-images", action="store_true", help="with --images: leave out and list pictures that cannot be read"
-    )
-    parser.add_argument("--classes", help="with --images: names to ask for, by commas; default: those of training")
-    parser.add_argument("--reparse", action="store_true", help="read the text of the predictions again")
-    parser.add_argument(
-        "--allow-missing", action="store_true", help="count images without a prediction as empty answers"
-    )
-    parser.add_argument("--score", choices=RANKINGS, help="rank the predictions by another scorer of theirs")
-    parser.add_argument("--base", action="store_true", help="with an adapter: evaluate its base too, side by side")
-    parser.add_argument("--push-to-hub", metavar="REPO", help="put the model, with a card that tells the result, there")
-    parser.add_argument("--json", action="store_true", help="print the metrics as JSON, one key a model, and no table")
-    parser.add_argument(
-        "--export", type=wanted_exports, default=[], help=f"also write the boxes as {', '.join(EXPORTS)}, by commas"
-    )
-    parser.add_argument("--limit", type=int, help="only the first N images of the split")
-    parser.add_argument("--batch-size", type=int, default=16, help="images at once; with --server, requests at once")
-    parser.add_argument("--max-new-tokens", type=int, help="default: from the training answers")
-    parser.add_argument("--max-pixels", type=int, help="only for models that were not trained here")
-    parser.add_argument(
-        "--precision", choices=["nf4", "bfloat16", "float16", "float32"], help="default: as in training"
-    )
-    parser.add_argument("--server", metavar="URL", help="ask this server, such as http://localhost:8000/v1")
-    parser.add_argument("--served-model", metavar="NAME", help="the checkpoint's name there; default: the only one")
-    parser.add_argument("--trust-server", action="store_true", help="though it does not tell what it serves")
-    args = parser.parse_args(argv)
-    mode = next(
-        (flag(name) for name in ("compare", "predictions", "images") if getattr(args, name) is not None), "--ckpt"
-    )
-    given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
-    problems = [f"{flag(name)} has no effect with {mode}; leave it out" for name in sorted(given & UNUSED[mode])]
-    if args.server is not None:
-        problems += [
-            f"{flag(name)} has no effect with --server; leave it out" for name in sorted(given & UNUSED["--server"])
-        ]
-        if not args.server.startswith(("http://", "https://")):
-            problems.append(f"--server must start with http:// or https://, got {args.server!r}")
-    elif mode in ("--ckpt", "--images"):
-        problems += [f"{flag(name)} needs --server URL" for name in ("served_model", "trust_server") if name in given]
-    if mode == "--predictions" and not args.data:
-        problems.append("--predictions needs --data DIR, the prepared data set that they answer")
-    for name in ("limit", "batch_size", "max_new_tokens", "max_pixels"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            problems.append(f"{flag(name)} must be at least 1, got {getattr(args, name)}")
-    if problems:
-        raise UserError("these options cannot be used:", problems)
-    return args
-
-
-def flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def choose_split(data_dir: Path, wanted: str | None) -> str:
@@ -159,16 +62,6 @@ def evaluation_folder(ckpt: str) -> Path:
     if not folder.is_dir():
         return Path("runs") / ckpt.replace("/", "--") / "eval"
     return folder.parent / ("eval" if folder.name == "final" else f"eval_{folder.name}")
-
-
-def warn_of_new_wording(records: list[Record], questions: list[str]) -> None:
-    new = {first_question(record) for record in records} - set(questions)
-    if questions and new:
-        print(
-            f"warning: {len(new)} question(s) of this split were never trained on, such as {min(new)!r}; "
-            f"training asked, for instance, {questions[0]!r}",
-            file=sys.stderr,
-        )
 
 
 def say(lines: list[str]) -> None:
@@ -207,62 +100,9 @@ def write_results(
     return metrics
 
 
-def open_model(args: argparse.Namespace) -> "Checkpoint":
-    """Everything of the model but its weights."""
-    from boxtune.checkpoint import open_checkpoint, quiet_libraries  # here, so that scoring alone starts without torch
-
-    quiet_libraries()
-    checkpoint = open_checkpoint(args.ckpt, args.max_pixels, args.max_new_tokens)
-    if args.base and not checkpoint.adapter:
-        raise UserError(f"--base: {args.ckpt} is no adapter, so it has no base to compare with.")
-    return checkpoint
-
-
-def answer(
-    args: argparse.Namespace, checkpoint: "Checkpoint", records: list[Record], data_dir: Path, out: Path
-) -> dict[str, list[Prediction]]:
-    """{"tuned", with --base before it "base"}: the answers to all records, written to `out` and out/base."""
-    from boxtune.checkpoint import load_checkpoint_model, weights_identity
-    from boxtune.collator import GroundingCollator
-    from boxtune.generation import generate_answers
-    from boxtune.server import Served, find_model
-
-    grounding = checkpoint.grounding
-    warn_of_new_wording(records, grounding.questions)
-    settings = {
-        "weights": weights_identity(checkpoint),
-        "checkpoint": args.ckpt,
-        "grounding": vars(grounding),
-        "precision": args.precision,
-        "batch_size": args.batch_size,
-        "scorers": SCORERS,
-        "questions": [[record["id"], first_question(record)] for record in records],
-    }
-    collator = GroundingCollator(checkpoint.processor, grounding, data_dir)
-    path = out / "predictions.jsonl"
-    if args.server is not None:
-        url = args.server.rstrip("/")
-        served = find_model(url, args.served_model, args.ckpt, checkpoint, args.trust_server)
-        ask = partial(Served(url, served, collator, args.trust_server).answers, requests=args.batch_size)
-        settings |= {"server": url, "served": served["id"]}
-        return {"tuned": predict(ask, records, path, settings=settings, description=served["id"])}
-    model = load_checkpoint_model(checkpoint, args.precision)
-    answers = {}
-    if args.base:
-        # Calibration and noise are the tuned model's.
-        asking = GroundingCollator(checkpoint.processor, replace(grounding, calibration=[], noise_label=""), data_dir)
-        ask = partial(generate_answers, model, asking, batch_size=args.batch_size)
-        base_settings = settings | {"adapter": False}
-        with model.disable_adapter():
-            base_path = out / "base" / "predictions.jsonl"
-            answers["base"] = predict(ask, records, base_path, settings=base_settings, description="base model")
-    ask = partial(generate_answers, model, collator, batch_size=args.batch_size)
-    answers["tuned"] = predict(ask, records, path, settings=settings, description="tuned model")
-    return answers
-
-
 def evaluate_split(args: argparse.Namespace) -> None:
     """A model on a split with truth: predictions, metrics and report; its card, where it was asked as it was trained."""
+    from boxtune.asking import answer, open_model  # here, so that scoring alone starts without torch
     from boxtune.hub import push_folder
     from boxtune.model_card import model_name, write_card
 
@@ -324,6 +164,8 @@ def provenance(args: argparse.Namespace, grounding: Grounding, data_dir: Path, s
 
 def answer_pictures(args: argparse.Namespace) -> None:
     """A model on pictures without truth: predictions, and copies of the pictures with boxes."""
+    from boxtune.asking import answer, open_model
+
     checkpoint = open_model(args)
     grounding = checkpoint.grounding
     evaluated = evaluation_folder(args.ckpt)
@@ -401,7 +243,7 @@ def compare_runs(args: argparse.Namespace) -> None:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(argv)
+    args = parse_arguments(argv, __doc__)
     if args.predictions is not None:
         score_predictions(args)
     elif args.compare is not None:

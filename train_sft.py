@@ -14,21 +14,19 @@ import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from boxtune.box_validation import METRICS, BoxValidation
 from boxtune.calibration import fit
 from boxtune.callbacks import InterruptCallback
 from boxtune.checkpoint import quiet_libraries
 from boxtune.collator import GroundingCollator
-from boxtune.errors import UserError, accepting, command, reading
+from boxtune.errors import UserError, accepting, command
 from boxtune.grounding import Grounding
 from boxtune.hub import LOG_IN, is_logged_in, push_folder
 from boxtune.lora import lora_config, lora_targets
 from boxtune.losses import BoxLosses
 from boxtune.matching import image_scores, scored_hits
-from boxtune.model_card import model_name, write_card
+from boxtune.model_card import model_name
 from boxtune.modeling import (
     codec_for,
     describe_modules,
@@ -42,17 +40,16 @@ from boxtune.policy import PolicyLoss
 from boxtune.prompts import first_question, format_sentence
 from boxtune.recipe import Recipe, load_recipe
 from boxtune.records import Record, in_order, read_info, read_splits
+from boxtune.run_folder import resolve_output, save_final
 from boxtune.run_info import changed_data, changed_keys, save_run_info
 from boxtune.trackers import usable_trackers
-from boxtune.trainer import RESUME_REMEDY, GroundingTrainer
+from boxtune.trainer import GroundingTrainer
 from boxtune.training_data import answer_budget, as_dataset, drop_or_refuse_overlong, measure
 from boxtune.variation import EpochCallback, Variation
 from data_prep.__main__ import main as prepare
 
 # Pictures of validation, at most, that scores are calibrated on.
 CALIBRATION_IMAGES = 100
-# What a run leaves in its folder.
-RUN_FOLDERS = (f"{PREFIX_CHECKPOINT_DIR}-*", "final", "final_merged", "eval", "eval_*")
 
 
 def say(message: str) -> None:
@@ -90,47 +87,6 @@ def read_examples(data_dir: Path, object_order: str) -> dict[str, list[Record]]:
     if not splits.get("train"):
         raise UserError(f"{data_dir} has no training images.")
     return splits
-
-
-def last_whole_checkpoint(output_dir: Path) -> Path | None:
-    """The latest checkpoint that was saved to its end; trainer_state.json is written last."""
-    steps = {}
-    for state in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
-        step = state.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step.isdecimal():  # and no copy that someone kept
-            steps[int(step)] = state.parent
-    return steps[max(steps)] if steps else None
-
-
-def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
-    """(where to resume from, what a new run replaces). Raises UserError rather than mix two runs in one folder."""
-    output_dir = Path(recipe.training.output_dir)
-    wanted = recipe.training.resume_from_checkpoint or "false"
-    old = [path for pattern in RUN_FOLDERS for path in sorted(output_dir.glob(pattern))]
-    checkpoint = None
-    if wanted.lower() in {"true", "1", "yes", "last"}:
-        checkpoint = last_whole_checkpoint(output_dir)
-        if checkpoint is None:
-            raise UserError(
-                f"{output_dir} holds no whole checkpoint to resume from; leave out --resume_from_checkpoint."
-            )
-    elif wanted.lower() not in {"false", "0", "no"}:
-        checkpoint = Path(wanted)
-        if not (checkpoint / "trainer_state.json").is_file():
-            raise UserError(
-                f"--resume_from_checkpoint {wanted}: no whole checkpoint there (trainer_state.json is missing)."
-            )
-    if checkpoint:
-        with reading(str(checkpoint / "trainer_state.json"), RESUME_REMEDY):
-            TrainerState.load_from_json(checkpoint / "trainer_state.json")
-        if checkpoint.resolve().parent == output_dir.resolve():
-            return checkpoint, []
-    if old and not recipe.grounding.overwrite_output_dir:
-        raise UserError(
-            f"{output_dir} already holds a run ({', '.join(path.name for path in old)}). Go on with "
-            "--resume_from_checkpoint true, start over with --overwrite_output_dir true, or choose another --output_dir."
-        )
-    return checkpoint, old
 
 
 def describe_grounding(
@@ -230,16 +186,19 @@ def build_model(recipe: Recipe, config):
 
 
 def choose_losses(recipe: Recipe) -> tuple[BoxLosses | None, PolicyLoss | None]:
-    """The teacher-forced and the sampled losses on boxes; neither where all weights are 0, which is SFTTrainer to the bit."""
+    """The teacher-forced and the sampled losses on boxes; neither where the weights ask for SFTTrainer's own loss."""
     options = recipe.grounding
-    weights = BoxLosses(options.iou_loss_weight, options.fp_loss_weight, options.fn_loss_weight, options.box_loss)
-    if not (weights.iou or weights.fp or weights.fn):
-        return None, None
-    sampled = PolicyLoss(weights, options.grounding_samples, options.grounding_every)
-    return (
-        None if options.grounding_mode == "policy" else weights,
-        None if options.grounding_mode == "teacher_forced" else sampled,
+    weights = BoxLosses(
+        options.iou_loss_weight,
+        options.fp_loss_weight,
+        options.fn_loss_weight,
+        options.box_loss,
+        options.end_token_weight,
     )
+    sampled = PolicyLoss(weights, options.grounding_samples, options.grounding_every)
+    if options.grounding_mode == "policy":
+        weights = BoxLosses(0, 0, 0, end_token=options.end_token_weight)
+    return weights or None, None if options.grounding_mode == "teacher_forced" else sampled
 
 
 def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator, splits: dict) -> GroundingTrainer:
@@ -321,20 +280,6 @@ def push_final(recipe: Recipe, final: Path) -> None:
         print(f"warning: {error}", file=sys.stderr)
     else:
         say(f"pushed: {url}")
-
-
-def save_final(trainer: GroundingTrainer, output_dir: Path) -> None:
-    """The finished model in output_dir/final, whole or not at all."""
-    trainer.require_finite()
-    partial = output_dir / "final.partial"
-    trainer.save_model(str(partial))
-    if trainer.is_world_process_zero():
-        for name in ("recipe.yaml", "run.json", "first_batch.txt"):
-            shutil.copyfile(output_dir / name, partial / name)
-        write_card(partial, model_name(output_dir / "final"))
-        if (output_dir / "final").exists():  # a resumed run that had already ended
-            shutil.rmtree(output_dir / "final")
-        partial.rename(output_dir / "final")
 
 
 @command

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import l1_loss, softplus
+from torch.nn.functional import cross_entropy, l1_loss, softplus
 
 from boxtune.codecs import Codec
 from boxtune.targets import AnswerTokens
@@ -30,13 +30,26 @@ class BoxLosses:
     giou: 1 − GIoU (Rezatofighi et al., arXiv 1902.09630) of the expected box. l1: mean distance of its edges, in shares of the
     picture's sides. w1: mean Wasserstein-1 distance of each digit's distribution from the true digit, weighted by the digit's
     place (the number token loss of arXiv 2411.02083, which takes whole numbers for tokens), in the same shares: unlike the
-    other two it also punishes a distribution whose mean happens to be right.
+    other two it also punishes a distribution whose mean happens to be right. `end_token` is the weight of the LM's own loss
+    on the tokens that end answers, against 1 on all others.
     """
 
     iou: float
     fp: float
     fn: float
     box_loss: str = "giou"
+    end_token: float = 1.0
+
+    def __bool__(self) -> bool:
+        """Whether anything is added to the LM's loss."""
+        return any((self.iou, self.fp, self.fn)) or self.end_token != 1
+
+    def reweigh_ends(self, hidden: Tensor, head: torch.nn.Linear, targets: dict[str, Tensor]) -> Tensor:
+        """What a sum of cross-entropies over all tokens lacks, for the tokens that end answers to weigh `end_token`."""
+        ends = ~targets["goes_on"]
+        rows, positions = targets["decision_at"][ends].T
+        logits = head(hidden[rows, positions]).float()
+        return (self.end_token - 1) * cross_entropy(logits, targets["decision_tokens"][ends, 1], reduction="sum")
 
     def terms(self, hidden: Tensor, head: torch.nn.Linear, digit_ids: list[int], targets: dict[str, Tensor]):
         """{"iou_loss", "fp_loss", "fn_loss"}: unweighted means over boxes and decisions, 0 where there are none.

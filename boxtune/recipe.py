@@ -106,6 +106,10 @@ class GroundingArguments:
             "choices": BOX_LOSSES,
         },
     )
+    end_token_weight: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the tokens that end answers in the LM's loss, against 1 of all others."},
+    )
     grounding_mode: str = field(
         default="teacher_forced",
         metadata={

@@ -11,6 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from boxtune.box_validation import BoxValidation
+from boxtune.collator import IGNORE_INDEX
 from boxtune.errors import UserError, accepting, is_out_of_space, reading
 from boxtune.grounding import Grounding
 from boxtune.losses import BoxLosses
@@ -89,6 +90,7 @@ class GroundingTrainer(SFTTrainer):
             # Of a step's micro-batches each has a share of the LM's loss, and takes one of what is a mean.
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None and model.training else 1
             if targets is not None:
+                loss = self._reweigh_ends(loss, hidden[0], inputs["labels"], targets, num_items_in_batch)
                 loss = self._add_box_losses(loss, hidden[0], targets, steps)
             if asked is not None and model.training and self.state.global_step % self.policy_loss.every == 0:
                 loss = self._add_policy_loss(loss, model, inputs, asked, steps)
@@ -113,6 +115,16 @@ class GroundingTrainer(SFTTrainer):
         self._metrics["train"]["policy_loss"].append(policy_loss.item())
         self._metrics["train"]["policy_cost"].append(cost)
         return loss + policy_loss / steps
+
+    def _reweigh_ends(self, lm_loss, hidden, labels, targets: dict, num_items_in_batch) -> torch.Tensor:
+        """The LM's loss in training with end tokens at their weight; divided, and shared out, as SFTTrainer does it."""
+        if self.box_losses.end_token == 1 or not self.model.training:
+            return lm_loss
+        extra = self.box_losses.reweigh_ends(hidden, self._base().get_output_embeddings(), targets)
+        if num_items_in_batch is None:
+            return lm_loss + extra / (labels[:, 1:] != IGNORE_INDEX).sum()
+        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return lm_loss + extra * processes / num_items_in_batch
 
     def _add_box_losses(self, lm_loss, hidden: torch.Tensor, targets: dict, steps: int) -> torch.Tensor:
         """lm_loss plus the weighted terms, a share of one in `steps` of them; logs all of them.

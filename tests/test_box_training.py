@@ -35,6 +35,28 @@ def test_weights_of_zero_are_plain_training_to_the_bit(squares, tmp_path):
     assert all((plain[name] == zero[name]).all() for name in plain)
 
 
+def test_end_tokens_weigh_what_the_recipe_says(squares, tmp_path):
+    """An answer of none is one token that ends it and the end of the turn; the first weighs less and nothing else changes."""
+    record = next(r for r in read_records(squares, "train") if not r["objects"]["bbox"])
+    data = one_example(tmp_path / "data", squares, record)
+    runs = {
+        weight: log_of(train(data, tmp_path / str(weight), "--end_token_weight", weight))[0] for weight in (1, 0, 3)
+    }
+    loss = {weight: row["loss"] for weight, row in runs.items()}
+    assert loss[0] < loss[1] < loss[3]
+    assert loss[3] - loss[1] == pytest.approx(2 * (loss[1] - loss[0]), rel=1e-3)
+    # What is left without it is the end of the turn's part.
+    assert loss[0] > 0
+
+
+def one_example(folder, squares, record, copies: int = 4):
+    """A data set of one example under several names."""
+    rows = [record | {"id": f"copy {i}", "image": str(squares / record["image"])} for i in range(copies)]
+    classes, splits = ["red square", "blue square"], {"train": rows}
+    write_dataset(folder, name="same", source_format="test", classes=classes, splits=splits, problems=[])
+    return folder
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_trains_with_every_term(family, tiny_models, squares, tmp_path):
     run = train(
@@ -57,17 +79,9 @@ def test_every_family_trains_with_every_term(family, tiny_models, squares, tmp_p
 def test_accumulated_micro_batches_weigh_the_terms_as_one_batch_does(squares, tmp_path):
     """The same example twice is a step whether it comes in one batch or in two."""
     record = next(r for r in read_records(squares, "train") if len(r["objects"]["bbox"]) > 1)
-    rows = [record | {"id": f"copy {i}", "image": str(squares / record["image"])} for i in range(4)]
-    write_dataset(
-        *(tmp_path / "same",),
-        name="same",
-        source_format="test",
-        classes=["red square", "blue square"],
-        splits={"train": rows},
-        problems=[],
-    )
-    one = log_of(train(tmp_path / "same", tmp_path / "one", *WEIGHTS, "--per_device_train_batch_size", 2))[0]
-    two = log_of(train(tmp_path / "same", tmp_path / "two", *WEIGHTS, "--gradient_accumulation_steps", 2))[0]
+    data = one_example(tmp_path / "same", squares, record)
+    one = log_of(train(data, tmp_path / "one", *WEIGHTS, "--per_device_train_batch_size", 2))[0]
+    two = log_of(train(data, tmp_path / "two", *WEIGHTS, "--gradient_accumulation_steps", 2))[0]
     for key in ("loss", "lm_loss", "iou_loss", "fp_loss", "fn_loss", "grad_norm"):
         assert one[key] == pytest.approx(two[key], rel=1e-3), key
 

@@ -25,6 +25,7 @@ from boxtune.lora import PARTS
 from boxtune.modeling import quantised_modules
 from boxtune.recipe import RECIPES, load_recipe
 from boxtune.records import read_records
+from boxtune.run_folder import last_whole_checkpoint
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in (RECIPES / "overlays").glob("*.yaml"))
@@ -238,7 +239,7 @@ def test_an_interrupt_leaves_a_checkpoint_to_resume_from(number, squares, tmp_pa
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
     assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] >= 1
     assert (checkpoint / "grounding.json").is_file()
-    assert train_sft.last_whole_checkpoint(tmp_path / "run") == checkpoint
+    assert last_whole_checkpoint(tmp_path / "run") == checkpoint
 
 
 def test_overlong_examples_stop_or_are_dropped_and_listed(squares, tmp_path, capsys):

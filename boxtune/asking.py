@@ -1,0 +1,74 @@
+"""A checkpoint asked about records, here or through a server, as evaluate.py's options say; with --base its base as well."""
+
+import argparse
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from boxtune.checkpoint import Checkpoint, load_checkpoint_model, open_checkpoint, quiet_libraries, weights_identity
+from boxtune.collator import GroundingCollator
+from boxtune.confidence import SCORERS
+from boxtune.errors import UserError
+from boxtune.generation import generate_answers
+from boxtune.predictions import Prediction, predict
+from boxtune.prompts import first_question
+from boxtune.records import Record
+from boxtune.server import Served, find_model
+
+
+def open_model(args: argparse.Namespace) -> Checkpoint:
+    """Everything of the model but its weights."""
+    quiet_libraries()
+    checkpoint = open_checkpoint(args.ckpt, args.max_pixels, args.max_new_tokens)
+    if args.base and not checkpoint.adapter:
+        raise UserError(f"--base: {args.ckpt} is no adapter, so it has no base to compare with.")
+    return checkpoint
+
+
+def answer(
+    args: argparse.Namespace, checkpoint: Checkpoint, records: list[Record], data_dir: Path, out: Path
+) -> dict[str, list[Prediction]]:
+    """{"tuned", with --base before it "base"}: the answers to all records, written to `out` and out/base."""
+    grounding = checkpoint.grounding
+    warn_of_new_wording(records, grounding.questions)
+    settings = {
+        "weights": weights_identity(checkpoint),
+        "checkpoint": args.ckpt,
+        "grounding": vars(grounding),
+        "precision": args.precision,
+        "batch_size": args.batch_size,
+        "scorers": SCORERS,
+        "questions": [[record["id"], first_question(record)] for record in records],
+    }
+    collator = GroundingCollator(checkpoint.processor, grounding, data_dir)
+    path = out / "predictions.jsonl"
+    if args.server is not None:
+        url = args.server.rstrip("/")
+        served = find_model(url, args.served_model, args.ckpt, checkpoint, args.trust_server)
+        ask = partial(Served(url, served, collator, args.trust_server).answers, requests=args.batch_size)
+        settings |= {"server": url, "served": served["id"]}
+        return {"tuned": predict(ask, records, path, settings=settings, description=served["id"])}
+    model = load_checkpoint_model(checkpoint, args.precision)
+    answers = {}
+    if args.base:
+        # Calibration and noise are the tuned model's.
+        asking = GroundingCollator(checkpoint.processor, replace(grounding, calibration=[], noise_label=""), data_dir)
+        ask = partial(generate_answers, model, asking, batch_size=args.batch_size)
+        base_settings = settings | {"adapter": False}
+        with model.disable_adapter():
+            base_path = out / "base" / "predictions.jsonl"
+            answers["base"] = predict(ask, records, base_path, settings=base_settings, description="base model")
+    ask = partial(generate_answers, model, collator, batch_size=args.batch_size)
+    answers["tuned"] = predict(ask, records, path, settings=settings, description="tuned model")
+    return answers
+
+
+def warn_of_new_wording(records: list[Record], questions: list[str]) -> None:
+    new = {first_question(record) for record in records} - set(questions)
+    if questions and new:
+        print(
+            f"warning: {len(new)} question(s) of this split were never trained on, such as {min(new)!r}; "
+            f"training asked, for instance, {questions[0]!r}",
+            file=sys.stderr,
+        )
