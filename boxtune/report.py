@@ -21,7 +21,7 @@ from boxtune.images import load_image
 from boxtune.matching import ImageScore, image_scores, is_click, same_label, worst_first
 from boxtune.mistakes import MISTAKES, mistakes
 from boxtune.records import Record, image_path
-from boxtune.score_table import format_difference, format_number, headline_rows
+from boxtune.score_table import INTERVALS, format_difference, format_number, headline_rows
 
 # All pictures of a page together; as base64 they are a third longer, and a page of 1,000 stays under 20 MB.
 PICTURE_BYTES = 11_000_000
@@ -31,15 +31,7 @@ SIDE, SIDE_OF_MANY, MANY = 480, 360, 400
 WORKERS = 4
 PLOT_CLASSES = 8
 MATRIX_CLASSES = 20
-# The number of each tile by its key in metrics["intervals"].
-TILES = {
-    "AP": "AP",
-    "AP50": "AP50",
-    "mean IoU (all truth)": "mean_iou_gt",
-    "precision": "precision",
-    "recall": "recall",
-    "F1": "f1",
-}
+TILES = ("AP", "AP50", "mean IoU (all truth)", "precision", "recall", "F1")
 MEANINGS = {
     "fence": "a code fence stood around the answer",
     "prose": "words stood around the objects",
@@ -93,15 +85,14 @@ def write_report(
         images=len(records),
         truth=sum(image.tp + image.fn for image in scores),
         numbers=_compare(headline_rows(metrics), headline_rows(baseline_metrics) if baseline_metrics else None),
-        tiles=TILES,
+        tiles={name: metrics["intervals"].get(INTERVALS.get(name)) for name in TILES},
         classes=[
             {"name": name, **row, "before": baseline_metrics["per_class"].get(name) if baseline_metrics else None}
             for name, row in metrics["per_class"].items()
         ],
         plot=_plot(curves, metrics),
         plot_classes=PLOT_CLASSES,
-        intervals=metrics.get("intervals", {}),
-        confusion=_confusion(metrics["confusion"], metrics["per_class"]) if metrics.get("confusion") else None,
+        confusion=_confusion(metrics["confusion"], metrics["per_class"]),
         meanings=MEANINGS,
         kinds=MISTAKES,
         provenance=_flatten(metrics["provenance"]),

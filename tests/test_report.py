@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections import Counter
 from html import unescape
 from html.parser import HTMLParser
 from urllib.parse import quote
@@ -74,10 +73,9 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def write(folder, records, predictions, classes=("cat", "dog"), more_metrics=None, **kwargs):
+def write(folder, records, predictions, classes=("cat", "dog"), **kwargs):
     path = folder / "out" / "report.html"
     metrics = score(records, predictions, list(classes), provenance={"split": "test", "versions": {"torch": "2.15"}})
-    metrics |= more_metrics or {}
     options = {"title": "a run"} | kwargs
     write_report(path, records, predictions, metrics, curves(records, predictions, list(classes)), folder, **options)
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
@@ -300,23 +298,21 @@ def test_the_page_counts_at_a_threshold_as_python_does(folder, crowd, browse, th
     """Dropping a box can free its truth for another one, so the page has to match anew."""
     records, predictions = crowd
     above = list(kept(predictions, threshold))
-    kinds = Counter()
-    for record, prediction, image in zip(records, above, image_scores(records, above), strict=True):
-        kinds.update(mistakes(record, prediction, image, ["cat", "dog"], 0.5).values())
     if threshold:
         before = zip(predictions, image_scores(records, predictions), strict=True)
         still = sum(
             prediction["objects"]["score"][i] >= threshold for prediction, image in before for i, *_ in image.pairs
         )
         assert still < sum(image.tp for image in image_scores(records, above))  # so hiding boxes is not enough
-    write(folder, records, above, more_metrics={"mistakes": kinds})
+    write(folder, records, above)
     expected = cells_of((folder / "out" / "report.html").read_text(encoding="utf-8"))
-    html, _ = write(folder, records, predictions, more_metrics={"mistakes": {}})
+    html, _ = write(folder, records, predictions)
     dom = browse(f"#score={threshold}&gallery=file")
     assert cells_of(dom) == expected
     if not threshold:
         assert {name for name, count in cells_of(dom) if count.isdigit() and int(count)} >= set(MISTAKES)
-    assert cells_of(html) != expected  # the page, not Python, wrote the kinds
+    else:
+        assert cells_of(html) != expected  # the page, not Python, wrote them
     cards = cards_of(dom)
     assert [card["id"] for card in cards] == [record["id"] for record in records]
     for card, image, before, prediction in zip(cards, image_scores(records, above), predictions, above, strict=True):
@@ -449,32 +445,34 @@ def test_many_classes_stay_readable(folder):
     assert "the table has all 30" in html
 
 
-def test_kinds_of_mistake_confusion_sizes_and_intervals_are_shown(folder, three):
+def test_kinds_of_mistake_confusion_sizes_and_intervals_are_shown(folder):
     names = [f"class {i:02d}" for i in range(30)]
-    row = {"truth": 8, "tp": 5, "fp": 2, "fn": 3, "recall": 0.625, "mean_iou_gt": None}
-    more = {
-        "mistakes": {"background": 41},
-        "confusion": {
-            "rows": [*names, "background"],
-            "columns": [*names, "unknown label", "background"],
-            "matrix": [[3 * (i == j) + (j == 31) for j in range(32)] for i in range(31)],
-        },
-        "sizes": {"small": row},
-        "intervals": {"AP": [0.25, 0.75], "f1": None},
-    }
-    html, _ = write(folder, *three, classes=["cat", "dog", *names], more_metrics=more)
+    record = a_record("good", [[30 * i, 0, 30 * i + 27, 90] for i in range(30)], names)
+    found = [([31.25 * i, 0, 31.25 * i + 28.125, 187.5], name) for i, name in enumerate(names[:25])]
+    found[3] = (found[3][0], "class 04")  # on the place of class 03
+    found += [([900, 800, 990, 990], "class 00"), ([700, 800, 790, 990], "zebra")]
+    boxes, labels = zip(*[([round(v) for v in box], label) for box, label in found], strict=True)
+    html, metrics = write(folder, [record], [answer(record, list(boxes), list(labels))], names)
     text = " ".join(Page(html).text.split())
-    assert "background there is nothing to find 41" in text
-    assert "small 8 5 2 3 0.625 –" in text
-    assert "95 %: 0.250 to 0.750" in text
-    assert text.count("95 %") == 1
-    assert "The 20 classes with most truth, of 32." in text
+    assert metrics["mistakes"] == {
+        **dict.fromkeys(MISTAKES, 0),
+        "background": 1,
+        "unknown_label": 1,
+        "wrong_class": 1,
+    }
+    assert "background there is nothing to find 1" in text
+    assert f"medium 30 24 {metrics['sizes']['medium']['fp']} 6" in text
+    low, high = metrics["intervals"]["f1"]
+    assert f"95 %: {low:.3f} to {high:.3f}" in text
+    assert "The 20 classes with most truth, of 30." in text
     matrix = re.search(r'<table class="matrix.*?</table>', html, re.DOTALL)[0]
     rows = re.findall(r"<tr>(.*?)</tr>", matrix)
-    assert len(rows) == 1 + 18 + 1  # cat and dog, which have truth, are no rows of this matrix
+    assert len(rows) == 1 + 20 + 1
     assert re.findall(r"<span>(.*?)</span>", rows[0])[-2:] == ["unknown label", "background"]
-    assert re.findall(r">(\d+|·)</td>", rows[1]) == ["3", *"·" * 18, "1"]
-    assert re.findall("--share: (.*?)%", rows[1]) == ["52.5", "17.5"]  # of 70 where the whole row is in one cell
+    assert re.findall(r">(\d+|·)</td>", rows[1]) == ["1", *"·" * 21]
+    assert re.findall(r">(\d+|·)</td>", rows[4]) == [*"·" * 4, "1", *"·" * 17], "class 03 was called class 04"
+    assert re.findall(r">(\d+|·)</td>", rows[-1]) == ["1", *"·" * 19, "1", "·"]
+    assert re.findall("--share: (.*?)%", rows[1]) == ["70.0"]
 
 
 @pytest.mark.slow
