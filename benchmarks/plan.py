@@ -116,16 +116,23 @@ CHOICES = (
 
 IOU = ("--iou_loss_weight", "1.0")
 STOPPING = ("--fp_loss_weight", "0.5", "--fn_loss_weight", "1.0")
+NOISE = ("--noise_objects", "0.5", "--end_token_weight", "0.5")
+AUGMENTED = ("--augment", "resize", "crop", "color")
 
 
 def losses(make: Callable[..., Experiment]) -> tuple[Experiment, ...]:
     """The terms of docs/losses.md one by one, beside the plain recipe."""
     return (
         make("as-is", "plain fine-tuning"),
-        make("giou", "+ IoU term: GIoU, weight 1", *IOU),
-        make("w1", "+ IoU term: W1, weight 5", "--box_loss", "w1", "--iou_loss_weight", "5.0"),
-        make("stopping", "+ FP 0.5 and FN 1", *STOPPING),
-        make("stopping-low", "+ FP 0.1 and FN 0.2", "--fp_loss_weight", "0.1", "--fn_loss_weight", "0.2"),
+        make("loss-giou", "+ IoU term: GIoU, weight 1", *IOU),
+        make("loss-giou-low", "+ IoU term: GIoU, weight 0.2", "--iou_loss_weight", "0.2"),
+        make("loss-w1", "+ IoU term: W1, weight 5", "--box_loss", "w1", "--iou_loss_weight", "5.0"),
+        make("loss-stopping", "+ FP 0.5 and FN 1", *STOPPING),
+        make("loss-stopping-low", "+ FP 0.1 and FN 0.2", "--fp_loss_weight", "0.1", "--fn_loss_weight", "0.2"),
+        make("loss-policy", "+ policy: 1, 0.5, 1", *IOU, *STOPPING, "--grounding_mode", "policy"),
+        make("loss-noise", "+ noise objects, 1 for 2, end tokens at 0.5", *NOISE),
+        make("loss-augmented", "+ augmentation: resize, crop, colour", *AUGMENTED),
+        make("loss-all", "all together", *IOU, *STOPPING, "--grounding_mode", "both", *NOISE, *AUGMENTED),
     )
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/results.jsonl → docs/results.md. An experiment that was not measured leaves its cells empty."""
+"""benchmarks/results.jsonl → docs/results.md and docs/losses.md. An experiment that was not measured leaves its cells empty."""
 
 import json
 import statistics
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks.bootstrap import intervals
-from benchmarks.plan import CHOICES, DATA_SETS, SHORTER, Experiment
+from benchmarks.bootstrap import VALUES, differences, intervals, values_of
+from benchmarks.plan import CHOICES, DATA_SETS, LOSSES, SHORTER, Experiment, Table
 from boxtune.files import write_whole
 
 FOLDER = Path(__file__).resolve().parent
@@ -15,7 +15,7 @@ RESULTS = FOLDER / "results.jsonl"
 GPU_MEMORY = FOLDER / "gpu_memory.jsonl"
 GPU_MODELS = ("Qwen2-VL-7B", "Qwen2.5-VL-3B", "Qwen3-VL-8B")
 GPU_SIZES = (24, 40, 80)  # GB
-PAGE = FOLDER.parent / "docs" / "results.md"
+DOCS = FOLDER.parent / "docs"
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -27,26 +27,38 @@ def read_results() -> list[dict]:
     return read_lines(RESULTS)
 
 
-def write_page(identities: set[str]) -> Path:
-    """Write docs/results.md from the results that belong to `identities`, and return its path."""
+def write_pages(identities: set[str]) -> list[Path]:
+    """Write docs/results.md and docs/losses.md from the results that belong to `identities`, and return their paths."""
     current = [result for result in read_results() if result["identity"] in identities]
     rows = {
         table.question: [row(experiment, current) for experiment in table.experiments]
         for table in (DATA_SETS, *CHOICES)
     }
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    page = environment.get_template("results.md.j2").render(
+    machines = sorted({describe_machine(result) for result in current})
+    results = render(
+        "results.md",
         data_sets=rows[DATA_SETS.question],
         choices=[(table, rows[table.question]) for table in CHOICES],
         steps=SHORTER[1],
-        machines=sorted({describe_machine(result) for result in current}),
+        machines=machines,
         gpu=[gpu_row(name, read_lines(GPU_MEMORY)) for name in GPU_MODELS],
     )
-    PAGE.parent.mkdir(exist_ok=True)
-    write_whole(PAGE, page)
-    return PAGE
+    losses = render(
+        "losses.md",
+        tables=[(table, loss_rows(table, current)) for table in LOSSES],
+        steps=SHORTER[1],
+        machines=machines,
+    )
+    return [results, losses]
+
+
+def render(name: str, **values) -> Path:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    DOCS.mkdir(exist_ok=True)
+    write_whole(DOCS / name, environment.get_template(f"{name}.j2").render(values))
+    return DOCS / name
 
 
 def describe_machine(result: dict) -> str:
@@ -81,6 +93,31 @@ def row(experiment: Experiment, results: list[dict]) -> dict[str, str]:
     }
 
 
+def loss_rows(table: Table, results: list[dict]) -> list[dict[str, str]]:
+    """The cells of a table of docs/losses.md. Differences are against its first row, of the seeds that both have."""
+    by_seed = [
+        {r["seed"]: r["tuned"]["pictures"] for r in results if r["experiment"] == experiment.name}
+        for experiment in table.experiments
+    ]
+    return [
+        loss_row(experiment, runs, by_seed[0] if i else {})
+        for i, (experiment, runs) in enumerate(zip(table.experiments, by_seed, strict=True))
+    ]
+
+
+def loss_row(experiment: Experiment, runs: dict[int, dict], plain: dict[int, dict]) -> dict[str, str]:
+    measured = [values_of(run) for run in runs.values()]
+    cells = {key: figures([values[key] for values in measured]) for key in VALUES}
+    cells |= {key: figures([sum(run[key]) for run in runs.values()], 0) for key in ("fp", "fn")}
+    cells |= {f"{key}_difference": "" for key in VALUES}
+    if both := sorted(runs.keys() & plain.keys()):
+        ranges = differences([plain[seed] for seed in both], [runs[seed] for seed in both])
+        for key, (low, high) in ranges.items():
+            mean = statistics.mean(values_of(runs[seed])[key] - values_of(plain[seed])[key] for seed in both)
+            cells[f"{key}_difference"] = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+    return {"title": experiment.title, "seeds": str(len(runs)) if runs else "", **cells}
+
+
 def class_row(name: str, base: list[dict], tuned: list[dict]) -> dict[str, str]:
     return {
         "name": name,
@@ -107,13 +144,13 @@ def gpu_row(name: str, lines: list[dict]) -> dict[str, str]:
     }
 
 
-def figures(values: list[float | None]) -> str:
+def figures(values: list[float | None], decimals: int = 3) -> str:
     """Mean and, of several, standard deviation; what is undefined counts as 0, as no hit was made."""
     numbers = [value or 0.0 for value in values]
     if not numbers:
         return ""
-    spread = f" ± {statistics.stdev(numbers):.3f}" if len(numbers) > 1 else ""
-    return f"{statistics.mean(numbers):.3f}{spread}"
+    spread = f" ± {statistics.stdev(numbers):.{decimals}f}" if len(numbers) > 1 else ""
+    return f"{statistics.mean(numbers):.{decimals}f}{spread}"
 
 
 def command_of(experiment: Experiment) -> str:

@@ -1,4 +1,4 @@
-"""Measure what docs/results.md reports, then write it.
+"""Measure what docs/results.md and docs/losses.md report, then write them.
 
     make benchmark [ARGS="--only bccd"]        python -m benchmarks.run [--only TEXT] [--jobs N] [--list] [--write-only]
 
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from benchmarks.folds import write_folds
 from benchmarks.plan import EXPERIMENTS, SEEDS, Experiment
 from benchmarks.process import timed
-from benchmarks.results import RESULTS, read_results, write_page
+from benchmarks.results import RESULTS, read_results, write_pages
 from boxtune.errors import UserError, command
 from boxtune.matching import image_scores
 from boxtune.predictions import read_predictions
@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.write_only:
         measure_all(missing, args.jobs)
     identities = {identity(experiment, seed) for experiment in EXPERIMENTS.values() for seed in SEEDS}
-    print(f"written: {write_page(identities)}")
+    print(f"written: {', '.join(map(str, write_pages(identities)))}")
 
 
 if __name__ == "__main__":

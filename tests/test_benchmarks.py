@@ -11,7 +11,7 @@ from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 from benchmarks import gpu_memory, results
 from benchmarks.bootstrap import intervals
 from benchmarks.folds import write_folds
-from benchmarks.plan import DATA_SETS, EXPERIMENTS, SEEDS
+from benchmarks.plan import DATA_SETS, EXPERIMENTS, LOSSES, SEEDS
 from benchmarks.run import identity, summary
 from boxtune.recipe import load_recipe
 from boxtune.records import read_info, read_records
@@ -56,9 +56,10 @@ def test_intervals_hold_the_normal_approximation():
     assert intervals([run]) == intervals([run, run])
 
 
-def fake_result(experiment: str, seed: int) -> dict:
+def fake_result(experiment: str, seed: int, hits: int = 1) -> dict:
     records = [make_record("a", "a.png", 100, 100, [([0, 0, 50, 50], "cat"), ([60, 60, 90, 90], "dog")])]
-    hit = {"id": "a", "objects": {"bbox": [[0, 0, 50, 50]], "category": ["cat"], "score": [1.0]}, "problems": []}
+    objects = {"bbox": [[0, 0, 50, 50], [60, 60, 90, 90]], "category": ["cat", "dog"], "score": [1.0, 1.0]}
+    hit = {"id": "a", "objects": {key: column[:hits] for key, column in objects.items()}, "problems": []}
     return {
         "experiment": experiment,
         "seed": seed,
@@ -77,8 +78,8 @@ def test_the_page_shows_what_was_measured_and_nothing_else(tmp_path, monkeypatch
     name = DATA_SETS.experiments[1].name
     measured = [fake_result(name, seed) for seed in SEEDS] + [fake_result(DATA_SETS.experiments[0].name, 0)]
     monkeypatch.setattr(results, "read_results", lambda: measured)
-    monkeypatch.setattr(results, "PAGE", tmp_path / "results.md")
-    results.write_page({f"{name}/{seed}" for seed in SEEDS})  # the last one is of a recipe that has changed
+    monkeypatch.setattr(results, "DOCS", tmp_path)
+    results.write_pages({f"{name}/{seed}" for seed in SEEDS})  # the last one is of a recipe that has changed
     page = (tmp_path / "results.md").read_text()
     first, second = (
         next(line for line in page.splitlines() if line.startswith(f"| {experiment.title} |"))
@@ -88,6 +89,21 @@ def test_the_page_shows_what_was_measured_and_nothing_else(tmp_path, monkeypatch
     assert "| 1 | 3 |  | 0.667 ± 0.000 | 0.667 to 0.667 |  | 0.500 ± 0.000 |" in second
     assert "| cat | 1 |  | 1.000 ± 0.000 |" in page
     assert "| dog | 1 |  | 0.000 ± 0.000 |" in page
+
+
+def test_losses_are_compared_seed_by_seed_with_the_plain_recipe(tmp_path, monkeypatch):
+    plain, *_, better = (experiment.name for experiment in LOSSES[0].experiments)
+    measured = [fake_result(plain, seed) for seed in (0, 1)] + [fake_result(better, seed, hits=2) for seed in (1, 2)]
+    monkeypatch.setattr(results, "read_results", lambda: measured)
+    monkeypatch.setattr(results, "DOCS", tmp_path)
+    results.write_pages({result["identity"] for result in measured})
+    lines = (tmp_path / "losses.md").read_text().splitlines()
+    first, *_, last = (
+        next(line for line in lines if line.startswith(f"| {experiment.title} |"))
+        for experiment in LOSSES[0].experiments
+    )
+    assert first == "| plain fine-tuning | 2 | 0.667 ± 0.000 |  | 0.667 ± 0.000 |  | 0.500 ± 0.000 |  | 0 ± 0 | 1 ± 0 |"
+    assert "| 1.000 ± 0.000 | +0.333 (+0.333 to +0.333) |" in last and "| +0.500 (+0.500 to +0.500) |" in last
 
 
 @pytest.mark.parametrize(
