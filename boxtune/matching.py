@@ -98,7 +98,8 @@ def _score_boxes(records: list[dict], predictions: list[dict], threshold: float)
         truth.boxes_xyxy,
     )
     excused = np.zeros(len(area), dtype=bool)
-    excused[rows[ignored[columns] & (shared >= IGNORED_SHARE * area[rows])]] = True
+    inside = (shared > 0) & (shared >= IGNORED_SHARE * area[rows])  # an area so small that it is 0 lies in nothing
+    excused[rows[ignored[columns] & inside]] = True
     rows, columns, shared = (values[~ignored[columns]] for values in (rows, columns, shared))
     iou = shared / (area[rows] + box_area(truth.boxes_xyxy)[columns] - shared)
     # The best pair comes first, so the matching at a threshold is the head of the one without: one serves both.
