@@ -2,8 +2,9 @@
 
 For every model: AP of the same boxes with each scorer of boxtune/confidence.py, against equal scores, and a 95 % interval of
 the difference by drawing pictures with replacement, both answering the same ones (paired). `scenes` is the embedded base on
-pictures of its own held-out kind; any other word is a checkpoint, on the split of the data that it was trained on. Predictions
-lie in runs/confidence/, and are made where absent. --write puts the table into docs/confidence.md.
+pictures of its own held-out kind; any other word is a checkpoint, on the split of the data that it was trained on, or a
+pattern such as 'runs/benchmark/NAME-seed0-fold-*/final' of those of a cross-validation, each on the pictures that it did not
+see. Predictions lie in runs/confidence/, and are made where absent. --write puts the table into docs/confidence.md.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from boxtune.average_precision import CocoBoxes, Matches, all_classes
 from boxtune.bootstrap import draws, interval
 from boxtune.calibration import calibrate, fit, reliability
 from boxtune.confidence import DEFAULT, SCORERS
-from boxtune.errors import command
+from boxtune.errors import UserError, command
 from boxtune.files import write_whole
 from boxtune.matching import image_scores, scored_hits
 from boxtune.predictions import predict, read_predictions, with_score
@@ -55,7 +56,17 @@ def scenes() -> Path:
 
 
 def answered(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
-    """(records, predictions, classes) of a model."""
+    """(records, predictions, classes) of a model, or of all that a pattern names. Raises UserError where it names none."""
+    if "*" not in word:
+        return ask(word, split)
+    parts = [ask(str(path), "test") for path in sorted(Path().glob(word))]  # a fold has no validation split
+    if not parts:
+        raise UserError(f"no checkpoint is called {word}; train the folds: make benchmark")
+    records, predictions = ([row for part in parts for row in part[i]] for i in (0, 1))
+    return records, predictions, parts[0][2]
+
+
+def ask(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
     from boxtune.checkpoint import load_checkpoint_model, open_checkpoint, quiet_libraries, weights_identity
     from boxtune.collator import GroundingCollator
     from boxtune.generation import generate_answers
@@ -68,8 +79,8 @@ def answered(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
     if not path.is_file():
         collator = GroundingCollator(checkpoint.processor, checkpoint.grounding, data_dir)
         model = load_checkpoint_model(checkpoint)
-        ask = partial(generate_answers, model, collator, batch_size=8)
-        predict(ask, records, path, settings=weights_identity(checkpoint) | {"scorers": SCORERS})
+        answers = partial(generate_answers, model, collator, batch_size=8)
+        predict(answers, records, path, settings=weights_identity(checkpoint) | {"scorers": SCORERS})
     predictions, _ = read_predictions(path, records)
     # A checkpoint's own calibration would hide what calibrating does.
     return records, with_score(predictions, DEFAULT), read_info(data_dir)["classes"]
@@ -123,7 +134,12 @@ def calibration_errors(records: list[dict], predictions: list[dict]) -> str:
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="`scenes`, or a checkpoint")
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="`scenes`, a checkpoint, or a pattern of a cross-validation's checkpoints",
+    )
     parser.add_argument("--split", default="validation")
     parser.add_argument("--write", action="store_true", help="put the table into docs/confidence.md")
     args = parser.parse_args(argv)
