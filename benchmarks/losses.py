@@ -1,0 +1,88 @@
+"""What losses on boxes add to the time of a step: python -m benchmarks.losses [--turns 5] [--batches 4]
+
+The recipe tiny_nutrition_qlora on its own data, seed 0: forward and backward pass of the same batches with the plain loss, with
+the teacher-forced terms, and with sampled answers. They take turns, so that whatever else runs on the machine slows all alike;
+without a GPU the times are the process's own CPU seconds. The medians of the turns count.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from boxtune.checkpoint import quiet_libraries
+from boxtune.collator import GroundingCollator
+from boxtune.errors import command
+from boxtune.modeling import load_config, load_processor
+from boxtune.recipe import load_recipe
+from boxtune.records import read_info
+from boxtune.trainer import GroundingTrainer
+from train_sft import build_model, build_trainer, describe_grounding, fit_lengths, prepare_data, read_examples
+
+RECIPE = "tiny_nutrition_qlora"
+TERMS = ("--iou_loss_weight", "1.0", "--fp_loss_weight", "0.5", "--fn_loss_weight", "1.0")
+WAYS = {
+    "plain": (),
+    "IoU, FP and FN at the true answer": TERMS,
+    "four sampled answers to each question": (*TERMS, "--grounding_mode", "policy"),
+}
+
+
+def make_trainer(options: tuple[str, ...]) -> GroundingTrainer:
+    """The recipe's trainer before its first step."""
+    recipe = load_recipe(["--config", RECIPE, "--eval_images", "0", *options])
+    name, revision = recipe.model.model_name_or_path, recipe.model.model_revision
+    config = load_config(name, revision)
+    data_dir = prepare_data(recipe)
+    splits = read_examples(data_dir, recipe.grounding.object_order)
+    processor = load_processor(name, revision, recipe.grounding.min_pixels, recipe.grounding.max_pixels)
+    grounding = describe_grounding(recipe, config, processor, splits, read_info(data_dir)["classes"])
+    collator = GroundingCollator(processor, grounding, data_dir)
+    splits = fit_lengths(recipe, splits, collator)
+    trainer = build_trainer(recipe, build_model(recipe, config), processor, collator, splits)
+    trainer.model.train()
+    return trainer
+
+
+def seconds(trainer: GroundingTrainer, batches: list[dict]) -> float:
+    """Of forward and backward passes over the batches."""
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    began = clock()
+    for batch in batches:
+        trainer.compute_loss(trainer.model, dict(batch)).backward()
+        trainer.model.zero_grad()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return clock() - began
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=4)
+    args = parser.parse_args(argv)
+    quiet_libraries()
+    trainers = {name: make_trainer(options) for name, options in WAYS.items()}
+    batches = {
+        name: list(itertools.islice(trainer.get_train_dataloader(), args.batches)) for name, trainer in trainers.items()
+    }
+    for name, trainer in trainers.items():
+        seconds(trainer, batches[name][:1])  # what is only done once
+    turns = [{name: seconds(trainer, batches[name]) for name, trainer in trainers.items()} for _ in range(args.turns)]
+    table = Table(
+        "", "seconds a step", "of a plain step", title=f"{RECIPE}, {args.turns} turns of {args.batches} steps"
+    )
+    for name in WAYS:
+        mean = statistics.median(turn[name] for turn in turns) / args.batches
+        ratio = statistics.median(turn[name] / turn["plain"] for turn in turns)
+        table.add_row(name, f"{mean:.2f}", f"{ratio:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
