@@ -172,7 +172,7 @@ def answer_pictures(args: argparse.Namespace) -> None:
     # Beside the evaluation: its metrics belong to its own predictions.
     out = args.out or evaluated.with_name(f"{evaluated.name}_images")
     asked = grounding.classes if args.classes is None else args.classes.split(",")
-    asked = [name.strip() for name in asked if name.strip()]
+    asked = list(dict.fromkeys(name.strip() for name in asked if name.strip()))
     records = records_without_truth(args.images, asked, out, args.skip_bad_images)
     warn_of_new_sizes(records, grounding)
     if args.export:

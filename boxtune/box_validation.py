@@ -19,6 +19,8 @@ from boxtune.scoring import mean_iou, total_rates
 
 # What stands in the logs behind "eval_", and can be metric_for_best_model.
 METRICS = ("AP", "AP50", "f1", "mean_iou", "fp", "fn", "unparsable", "boxes_runtime")
+# Of these, less is better.
+COSTS = ("fp", "fn", "unparsable", "boxes_runtime")
 
 
 class BoxValidation:

@@ -47,6 +47,8 @@ def agreed_provenance(files: list[Path], key: str) -> str | None:
         if beside.is_file():
             with reading(str(beside), "Evaluate again, or give --data DIR and --split."):
                 found[path] = json.loads(beside.read_text(encoding="utf-8"))["provenance"].get(key)
+                if not isinstance(found[path], str | None):
+                    raise ValueError(f"{key} is {found[path]!r}, and no name")
     told = {value for value in found.values() if value is not None}
     if len(told) > 1:
         raise UserError(
@@ -57,7 +59,7 @@ def agreed_provenance(files: list[Path], key: str) -> str | None:
 
 
 def common_ids(files: list[Path]) -> set[str]:
-    """The ids that both files answer. Raises UserError that lists each id that only one of them holds."""
+    """The ids that both files answer. Raises UserError where they hold none, or one that lists each id which only one holds."""
     ids = [
         {line["id"] for _, line in read_json_lines(path) if isinstance(line, dict) and isinstance(line.get("id"), str)}
         for path in files
@@ -69,6 +71,8 @@ def common_ids(files: list[Path]) -> set[str]:
     ]
     if problems:
         raise UserError("only runs on the same images can be compared; evaluate both on one split:", problems)
+    if not ids[0]:
+        raise UserError(f"{files[0]} and {files[1]} answer no image; evaluate both on one split.")
     return ids[0]
 
 

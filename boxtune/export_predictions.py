@@ -37,11 +37,12 @@ def check_exports(wanted: list[str], out: Path, click: bool) -> None:
     """Raises UserError where answers are points, or where a folder to be written is not one of ours."""
     if click:
         raise UserError("--export: the answers are points, so there are no boxes to export. Leave out --export.")
-    foreign = {path.name for path in (out / "yolo").glob("*")} - {"labels", "classes.txt"}
+    yolo = out / "yolo"
+    if "yolo" in wanted and (yolo.is_symlink() or yolo.is_file()):
+        raise UserError(f"--export: {yolo} is no folder, so it is no earlier export. Use another --out.")
+    foreign = {path.name for path in yolo.glob("*")} - {"labels", "classes.txt"}
     if "yolo" in wanted and foreign:
-        raise UserError(
-            f"--export: {out / 'yolo'} holds {min(foreign)!r}, so it is no earlier export. Use another --out."
-        )
+        raise UserError(f"--export: {yolo} holds {min(foreign)!r}, so it is no earlier export. Use another --out.")
 
 
 def export_predictions(

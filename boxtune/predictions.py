@@ -91,6 +91,8 @@ def read_predictions(
     Raises UserError that lists every bad line and every foreign, duplicate or missing id.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name the predictions.jsonl in it.")
     if not path.is_file():
         raise UserError(f"{path} does not exist. Make predictions: python evaluate.py --ckpt DIR --data DIR")
     if codec_override is not None and codec_override not in CODECS:
@@ -150,6 +152,8 @@ def _line_problems(line: Any, records: dict[str, Record], found: dict, codec_ove
         problems.append(f"{name}: problems {shown(line['problems'])} must be a list of words")
     if not isinstance(line["text"], str):
         problems.append(f"{name}: text {shown(line['text'])} must be a string")
+    if line["seconds"] is not None and not _are_numbers([line["seconds"]], 1):
+        problems.append(f"{name}: seconds {shown(line['seconds'])} must be a number, or null where it is not known")
     if not reparse:
         return problems + [f"{name}: {problem}" for problem in _object_problems(line["objects"])]
     codec = codec_override or line["codec"]

@@ -13,7 +13,7 @@ import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from boxtune.augmentation import OPERATIONS
-from boxtune.box_validation import METRICS
+from boxtune.box_validation import COSTS, METRICS
 from boxtune.codecs import BOX_CODECS
 from boxtune.errors import UserError, accepting
 from boxtune.lora import PARTS
@@ -187,6 +187,7 @@ _RANGES = {
         lambda value: 0 <= value < math.inf,
         *("weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha"),
         *("eval_images", "iou_loss_weight", "fp_loss_weight", "fn_loss_weight", "noise_objects"),
+        "end_token_weight",
     ),
     "must be from 0 to 1": (
         lambda value: 0 <= value <= 1,
@@ -360,6 +361,15 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
     metric = (training.metric_for_best_model or "").removeprefix("eval_")
     if metric in METRICS and not grounding.eval_images:
         problems.append(f"metric_for_best_model: {metric} is measured only where eval_images is above 0")
+    if metric.casefold() in {name.casefold() for name in METRICS} - {*METRICS} or metric == "mean_iou_gt":
+        problems.append(f"metric_for_best_model: {metric!r} is not logged; choose from {', '.join(METRICS)}, or loss")
+    if metric in ("AP", "AP50", "mean_iou") and grounding.answer == "click":
+        problems.append(f"metric_for_best_model: points have no {metric}; use f1 with answer: click")
+    if metric in METRICS and training.greater_is_better != (metric not in COSTS):
+        right = str(metric not in COSTS).lower()
+        problems.append(
+            f"greater_is_better: set it to {right} with {metric}, or the worst checkpoint is taken for the best"
+        )
     if grounding.early_stopping_patience is not None and not training.load_best_model_at_end:
         problems.append("early_stopping_patience: needs load_best_model_at_end: true and metric_for_best_model")
     if problems:

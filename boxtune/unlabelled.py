@@ -30,7 +30,7 @@ def records_without_truth(place: Path, classes: list[str], out: Path, skip_bad_i
         raise UserError("there are no classes to ask for; give --classes a,b.")
     if problems := [problem for problem in map(label_problem, classes) if problem]:
         raise UserError("these classes cannot be asked for:", problems)
-    folder, paths = _find_pictures(place, out)
+    folder, paths = _find_pictures(place, out / "pictures")
     inspected = dict(zip(paths, inspect_all(paths, os.cpu_count() or 1), strict=True))
     if bad := [reason for reason in inspected.values() if isinstance(reason, str)]:
         if not skip_bad_images:
@@ -58,12 +58,17 @@ def records_without_truth(place: Path, classes: list[str], out: Path, skip_bad_i
     ]
 
 
-def _find_pictures(place: Path, out: Path) -> tuple[Path, list[Path]]:
-    """(the folder that holds all, the pictures of a folder, a list or a single file, not those below `out`)."""
+def _find_pictures(place: Path, copies: Path) -> tuple[Path, list[Path]]:
+    """(the folder that holds all, the pictures of a folder, a list or a single file, not those below `copies`)."""
     if place.is_dir():
         found = sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        # "._" is what macOS leaves beside a picture; `out` holds pictures of an earlier call.
-        paths = [path for path in found if not (path.is_dir() or path.name.startswith("._") or _is_below(path, out))]
+        # "._" is what macOS leaves beside a picture; an earlier call has left its own copies.
+        found = [path for path in found if not (path.is_dir() or path.name.startswith("._"))]
+        paths = [path for path in found if not _is_below(path, copies)]
+        if found and not paths:
+            raise UserError(
+                f"{place} holds no pictures but those below {copies}, where copies go; choose another --out."
+            )
         if not paths:
             raise UserError(f"{place} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}).")
         return place, paths

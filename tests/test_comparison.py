@@ -129,6 +129,9 @@ def test_runs_that_cannot_be_compared_are_refused(runs, squares, tmp_path, capsy
     metrics = json.loads((other / "eval" / "metrics.json").read_text(encoding="utf-8"))
     metrics["provenance"] |= {"data": "data/elsewhere"}
     (other / "eval" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    assert "answer no image" in refused(empty, empty, "--data", squares, capsys=capsys)
     message = refused(runs["good"], other, capsys=capsys)
     assert "data/elsewhere" in message and str(squares) in message and "give --data" in message
     evaluate.main(["--compare", str(runs["good"]), str(other), "--data", str(squares), "--out", str(tmp_path / "out")])

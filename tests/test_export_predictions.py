@@ -10,6 +10,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import evaluate
+from boxtune.errors import UserError
+from boxtune.export_predictions import check_exports
 from boxtune.predictions import make_prediction
 from boxtune.records import read_records, write_dataset
 from data_prep.__main__ import main as data_prep
@@ -135,6 +137,13 @@ def test_a_second_export_replaces_the_first_and_nothing_else(scored, tmp_path, c
         export(scored, tmp_path, "yolo")
     assert stop.value.code == 2 and "data.yaml" in capsys.readouterr().err
     assert (tmp_path / "yolo" / "data.yaml").read_text() == "my own data set"
+
+
+def test_a_file_in_the_exports_place_is_named_before_anything_is_answered(tmp_path):
+    (tmp_path / "yolo").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match="is no folder"):
+        check_exports(["yolo"], tmp_path, click=False)
+    check_exports(["coco"], tmp_path, click=False)
 
 
 def test_points_and_unknown_forms_are_refused(scored, tmp_path, capsys):

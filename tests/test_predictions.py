@@ -1,6 +1,7 @@
 """predictions.jsonl: what a line holds, what the reader refuses, and how an interrupted run goes on."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -142,6 +143,7 @@ def with_objects(**changes):
         ('"a"', "a string, not an object"),
         ({"id": "a", "objects": {}}, "'a' lacks the key(s) image, width, height"),
         ({"fingerprint": "0"}, "unfinished run"),
+        (a_prediction(seconds=math.nan), "seconds nan must be a number, or null"),
         (a_prediction(id=["a"]), "id ['a'] is not in this split"),
         (a_prediction(width=641), "made for 641 × 480, the image has 640 × 480"),
         (a_prediction(problems="none"), "problems 'none' must be a list"),

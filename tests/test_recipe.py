@@ -88,6 +88,8 @@ def test_mistakes_in_yaml_are_one_message(tmp_path, text, message):
         ("lora_parts", "[vision, merger]", "at least one, and only, of language_attention, language_mlp"),
         ("learning_rate", "1e999", "above 0"),
         ("per_device_train_batch_size", "-1", "at least 1"),
+        ("end_token_weight", ".nan", "0 or more, and finite"),
+        ("end_token_weight", "-1", "0 or more, and finite"),
         ("max_steps", "-2", "-1 to count epochs"),
         ("max_length", "0", "at least 1"),
         ("seed", "4294967296", "from 0 to 4294967295"),
@@ -101,6 +103,27 @@ def test_values_out_of_range_are_named(tmp_path, key, value, rule):
     with pytest.raises(UserError, match=f"{key}: .*{rule}") as error:
         load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
     assert "weight_decay: -1.0 must be 0 or more, and finite" in error.value.problems
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--metric_for_best_model", "eval_fp"], "greater_is_better: set it to false with fp"),
+        (["--overlay", "quality", "--metric_for_best_model", "AP50"], "greater_is_better: set it to true with AP50"),
+        (["--metric_for_best_model", "eval_ap50"], "'ap50' is not logged; choose from AP, AP50"),
+        (["--metric_for_best_model", "eval_AP50", "--answer", "click"], "points have no AP50; use f1"),
+        (["--metric_for_best_model", "eval_fn", "--greater_is_better", "false"], None),
+        (["--overlay", "quality"], None),
+    ],
+)
+def test_the_best_checkpoint_is_chosen_by_what_is_measured_and_never_the_worst(arguments, words):
+    arguments = ["--config", "tiny_nutrition_qlora", *arguments]
+    if words is None:
+        load_recipe(arguments)
+        return
+    with pytest.raises(UserError) as error:
+        load_recipe(arguments)
+    assert words in str(error.value)
 
 
 def test_what_the_libraries_refuse_is_one_message(tmp_path):

@@ -64,6 +64,14 @@ def test_what_cannot_be_asked_about_is_one_message(tmp_path):
         asked(tmp_path / "gone")
     with pytest.raises(UserError, match="holds no pictures"):
         asked(notes)
+    # Results may lie beside the pictures, or in their folder; the copies of an earlier call are no pictures to ask about.
+    picture(tmp_path / "out" / "pictures" / "a.png.jpg")
+    assert [record["id"] for record in records_without_truth(tmp_path, ["cat"], tmp_path / "out")] == ["a.png"]
+    picture(tmp_path / "shots" / "pictures" / "b.png")
+    assert list(asked(tmp_path / "shots")) == ["pictures/b.png"]
+    assert records_without_truth(tmp_path / "shots", ["cat"], tmp_path)
+    with pytest.raises(UserError, match="choose another --out"):
+        records_without_truth(tmp_path / "shots", ["cat"], tmp_path / "shots")
 
 
 def test_all_torn_pictures_are_listed_and_can_be_left_out(tmp_path, capsys):
