@@ -207,13 +207,13 @@ def _read_again(line: Prediction, record: Record, codec_override: str | None) ->
     codec = codec_override or line["codec"]
     # Whoever wrote a line with noise in it knew that noise was trained.
     noise_label = NOISE_LABEL if NOISE_LABEL in line["problems"] else ""
-    prediction = make_prediction(record, codec, line["input_size"], line["text"], 0.0, noise_label=noise_label)
+    # What ended the answer early; the text alone cannot tell. A looped answer may read as truncated besides.
+    cut = next((kind for kind in ("looped", "truncated") if kind in line["problems"]), None)
+    prediction = make_prediction(record, codec, line["input_size"], line["text"], 0.0, noise_label=noise_label, cut=cut)
     prediction["seconds"] = line["seconds"]
     before, after = line["objects"], prediction["objects"]
     if not _object_problems(before) and all(before.get(key) == after[key] for key in after if key != "score"):
         prediction["objects"] = before  # the same objects, whose scores the text alone cannot tell
-    if "truncated" in line["problems"] and "truncated" not in prediction["problems"]:
-        prediction["problems"].append("truncated")  # the token limit cut it; the text alone cannot tell
     return prediction
 
 

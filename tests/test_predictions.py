@@ -209,6 +209,15 @@ def test_reparse_reads_the_text_and_not_the_objects(tmp_path):
     assert prediction["seconds"] == 0.5
 
 
+@pytest.mark.parametrize("problems", [["truncated"], ["looped"], ["truncated", "looped"]])
+def test_reparse_still_knows_what_ended_an_answer(tmp_path, problems):
+    """Of a whole text; one that breaks off says so itself."""
+    text = CAT[:-1] if len(problems) > 1 else CAT
+    path = write_lines(tmp_path / "p.jsonl", a_prediction(text=text, problems=problems))
+    ((prediction,), _) = read_predictions(path, [a_record()], reparse=True)
+    assert prediction["problems"] == problems
+
+
 def test_reparse_with_another_codec(tmp_path):
     path = write_lines(tmp_path / "p.jsonl", a_prediction())
     ((prediction,), _) = read_predictions(path, [a_record()], reparse=True, codec_override="qwen3_vl")
