@@ -22,8 +22,6 @@ from boxtune.prompts import SYSTEM_PROMPT
 from boxtune.records import breaks_turns
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-
-
 GROUNDING_MODES = ("teacher_forced", "policy", "both")
 
 
