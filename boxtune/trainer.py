@@ -40,16 +40,15 @@ def last_hidden_states(backbone: torch.nn.Module) -> Iterator[list[torch.Tensor]
         hook.remove()
 
 
-def gradient_shares(losses: dict[str, torch.Tensor], hidden: torch.Tensor) -> dict[str, float]:
+def gradient_shares(losses: dict[str, torch.Tensor], hidden: torch.Tensor) -> dict[str, torch.Tensor]:
     """The norm of each loss's gradient on the last hidden states, in shares of their sum.
 
     There all terms meet, and no layer has to be run backwards once for each of them.
     """
     norms = {
-        name: torch.autograd.grad(loss, hidden, retain_graph=True)[0].float().norm().item()
-        for name, loss in losses.items()
+        name: torch.autograd.grad(loss, hidden, retain_graph=True)[0].float().norm() for name, loss in losses.items()
     }
-    return {name: norm / max(sum(norms.values()), 1e-30) for name, norm in norms.items()}
+    return {name: norm / sum(norms.values()).clamp(min=1e-30) for name, norm in norms.items()}
 
 
 class GroundingTrainer(SFTTrainer):
@@ -67,6 +66,10 @@ class GroundingTrainer(SFTTrainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        # SFTTrainer's loss divides by the tokens of a whole step, if it is told their number. Trainer tells it by a word of the
+        # model's class, which only Qwen2-VL has; without, a short answer would weigh as much as a long one wherever a step
+        # has several micro-batches or processes.
+        self.model_accepts_loss_kwargs = True
         self.grounding = grounding
         self.box_losses = box_losses
         self.policy_loss = policy_loss
@@ -112,8 +115,7 @@ class GroundingTrainer(SFTTrainer):
         policy_loss, cost = self.policy_loss(
             model, self.accelerator.unwrap_model(model), self._base().base_model, self.data_collator, inputs, asked
         )
-        self._metrics["train"]["policy_loss"].append(policy_loss.item())
-        self._metrics["train"]["policy_cost"].append(cost)
+        self._note({"policy_loss": policy_loss, "policy_cost": policy_loss.new_tensor(cost)})
         return loss + policy_loss / steps
 
     def _reweigh_ends(self, lm_loss, hidden, labels, targets: dict, num_items_in_batch) -> torch.Tensor:
@@ -132,16 +134,21 @@ class GroundingTrainer(SFTTrainer):
         The loss of an evaluation stays the LM's, so that runs with and without the terms can be compared.
         """
         terms = self.box_losses.terms(hidden, self._base().get_output_embeddings(), self.digit_ids, targets)
-        log = self._metrics["train" if self.model.training else "eval"]
-        for name, term in {"lm_loss": lm_loss.detach() * steps, **terms}.items():
-            log[name].append(term.item())
+        self._note({"lm_loss": lm_loss * steps, **terms})
         if not self.model.training:
             return lm_loss
         weighted = {"lm_loss": lm_loss} | {name: term / steps for name, term in self.box_losses.weigh(terms).items()}
         if (self.state.global_step + 1) % self.state.logging_steps == 0:
-            for name, share in gradient_shares(weighted, hidden).items():
-                log[f"grad_share/{name.removesuffix('_loss')}"].append(share)
+            shares = gradient_shares(weighted, hidden)
+            self._note({f"grad_share/{name.removesuffix('_loss')}": share for name, share in shares.items()})
         return sum(weighted.values())
+
+    def _note(self, values: dict[str, torch.Tensor]) -> None:
+        """Into the next line of the log, each as its mean over the processes; all of them must come here."""
+        means = self.accelerator.reduce(torch.stack([value.detach().float() for value in values.values()]), "mean")
+        log = self._metrics["train" if self.model.training else "eval"]
+        for name, mean in zip(values, means.tolist(), strict=True):
+            log[name].append(mean)
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         """The loss, and what `box_validation` finds; here rather than in a callback, so that the best checkpoint, early
@@ -193,7 +200,8 @@ class GroundingTrainer(SFTTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
-        self.grounding.save(Path(output_dir or self.args.output_dir))
+        if self.args.should_save:  # every process comes here, and one of them writes
+            self.grounding.save(Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model, trial) -> None:
         """A checkpoint is whole or absent: a full disk must not leave one that resuming would pick up."""

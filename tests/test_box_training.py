@@ -86,6 +86,21 @@ def test_accumulated_micro_batches_weigh_the_terms_as_one_batch_does(squares, tm
         assert one[key] == pytest.approx(two[key], rel=1e-3), key
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_micro_batches_share_a_step_by_their_tokens(family, tiny_models, squares, tmp_path):
+    """An empty answer and a long one are a step of the same loss and gradient in one batch and in two, end tokens too."""
+    records = read_records(squares, "train")
+    rows = [next(r for r in records if len(r["objects"]["bbox"]) == count) for count in (0, 2)]
+    rows = [row | {"image": str(squares / row["image"])} for row in rows]
+    data, classes = tmp_path / "data", ["red square", "blue square"]
+    write_dataset(data, name="two", source_format="test", classes=classes, splits={"train": rows}, problems=[])
+    options = ("--model_name_or_path", tiny_models[family], "--load_in_4bit", "false", "--end_token_weight", 0.5)
+    one = log_of(train(data, tmp_path / "one", *options, "--per_device_train_batch_size", 2))[0]
+    two = log_of(train(data, tmp_path / "two", *options, "--gradient_accumulation_steps", 2))[0]
+    for key in ("loss", "lm_loss", "grad_norm"):
+        assert one[key] == pytest.approx(two[key], rel=1e-3), key
+
+
 def test_evaluation_measures_the_terms_and_its_loss_stays_the_lms(squares, tmp_path):
     evaluated = ("--eval_strategy", "steps", "--eval_steps", 1)
     plain = log_of(train(squares, tmp_path / "plain", *evaluated, "--learning_rate", 1e-9))

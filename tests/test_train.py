@@ -380,23 +380,40 @@ def test_the_data_is_prepared_once(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_would(squares, tmp_path):
-    """The same entry point under accelerate's launcher (two CPU processes, gloo)."""
-    launcher = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
+    """Two CPU processes (gloo) with one example each take the steps of one process with two, and log what both did."""
+    options = ("--load_in_4bit", "false", "--fp_loss_weight", 0.5, "--fn_loss_weight", 2.0, "--save_steps", 1)
+    sampled = ("--grounding_mode", "both", "--grounding_every", 2, "--grounding_samples", 2)
+    varied = ("--augment", "resize", "color", "--prompt_variety", "true", "--noise_objects", 0.5)
+    one = train(squares, tmp_path / "one", *options, *varied, "--per_device_train_batch_size", 2)
+    words = [
+        "--config",
+        "tiny_nutrition_qlora",
+        "--data_dir",
+        squares,
+        "--output_dir",
+        tmp_path / "two",
+        "--max_steps",
+        2,
     ]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29517"]
-    command = [*launcher, "train_sft.py", "--config", "tiny_nutrition_qlora", "--data_dir", str(squares)]
-    command += ["--output_dir", str(tmp_path / "run"), "--eval_strategy", "no", "--per_device_train_batch_size", "1"]
-    command += ["--max_steps", "2", "--load_in_4bit", "false"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
+    words += ["--per_device_train_batch_size", 1, "--eval_strategy", "no", "--logging_steps", 1, "--eval_images", 4]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
+    result = subprocess.run(
+        [*launcher, "train_sft.py", *map(str, [*words, *options, *sampled, *varied])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("trained: ") == 1
-    assert (tmp_path / "run" / "final" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "two" / "final" / "adapter_model.safetensors").is_file()
+    logs = [
+        json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+        for run in (one, tmp_path / "two")
+    ]
+    assert logs[1][0]["num_tokens"] == logs[0][0]["num_tokens"]
+    assert logs[1][0]["lm_loss"] == pytest.approx(logs[0][0]["lm_loss"], rel=1e-3)
+    for row in logs[1][:2]:
+        total = row["lm_loss"] + 0.5 * row["fp_loss"] + 2 * row["fn_loss"] + row.get("policy_loss", 0)
+        assert row["loss"] == pytest.approx(total, abs=1e-3)
