@@ -213,8 +213,8 @@ def score_predictions(args: argparse.Namespace) -> None:
     if args.export:
         check_exports(args.export, out, is_click(predictions))
         say(export_predictions(args.export, out, records, predictions, classes, split))
-    provenance = {"split": split, "data": str(args.data), "predictions": str(args.predictions), "missing": len(missing)}
-    metrics = write_results(out, records, predictions, classes, args.data, provenance, str(args.predictions))
+    about = {"split": split, "data": str(args.data), "predictions": str(args.predictions), "missing": len(missing)}
+    metrics = write_results(out, records, predictions, classes, args.data, about, str(args.predictions))
     print_results({args.predictions.parent.name or "predictions": metrics}, out, args.json)
 
 

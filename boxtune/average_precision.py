@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from boxtune.boxes import box_area, box_xywh_to_xyxy, box_xyxy_to_xywh
+from boxtune.matching import is_click
 from boxtune.pairs import assign, column_of, flatten, overlaps
 
 MAX_BOXES = 100
@@ -249,7 +250,7 @@ def curves(records: list[dict], predictions: list[dict], classes: list[str]) -> 
 
     Points have no curve: an empty dict for click answers.
     """
-    if any("point" in prediction["objects"] for prediction in predictions):
+    if is_click(predictions):
         return {}
     classes = all_classes(records, classes)
     precision = evaluate_coco(records, predictions, classes).precision[0]

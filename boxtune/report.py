@@ -45,6 +45,7 @@ MEANINGS = {
     "bad_box": "a box has reversed corners, a wrong count or no numbers; it was dropped",
     "bad_label": "an object has no label; it was dropped",
     "clipped": "a coordinate lay outside the picture and was moved to its border",
+    "noise": "an object that the model itself labelled as none; it was dropped, and the answer counts as clean",
     "missing": "no prediction for this image; it counts as an empty answer",
 }
 
