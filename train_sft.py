@@ -245,8 +245,8 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
         )
     if (box_losses or policy_loss) and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled() or training.n_gpu > 1):
         raise UserError(
-            "iou_loss_weight, fp_loss_weight and fn_loss_weight need the whole LM head in each process, on one GPU. Launch one "
-            "process a GPU with recipes/accelerate/ddp.yaml, or set them to 0."
+            "iou_loss_weight, fp_loss_weight, fn_loss_weight and end_token_weight need the whole LM head in each process, on "
+            "one GPU. Launch one process a GPU with recipes/accelerate/ddp.yaml, or leave them out."
         )
     if box_validation and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
         # Each process would answer other pictures with weights of which it holds a part.

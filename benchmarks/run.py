@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="TEXT", help="experiments whose name holds TEXT")
     parser.add_argument("--list", action="store_true", help="say what is measured and what is not, and stop")
-    parser.add_argument("--write-only", action="store_true", help="write docs/results.md from what is measured")
+    parser.add_argument("--write-only", action="store_true", help="write both pages from what is measured")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, which share the cores")
     args = parser.parse_args(argv)
     chosen = [experiment for name, experiment in EXPERIMENTS.items() if args.only in name]
