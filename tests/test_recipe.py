@@ -83,7 +83,6 @@ def test_mistakes_in_yaml_are_one_message(tmp_path, text, message):
     [
         ("lora_r", "0", "at least 1"),
         ("lora_dropout", ".nan", "from 0 to 1"),
-        ("end_token_weight", ".nan", "0 or more, and finite"),
         ("lora_target_modules", "[]", "at least one module"),
         ("lora_parts", "[]", "at least one, and only, of language_attention, language_mlp"),
         ("lora_parts", "[vision, merger]", "at least one, and only, of language_attention, language_mlp"),
