@@ -37,7 +37,7 @@ from boxtune.modeling import (
 )
 from boxtune.noise import NOISE_LABEL, require_free_label
 from boxtune.policy import PolicyLoss
-from boxtune.prompts import first_question, format_sentence
+from boxtune.prompts import first_question, format_sentence, is_standard
 from boxtune.recipe import Recipe, load_recipe
 from boxtune.records import Record, in_order, read_info, read_splits
 from boxtune.run_folder import resolve_output, save_final
@@ -120,13 +120,19 @@ def describe_grounding(
     )
 
 
-def build_variation(recipe: Recipe, grounding: Grounding) -> Variation | None:
+def build_variation(recipe: Recipe, grounding: Grounding, records: list[Record]) -> Variation | None:
     """How training examples vary, or None where the recipe says they do not."""
     options = recipe.grounding
     if not (options.augment or options.negative_questions or options.prompt_variety or options.noise_objects):
         return None
     if options.negative_questions and len(grounding.classes) < 2:
         say("note: negative_questions has no effect on data with one class")
+    own = sum(not is_standard(record) for record in records)
+    if own and (options.negative_questions or options.prompt_variety or options.noise_objects):
+        say(
+            f"note: {own} of {len(records)} examples do not ask once for all classes; negative_questions, prompt_variety and "
+            "noise_objects leave them as they are"
+        )
     return Variation(
         operations=options.augment or [],
         negative_questions=options.negative_questions,
@@ -299,7 +305,7 @@ def main(argv: list[str] | None = None) -> None:
         recipe.model.model_name_or_path, recipe.model.model_revision, options.min_pixels, options.max_pixels
     )
     grounding = describe_grounding(recipe, config, processor, splits, read_info(data_dir)["classes"])
-    variation = build_variation(recipe, grounding)
+    variation = build_variation(recipe, grounding, splits["train"])
     if variation:
         grounding.questions = variation.questions(splits["train"])
     collator = GroundingCollator(processor, grounding, data_dir, variation)

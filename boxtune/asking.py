@@ -47,7 +47,8 @@ def answer(
         url = args.server.rstrip("/")
         served = find_model(url, args.served_model, args.ckpt, checkpoint, args.trust_server)
         ask = partial(Served(url, served, collator, args.trust_server).answers, requests=args.batch_size)
-        settings |= {"server": url, "served": served["id"]}
+        # How many requests are under way changes no answer.
+        settings |= {"server": url, "served": served["id"], "batch_size": None}
         return {"tuned": predict(ask, records, path, settings=settings, description=served["id"])}
     model = load_checkpoint_model(checkpoint, args.precision)
     answers = {}

@@ -80,13 +80,12 @@ def read_predictions(
     records: list[Record],
     *,
     allow_missing: bool = False,
-    codec_override: str | None = None,
     reparse: bool = False,
 ) -> tuple[list[Prediction], list[str]]:
     """(predictions in the order of `records`, ids without a line in the file).
 
     A missing id is an error unless `allow_missing`; then it counts as an empty answer with the problem "missing". With
-    `reparse` the `text` is read again, by `codec_override` or the line's own codec; where that finds other objects, their
+    `reparse` the `text` is read again, by the line's own codec; where that finds other objects, their
     scores are 1.0.
     Raises UserError that lists every bad line and every foreign, duplicate or missing id.
     """
@@ -95,13 +94,11 @@ def read_predictions(
         raise UserError(f"{path} is a folder; name the predictions.jsonl in it.")
     if not path.is_file():
         raise UserError(f"{path} does not exist. Make predictions: python evaluate.py --ckpt DIR --data DIR")
-    if codec_override is not None and codec_override not in CODECS:
-        raise UserError(f"unknown codec {codec_override!r}; known are {', '.join(CODECS)}.")
     by_id = {record["id"]: record for record in records}
     found: dict[str, Prediction] = {}
     problems: list[str] = []
     for number, line in read_json_lines(path):
-        wrong = _line_problems(line, by_id, found, codec_override, reparse)
+        wrong = _line_problems(line, by_id, found, reparse)
         problems += [f"line {number}: {problem}" for problem in wrong]
         if isinstance(line, dict) and isinstance(line.get("id"), str):
             found.setdefault(line["id"], line)
@@ -111,7 +108,7 @@ def read_predictions(
     if problems:
         raise UserError(f"{path}: {len(problems)} problem(s) as predictions for {len(records)} images:", problems)
     if reparse:
-        found = {name: _read_again(line, by_id[name], codec_override) for name, line in found.items()}
+        found = {name: _read_again(line, by_id[name]) for name, line in found.items()}
     if len({"point" in line["objects"] for line in found.values()}) > 1:
         raise UserError(f"{path}: some lines hold points and others boxes. Write one file for each kind.")
     pattern = next(iter(found.values()), None)
@@ -130,7 +127,7 @@ def with_score(predictions: list[Prediction], scorer: str) -> list[Prediction]:
     ]
 
 
-def _line_problems(line: Any, records: dict[str, Record], found: dict, codec_override: str | None, reparse: bool):
+def _line_problems(line: Any, records: dict[str, Record], found: dict, reparse: bool):
     """Everything wrong with one line, each with its value and the remedy."""
     if not isinstance(line, dict):
         return [line if isinstance(line, str) else f"must be a JSON object, got {type(line).__name__}"]
@@ -156,7 +153,7 @@ def _line_problems(line: Any, records: dict[str, Record], found: dict, codec_ove
         problems.append(f"{name}: seconds {shown(line['seconds'])} must be a number, or null where it is not known")
     if not reparse:
         return problems + [f"{name}: {problem}" for problem in _object_problems(line["objects"])]
-    codec = codec_override or line["codec"]
+    codec = line["codec"]
     if not isinstance(codec, str) or codec not in CODECS:
         problems.append(f"{name}: unknown codec {shown(codec)}; known are {', '.join(CODECS)}")
     if not _is_size(line["input_size"]):
@@ -203,13 +200,14 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(type(side) is int and 0 < side < LIMIT for side in value)
 
 
-def _read_again(line: Prediction, record: Record, codec_override: str | None) -> Prediction:
-    codec = codec_override or line["codec"]
+def _read_again(line: Prediction, record: Record) -> Prediction:
     # Whoever wrote a line with noise in it knew that noise was trained.
     noise_label = NOISE_LABEL if NOISE_LABEL in line["problems"] else ""
     # What ended the answer early; the text alone cannot tell. A looped answer may read as truncated besides.
     cut = next((kind for kind in ("looped", "truncated") if kind in line["problems"]), None)
-    prediction = make_prediction(record, codec, line["input_size"], line["text"], 0.0, noise_label=noise_label, cut=cut)
+    prediction = make_prediction(
+        *(record, line["codec"], line["input_size"], line["text"], 0.0), noise_label=noise_label, cut=cut
+    )
     prediction["seconds"] = line["seconds"]
     before, after = line["objects"], prediction["objects"]
     if not _object_problems(before) and all(before.get(key) == after[key] for key in after if key != "score"):

@@ -337,6 +337,10 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
         problems.append("iou_loss_weight: a point has no IoU; leave it out with answer: click")
     if grounding.grounding_mode != "teacher_forced" and grounding.answer == "click":
         problems.append("grounding_mode: only answers in boxes can be sampled; use teacher_forced with answer: click")
+    if grounding.end_token_weight != 1 and (training.label_smoothing_factor or training.loss_type != "nll"):
+        problems.append("end_token_weight: weighs plain cross-entropy; leave out label_smoothing_factor and loss_type")
+    if grounding.box_loss != "giou" and not grounding.iou_loss_weight:
+        problems.append(f"box_loss: {grounding.box_loss} has no effect while iou_loss_weight is 0")
     weights = (grounding.iou_loss_weight, grounding.fp_loss_weight, grounding.fn_loss_weight)
     if grounding.grounding_mode != "teacher_forced" and not any(weights):
         problems.append(

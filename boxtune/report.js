@@ -157,7 +157,7 @@ function matches(n) {
     ...results[n].answers.map((fate, i) => [isMistake(fate) ? fate : "", answers.label[i], fate]),
   ].filter(([, label, fate]) => fate !== "hidden" && (name === "" || label === name));
   if (error === "" || error === "problem") {
-    return (error === "" || problems.length > 0) && (name === "" || things.length > 0);
+    return (error === "" || problems.some((kind) => kind !== "noise")) && (name === "" || things.length > 0);
   }
   return things.some(([kind]) => (error === "any" ? kind !== "" : kind === error));
 }

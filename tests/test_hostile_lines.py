@@ -154,7 +154,7 @@ def test_what_no_number_depends_on_may_be_anything(tmp_path, capfd):
     """And whatever a label or a problem is called can be printed, exported and shown in the report."""
     write_dataset(tmp_path / "d", name="d", source_format="t", classes=CLASSES, splits={"test": RECORDS}, problems=[])
     lines = copy.deepcopy(ANSWERS["qwen3_vl"])
-    lines[0] |= {"seconds": {"a": [1]}, "image": 5, "codec": ["x"], "input_size": "no", "text": "\ud800\0<script>"}
+    lines[0] |= {"seconds": None, "image": 5, "codec": ["x"], "input_size": "no", "text": "\ud800\0<script>"}
     lines[0] |= {"problems": ["weird \ud800", "\0", "clean"]}
     lines[0]["objects"] |= {"category": ["\ud800", "\0<b>"], "more": 5}
     lines[2]["objects"]["bbox"] = [[-1e11, -5, 1e11, 7e11], [0, 0, 1e-200, 1e-200]]

@@ -218,13 +218,10 @@ def test_reparse_still_knows_what_ended_an_answer(tmp_path, problems):
     assert prediction["problems"] == problems
 
 
-def test_reparse_with_another_codec(tmp_path):
-    path = write_lines(tmp_path / "p.jsonl", a_prediction())
-    ((prediction,), _) = read_predictions(path, [a_record()], reparse=True, codec_override="qwen3_vl")
-    assert prediction["codec"] == "qwen3_vl"
+def test_reparse_reads_by_the_lines_codec(tmp_path):
+    path = write_lines(tmp_path / "p.jsonl", a_prediction(codec="qwen3_vl"))
+    ((prediction,), _) = read_predictions(path, [a_record()], reparse=True)
     assert prediction["objects"]["bbox"] == [[35.84, 13.44, 71.68, 26.88]]  # thousandths instead of input pixels
-    with pytest.raises(UserError, match=r"unknown codec 'yolo'; known are .*qwen3_vl"):
-        read_predictions(path, [a_record()], reparse=True, codec_override="yolo")
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ def test_mistakes_in_yaml_are_one_message(tmp_path, text, message):
         ("lora_parts", "[vision, merger]", "at least one, and only, of language_attention, language_mlp"),
         ("learning_rate", "1e999", "above 0"),
         ("per_device_train_batch_size", "-1", "at least 1"),
+        ("box_loss", "w1", "has no effect while iou_loss_weight is 0"),
         ("end_token_weight", ".nan", "0 or more, and finite"),
         ("end_token_weight", "-1", "0 or more, and finite"),
         ("max_steps", "-2", "-1 to count epochs"),
