@@ -7,6 +7,7 @@ runs/NAME/{checkpoint-N,final} with everything that evaluation and merging need.
 import shlex
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from boxtune.box_validation import METRICS, BoxValidation
 from boxtune.calibration import fit
-from boxtune.callbacks import InterruptCallback
+from boxtune.callbacks import BeginCallback, InterruptCallback
 from boxtune.checkpoint import quiet_libraries
 from boxtune.collator import GroundingCollator
 from boxtune.errors import UserError, accepting, command
@@ -333,7 +334,9 @@ def main(argv: list[str] | None = None) -> None:
     if trainer.is_world_process_zero():
         for path in replaced:
             shutil.rmtree(path)
-        save_run_info(output_dir, recipe, trainer.model, processor, next(iter(trainer.get_train_dataloader())))
+        first_batch = next(iter(trainer.get_train_dataloader()))
+        record = partial(save_run_info, output_dir, recipe, trainer.model, processor, first_batch)
+        trainer.add_callback(BeginCallback(record))
 
     try:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)

@@ -1,6 +1,7 @@
 """Callbacks of a training run."""
 
 import signal
+from collections.abc import Callable
 
 import torch
 from transformers import TrainerCallback
@@ -35,3 +36,14 @@ class InterruptCallback(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+
+class BeginCallback(TrainerCallback):
+    """Calls `begin` in the first process once training begins: what was to be resumed from has been read by then."""
+
+    def __init__(self, begin: Callable[[], None]):
+        self.begin = begin
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.begin()

@@ -205,6 +205,16 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(squares, tmp_path):
     assert all(torch.equal(resumed[key], reference[key]) for key in reference)
 
 
+def test_a_resumption_that_is_refused_leaves_the_runs_record(squares, tmp_path, capsys):
+    run = train(squares, tmp_path / "run")
+    before = {name: (run / name).read_bytes() for name in ("recipe.yaml", "run.json", "first_batch.txt")}
+    with pytest.raises(SystemExit) as error:
+        train(squares, run, "--resume_from_checkpoint", "true", "--max_steps", 3, "--lora_parts", "merger")
+    assert error.value.code == 2
+    assert "checkpoint-2" in capsys.readouterr().err
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
 def test_an_existing_run_is_never_overwritten_unasked(squares, tmp_path, capsys):
     run = train(squares, tmp_path / "run")
     before = (run / "final" / "adapter_model.safetensors").stat().st_mtime_ns
