@@ -144,7 +144,7 @@ LOSSES = (
         """No term has helped so far, and most of this is one seed. GIoU at the weight of the formula above, 1, makes boxes
 worse, and so does W1 at 5, if less. Two causes are likely: the gradient is clipped at norm 1, so that the LM's loss lacks what
 a term takes, and the mean of two modes can be right where neither is. GIoU at 0.2 changes nothing; nor do augmentation, and FP
-and FN at a fifth of their weights, which at 0.5 and 1 cost boxes at IoU 0.75. Noise objects do what they are meant to, and too much of
+and FN at a fifth of their weights, which at 0.5 and 1 cost boxes at IoU 0.75. Noise objects do what they should, and too much of
 it: a third fewer objects are missed and mean IoU over all truth rises by 12 points, but the word `noise` is never the likeliest
 label (one class, one noise box for two true ones), so none is dropped: six times the false positives, and AP as before
 (0.155 against 0.160). At as few false positives, by a score threshold, more is missed than without. The weights that the formula
