@@ -351,9 +351,9 @@ def test_an_interrupted_evaluation_goes_on(run, squares, tmp_path, monkeypatch):
     """Answers already written are not generated again, unless the settings changed."""
     out = tmp_path / "out"
     common = ["--ckpt", str(run / "final"), "--out", str(out), "--max-new-tokens", "10", "--batch-size", "2"]
-    import boxtune.generation as generation
+    from boxtune import asking
 
-    honest = generation.generate_answers
+    honest = asking.generate_answers
     asked = []
 
     def watched(model, collator, records, batch_size):
@@ -363,7 +363,7 @@ def test_an_interrupted_evaluation_goes_on(run, squares, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr(generation, "generate_answers", watched)
+    monkeypatch.setattr(asking, "generate_answers", watched)
     with pytest.raises(SystemExit) as stop:
         evaluate.main(common)
     assert stop.value.code == 130
