@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from boxtune.errors import UserError, reading
 from boxtune.files import write_whole
 from boxtune.images import load_image
 from boxtune.matching import ImageScore, image_scores, is_click
+from boxtune.pages import page_template
 from boxtune.records import image_path, read_json_lines
 from boxtune.score_table import format_difference, format_number
 from boxtune.scoring import mean_iou, total_rates
@@ -196,15 +196,7 @@ def write_comparison(
             )
         ]
         cards.append(row | {"sides": sides})
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # ids and names are whatever a stranger's file says
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = format_number
-    page = environment.get_template("comparison.html.jinja").render(
+    page = page_template("comparison.html.jinja").render(
         result=result, rows=_rows(result), cards=cards, colors=COLORS, images=len(records), draws=DRAWS
     )
     write_whole(out / "comparison.html", page)

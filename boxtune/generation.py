@@ -17,6 +17,11 @@ from boxtune.predictions import Prediction, make_prediction
 from boxtune.records import Record
 
 
+def stop_ids(tokenizer) -> list[int]:
+    """The tokens that end an answer."""
+    return [tokenizer.eos_token_id, tokenizer.pad_token_id]
+
+
 def greedy_config(tokenizer, max_new_tokens: int) -> GenerationConfig:
     """Greedy decoding. The hub's Qwen2.5-VL configs carry a repetition penalty, which would forbid a second box's digits."""
     return GenerationConfig(
@@ -24,7 +29,7 @@ def greedy_config(tokenizer, max_new_tokens: int) -> GenerationConfig:
         num_beams=1,
         repetition_penalty=1.0,
         max_new_tokens=max_new_tokens,
-        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
+        eos_token_id=stop_ids(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
     )
 
@@ -111,7 +116,7 @@ def generate_answers(
         return height * width
 
     ordered = sorted(records, key=lambda record: (-area(record), record["id"]))
-    stops = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    stops = set(stop_ids(tokenizer))
     start = 0
     while start < len(ordered):
         rows = ordered[start : start + batch_size]

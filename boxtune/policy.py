@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from boxtune.collator import IGNORE_INDEX, GroundingCollator
+from boxtune.generation import stop_ids
 from boxtune.losses import BoxLosses
 from boxtune.matching import image_scores
 from boxtune.predictions import make_prediction
@@ -82,7 +83,7 @@ class PolicyLoss:
         with answering(model, backbone):
             sequences = model.generate(**prompt, **pictures, generation_config=self._sampling(collator))
         length = prompt["input_ids"].shape[1]
-        kept = until_stop(sequences[:, length:], stop_ids(collator))
+        kept = until_stop(sequences[:, length:], stop_ids(collator.tokenizer))
         costs = self._costs(sequences[:, length:], kept, collator, asked)
         mask = torch.cat([prompt["attention_mask"].repeat_interleave(self.samples, 0), kept.long()], 1)
         labels = torch.full_like(sequences, IGNORE_INDEX)
@@ -109,7 +110,7 @@ class PolicyLoss:
             top_p=1.0,
             num_return_sequences=self.samples,
             max_new_tokens=collator.grounding.max_new_tokens,
-            eos_token_id=stop_ids(collator),
+            eos_token_id=stop_ids(collator.tokenizer),
             pad_token_id=tokenizer.pad_token_id,
             # A sampled placeholder would stand for a picture that is not there.
             suppress_tokens=[collator.image_token_id],
@@ -118,7 +119,7 @@ class PolicyLoss:
     def _costs(self, answers: Tensor, kept: Tensor, collator: GroundingCollator, asked: dict) -> Tensor:
         """(B, k) costs of (B · k, T) sampled tokens."""
         records = [json.loads(record) for record in asked["records"]]
-        stops = stop_ids(collator)
+        stops = stop_ids(collator.tokenizer)
         costs = []
         for i, (row, mask) in enumerate(zip(answers, kept, strict=True)):
             tokens = [token for token in row[mask].tolist() if token not in stops]
@@ -130,10 +131,6 @@ class PolicyLoss:
             )
             costs.append(answer_cost(record, prediction, self.weights))
         return torch.tensor(costs).reshape(-1, self.samples)
-
-
-def stop_ids(collator: GroundingCollator) -> list[int]:
-    return [collator.tokenizer.eos_token_id, collator.tokenizer.pad_token_id]
 
 
 def until_stop(answers: Tensor, stops: list[int]) -> Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from boxtune.boxes import box_iou
 from boxtune.drawing import thumbnail, to_data_uri
@@ -20,8 +19,9 @@ from boxtune.files import write_whole
 from boxtune.images import load_image
 from boxtune.matching import ImageScore, image_scores, is_click, same_label, worst_first
 from boxtune.mistakes import MISTAKES, mistakes
+from boxtune.pages import page_template
 from boxtune.records import Record, image_path
-from boxtune.score_table import INTERVALS, format_difference, format_number, headline_rows
+from boxtune.score_table import INTERVALS, format_difference, headline_rows
 
 # All pictures of a page together; as base64 they are a third longer, and a page of 1,000 stays under 20 MB.
 PICTURE_BYTES = 11_000_000
@@ -77,7 +77,7 @@ def write_report(
         _add_drawing(images[i], records[i], predictions[i])
     no_picture = _add_pictures([(images[i], image_path(records[i], Path(data_dir))) for i in sorted(shown)])
     script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
-    page = _template().render(
+    page = page_template("report.html.jinja").render(
         title=title,
         metrics=metrics,
         baseline=baseline_metrics,
@@ -105,20 +105,6 @@ def write_report(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
     write_whole(path, page)
-
-
-def _template():
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # labels and answers are whatever a model or a stranger's file says
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.filters["number"] = format_number
-    environment.globals["difference"] = format_difference
-    return environment.get_template("report.html.jinja")
 
 
 def _compare(rows: dict, before: dict | None) -> dict[str, dict]:
