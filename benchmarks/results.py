@@ -39,14 +39,14 @@ def write_pages(identities: set[str]) -> list[Path]:
         "results.md",
         data_sets=rows[DATA_SETS.question],
         choices=[(table, rows[table.question]) for table in CHOICES],
-        steps=SHORTER[1],
+        steps=SHORTER,
         machines=machines,
         gpu=[gpu_row(name, read_lines(GPU_MEMORY)) for name in GPU_MODELS],
     )
     losses = render(
         "losses.md",
         tables=[(table, loss_rows(table, current)) for table in LOSSES],
-        steps=SHORTER[1],
+        steps=SHORTER,
         machines=machines,
     )
     return [results, losses]

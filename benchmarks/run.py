@@ -81,15 +81,14 @@ def prepare(experiment: Experiment) -> list[Path]:
         )
     if not experiment.folds:
         return [data_dir]
-    return write_folds(data_dir, Path("data/benchmark") / data_dir.name, experiment.folds)
+    return write_folds(data_dir, Path("data/benchmark") / f"{data_dir.name}-{experiment.folds}", experiment.folds)
 
 
-def measure(experiment: Experiment, seed: int, threads: int) -> dict:
-    """Train and evaluate once for each fold; the answers of all folds are scored together."""
+def measure(experiment: Experiment, seed: int, threads: int, data_dirs: list[Path]) -> dict:
+    """Train and evaluate on each of `data_dirs`, one or the folds, whose answers are scored together."""
     records, answers, base_answers = [], [], []
     seconds = {"training": 0.0, "evaluation": 0.0}
     peak, with_base = 0, experiment.base and seed == SEEDS[0]
-    data_dirs = prepare(experiment)
     for data_dir in data_dirs:
         out = RUNS / "-".join([experiment.name, f"seed{seed}", *([data_dir.name] if experiment.folds else [])])
         log = out.with_suffix(".log")
@@ -146,12 +145,16 @@ def summary(records: list[dict], answers: list[dict], classes: list[str]) -> dic
 
 def measure_all(missing: list[tuple[Experiment, int]], jobs: int) -> None:
     """Measure, `jobs` at a time, and keep each result at once. Raises what the first failure raised, and starts no more."""
-    for experiment in dict.fromkeys(experiment for experiment, _ in missing):
-        prepare(experiment)  # here, so that no two runs make the same data
+    # Here, so that no two runs make the same data.
+    data_dirs = {
+        experiment: prepare(experiment) for experiment in dict.fromkeys(experiment for experiment, _ in missing)
+    }
     threads = max(1, torch.get_num_threads() // jobs)
     pool = ThreadPoolExecutor(jobs)
     try:
-        results = [pool.submit(measure, experiment, seed, threads) for experiment, seed in missing]
+        results = [
+            pool.submit(measure, experiment, seed, threads, data_dirs[experiment]) for experiment, seed in missing
+        ]
         for result in tqdm(as_completed(results), total=len(results), unit="run"):
             tqdm.write(f"{result.result()['experiment']} seed {result.result()['seed']}")
             with open(RESULTS, "a", encoding="utf-8") as lines:
