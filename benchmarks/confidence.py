@@ -1,10 +1,10 @@
-"""Which score ranks boxes best? python -m benchmarks.confidence scenes RUN/final [...] [--split validation] [--write]
+"""Which score ranks boxes best? python -m benchmarks.confidence scenes:2 RUN/final [...] [--split validation] [--write]
 
 For every model: AP of the same boxes with each scorer of boxtune/confidence.py, against equal scores, and a 95 % interval of
-the difference by drawing pictures with replacement, both answering the same ones (paired). `scenes` is the embedded base on
-pictures of its own held-out kind; any other word is a checkpoint, on the split of the data that it was trained on, or a
-pattern such as 'runs/benchmark/NAME-seed0-fold-*/final' of those of a cross-validation, each on the pictures that it did not
-see. Predictions lie in runs/confidence/, and are made where absent. --write puts the table into docs/confidence.md.
+the difference by drawing pictures with replacement, both answering the same ones (paired). `scenes:SEED` is the embedded
+base on pictures of its own held-out kind, drawn with that seed; any other word is a checkpoint, on the split of the data that it
+was trained on, or a pattern such as 'runs/benchmark/NAME-seed0-fold-*/final' of those of a cross-validation, each on the
+pictures that it did not see. Predictions lie in runs/confidence/, and are made where absent. --write puts the table into docs/confidence.md.
 """
 
 import argparse
@@ -28,23 +28,24 @@ from boxtune.records import read_info, read_records, write_dataset
 
 OUT = Path("runs/confidence")
 EMBEDDED = "assets/tiny_qwen3_vl"
-SCENES, SEED = 300, 2  # seed 1 is the base's own report
+SCENES = "scenes:"
+PICTURES = 300
 DRAWS, ORDERS = 200, 5
 PAGE = FOLDER.parent / "docs" / "confidence.md"
 START, END = "<!-- table -->", "<!-- end of table -->"
 
 
-def scenes() -> Path:
-    """The held-out scenes as a prepared data set, made where absent."""
-    data_dir = Path("data/held_out_scenes")
+def scenes(seed: int) -> Path:
+    """Held-out scenes as a prepared data set, made where absent. Seed 0 is the base's training and 1 its own report."""
+    data_dir = Path(f"data/held_out_scenes_{seed}")
     if (data_dir / "dataset.json").is_file():
         return data_dir
     sys.path.insert(0, "assets")
     from pretrain_tiny_model import held_out  # imports torch
 
-    pictures = data_dir.with_name("held_out_scenes_pictures")
+    pictures = data_dir.with_name(f"{data_dir.name}_pictures")
     pictures.mkdir(parents=True, exist_ok=True)
-    records = held_out(SCENES, SEED)
+    records = held_out(PICTURES, seed)
     for i, record in enumerate(records):
         path = pictures / f"{i:04d}.png"
         record.pop("scene").image.save(path)
@@ -72,8 +73,9 @@ def ask(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
     from boxtune.generation import generate_answers
 
     quiet_libraries()
-    checkpoint = open_checkpoint(EMBEDDED if word == "scenes" else word)
-    data_dir = scenes() if word == "scenes" else Path(checkpoint.grounding.data_dir)
+    seed = word.removeprefix(SCENES) if word.startswith(SCENES) else None
+    checkpoint = open_checkpoint(word if seed is None else EMBEDDED)
+    data_dir = Path(checkpoint.grounding.data_dir) if seed is None else scenes(int(seed))
     records = [as_asked(record) for record in read_records(data_dir, split)]
     path = OUT / word.strip("/").replace("/", "-") / f"{split}.jsonl"
     if not path.is_file():
@@ -138,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
         "models",
         nargs="+",
         metavar="MODEL",
-        help="`scenes`, a checkpoint, or a pattern of a cross-validation's checkpoints",
+        help="scenes:SEED, a checkpoint, or a pattern of a cross-validation's checkpoints",
     )
     parser.add_argument("--split", default="validation")
     parser.add_argument("--write", action="store_true", help="put the table into docs/confidence.md")
