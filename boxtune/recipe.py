@@ -363,7 +363,8 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
     metric = (training.metric_for_best_model or "").removeprefix("eval_")
     if metric in METRICS and not grounding.eval_images:
         problems.append(f"metric_for_best_model: {metric} is measured only where eval_images is above 0")
-    if metric.casefold() in {name.casefold() for name in METRICS} - {*METRICS} or metric == "mean_iou_gt":
+    misspelt = metric not in METRICS and metric.casefold() in {name.casefold() for name in METRICS}
+    if misspelt or metric == "mean_iou_gt":
         problems.append(f"metric_for_best_model: {metric!r} is not logged; choose from {', '.join(METRICS)}, or loss")
     if metric in ("AP", "AP50", "mean_iou") and grounding.answer == "click":
         problems.append(f"metric_for_best_model: points have no {metric}; use f1 with answer: click")

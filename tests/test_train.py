@@ -332,6 +332,16 @@ def test_boxes_found_in_training_are_those_of_evaluate(squares, tmp_path):
     assert [found[f"eval_{key}"] for key in ("AP", "AP50", "f1", "mean_iou", "fp", "fn")] == wanted
 
 
+def test_training_ends_early_where_boxes_get_no_better(squares, tmp_path):
+    options = ("--learning_rate", 1e-12, "--max_steps", 6, "--eval_strategy", "steps", "--eval_steps", 1, "--eval_images", 2)
+    options += ("--save_strategy", "steps", "--save_steps", 1, "--load_best_model_at_end", "true")
+    options += ("--metric_for_best_model", "eval_AP50", "--early_stopping_patience", 2)
+    run = train(squares, tmp_path / "run", *options)
+    state = json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())
+    assert [entry["eval_AP50"] for entry in state["log_history"] if "eval_AP50" in entry] == [state["best_metric"]] * 3
+    assert state["best_global_step"] == 1 and not (run / "checkpoint-4").exists()
+
+
 def test_scores_are_calibrated_on_validation_and_rank_as_before(squares, tmp_path, monkeypatch):
     """Six pictures hold too few boxes for a fit, which has its own tests; what it returns must reach evaluation."""
     fitted = []
