@@ -333,8 +333,8 @@ def test_boxes_found_in_training_are_those_of_evaluate(squares, tmp_path):
 
 
 def test_training_ends_early_where_boxes_get_no_better(squares, tmp_path):
-    options = ("--learning_rate", 1e-12, "--max_steps", 6, "--eval_strategy", "steps", "--eval_steps", 1, "--eval_images", 2)
-    options += ("--save_strategy", "steps", "--save_steps", 1, "--load_best_model_at_end", "true")
+    options = ("--learning_rate", 1e-12, "--max_steps", 6, "--eval_images", 2, "--load_best_model_at_end", "true")
+    options += ("--eval_strategy", "steps", "--eval_steps", 1, "--save_strategy", "steps", "--save_steps", 1)
     options += ("--metric_for_best_model", "eval_AP50", "--early_stopping_patience", 2)
     run = train(squares, tmp_path / "run", *options)
     state = json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())
