@@ -108,6 +108,7 @@ class PolicyLoss:
             temperature=1.0,
             top_k=0,
             top_p=1.0,
+            repetition_penalty=1.0,  # whatever is left open here comes from the model's own config (generation.py)
             num_return_sequences=self.samples,
             max_new_tokens=collator.grounding.max_new_tokens,
             eos_token_id=stop_ids(collator.tokenizer),

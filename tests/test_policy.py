@@ -128,6 +128,26 @@ def test_sampled_answers_have_the_probabilities_that_each_has_alone(tiny_models,
             assert row.sum().item() == pytest.approx(alone.log_probs.sum().item(), abs=1e-3)
 
 
+def test_answers_are_sampled_as_the_gradient_takes_them_to_be_whatever_the_models_own_config(squares):
+    """The hub's Qwen2.5-VL configs carry a penalty on repetition and sample from the likeliest tokens alone."""
+    model = load_model(str(TINY), dtype=torch.float32)
+    add_fused_lm_head(model)
+    collator = make_collator(TINY, squares, max_pixels=50176).for_losses(teacher_forced=False, sampled=True)
+    collator.grounding.max_new_tokens = 24
+    batch = collator([{"record": json.dumps(record)} for record in read_records(squares, "train")[:1]])
+    sampled = []
+
+    def forward(**inputs):
+        sampled.append(inputs["input_ids"])
+        return model(**inputs)
+
+    for own in ({}, {"repetition_penalty": 1.5, "temperature": 1e-6, "top_k": 1, "top_p": 0.001}):
+        model.generation_config.update(**own)
+        torch.manual_seed(0)
+        PolicyLoss(WEIGHED, samples=2, every=1)(forward, model, model.base_model, collator, batch, batch["asked"])
+    assert torch.equal(*sampled)
+
+
 def test_generating_leaves_dropout_positions_and_gradients_as_they_were(tiny_models):
     model = load_model(str(tiny_models["qwen3_vl"]), dtype=torch.float32).train()
     model.base_model.rope_deltas = before = torch.full((2, 1), 7)
