@@ -39,8 +39,10 @@ def answer_cost(record: Record, prediction: dict, weights: BoxLosses) -> float:
 def advantages(costs: Tensor) -> Tensor:
     """(B, k) costs minus the mean cost of the same question's other answers, in units of the batch's standard deviation.
 
-    All 0 where all answers to a question cost the same: nothing can be learned from them.
+    All 0 where all answers to a question cost the same: nothing can be learned from them. In float64, because what float32
+    leaves of equal costs is not small against the least deviation.
     """
+    costs = costs.double()
     others = (costs.sum(1, keepdim=True) - costs) / (costs.shape[1] - 1)
     differences = costs - others
     return differences / differences.std().clamp(min=1e-6)
