@@ -114,6 +114,13 @@ def collate_targets(
     }
 
 
+def target_counts(targets: dict[str, Tensor]) -> Tensor:
+    """(3,) of how many boxes, of how many decisions to stop and to go on, iou_loss, fp_loss and fn_loss are the means."""
+    goes_on = targets["goes_on"]
+    boxes = torch.tensor(len(targets["boxes_xyxy"]), device=goes_on.device)
+    return torch.stack([boxes, (~goes_on).sum(), goes_on.sum()])
+
+
 def _project(hidden: Tensor, at: Tensor, head: torch.nn.Linear, tokens: Tensor) -> Tensor:
     """(P, K) float32 logits at the P places `at` (row, position), of the K tokens: the same (K,) for all, or (P, K) of each."""
     states, rows = hidden[at[:, 0], at[:, 1]].float(), head.weight[tokens].float()
