@@ -27,7 +27,8 @@ def calibrate(scores, calibration: list[float]) -> list[float]:
 
 
 def fit(scores, hits) -> list[float]:
-    """[slope, intercept] of greatest likelihood for (N,) scores and (N,) hits, by Newton's method.
+    """[slope, intercept] of greatest likelihood for (N,) scores and (N,) hits, by Newton's method with
+    steps that are halved until they lead down.
 
     An empty list where it cannot be told: fewer than 20 objects, only hits or only misses, or scores that do not rise with
     the share of hits.
@@ -39,11 +40,19 @@ def fit(scores, hits) -> list[float]:
     features = np.stack([logit(scores), np.ones(len(hits))], axis=1)  # (N, 2)
     targets = np.where(hits > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     weights = np.array([0.0, math.log((positives + 1) / (negatives + 1))])
+
+    def surprise(weights: np.ndarray) -> float:
+        log_odds = features @ weights
+        return float(np.logaddexp(0, log_odds).sum() - targets @ log_odds)
+
     for _ in range(_STEPS):
         shares = 1 / (1 + np.exp(-(features @ weights)))
         gradient = features.T @ (shares - targets)
         curvature = (features * (shares * (1 - shares))[:, None]).T @ features + 1e-9 * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
+        # Where most scores are 0 or 1 a whole step can lead so far off that none leads back (Lin, Lin and Weng 2007).
+        while surprise(weights - step) > surprise(weights):
+            step /= 2
         weights = weights - step
         if np.abs(step).max() < 1e-9:
             break

@@ -75,26 +75,28 @@ def collate_targets(
 ) -> dict[str, Tensor]:
     """What the terms need, of a batch's answers (row, position of the answer's first token, its tokens).
 
-    digit_at (D, 2): row and position of the hidden state that predicts a digit. digit (D,): the true one. place_value (D,):
-    what one step of it is worth in shares of the picture's side. edge (D,): 4 · box + 0…3 for x0, y0, x1, y1.
-    boxes_xyxy (B, 4): the true boxes as written, in shares of the sides. decision_at (S, 2), decision_tokens (S, 2): going on
-    and stopping, goes_on (S,): which of them is true.
+    digit_at (D, 2): row and position of the hidden state that predicts a digit. digit (D,): the true one. place (D,): 1, 10,
+    100 or so on. edge (D,): 4 · box + 0…3 for x0, y0, x1, y1. boxes_xyxy (B, 4): the true boxes as written. sides (B, 4): the
+    coordinates of the picture's far border. decision_at (S, 2), decision_tokens (S, 2): going on and stopping, goes_on (S,):
+    which of them is true. All are whole numbers, because DeepSpeed turns those that are not into the model's dtype, and
+    bfloat16 has no place for a coordinate's last digit.
     """
-    digit_at, digit, place_value, edge, boxes = [], [], [], [], []
+    digit_at, digit, place, edge, boxes, sides = [], [], [], [], [], []
     decision_at, decision_tokens, goes_on = [], [], []
     for row, start, answer in answers:
-        extents = codec.frame.extent(input_sizes[row])
+        extent = codec.frame.extent(input_sizes[row])
         for tokens in () if codec.is_click else answer.objects:
             box = []
             for i, number in enumerate(tokens.numbers):
-                places = [10 ** (len(number) - 1 - k) / extents[i % 2] for k in range(len(number))]
+                places = [10 ** (len(number) - 1 - k) for k in range(len(number))]
                 values = [answer.digits[index] for index in number]
                 digit_at += [(row, start + index - 1) for index in number]
                 digit += values
-                place_value += places
+                place += places
                 edge += [4 * len(boxes) + i] * len(number)
-                box.append(sum(value * place for value, place in zip(values, places, strict=True)))
+                box.append(sum(value * worth for value, worth in zip(values, places, strict=True)))
             boxes.append(box)
+            sides.append(extent * 2)
         for decision in answer.decisions:
             decision_at.append((row, start + decision.index - 1))
             decision_tokens.append((decision.go_on, decision.stop))
@@ -102,13 +104,21 @@ def collate_targets(
     return {
         "digit_at": torch.tensor(digit_at, dtype=torch.long).reshape(-1, 2),
         "digit": torch.tensor(digit, dtype=torch.long),
-        "place_value": torch.tensor(place_value, dtype=torch.float32),
+        "place": torch.tensor(place, dtype=torch.long),
         "edge": torch.tensor(edge, dtype=torch.long),
-        "boxes_xyxy": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "boxes_xyxy": torch.tensor(boxes, dtype=torch.long).reshape(-1, 4),
+        "sides": torch.tensor(sides, dtype=torch.long).reshape(-1, 4),
         "decision_at": torch.tensor(decision_at, dtype=torch.long).reshape(-1, 2),
         "decision_tokens": torch.tensor(decision_tokens, dtype=torch.long).reshape(-1, 2),
         "goes_on": torch.tensor(goes_on, dtype=torch.bool),
     }
+
+
+def target_counts(targets: dict[str, Tensor]) -> Tensor:
+    """(3,) of how many boxes, of how many decisions to stop and to go on, iou_loss, fp_loss and fn_loss are the means."""
+    goes_on = targets["goes_on"]
+    boxes = torch.tensor(len(targets["boxes_xyxy"]), device=goes_on.device)
+    return torch.stack([boxes, (~goes_on).sum(), goes_on.sum()])
 
 
 def _project(hidden: Tensor, at: Tensor, head: torch.nn.Linear, tokens: Tensor) -> Tensor:
@@ -118,25 +128,30 @@ def _project(hidden: Tensor, at: Tensor, head: torch.nn.Linear, tokens: Tensor) 
     return logits if head.bias is None else logits + head.bias[tokens].float()
 
 
+def _place_values(targets: dict[str, Tensor]) -> Tensor:
+    """(D,) what one step of each digit is worth in shares of the picture's side."""
+    return targets["place"] / targets["sides"].flatten()[targets["edge"]]
+
+
 def expected_boxes(digit_logits: Tensor, targets: dict[str, Tensor]) -> Tensor:
     """(B, 4) expected boxes_xyxy in shares of the picture's sides, from (D, 10) logits of the digits.
 
     Each digit counts with the distribution that it has behind the true digits before it; a number keeps its true length.
     """
     values = torch.arange(10, device=digit_logits.device, dtype=digit_logits.dtype)
-    shares = (digit_logits.softmax(-1) @ values) * targets["place_value"]
+    shares = (digit_logits.softmax(-1) @ values) * _place_values(targets)
     flat = shares.new_zeros(targets["boxes_xyxy"].numel())
     return flat.index_add(0, targets["edge"], shares).reshape(-1, 4)
 
 
 def box_loss(digit_logits: Tensor, targets: dict[str, Tensor], kind: str) -> Tensor:
     """The mean over boxes of one of BOX_LOSSES, from (D, 10) logits; 0 where there is no box."""
-    true = targets["boxes_xyxy"]
+    true = targets["boxes_xyxy"] / targets["sides"]
     if not len(true):
         return digit_logits.sum() * 0.0
     if kind == "w1":
         distances = (torch.arange(10, device=true.device) - targets["digit"][:, None]).abs().to(digit_logits.dtype)
-        return ((digit_logits.softmax(-1) * distances).sum(-1) * targets["place_value"]).sum() / true.numel()
+        return ((digit_logits.softmax(-1) * distances).sum(-1) * _place_values(targets)).sum() / true.numel()
     expected = expected_boxes(digit_logits, targets)
     return l1_loss(expected, true) if kind == "l1" else (1 - paired_giou(expected, true)).mean()
 

@@ -98,7 +98,7 @@ def _score_boxes(records: list[dict], predictions: list[dict], threshold: float)
         truth.boxes_xyxy,
     )
     excused = np.zeros(len(area), dtype=bool)
-    inside = (shared > 0) & (shared >= IGNORED_SHARE * area[rows])  # an area so small that it is 0 lies in nothing
+    inside = shared >= IGNORED_SHARE * area[rows]
     excused[rows[ignored[columns] & inside]] = True
     rows, columns, shared = (values[~ignored[columns]] for values in (rows, columns, shared))
     iou = shared / (area[rows] + box_area(truth.boxes_xyxy)[columns] - shared)

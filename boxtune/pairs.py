@@ -52,8 +52,9 @@ def overlaps(
         columns = by_group[np.repeat(first[start:stop], chunk) + nth]
         a, b = boxes_a_xyxy[rows], boxes_b_xyxy[columns]
         sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-        overlapping = (sides > 0).all(axis=1)
-        parts.append((rows[overlapping], columns[overlapping], sides[overlapping, 0] * sides[overlapping, 1]))
+        area = sides[:, 0] * sides[:, 1]
+        overlapping = (sides > 0).all(axis=1) & (area > 0)  # the product may be too small for a float
+        parts.append((rows[overlapping], columns[overlapping], area[overlapping]))
     rows, columns, shared = (np.concatenate(column) for column in zip(*parts, strict=True))
     return rows, columns, shared
 

@@ -39,8 +39,10 @@ def answer_cost(record: Record, prediction: dict, weights: BoxLosses) -> float:
 def advantages(costs: Tensor) -> Tensor:
     """(B, k) costs minus the mean cost of the same question's other answers, in units of the batch's standard deviation.
 
-    All 0 where all answers to a question cost the same: nothing can be learned from them.
+    All 0 where all answers to a question cost the same: nothing can be learned from them. In float64, because what float32
+    leaves of equal costs is not small against the least deviation.
     """
+    costs = costs.double()
     others = (costs.sum(1, keepdim=True) - costs) / (costs.shape[1] - 1)
     differences = costs - others
     return differences / differences.std().clamp(min=1e-6)
@@ -108,6 +110,7 @@ class PolicyLoss:
             temperature=1.0,
             top_k=0,
             top_p=1.0,
+            repetition_penalty=1.0,  # whatever is left open here comes from the model's own config (generation.py)
             num_return_sequences=self.samples,
             max_new_tokens=collator.grounding.max_new_tokens,
             eos_token_id=stop_ids(collator.tokenizer),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,12 +45,15 @@ def make_prediction(
     text alone may look whole. Coordinates are rounded to a thousandth of a pixel.
     """
     answer = CODECS[codec].decode(text, (record["height"], record["width"]), tuple(input_size))
+    # Before noise is dropped: an object's score must not hold the probabilities of the noise that stands before it.
+    found = {} if tokens is None else score_objects(text, answer.places, tokens)
     if noise_label:
+        kept = [label != noise_label for label in answer.labels]
+        found = {name: list(compress(column, kept)) for name, column in found.items()}
         answer = without_noise(answer, noise_label)
     place, values = ("point", answer.points_xy) if CODECS[codec].is_click else ("bbox", answer.boxes_xyxy)
     scores = {"score": [1.0] * len(values)}
-    if tokens is not None:
-        found = score_objects(text, answer.places, tokens)
+    if found:
         if calibration:
             found[CALIBRATED] = [round(score, 6) for score in calibrate(found[DEFAULT], calibration)]
         chosen = found[CALIBRATED if calibration else DEFAULT]

@@ -53,18 +53,27 @@ def _request(url: str, body: dict | None = None) -> dict:
         headers["Authorization"] = f"Bearer {key}"
     data = None if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=TIMEOUT) as reply:
-            return json.load(reply)
-    except urllib.error.HTTPError as error:
-        words = " ".join(error.read().decode(errors="replace").split())[:500]
-        message = f"{url} answered {error.code} {error.reason}: {words}"
-        if error.code == 429 or error.code >= 500:
-            raise _FailedOnceError(message) from None
-        raise UserError(f"{message}. Is it the right address, and is OPENAI_API_KEY set where it needs one?") from None
+        with _open(urllib.request.Request(url, data, headers)) as reply:
+            content = reply.read()
+        if reply.status < 300:
+            return json.loads(content)
     except (OSError, http.client.HTTPException) as error:
         raise _FailedOnceError(f"{url} cannot be reached: {error}") from None
     except ValueError:
         raise UserError(f"{url} does not answer in JSON. An address mostly ends in /v1.") from None
+    words = " ".join(content.decode(errors="replace").split())[:500]
+    message = f"{url} answered {reply.status} {reply.reason}: {words}"
+    if reply.status == 429 or reply.status >= 500:
+        raise _FailedOnceError(message)
+    raise UserError(f"{message}. Is it the right address, and is OPENAI_API_KEY set where it needs one?")
+
+
+def _open(request: urllib.request.Request):
+    """The reply, an error's too: its words may break off as any others."""
+    try:
+        return urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as reply:
+        return reply
 
 
 def _post(url: str, body: dict) -> dict:

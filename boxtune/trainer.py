@@ -14,7 +14,7 @@ from boxtune.box_validation import BoxValidation
 from boxtune.collator import IGNORE_INDEX
 from boxtune.errors import UserError, accepting, is_out_of_space, reading
 from boxtune.grounding import Grounding
-from boxtune.losses import BoxLosses
+from boxtune.losses import BoxLosses, target_counts
 from boxtune.policy import PolicyLoss
 from boxtune.predictions import Prediction
 from boxtune.tracked_pictures import log_pictures
@@ -82,6 +82,22 @@ class GroundingTrainer(SFTTrainer):
                 if parameter.requires_grad:
                     parameter.data = parameter.data.to(adapter_dtype)
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Counts, beside the tokens of a step, the boxes and decisions of all its micro-batches: for each process, over which
+        DDP averages, its part of those of all."""
+        batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and "targets" in batches[0]:
+            counts = sum(target_counts(batch["targets"]) for batch in batches).to(device)
+            if self._processes > 1:
+                counts = self.accelerator.reduce(counts, "sum")
+            self.step_counts = counts.clamp(min=1) / self._processes
+        return batches, tokens
+
+    @property
+    def _processes(self) -> int:
+        """How many processes share the tokens, boxes and decisions that a step's means are of."""
+        return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         targets, asked = inputs.pop("targets", None), inputs.pop("asked", None)
         if targets is None and asked is None:
@@ -90,11 +106,15 @@ class GroundingTrainer(SFTTrainer):
             with last_hidden_states(self._base().base_model) as hidden:
                 result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             loss = result[0] if return_outputs else result
-            # Of a step's micro-batches each has a share of the LM's loss, and takes one of what is a mean.
-            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None and model.training else 1
+            in_step = num_items_in_batch is not None and model.training
+            steps = self.current_gradient_accumulation_steps if in_step else 1
             if targets is not None:
                 loss = self._reweigh_ends(loss, hidden[0], inputs["labels"], targets, num_items_in_batch)
-                loss = self._add_box_losses(loss, hidden[0], targets, steps)
+                # Of a step's micro-batches each has a share of the LM's loss, by its tokens, and of what is a mean of boxes
+                # or decisions by theirs.
+                counts = target_counts(targets)
+                shares = counts / (self.step_counts if in_step else counts.clamp(min=1))
+                loss = self._add_box_losses(loss, hidden[0], targets, shares, steps)
             if asked is not None and model.training and self.state.global_step % self.policy_loss.every == 0:
                 loss = self._add_policy_loss(loss, model, inputs, asked, steps)
             result = (loss, result[1]) if return_outputs else loss
@@ -125,22 +145,22 @@ class GroundingTrainer(SFTTrainer):
         extra = self.box_losses.reweigh_ends(hidden, self._base().get_output_embeddings(), targets)
         if num_items_in_batch is None:
             return lm_loss + extra / (labels[:, 1:] != IGNORE_INDEX).sum()
-        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        return lm_loss + extra * processes / num_items_in_batch
+        return lm_loss + extra * self._processes / num_items_in_batch
 
-    def _add_box_losses(self, lm_loss, hidden: torch.Tensor, targets: dict, steps: int) -> torch.Tensor:
-        """lm_loss plus the weighted terms, a share of one in `steps` of them; logs all of them.
+    def _add_box_losses(self, lm_loss, hidden, targets: dict, shares: torch.Tensor, steps: int) -> torch.Tensor:
+        """lm_loss plus the weighted terms, (3,) `shares` of them; logs all of them as of a whole step of `steps` micro-batches.
 
         The loss of an evaluation stays the LM's, so that runs with and without the terms can be compared.
         """
         terms = self.box_losses.terms(hidden, self._base().get_output_embeddings(), self.digit_ids, targets)
-        self._note({"lm_loss": lm_loss * steps, **terms})
+        terms = {name: share * term for share, (name, term) in zip(shares, terms.items(), strict=True)}
+        self._note({name: loss * steps for name, loss in {"lm_loss": lm_loss, **terms}.items()})
         if not self.model.training:
             return lm_loss
-        weighted = {"lm_loss": lm_loss} | {name: term / steps for name, term in self.box_losses.weigh(terms).items()}
+        weighted = {"lm_loss": lm_loss} | self.box_losses.weigh(terms)
         if (self.state.global_step + 1) % self.state.logging_steps == 0:
-            shares = gradient_shares(weighted, hidden)
-            self._note({f"grad_share/{name.removesuffix('_loss')}": share for name, share in shares.items()})
+            norms = gradient_shares(weighted, hidden)
+            self._note({f"grad_share/{name.removesuffix('_loss')}": share for name, share in norms.items()})
         return sum(weighted.values())
 
     def _note(self, values: dict[str, torch.Tensor]) -> None:

@@ -42,6 +42,18 @@ def test_perfectly_separated_hits_stay_finite():
     assert 0 < slope < 1e4 and np.isfinite(intercept)
 
 
+@pytest.mark.parametrize("certain, doubtful", [(20, 2), (180, 10)])
+def test_certain_hits_and_a_few_misses_are_fitted(certain, doubtful):
+    """Newton's whole steps lead from here to a slope of millions, or to none."""
+    scores = np.concatenate([np.linspace(0.05, 0.95, doubtful), np.ones(certain)])
+    hits = scores == 1
+    found = np.array(calibrate(scores, fit(scores, hits)))
+    # At the greatest likelihood the shares have the sum of what they are fitted to.
+    wanted = certain * (certain + 1) / (certain + 2) + doubtful / (doubtful + 2)
+    assert found.sum() == pytest.approx(wanted, abs=1e-6)
+    assert found[hits] == pytest.approx(found[-1]) and found[-1] > 0.9 and found[0] < 0.5
+
+
 def test_the_error_is_the_mean_distance_of_score_and_share():
     found = reliability([0.05, 0.15, 0.15, 1.0], [0, 1, 0, 1])
     assert [row["objects"] for row in found["bins"]] == [1, 2, 1]

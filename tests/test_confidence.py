@@ -13,6 +13,7 @@ from boxtune.codecs import CODECS
 from boxtune.confidence import DEFAULT, SCORERS, TokenScores, score_objects
 from boxtune.generation import generate_answers, token_spans
 from boxtune.modeling import load_model
+from boxtune.predictions import make_prediction
 from boxtune.prompts import SYSTEM_PROMPT
 from boxtune.records import read_records
 
@@ -84,6 +85,15 @@ def test_an_object_that_cannot_be_found_in_its_text_scores_nothing():
     answer = CODECS["qwen3_vl"].decode(text, IMAGE, INPUT)
     assert score_objects(text, [None], tokens_of(text, {})) == {name: [0] for name in SCORERS}
     assert len(answer.places) == len(answer.labels)
+
+
+def test_noise_that_stands_before_an_object_takes_nothing_from_its_score():
+    text = TEXTS["qwen3_vl"].replace("cat", "noise")
+    tokens = tokens_of(text, {"111, 222": 0.1, "noise": 0.2, ", {": 0.5})
+    record = {"id": "a", "image": "a.png", "width": 1000, "height": 1000}
+    found = make_prediction(record, "qwen3_vl", INPUT, text, 0.1, tokens, noise_label="noise")["objects"]
+    assert found["category"] == ["dog"]
+    assert found["score"] == found["score_presence"] == [0.5 ** len(", {")]
 
 
 @pytest.mark.parametrize("text", ["cat", "Fußgänger 歩行者", "🙂🙃 a", "x\ufffdy", "<|im_end|>\n"])

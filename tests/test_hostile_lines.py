@@ -168,6 +168,15 @@ def test_what_no_number_depends_on_may_be_anything(tmp_path, capfd):
     assert (tmp_path / "out" / "report.html").read_text().count("<script") == 2
 
 
+def test_boxes_whose_area_no_float_holds_overlap_nothing():
+    """Not even each other: 0 / 0 would be no IoU, and no number in metrics.json."""
+    record, prediction = copy.deepcopy(RECORDS[0]), copy.deepcopy(answer(RECORDS[0], "qwen3_vl"))
+    for objects in (record["objects"], prediction["objects"]):
+        objects["bbox"] = [[0, 0, 1e-200, 1e-200]] * len(objects["bbox"])
+    record["objects"]["ignore"] = [False] * len(record["objects"]["bbox"])
+    assert check_scores([record], [prediction])["matching"]["tp"] == 0
+
+
 @given(data=st.data())
 @MANY
 def test_mangled_records_give_finite_numbers_or_a_list_of_lines(tmp_path, data):

@@ -60,13 +60,21 @@ BOX = [7, 52, 340, 1000]  # one, two, three and four digits
 
 def test_targets_hold_the_true_box_and_where_its_digits_are_predicted():
     targets = targets_of([], [BOX, [10, 20, 30, 40]])
-    torch.testing.assert_close(
-        targets["boxes_xyxy"], torch.tensor([[0.007, 0.052, 0.34, 1.0], [0.01, 0.02, 0.03, 0.04]])
-    )
+    assert targets["boxes_xyxy"].tolist() == [BOX, [10, 20, 30, 40]]
+    assert targets["sides"].tolist() == [[1000] * 4] * 2
     assert targets["digit"].tolist() == [7, 5, 2, 3, 4, 0, 1, 0, 0, 0, 1, 0, 2, 0, 3, 0, 4, 0]
     # The answer's first token stands at 1 and its first digit behind that, so position 1 predicts the digit.
     assert targets["digit_at"][:3].tolist() == [[1, 1], [1, 2], [1, 3]]
     assert targets["goes_on"].tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("kind", BOX_LOSSES)
+def test_a_box_that_is_certain_and_right_costs_nothing_in_whatever_dtype_its_targets_travel(kind):
+    """DeepSpeed's engine wants floats in the model's dtype, and Trainer casts all that it finds in a batch."""
+    targets = targets_of([BOX, [998, 501, 999, 503]])
+    cast = {key: value.bfloat16() if value.is_floating_point() else value for key, value in targets.items()}
+    logits = torch.full((len(targets["digit"]), 10), -100.0).scatter(1, targets["digit"][:, None], 100.0)
+    assert box_loss(logits, cast, kind) == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -87,7 +95,6 @@ def test_the_expected_box_is_the_mean_over_all_numbers_that_the_digits_spell(see
 @pytest.mark.parametrize("kind", BOX_LOSSES)
 def test_gradient_of_the_box_loss_agrees_with_finite_differences(kind):
     targets = targets_of([BOX, [100, 100, 900, 900]])
-    targets = {key: value.double() if value.is_floating_point() else value for key, value in targets.items()}
     logits = random_logits(targets)
     assert torch.autograd.gradcheck(lambda x: box_loss(x, targets, kind), logits)
     gradient = torch.autograd.grad(box_loss(logits, targets, kind), logits)[0]
@@ -215,7 +222,8 @@ def test_a_batch_says_where_each_familys_digits_stand(tiny_models, tmp_path, fam
     assert collator.tokenizer.convert_ids_to_tokens(predicted) == [str(digit) for digit in targets["digit"].tolist()]
     assert (batch["labels"][rows, positions + 1] == predicted).all()
     true = torch.tensor([box for box, _ in objects]) / torch.tensor([300, 200] * 2)
-    torch.testing.assert_close(targets["boxes_xyxy"], true, atol=0.01, rtol=0)  # a coordinate step of the small picture
+    written = targets["boxes_xyxy"] / targets["sides"]
+    torch.testing.assert_close(written, true, atol=0.01, rtol=0)  # a coordinate step of the small picture
     rows, positions = targets["decision_at"].T
     chosen = targets["decision_tokens"].gather(1, (~targets["goes_on"]).long()[:, None])[:, 0]
     assert (batch["input_ids"][rows, positions + 1] == chosen).all()

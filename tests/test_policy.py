@@ -44,8 +44,15 @@ def test_an_advantage_is_against_the_same_questions_other_answers():
     costs = torch.tensor([[1.0, 2.0, 3.0], [7.0, 7.0, 7.0]])
     found = advantages(costs)
     assert (found[1] == 0).all()
-    torch.testing.assert_close(found[0] / found[0, 0], torch.tensor([1.0, 0.0, -1.0]))
+    torch.testing.assert_close(found[0] / found[0, 0], torch.tensor([1.0, 0.0, -1.0], dtype=found.dtype))
     torch.testing.assert_close(advantages(costs * 10 + 5), found)  # the scale of the costs does not matter
+
+
+def test_answers_that_all_cost_the_same_teach_nothing():
+    """Whatever the cost, a third or a tenth of a box: where float32 rounds, nothing may be left that looks like a difference."""
+    for cost in torch.linspace(0, 5, 500).tolist():
+        for samples in (2, 3, 4, 6):
+            assert advantages(torch.tensor([[cost] * samples])).abs().max() < 1e-6
 
 
 def test_gradient_of_sampled_costs_is_that_of_the_expected_cost():
@@ -126,6 +133,26 @@ def test_sampled_answers_have_the_probabilities_that_each_has_alone(tiny_models,
                 fused_lm_head=True,
             )
             assert row.sum().item() == pytest.approx(alone.log_probs.sum().item(), abs=1e-3)
+
+
+def test_answers_are_sampled_as_the_gradient_takes_them_to_be_whatever_the_models_own_config(squares):
+    """The hub's Qwen2.5-VL configs carry a penalty on repetition and sample from the likeliest tokens alone."""
+    model = load_model(str(TINY), dtype=torch.float32)
+    add_fused_lm_head(model)
+    collator = make_collator(TINY, squares, max_pixels=50176).for_losses(teacher_forced=False, sampled=True)
+    collator.grounding.max_new_tokens = 24
+    batch = collator([{"record": json.dumps(record)} for record in read_records(squares, "train")[:1]])
+    sampled = []
+
+    def forward(**inputs):
+        sampled.append(inputs["input_ids"])
+        return model(**inputs)
+
+    for own in ({}, {"repetition_penalty": 1.5, "temperature": 1e-6, "top_k": 1, "top_p": 0.001}):
+        model.generation_config.update(**own)
+        torch.manual_seed(0)
+        PolicyLoss(WEIGHED, samples=2, every=1)(forward, model, model.base_model, collator, batch, batch["asked"])
+    assert torch.equal(*sampled)
 
 
 def test_generating_leaves_dropout_positions_and_gradients_as_they_were(tiny_models):

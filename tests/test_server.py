@@ -251,6 +251,29 @@ def test_a_server_that_is_down_or_serves_something_else(run, tuned, tmp_path, ca
     assert "--base has no effect with --server" in refusal(capsys, url, run, tmp_path, "--base")
 
 
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_reply_that_breaks_off_is_asked_for_again(status):
+    replies = [(status, 100), (200, 2)]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            code, length = replies.pop(0)
+            self.send_response(code)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "PAUSES", (0,))
+        threading.Thread(target=http_server.serve_forever, daemon=True).start()
+        assert server._post(f"http://127.0.0.1:{http_server.server_port}", {}) == {} and not replies
+        http_server.shutdown()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_picture_that_was_resized_here_is_left_as_it_is(tiny_models, squares, family):
     collator = make_collator(tiny_models[family], squares, max_pixels=128 * 128)

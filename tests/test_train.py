@@ -433,7 +433,8 @@ def test_two_processes_train_as_one_would(squares, tmp_path):
         for run in (one, tmp_path / "two")
     ]
     assert logs[1][0]["num_tokens"] == logs[0][0]["num_tokens"]
-    assert logs[1][0]["lm_loss"] == pytest.approx(logs[0][0]["lm_loss"], rel=1e-3)
+    for key in ("lm_loss", "fp_loss", "fn_loss"):
+        assert logs[1][0][key] == pytest.approx(logs[0][0][key], rel=1e-3), key
     for row in logs[1][:2]:
         total = row["lm_loss"] + 0.5 * row["fp_loss"] + 2 * row["fn_loss"] + row.get("policy_loss", 0)
         assert row["loss"] == pytest.approx(total, abs=1e-3)
