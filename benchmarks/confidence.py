@@ -1,10 +1,11 @@
 """Which score ranks boxes best? python -m benchmarks.confidence scenes:2 RUN/final [...] [--split validation] [--write]
 
 For every model: AP of the same boxes with each scorer of boxtune/confidence.py, against equal scores, and a 95 % interval of
-the difference by drawing pictures with replacement, both answering the same ones (paired). `scenes:SEED` is the embedded
-base on pictures of its own held-out kind, drawn with that seed; any other word is a checkpoint, on the split of the data that it
-was trained on, or a pattern such as 'runs/benchmark/NAME-seed0-fold-*/final' of those of a cross-validation, each on the
-pictures that it did not see. Predictions lie in runs/confidence/, and are made where absent. --write puts the table into docs/confidence.md.
+the difference by drawing pictures with replacement, both answering the same ones (paired). `scenes:SEED` is the embedded base on
+pictures of its own held-out kind, drawn with that seed; any other word is a checkpoint, on the split of the data that it was
+trained on, or a pattern such as 'runs/benchmark/NAME-seed0-fold-*/final' of those of a cross-validation, each on the pictures
+that it did not see. Predictions lie in runs/confidence/, and are made where absent. --write puts the table into
+docs/confidence.md.
 """
 
 import argparse
