@@ -1,19 +1,20 @@
 """A prepared data set for other trainers and tools.
 
     python -m data_prep export DATA --export trl          --family qwen2_5_vl --max-pixels 1003520 --out DIR
-    python -m data_prep export DATA --export swift        --family qwen3_vl --out DIR
+    python -m data_prep export DATA --export swift        --family qwen3_vl --max-pixels 1003520 --out DIR
     python -m data_prep export DATA --export llamafactory --family qwen2_5_vl --max-pixels 1003520 --out DIR
     python -m data_prep export DATA --export coco --out DIR
     python -m data_prep export DATA --export yolo --out DIR
 
-Questions and answers are worded as boxtune words them. Qwen2.5-VL's boxes are pixels of the picture that the model sees, so
-they hold for one pixel budget only, which the other trainer must be given too; the command says how.
+Questions and answers are worded as boxtune words them. Qwen2.5-VL's boxes are pixels of the picture that the model
+sees, so they hold for one pixel budget only, which the other trainer must be given too; what is printed says how.
 """
 
 import argparse
 import json
 import math
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -28,11 +29,10 @@ from boxtune.errors import UserError
 from boxtune.files import path_argument
 from boxtune.images import load_image
 from boxtune.pictures import upright_size
-from boxtune.prompts import IMAGE, SYSTEM_PROMPT, answer_category, as_text, format_sentence, render
+from boxtune.prompts import IMAGE, SYSTEM_PROMPT, as_text, format_sentence, render
 from boxtune.records import (
     SPLIT_FOLDERS,
     Record,
-    answer_objects,
     flat_name,
     image_path,
     read_info,
@@ -43,7 +43,12 @@ from data_prep.findings import FAMILIES
 
 # The budgets in preprocessor_config.json of Qwen/Qwen2.5-VL-7B-Instruct, which LLaMA-Factory leaves in force.
 HUB_BUDGET = (3136, 12_845_056)
-_BBOX, _REF = "<bbox>", "<ref-object>"  # ms-swift's placeholders
+# What the printed commands say where no budget is given; thousandths of the picture are the same at any.
+USUAL_MAX_PIXELS = 1_003_520
+# LLaMA-Factory's names. Its template qwen3_vl puts an empty thought before each answer; Qwen3-VL-Instruct writes none.
+LLAMAFACTORY_TEMPLATES = {"qwen2_vl": "qwen2_vl", "qwen2_5_vl": "qwen2_vl", "qwen3_vl": "qwen3_vl_nothink"}
+# Modes of which Pillow's own conversion, which trainers use, makes the RGB that boxtune reads.
+PLAIN_MODES = {"1", "L", "P", "RGB", "CMYK"}
 
 Write = Callable[[Path, dict[str, list[Record]], list[str], argparse.Namespace], str]
 
@@ -64,13 +69,12 @@ def check(args: argparse.Namespace) -> None:
     renders = args.export in ("trl", "swift", "llamafactory")
     if renders and not args.family:
         problems.append(f"--export {args.export} needs --family: {', '.join(FAMILIES)}")
-    pixels = renders and args.export != "swift" and args.family == "qwen2_5_vl"
-    if pixels and args.max_pixels is None:
+    if renders and args.family == "qwen2_5_vl" and args.max_pixels is None:
         problems.append(
             "qwen2_5_vl writes pixels of the resized picture: give the --max-pixels that you will train with"
         )
     least = FAMILIES[args.family].factor ** 2 if args.family else 1
-    most = HUB_BUDGET[1] if args.max_pixels is None else args.max_pixels
+    most = USUAL_MAX_PIXELS if args.max_pixels is None else args.max_pixels
     if not least <= args.min_pixels <= most:
         problems.append(f"--min-pixels {args.min_pixels}, --max-pixels {most}: need {least} ≤ min ≤ max")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
@@ -82,6 +86,7 @@ def check(args: argparse.Namespace) -> None:
 def main(args: argparse.Namespace) -> None:
     """Write the whole export, or nothing."""
     check(args)
+    args.max_pixels = args.max_pixels or USUAL_MAX_PIXELS
     splits, classes = read_splits(args.data), read_info(args.data)["classes"]
     check_records(splits, classes, args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -103,9 +108,6 @@ def check_records(splits: dict[str, list[Record]], classes: list[str], args: arg
     problems = [f"{name}: {path} cannot be opened" for name, path in paths.items() if upright_size(path) is None]
     used = {label for record in records for label in record["objects"]["category"]}
     problems += [f"class {label!r} is not among the classes of dataset.json" for label in sorted(used - {*classes})]
-    if args.export == "swift":
-        holding = [label for label in classes if _BBOX in label or _REF in label]
-        problems += [f"class {label!r} holds a placeholder of ms-swift" for label in holding]
     if problems:
         raise UserError(f"{args.data}: {len(problems)} problem(s). Prepare the data again:", problems)
 
@@ -116,18 +118,20 @@ def check_records(splits: dict[str, list[Record]], classes: list[str], args: arg
 def place_pictures(out: Path, split: str, records: list[Record], args: argparse.Namespace) -> list[str]:
     """Put a split's pictures below `out`/images/SPLIT, as links or copies; their names there.
 
-    Tools differ in whether they heed an EXIF rotation, and boxes are of the upright picture, so a rotated one is always
-    written anew, without loss. Names are ids without folders: YOLO tools put `labels` for the last `images` of a path.
+    Tools differ in whether they heed an EXIF rotation, and in what they make of transparent and 16-bit pixels. Such a
+    picture is always written anew, upright and RGB as boxtune reads it. Names are ids without folders: YOLO tools put
+    `labels` for the last `images` of a path.
     """
     names = []
     for record in records:
         source = image_path(record, args.data)
         with Image.open(source) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        name = flat_name(record["id"]) + (".png" if turned else source.suffix)
+            upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            plain = upright and image.mode in PLAIN_MODES and "transparency" not in image.info
+        name = flat_name(record["id"]) + (source.suffix if plain else ".png")
         target = out / "images" / SPLIT_FOLDERS[split] / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if turned:
+        if not plain:
             load_image(source).save(target)
         elif args.copy_images:
             shutil.copyfile(source, target)
@@ -158,7 +162,7 @@ def llamafactory_size(record: Record, args: argparse.Namespace) -> tuple[int, in
     """LLaMA-Factory shrinks or enlarges by its own budget first (MMPluginMixin._preprocess_image in
     src/llamafactory/data/mm_plugin.py), and the image processor then rounds that by the hub's budget."""
     width, height = record["width"], record["height"]
-    for bound, beyond in ((args.max_pixels or HUB_BUDGET[1], int.__gt__), (args.min_pixels, int.__lt__)):
+    for bound, beyond in ((args.max_pixels, int.__gt__), (args.min_pixels, int.__lt__)):
         if beyond(width * height, bound):
             factor = math.sqrt(bound / (width * height))
             width, height = int(width * factor), int(height * factor)
@@ -174,52 +178,48 @@ def write_trl(out: Path, splits: dict[str, list[Record]], classes: list[str], ar
         names = place_pictures(out, split, records, args)
         with open(out / f"{split}.jsonl", "w", encoding="utf-8") as lines:
             for record, name in zip(records, names, strict=True):
-                size = resized(record, args.family, (args.min_pixels, args.max_pixels or HUB_BUDGET[1]))
+                size = resized(record, args.family, (args.min_pixels, args.max_pixels))
                 turns = rendered(record, size, args.family)
                 turns = [turn | {"content": turn["content"].replace(IMAGE, "")} for turn in turns]
                 images = [f"images/{SPLIT_FOLDERS[split]}/{name}"]
                 lines.write(to_json_line({"images": images, "prompt": turns[:-1], "completion": turns[-1:]}))
     return (
         "Load the .jsonl with datasets, its paths made absolute, and cast images to Sequence(Image()); set the image "
-        f"processor's size to shortest_edge {args.min_pixels}, longest_edge {args.max_pixels or 'as you like'}."
+        f"processor's size to shortest_edge {args.min_pixels}, longest_edge {args.max_pixels}."
     )
 
 
+def swift_budget(args: argparse.Namespace) -> tuple[int, int]:
+    """(least, most) pixels in whole image tokens, to which ms-swift rounds them down for qwen-vl-utils 0.0.14
+    (compat_qwen_vl_utils in swift/model/models/qwen.py)."""
+    token = FAMILIES[args.family].factor ** 2
+    return args.min_pixels // token * token, args.max_pixels // token * token
+
+
+def swift_size(record: Record, args: argparse.Namespace) -> tuple[int, int]:
+    """ms-swift has qwen-vl-utils resize, which rounds sides of less than half a token otherwise than the processor."""
+    from qwen_vl_utils.vision_process import smart_resize  # imports torch
+
+    return smart_resize(record["height"], record["width"], FAMILIES[args.family].factor, *swift_budget(args))
+
+
 def write_swift(out: Path, splits: dict[str, list[Record]], classes: list[str], args: argparse.Namespace) -> str:
-    """ms-swift's grounding form: placeholders, and boxes in pixels of the picture file, which it scales for the model."""
+    """ms-swift's messages with the boxes written out.
+
+    Its own placeholders, <ref-object> and <bbox>, would write Qwen2-VL's tokens into the JSON of the later families
+    (unless QWENVL_BBOX_FORMAT=new is set), collapse thin boxes and round halves to even (Template.normalize_bbox).
+    """
     for split, records in splits.items():
         names = place_pictures(out, split, records, args)
         with open(out / f"{split}.jsonl", "w", encoding="utf-8") as lines:
             for record, name in zip(records, names, strict=True):
                 images = [str((args.out / "images" / SPLIT_FOLDERS[split] / name).absolute())]
-                messages, objects = swift_messages(record, args.family)
-                lines.write(to_json_line({"messages": messages, "images": images, "objects": objects}))
-    return f"Train with: MAX_PIXELS={args.max_pixels or 1003520} swift sft --dataset {args.out / 'train.jsonl'}"
-
-
-def swift_messages(record: Record, family: str) -> tuple[list[dict[str, str]], dict[str, list]]:
-    """The conversation with placeholders for names and boxes, and both in the order of the placeholders."""
-    is_json = CODECS[family].syntax == "json"
-    turns = rendered(record, (record["height"], record["width"]), family)
-    asked = [turn for turn in record["messages"] if turn["role"] == "assistant"]
-    answers = iter(asked)
-    refs, boxes = [], []
-    for turn in turns:
-        if turn["role"] != "assistant":
-            continue
-        stands_for_boxes, category = answer_category(next(answers)["content"])
-        if not stands_for_boxes:
-            continue
-        boxes_xyxy, labels = answer_objects(record, category)
-        # Inside the JSON text a name is escaped as JSON wants it; ms-swift puts it in as it is.
-        refs += [json.dumps(label, ensure_ascii=False)[1:-1] if is_json else label for label in labels]
-        boxes += boxes_xyxy
-        if is_json:
-            each = ['{"bbox_2d": ' + _BBOX + ', "label": "' + _REF + '"}'] * len(labels)
-            turn["content"] = "[" + ", ".join(each) + "]"
-        elif labels:
-            turn["content"] = (_REF + _BBOX) * len(labels)
-    return turns, {"ref": refs, "bbox": boxes}
+                messages = rendered(record, swift_size(record, args), args.family)
+                lines.write(to_json_line({"messages": messages, "images": images}))
+    least, most = swift_budget(args)
+    command = ["swift", "sft", "--model", "MODEL", "--dataset", str(args.out / "train.jsonl")]
+    command += ["--val_dataset", str(args.out / "validation.jsonl")] if "validation" in splits else []
+    return f"Train with:\n    MIN_PIXELS={least} MAX_PIXELS={most} {shlex.join(command)}"
 
 
 def write_llamafactory(out: Path, splits: dict[str, list[Record]], classes: list[str], args: argparse.Namespace) -> str:
@@ -242,10 +242,20 @@ def write_llamafactory(out: Path, splits: dict[str, list[Record]], classes: list
             "tags": {f"{name}_tag": name for name in ("role", "content", "user", "assistant", "system")},
         }
     (out / "dataset_info.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    return (
-        f"Train with dataset_dir: {args.out}, media_dir: {args.out}, dataset: {args.out.name}_train, image_max_pixels: "
-        f"{args.max_pixels or 'as you like'}, image_min_pixels: {args.min_pixels}."
-    )
+    options = {
+        "stage": "sft",
+        "model_name_or_path": "MODEL",
+        "template": LLAMAFACTORY_TEMPLATES[args.family],
+        "dataset_dir": args.out,
+        "media_dir": args.out,
+        "dataset": f"{args.out.name}_train",
+        "image_min_pixels": args.min_pixels,
+        "image_max_pixels": args.max_pixels,
+        "cutoff_len": 32768,  # beyond its default of 2,048 tokens it cuts answers in silence
+        "output_dir": "RUN",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return f"Train with:\n    {shlex.join(['llamafactory-cli', 'train', '--do_train', *words])}"
 
 
 # ---- detectors -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from data_prep_sources import picture
 from PIL import ExifTags, Image
@@ -10,6 +11,7 @@ from test_collator import make_collator
 
 from boxtune.codecs import CODECS
 from boxtune.collator import expected_input_size
+from boxtune.images import load_image
 from boxtune.modeling import set_pixel_budget
 from boxtune.prompts import SYSTEM_PROMPT
 from boxtune.records import read_records, write_dataset
@@ -137,19 +139,53 @@ def test_plain_trl_trains_on_the_tokens_that_boxtune_trains_on(data, tiny_models
         assert labels[:-1] == wanted.labels[:-1] and labels[-1:] == line_break
 
 
-def test_swift_placeholders_stand_for_names_and_pixel_boxes(data):
-    row, empty, *_ = lines(run(data, "swift", "--family", "qwen3_vl") / "train.jsonl")
-    answer = row["messages"][-1]["content"]
-    assert answer == '[{"bbox_2d": <bbox>, "label": "<ref-object>"}, {"bbox_2d": <bbox>, "label": "<ref-object>"}]'
-    assert row["objects"] == {"ref": ['cup \\"A\\"', "jar"], "bbox": BOXES[:2]}
-    for name, box in zip(row["objects"]["ref"], row["objects"]["bbox"], strict=True):
-        answer = answer.replace("<bbox>", str(box), 1).replace("<ref-object>", name, 1)
-    assert [entry["label"] for entry in json.loads(answer)] == ['cup "A"', "jar"]
-    assert row["messages"][1]["content"].count("<image>") == 1
-    assert (empty["messages"][-1]["content"], empty["objects"]) == ("[]", {"ref": [], "bbox": []})
-    row, empty, *_ = lines(run(data, "swift", "--family", "qwen2_vl", out=data.parent / "o") / "train.jsonl")
-    assert row["messages"][-1]["content"] == "<ref-object><bbox><ref-object><bbox>"
-    assert row["objects"]["ref"][0] == 'cup "A"' and empty["messages"][-1]["content"] == "None"
+@pytest.mark.parametrize("family", export.FAMILIES)
+def test_swift_messages_hold_the_boxes_of_the_picture_that_ms_swift_makes(data, capsys, family):
+    """ms-swift has qwen-vl-utils resize, to a budget rounded down to whole tokens: 90,400 px would give 336 × 252 with
+    a factor of 28, 115 tokens give 308 × 252. Its placeholders would not come back as this text."""
+    from qwen_vl_utils import fetch_image
+
+    out = run(data, "swift", "--family", family, "--max-pixels", 90_400)
+    factor = export.FAMILIES[family].factor
+    token = factor**2
+    least, most = 3136 // token * token, 90_400 // token * token
+    printed = capsys.readouterr().out
+    assert f"MIN_PIXELS={least} MAX_PIXELS={most} swift sft --model MODEL --dataset {out / 'train.jsonl'}" in printed
+    assert f"--val_dataset {out / 'validation.jsonl'}" in printed
+    row, empty, *_ = lines(out / "train.jsonl")
+    assert set(row) == {"messages", "images"} and row["messages"][1]["content"].count("<image>") == 1
+    seen = fetch_image({"image": row["images"][0], "min_pixels": least, "max_pixels": most}, factor // 2)
+    if factor == 28:
+        assert seen.size == (252, 308)
+    codec, size = CODECS[family], (seen.height, seen.width)
+    wanted = codec.encode(BOXES[:2], ['cup "A"', "jar"], (640, 512), size).text
+    assert [turn["role"] for turn in row["messages"]] == ["system", "user", "assistant"]
+    assert row["messages"][-1]["content"] == wanted
+    assert empty["messages"][-1]["content"] == codec.encode([], [], (640, 512), size).text
+
+
+@pytest.mark.parametrize(("family", "template"), [("qwen2_5_vl", "qwen2_vl"), ("qwen3_vl", "qwen3_vl_nothink")])
+def test_the_printed_llamafactory_command_names_the_data_and_a_template_without_thoughts(
+    data, capsys, family, template
+):
+    out = run(data, "llamafactory", "--family", family, "--max-pixels", 100_352)
+    printed = capsys.readouterr().out
+    assert f"--template {template} --dataset_dir {out} --media_dir {out} --dataset out_llamafactory_train " in printed
+    assert "--image_min_pixels 3136 --image_max_pixels 100352 --cutoff_len 32768 " in printed
+
+
+def test_pictures_that_programs_read_differently_are_written_as_boxtune_reads_them(data):
+    """PIL's own conversion drops an alpha channel and turns most of a 16-bit picture white."""
+    folder = data.parent / "pictures"
+    Image.new("RGBA", (512, 640), (255, 0, 0, 40)).save(folder / "a.png")
+    ramp = np.linspace(0, 65535, 512 * 640).reshape(640, 512).astype(np.uint16)
+    Image.fromarray(ramp).save(folder / "x.png")
+    out = run(data, "llamafactory", "--family", "qwen3_vl") / "images" / "train"
+    for name in ("a.png", "x.png"):
+        with Image.open(out / name) as image:
+            assert image.mode == "RGB" and not (out / name).is_symlink()
+            assert np.array_equal(image, load_image(folder / name))
+    assert (out / "x.png.png").is_symlink()
 
 
 def test_llamafactory_resizes_twice(data):
@@ -174,7 +210,8 @@ def test_arguments_that_cannot_work_are_all_named(data, capsys):
 
     message = failure("trl")
     assert "needs --family" in message and f"--out {data} exists" in message
-    assert "give the --max-pixels" in failure("llamafactory", "--family", "qwen2_5_vl")
+    for kind in ("trl", "swift", "llamafactory"):
+        assert "give the --max-pixels" in failure(kind, "--family", "qwen2_5_vl")
     assert "need 1024 ≤ min ≤ max" in failure("trl", "--family", "qwen3_vl", "--min-pixels", 900, "--max-pixels", 4096)
     assert read_records(data, "train")
     assert "need 1 ≤ min ≤ max" in failure("coco", "--max-pixels", 0)
