@@ -120,6 +120,9 @@ function recount() {
     });
   });
   if (at("live")) writeCounts(at("live"), total);
+  document.querySelectorAll("[data-point]").forEach((point) => {
+    moveTo(point, rates(classes.get(data.classes[point.dataset.point]) || none()));
+  });
   document.querySelectorAll("tr[data-class]").forEach((row) => {
     writeCounts(row, classes.get(data.classes[row.dataset.class]) || none());
   });
@@ -129,6 +132,13 @@ function recount() {
   document.querySelectorAll("[data-threshold]").forEach((place) => {
     place.textContent = threshold ? `Boxes of score ${threshold} and above.` : "";
   });
+}
+
+// A class's point beside its curve; where nothing is answered it has no precision, and no place.
+function moveTo(point, { precision, recall }) {
+  point.style.display = precision === null || recall === null ? "none" : "";
+  point.setAttribute("cx", 100 * recall);
+  point.setAttribute("cy", 100 - 100 * precision);
 }
 
 function writeCounts(parent, counts) {

@@ -129,12 +129,18 @@ def _flatten(value: dict, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _plot(curves: dict, metrics: dict) -> list[dict]:
-    """The classes with most truth: name, AP50 and the curve as SVG points in a square of 100, up to the recall reached."""
-    by_truth = sorted(curves, key=lambda name: -metrics["per_class"][name]["truth"])[:PLOT_CLASSES]
+    """The classes with most truth: name, number, AP50, precision and recall of the counts, and the curve as SVG points in a
+    square of 100, up to the recall reached."""
+    per_class = metrics["per_class"]
+    number = {name: i for i, name in enumerate(per_class)}
+    by_truth = sorted(curves, key=lambda name: -per_class[name]["truth"])[:PLOT_CLASSES]
     return [
         {
             "name": name,
-            "ap50": metrics["per_class"][name]["AP50"],
+            "number": number[name],
+            "ap50": per_class[name]["AP50"],
+            "precision": per_class[name]["precision"],
+            "recall": per_class[name]["recall"],
             "points": " ".join(
                 f"{100 * recall:.1f},{100 - 100 * precision:.1f}"
                 for recall, precision in zip(curves[name]["recall"], curves[name]["precision"], strict=True)

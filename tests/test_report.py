@@ -129,6 +129,17 @@ def cells_of(html):
     return re.findall(r'data-(?:count|change-from|mistake)="(.*?)">(.*?)<', html.split("<template", 1)[0])
 
 
+def dots_of(html):
+    """{number of a class: (recall, precision) at its dot beside the curves}; None where it is hidden."""
+    dots = {}
+    for tag in re.findall(r"<circle [^>]*data-point[^>]*>", html):
+        facts = dict(re.findall(r'([a-z-]+)="([^"]*)"', tag))
+        shown = "display: none" not in facts.get("style", "")
+        place = (float(facts["cx"]) / 100, 1 - float(facts["cy"]) / 100) if shown else None
+        dots[int(facts["data-point"])] = place
+    return dots
+
+
 @pytest.fixture
 def folder(tmp_path):
     for name in ("good", "bad", "empty"):
@@ -291,6 +302,24 @@ def test_points_are_drawn_as_dots(folder, browse):
     assert "IoU" not in "".join(cards_of(dom)[0]["boxes"])
     assert "score at least" not in html
     assert "Points have no curve." in html
+
+
+@pytest.mark.parametrize("threshold", [0, 0.35, 1])
+def test_a_dot_beside_each_curve_is_where_the_counts_are(folder, crowd, browse, threshold):
+    records, predictions = crowd
+    for prediction in predictions:  # no dog scores as much as 1
+        objects = prediction["objects"]
+        rows = zip(objects["score"], objects["category"], strict=True)
+        objects["score"] = [min(value, 0.9) if label.strip() == "dog" else value for value, label in rows]
+    html, plain = write(folder, records, predictions)
+    page = browse(f"#score={threshold}")
+    per_class = score(records, list(kept(predictions, threshold)), ["cat", "dog"])["per_class"]
+    for dots, classes in ((dots_of(html), plain["per_class"]), (dots_of(page), per_class)):
+        assert dots.keys() == {0, 1}
+        for dot, row in zip(dots.values(), classes.values(), strict=True):
+            hidden = row["precision"] is None
+            assert dot == (None if hidden else pytest.approx((row["recall"], row["precision"])))
+    assert (dots_of(page)[1] is None) == (threshold == 1)
 
 
 @pytest.mark.parametrize("threshold", [0, 0.35, 0.6])
