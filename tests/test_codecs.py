@@ -1,6 +1,8 @@
 """Boxes ↔ text: exact wording, round trips within half a step, and parsers that survive anything."""
 
+import gc
 import json
+import random
 import re
 import time
 
@@ -204,31 +206,71 @@ def test_parsers_never_raise_and_give_valid_boxes(text, codec):
 HOSTILE = [
     "{", "[", '"', "'", '{"\\"', "{'", '" ', "<|box_start|>", "<|box_start|>(1,2", "<click>", "9", "9 ", "\\", '{"a":', "{{[",
     '{"bbox_2d": [1, 2, 3, 4], "label": "a"},', '{"bbox_2d":[', "a ", "\n",
-    "]", "}{", "é", "\ud800", "<|object_ref_start|>", "<|box_start|>(1,2),(3,4)<|box_end|>", "<click>1,2</click> a\n",
+    "]", "}{", "{}", "{{}", "{a}", "{1}", "{:{}}", "{bbox_2d:1}", "```json\n", "a:1", "[]", "{:", "I see {x} and ",
+    "é", "\ud800", "<|object_ref_start|>", "<|box_start|>(1,2),(3,4)<|box_end|>", "<click>1,2</click> a\n",
 ]  # fmt: skip
+INSIDE_NUMBERS = [
+    (start, piece, end)
+    for start, end in (('[{"bbox_2d": [', "]}]"), ("<|box_start|>", "<|box_end|>"), ("<click>", "</click> a"))
+    for piece in ("9", "1,", "1.5 ", "a:", "[", "-.")
+]
+
+
+def hostile_texts(length):
+    """Texts of about `length` characters: pieces over and over, alone, inside a label and inside an object that closes."""
+    for piece in HOSTILE:
+        for start, end in (("", ""), ('[{"label": "', ""), ('[{"bbox_2d": [1, 2, 3, 4], "label": "a", ', "}]")):
+            yield start + piece * (length // len(piece)) + end
+    for start, piece, end in INSIDE_NUMBERS:
+        yield start + piece * (length // len(piece)) + end
+    draw = random.Random(0)
+    yield "".join(draw.choices("{}:", k=length))
+    yield "".join(draw.choices(["{bbox_2d:", "}", "[1,2]", "a:", '"', ","], k=length // 4))
+    scenes = [[draw.randrange(500), draw.randrange(300), draw.randrange(510, 640), draw.randrange(310, 480)] for _ in
+              range(length // 50)]  # fmt: skip
+    for name in CODECS:
+        yield encode(name, scenes, ["cat"] * len(scenes))
+
+
+@pytest.mark.parametrize(("length", "limit"), [(100_000, 0.15), pytest.param(1_000_000, 0.5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "qwen3_vl_click"])
+def test_a_million_characters_of_anything_take_half_a_second(name, length, limit):
+    """A looping model writes such texts. One that takes quadratic time fails at either length.
+
+    The best of five, on a machine that others use; without the garbage collector, whose time is that of the tests' heap.
+    """
+    for text in hostile_texts(length):
+        seconds = []
+        gc.disable()
+        while not seconds or (min(seconds) >= limit and len(seconds) < 5):
+            began = time.process_time()
+            CODECS[name].decode(text, IMAGE, INPUT)
+            seconds.append(time.process_time() - began)
+        gc.enable()
+        assert min(seconds) < limit, text[:80]
 
 
 @pytest.mark.parametrize(
-    "codec", [CODECS[n] for n in ("qwen2_vl", "qwen3_vl", "qwen3_vl_click")], ids=lambda c: c.syntax
+    ("name", "text"),
+    [
+        ("qwen2_vl", "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(1,2)<|box_end|>"),
+        ("qwen3_vl_click", "<click>1,2,3,4</click> cat"),
+    ],
 )
-def test_a_megabyte_of_anything_takes_linear_time(codec):
-    def seconds(text):
-        best = float("inf")
-        for _ in range(2):
-            began = time.process_time()
-            codec.decode(text, IMAGE, INPUT)
-            best = min(best, time.process_time() - began)
-        return best
+def test_a_box_in_place_of_a_point_and_the_reverse_are_bad_boxes(name, text):
+    answer = CODECS[name].decode(text, IMAGE, INPUT)
+    assert (answer.problems, answer.labels) == (["bad_box"], [])
 
-    pairs = [(start, piece) for piece in HOSTILE for start in ("", '[{"label": "')]
-    for start, piece in [*pairs, ('[{"bbox_2d": [', "9"), ('[{"bbox_2d": [', "1,"), ("<|box_start|>", "1,")]:
-        small = start + piece * (25_000 // len(piece))
-        large = start + piece * (200_000 // len(piece))
-        # Eight times the text; a quadratic parser would take 64 times as long. 20 ms hide the clock's noise.
-        assert seconds(large) < 20 * seconds(small) + 0.02, (piece, start)
-    for piece in ("{", "}{", "{a:1}", '{"bbox_2d": [', '{"bbox_2d": [1, 2, 3, 4], "label": "a"}, ', "<|box_start|>("):
-        # Half a second and less on an idle core; three times that where others work beside it.
-        assert seconds(piece * (1_000_000 // len(piece))) < 1.5, piece
+
+def test_an_object_is_found_in_mangled_text():
+    """Where it stands decides its score, so a word or a stray bracket must not lead to another's letters."""
+    for text, numbers, label in (
+        ('[{"bbox_2d":] [427, 97, 528, 220], "label": \'cat\'}', "427, 97, 528, 220", "cat"),
+        ("{label: dog, name: {label: cat}, bbox_2d: [1,2,3,4]}", "1,2,3,4", "dog"),
+        ('I see: {"note": "label: cat", "bbox_2d": [1, 2, 3, 4], "label": "dog"}', "1, 2, 3, 4", "dog"),
+    ):
+        [place] = CODECS["qwen3_vl"].decode(text, IMAGE, INPUT).places
+        assert (text[slice(*place.numbers)], text[slice(*place.label)]) == (numbers, label)
 
 
 def test_labels_with_quotes_and_braces_survive():
