@@ -122,7 +122,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
 
     out = args.out or evaluation_folder(args.ckpt)
     if args.export:
-        check_exports(args.export, out, grounding.get_codec().is_click)
+        check_exports(args.export, out, grounding.get_codec().is_click, records)
     answers = answer(args, checkpoint, records, data_dir, out)
     if args.export:
         say(export_predictions(args.export, out, records, answers["tuned"], classes, split))
@@ -176,7 +176,7 @@ def answer_pictures(args: argparse.Namespace) -> None:
     records = records_without_truth(args.images, asked, out, args.skip_bad_images)
     warn_of_new_sizes(records, grounding)
     if args.export:
-        check_exports(args.export, out, grounding.get_codec().is_click)
+        check_exports(args.export, out, grounding.get_codec().is_click, records)
     answers = answer(args, checkpoint, records, args.images, out)["tuned"]
     if args.export:
         classes = list(dict.fromkeys([*grounding.classes, *asked]))  # numbered as in training
@@ -211,7 +211,7 @@ def score_predictions(args: argparse.Namespace) -> None:
     out = args.out or args.predictions.parent
     classes = read_info(args.data)["classes"]
     if args.export:
-        check_exports(args.export, out, is_click(predictions))
+        check_exports(args.export, out, is_click(predictions), records)
         say(export_predictions(args.export, out, records, predictions, classes, split))
     about = {"split": split, "data": str(args.data), "predictions": str(args.predictions), "missing": len(missing)}
     metrics = write_results(out, records, predictions, classes, args.data, about, str(args.predictions))

@@ -1,11 +1,12 @@
 """The options of evaluate.py, and which of them go together."""
 
 import argparse
+from urllib.parse import urlsplit
 
 from boxtune.confidence import RANKINGS
 from boxtune.errors import UserError
 from boxtune.export_predictions import EXPORTS, wanted_exports
-from boxtune.files import path_argument
+from boxtune.files import folder_problems, path_argument
 
 # Options that a way of calling does not read.
 UNUSED = {
@@ -84,8 +85,12 @@ def parse_arguments(argv: list[str] | None, description: str) -> argparse.Namesp
         ]
         if not args.server.startswith(("http://", "https://")):
             problems.append(f"--server must start with http:// or https://, got {args.server!r}")
+        elif not _is_address(args.server):
+            problems.append(f"--server: {args.server!r} is no address; it is like http://localhost:8000/v1")
     elif mode in ("--ckpt", "--images"):
         problems += [f"{flag(name)} needs --server URL" for name in ("served_model", "trust_server") if name in given]
+    if args.out is not None:
+        problems += [f"--out: {problem}" for problem in folder_problems(args.out)]
     if mode == "--predictions" and not args.data:
         problems.append("--predictions needs --data DIR, the prepared data set that they answer")
     for name in ("limit", "batch_size", "max_new_tokens", "max_pixels"):
@@ -94,6 +99,15 @@ def parse_arguments(argv: list[str] | None, description: str) -> argparse.Namesp
     if problems:
         raise UserError("these options cannot be used:", problems)
     return args
+
+
+def _is_address(url: str) -> bool:
+    """Whether it names a host, and a port where it has one."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def flag(name: str) -> str:

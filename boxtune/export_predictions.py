@@ -12,7 +12,7 @@ from pathlib import Path
 
 from boxtune.boxes import box_xyxy_to_xywh
 from boxtune.errors import UserError
-from boxtune.files import write_whole
+from boxtune.files import is_file_name, write_whole
 from boxtune.predictions import Prediction
 from boxtune.prompts import answer_category
 from boxtune.records import SPLIT_FOLDERS, Record, flat_name
@@ -33,8 +33,9 @@ def wanted_exports(text: str) -> list[str]:
     return list(dict.fromkeys(wanted))
 
 
-def check_exports(wanted: list[str], out: Path, click: bool) -> None:
-    """Raises UserError where answers are points, or where a folder to be written is not one of ours."""
+def check_exports(wanted: list[str], out: Path, click: bool, records: list[Record]) -> None:
+    """Raises UserError where answers are points, where a folder to be written is not one of ours, or where ids of `records`
+    are too long for names of files."""
     if click:
         raise UserError("--export: the answers are points, so there are no boxes to export. Leave out --export.")
     yolo = out / "yolo"
@@ -43,6 +44,9 @@ def check_exports(wanted: list[str], out: Path, click: bool) -> None:
     foreign = {path.name for path in yolo.glob("*")} - {"labels", "classes.txt"}
     if "yolo" in wanted and foreign:
         raise UserError(f"--export: {yolo} holds {min(foreign)!r}, so it is no earlier export. Use another --out.")
+    too_long = [record["id"] for record in records if not is_file_name(_yolo_name(record["id"]))]
+    if "yolo" in wanted and too_long:
+        raise UserError("--export: yolo's files of these ids would have names of more than 255 bytes:", too_long)
 
 
 def export_predictions(
@@ -96,6 +100,10 @@ def write_coco(out: Path, records: list[Record], rows: list[Rows], classes: list
     return out / "coco_results.json"
 
 
+def _yolo_name(record_id: str) -> str:
+    return f"{flat_name(record_id)}.txt"
+
+
 def write_yolo(out: Path, records: list[Record], rows: list[Rows], classes: list[str], split: str | None) -> Path:
     """yolo/labels/SPLIT/ID.txt, `class cx cy width height confidence` in shares of the picture, and yolo/classes.txt."""
     folder = out / "yolo"
@@ -109,7 +117,7 @@ def write_yolo(out: Path, records: list[Record], rows: list[Rows], classes: list
         for (x0, y0, x1, y1), number, score in objects:
             box = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
             lines.append(f"{number} " + " ".join(f"{value:.9f}" for value in box) + f" {score:.6f}\n")
-        (labels / f"{flat_name(record['id'])}.txt").write_text("".join(lines), encoding="utf-8")
+        (labels / _yolo_name(record["id"])).write_text("".join(lines), encoding="utf-8")
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     return labels
 

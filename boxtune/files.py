@@ -12,6 +12,17 @@ def path_argument(text: str) -> Path:
     return Path(text)
 
 
+def folder_problems(path: Path) -> list[str]:
+    """Why no folder can be made at `path`; empty where it can, or is there."""
+    problems = [f"{place} is a file; name a folder" for place in (path, *path.parents) if os.path.isfile(place)]
+    return problems + [f"{part!r:.60} is too long for a name" for part in path.parts if not is_file_name(part)]
+
+
+def is_file_name(name: str) -> bool:
+    """Whether it has at most the 255 bytes that most file systems allow."""
+    return len(name.encode(errors="replace")) <= 255
+
+
 def write_whole(path: str | Path, text: str) -> None:
     """Write beside `path` under a temporary name, then rename: no reader ever meets half a file.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from boxtune.drawing import caption, draw_boxes, draw_points
 from boxtune.errors import UserError
+from boxtune.files import is_file_name
 from boxtune.grounding import Grounding
 from boxtune.images import load_image
 from boxtune.pictures import inspect_all
@@ -31,6 +32,8 @@ def records_without_truth(place: Path, classes: list[str], out: Path, skip_bad_i
     if problems := [problem for problem in map(label_problem, classes) if problem]:
         raise UserError("these classes cannot be asked for:", problems)
     folder, paths = _find_pictures(place, out / "pictures")
+    if too_long := [str(path) for path in paths if not is_file_name(_copy_name(path.name))]:
+        raise UserError("copies of these pictures would have names of more than 255 bytes; shorten them:", too_long)
     inspected = dict(zip(paths, inspect_all(paths, os.cpu_count() or 1), strict=True))
     if bad := [reason for reason in inspected.values() if isinstance(reason, str)]:
         if not skip_bad_images:
@@ -128,6 +131,10 @@ def _scale(pixels: float, grounding: Grounding) -> float:
     return math.sqrt(min(max(pixels, grounding.min_pixels), grounding.max_pixels) / pixels)
 
 
+def _copy_name(name: str) -> str:
+    return f"{name}.jpg"
+
+
 def draw_predictions(predictions: list[Prediction], folder: Path) -> None:
     """Annotated copies of the pictures, each object with its label and score, as JPEG under `folder`."""
     for prediction in predictions:
@@ -137,6 +144,6 @@ def draw_predictions(predictions: list[Prediction], folder: Path) -> None:
             image = draw_points(image, objects["point"], captions, "red")
         else:
             image = draw_boxes(image, objects["bbox"], captions, "red")
-        target = folder / f"{prediction['id']}.jpg"
+        target = folder / _copy_name(prediction["id"])
         target.parent.mkdir(parents=True, exist_ok=True)
         image.save(target, quality=90)

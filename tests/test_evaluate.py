@@ -17,6 +17,7 @@ import evaluate
 from boxtune.codecs import CODECS
 from boxtune.collator import expected_input_size
 from boxtune.errors import UserError
+from boxtune.evaluate_options import parse_arguments
 from boxtune.grounding import Grounding
 from boxtune.modeling import load_processor
 from boxtune.predictions import KEYS, make_prediction
@@ -336,6 +337,40 @@ def test_every_wrong_field_of_the_prompt_file_is_named(run, tmp_path):
         Grounding.load(tmp_path)
     named = [problem.split(":")[0] for problem in error.value.problems]
     assert sorted(named) == ["base_precision", "codec", "max_new_tokens", "min_pixels", "questions"]
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ("http://[::1/v1", "is no address"),
+        ("http://:8000/v1", "is no address"),
+        ("http://localhost:port/v1", "is no address"),
+        ("localhost:8000/v1", "must start with http"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_first(server, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--ckpt", "no/such/checkpoint", "--server", server])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert words in message and repr(server) in message
+    assert parse_arguments(["--ckpt", "x", "--server", "http://[::1]:8000/v1"], "").server
+
+
+def test_results_go_to_a_folder(tmp_path, capsys):
+    """Said before the model is opened, let alone asked."""
+    (tmp_path / "file").write_text("mine")
+    for out, words in (
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "file" / "x", "is a file"),
+        ("a" * 256, "too long"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            evaluate.main(["--ckpt", "no/such/checkpoint", "--images", str(tmp_path), "--out", str(out)])
+        assert stop.value.code == 2
+        message = capsys.readouterr().err
+        assert words in message and "no/such" not in message
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_options_that_would_do_nothing_are_refused(capsys):

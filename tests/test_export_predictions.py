@@ -142,8 +142,17 @@ def test_a_second_export_replaces_the_first_and_nothing_else(scored, tmp_path, c
 def test_a_file_in_the_exports_place_is_named_before_anything_is_answered(tmp_path):
     (tmp_path / "yolo").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="is no folder"):
-        check_exports(["yolo"], tmp_path, click=False)
-    check_exports(["coco"], tmp_path, click=False)
+        check_exports(["yolo"], tmp_path, click=False, records=[])
+    check_exports(["coco"], tmp_path, click=False, records=[])
+
+
+def test_ids_too_long_for_a_file_are_listed_before_anything_is_answered(tmp_path):
+    """A folder's name counts too, as yolo's files lie flat; ü has two bytes."""
+    ids = ["a" * 251, "a" * 252, f"{'ü' * 60}/{'ü' * 66}", f"{'ü' * 60}/{'ü' * 64}"]
+    with pytest.raises(UserError) as error:
+        check_exports(["yolo"], tmp_path, click=False, records=[{"id": name} for name in ids])
+    assert error.value.problems == ids[1:3]
+    check_exports(["coco"], tmp_path, click=False, records=[{"id": ids[1]}])
 
 
 def test_points_and_unknown_forms_are_refused(scored, tmp_path, capsys):

@@ -74,6 +74,15 @@ def test_what_cannot_be_asked_about_is_one_message(tmp_path):
         records_without_truth(tmp_path / "shots", ["cat"], tmp_path / "shots")
 
 
+def test_a_picture_whose_copy_could_not_be_named_is_listed_first(tmp_path):
+    picture(tmp_path / "shots" / ("a" * 247 + ".png"))
+    assert asked(tmp_path / "shots")
+    picture(tmp_path / "shots" / ("a" * 248 + ".png"))
+    with pytest.raises(UserError, match="more than 255 bytes") as error:
+        asked(tmp_path / "shots")
+    assert error.value.problems == [str(tmp_path / "shots" / ("a" * 248 + ".png"))]
+
+
 def test_all_torn_pictures_are_listed_and_can_be_left_out(tmp_path, capsys):
     folder = tmp_path / "pictures"
     whole = picture(folder / "whole.png", 300, 200)
