@@ -16,7 +16,7 @@ from accelerate import PartialState
 from transformers import EarlyStoppingCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from boxtune.box_validation import METRICS, BoxValidation
+from boxtune.box_validation import METRICS, BoxValidation, require_objects
 from boxtune.calibration import fit
 from boxtune.callbacks import BeginCallback, InterruptCallback
 from boxtune.checkpoint import quiet_libraries
@@ -151,9 +151,10 @@ def fit_lengths(recipe: Recipe, splits: dict, collator: GroundingCollator) -> di
     """The examples within max_length; sets the answer budget. All over-long ones are listed, none is cut."""
     fitting = {}
     for split, records in splits.items():
-        lengths = measure(records, collator, recipe.grounding.noise_objects if split == "train" else 0.0)
+        noise_objects = recipe.grounding.noise_objects if split == "train" else 0.0
+        lengths = measure(records, collator, noise_objects)
         fitting[split], dropped = drop_or_refuse_overlong(
-            records, lengths, recipe.training.max_length, recipe.grounding.overlong, split
+            records, lengths, recipe.training.max_length, recipe.grounding.overlong, split, noise_objects
         )
         if records and not fitting[split]:
             raise UserError(f"no example of {split} fits max_length {recipe.training.max_length}.")
@@ -311,6 +312,9 @@ def main(argv: list[str] | None = None) -> None:
         grounding.questions = variation.questions(splits["train"])
     collator = GroundingCollator(processor, grounding, data_dir, variation)
     splits = fit_lengths(recipe, splits, collator)
+    if splits.get("validation") and recipe.training.eval_strategy != "no":
+        metric = (recipe.training.metric_for_best_model or "").removeprefix("eval_")
+        require_objects(metric, splits["validation"], options.eval_images)
 
     if PartialState().is_main_process:
         recipe.training.report_to, notes = usable_trackers(recipe.training.report_to, "boxtune", recipe.name)

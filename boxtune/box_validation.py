@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from boxtune.average_precision import all_classes, evaluate_coco
 from boxtune.collator import GroundingCollator
+from boxtune.errors import UserError
 from boxtune.generation import generate_answers
 from boxtune.matching import image_scores, is_click
 from boxtune.predictions import Prediction
@@ -19,8 +20,30 @@ from boxtune.scoring import mean_iou, total_rates
 
 # What stands in the logs behind "eval_", and can be metric_for_best_model.
 METRICS = ("AP", "AP50", "f1", "mean_iou", "fp", "fn", "unparsable", "boxes_runtime")
-# Of these, less is better.
+# What transformers and TRL log beside them; aux_loss for models of experts.
+LIBRARY_METRICS = (
+    *("loss", "mean_token_accuracy", "entropy", "num_tokens", "aux_loss"),
+    *("runtime", "samples_per_second", "steps_per_second"),
+)
+# Of ours, those in which less is better, and those that tell nothing where there is nothing to find.
 COSTS = ("fp", "fn", "unparsable", "boxes_runtime")
+NEED_OBJECTS = ("AP", "AP50", "f1", "mean_iou")
+
+
+def drawn_records(records: list[Record], count: int) -> list[Record]:
+    """At most `count` of the records, always the same ones, as they are asked in evaluation."""
+    drawn = sorted(random.Random(0).sample(range(len(records)), min(count, len(records))))
+    return [as_asked(records[i]) for i in drawn]
+
+
+def require_objects(metric: str, records: list[Record], count: int) -> None:
+    """Raises UserError where `metric` is to choose the best checkpoint, and the records that are drawn hold no object."""
+    drawn = drawn_records(records, count)
+    if metric in NEED_OBJECTS and all(all(record["objects"]["ignore"]) for record in drawn):
+        raise UserError(
+            f"metric_for_best_model: {metric} tells nothing, as the {len(drawn)} pictures of validation that are answered hold "
+            f"no object. Raise eval_images, {count}, where others of the {len(records)} hold some, or use eval_loss."
+        )
 
 
 class BoxValidation:
@@ -30,8 +53,7 @@ class BoxValidation:
     """
 
     def __init__(self, collator: GroundingCollator, records: list[Record], count: int, batch_size: int):
-        drawn = sorted(random.Random(0).sample(range(len(records)), min(count, len(records))))
-        self.records = [as_asked(records[i]) for i in drawn]
+        self.records = drawn_records(records, count)
         self.collator, self.batch_size = collator, batch_size
 
     def predict(self, model) -> list[Prediction]:

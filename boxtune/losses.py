@@ -21,6 +21,8 @@ from boxtune.codecs import Codec
 from boxtune.targets import AnswerTokens
 
 BOX_LOSSES = ("giou", "l1", "w1")
+# What is logged where a loss on boxes is in use, in training and evaluation.
+LOSSES = ("lm_loss", "iou_loss", "fp_loss", "fn_loss")
 
 
 @dataclass(frozen=True)

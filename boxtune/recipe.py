@@ -13,11 +13,11 @@ import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from boxtune.augmentation import OPERATIONS
-from boxtune.box_validation import COSTS, METRICS
+from boxtune.box_validation import COSTS, LIBRARY_METRICS, METRICS
 from boxtune.codecs import BOX_CODECS
 from boxtune.errors import UserError, accepting
 from boxtune.lora import PARTS
-from boxtune.losses import BOX_LOSSES
+from boxtune.losses import BOX_LOSSES, LOSSES
 from boxtune.prompts import SYSTEM_PROMPT
 from boxtune.records import breaks_turns
 
@@ -363,9 +363,11 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
     metric = (training.metric_for_best_model or "").removeprefix("eval_")
     if metric in METRICS and not grounding.eval_images:
         problems.append(f"metric_for_best_model: {metric} is measured only where eval_images is above 0")
-    misspelt = metric not in METRICS and metric.casefold() in {name.casefold() for name in METRICS}
-    if misspelt or metric == "mean_iou_gt":
-        problems.append(f"metric_for_best_model: {metric!r} is not logged; choose from {', '.join(METRICS)}, or loss")
+    logged = [*METRICS, *LIBRARY_METRICS]
+    if (any(weights) and grounding.grounding_mode != "policy") or grounding.end_token_weight != 1:
+        logged += LOSSES
+    if metric and metric not in logged:
+        problems.append(f"metric_for_best_model: {metric!r} is not logged; choose from {', '.join(logged)}")
     if metric in ("AP", "AP50", "mean_iou") and grounding.answer == "click":
         problems.append(f"metric_for_best_model: points have no {metric}; use f1 with answer: click")
     if metric in METRICS and training.greater_is_better != (metric not in COSTS):

@@ -56,14 +56,19 @@ def describe_overlong(entries: list[Lengths]) -> list[str]:
 
 
 def drop_or_refuse_overlong(
-    records: list[Record], lengths: list[Lengths], max_length: int | None, policy: str, split: str
+    records: list[Record],
+    lengths: list[Lengths],
+    max_length: int | None,
+    policy: str,
+    split: str,
+    noise_objects: float = 0.0,
 ) -> tuple[list[Record], list[str]]:
     """(records that fit, lines on the dropped ones). Raises UserError that lists all of them where policy is "error"."""
     too_long = overlong(lengths, max_length)
     if too_long and policy == "error":
         raise UserError(
-            f"{len(too_long)} of {len(records)} examples of {split} exceed max_length {max_length}. Raise max_length, "
-            "lower max_pixels, or set `overlong: drop`:",
+            f"{len(too_long)} of {len(records)} examples of {split} exceed max_length {max_length}. Raise max_length, lower "
+            f"max_pixels{f' or noise_objects, {noise_objects}' if noise_objects else ''}, or set `overlong: drop`:",
             describe_overlong(too_long),
         )
     dropped = {entry.id for entry in too_long}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import evaluate
 import train_sft
 from boxtune import calibration
+from boxtune.box_validation import LIBRARY_METRICS, METRICS
 from boxtune.checkpoint import load_checkpoint_model, open_checkpoint
 from boxtune.grounding import Grounding
 from boxtune.lora import PARTS
@@ -257,10 +259,13 @@ def test_overlong_examples_stop_or_are_dropped_and_listed(squares, tmp_path, cap
         train(squares, tmp_path / "run", "--max_length", "120")
     assert stop.value.code == 2
     message = capsys.readouterr().err
-    assert "exceed max_length 120" in message
+    assert "exceed max_length 120" in message and "noise_objects" not in message
     listed = message.count("tokens (image")
     assert 1 <= listed < 16
     assert not (tmp_path / "run").exists()
+    with pytest.raises(SystemExit):
+        train(squares, tmp_path / "run", "--max_length", "120", "--noise_objects", "2")
+    assert "lower max_pixels or noise_objects, 2.0, or set" in capsys.readouterr().err
     train(squares, tmp_path / "run", "--max_length", "120", "--overlong", "drop")
     assert capsys.readouterr().out.count("dropped from train") == listed
 
@@ -325,6 +330,8 @@ def test_boxes_found_in_training_are_those_of_evaluate(squares, tmp_path):
     state = json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())
     (found,) = [entry for entry in state["log_history"] if "eval_AP50" in entry]
     assert state["best_metric"] == found["eval_mean_iou"]
+    logged = {key.removeprefix("eval_") for key in found if key.startswith("eval_")}
+    assert logged == {*METRICS, *LIBRARY_METRICS} - {"aux_loss"}, "what a recipe may choose the best checkpoint by"
     evaluate.main(["--ckpt", str(run / "final"), "--split", "validation", "--batch-size", "2"])
     metrics = json.loads((run / "eval" / "metrics.json").read_text())
     matching = metrics["matching"]
@@ -367,6 +374,23 @@ def test_a_best_model_by_boxes_needs_boxes(squares, tmp_path, capsys):
         train(squares, tmp_path / "run", "--metric_for_best_model", "eval_AP50", "--eval_images", 0)
     assert stop.value.code == 2
     assert "AP50 is measured only where eval_images is above 0" in capsys.readouterr().err
+
+
+def test_a_best_model_by_boxes_needs_something_to_find(squares, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(squares, data)
+    lines = [json.loads(line) for line in (data / "validation.jsonl").read_text().splitlines()]
+    for record in lines:
+        record["objects"]["ignore"] = [True] * len(record["objects"]["bbox"])
+    (data / "validation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
+    options = ("--eval_strategy", "steps", "--eval_steps", 1, "--eval_images", 4, "--metric_for_best_model", "AP")
+    with pytest.raises(SystemExit) as stop:
+        train(data, tmp_path / "run", *options)
+    assert stop.value.code == 2
+    assert (
+        "AP tells nothing, as the 4 pictures of validation that are answered hold no object" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_data_is_prepared_once(tmp_path, capsys):
