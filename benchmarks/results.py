@@ -4,11 +4,10 @@ import json
 import statistics
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from benchmarks.bootstrap import VALUES, differences, intervals, values_of
 from benchmarks.plan import CHOICES, DATA_SETS, LOSSES, SHORTER, Experiment, Table
 from boxtune.files import write_whole
+from boxtune.pages import text_template
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results.jsonl"
@@ -53,11 +52,8 @@ def write_pages(identities: set[str]) -> list[Path]:
 
 
 def render(name: str, **values) -> Path:
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
     DOCS.mkdir(exist_ok=True)
-    write_whole(DOCS / name, environment.get_template(f"{name}.j2").render(values))
+    write_whole(DOCS / name, text_template(FOLDER / f"{name}.j2").render(values))
     return DOCS / name
 
 

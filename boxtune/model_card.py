@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from boxtune.files import write_whole
 from boxtune.grounding import Grounding
+from boxtune.pages import text_template
 from boxtune.prompts import IMAGE, as_text, user_content
 from boxtune.score_table import format_number, headline_rows
 
@@ -24,15 +24,10 @@ def write_card(folder: Path, name: str, metrics: dict | None = None) -> None:
     grounding = Grounding.load(folder)
     is_adapter = (folder / "adapter_config.json").is_file()
     run = _read(folder / "run.json")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("boxtune", "."), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters["python"] = repr
-    template = environment.get_template("model_card.md.jinja")
     rows = headline_rows(metrics) if metrics else {}
     asked = grounding.questions[0] if grounding.questions else f"{IMAGE}Detect every … in the image."
     content = user_content(asked, grounding.format_sentence)
-    page = template.render(
+    page = text_template(Path(__file__).with_suffix(".md.jinja")).render(
         metadata=card_data(grounding, name, is_adapter, metrics).to_yaml(),
         name=name,
         grounding=grounding,

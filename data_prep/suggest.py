@@ -10,11 +10,11 @@ import math
 import re
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
 from boxtune.errors import UserError, reading
 from boxtune.files import path_argument, write_whole
+from boxtune.pages import text_template
 from boxtune.prompts import FORMAT_SENTENCES, SYSTEM_PROMPT, question
 from boxtune.records import Record, read_info, read_splits
 from data_prep.findings import FAMILIES, Family, image_tokens, keeping_budget, too_small
@@ -47,14 +47,7 @@ def main(args: argparse.Namespace) -> None:
     if not splits.get("train"):
         raise UserError(f"{args.data} has no training pictures; its splits: {', '.join(splits) or 'none'}.")
     values = suggest(splits, info["classes"], FAMILIES[family_name])
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("data_prep", "."),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("suggest.yaml.jinja").render(
+    page = text_template(Path(__file__).with_suffix(".yaml.jinja")).render(
         values,
         name=out.stem,
         model=args.model,
