@@ -20,6 +20,7 @@ from data_prep.files import (
 from data_prep.shapes import are_numbers, box_of_corner, box_of_ellipse, box_of_points, box_of_turned
 from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import split_of, without_suffix
+from data_prep.spool import Spool
 
 _WITHOUT_BOX = {"points", "polyline", "skeleton", "tag"}  # types of labels that no box bears
 
@@ -30,7 +31,7 @@ def recognise(sample: Sample) -> str | None:
 
 def read(source: Path, options: Options) -> Source:
     files, warnings = annotation_files(source, ["annotations.xml", "*.xml"], options)
-    found = Source(layout="xyxy", warnings=warnings)
+    found = Source(Spool(options.scratch), layout="xyxy", warnings=warnings)
     for file, split in files:
         tree = read_xml(file, "annotations", found)
         if tree is not None:
@@ -60,7 +61,7 @@ def _read_file(
         subset = node.get("subset")
         picture = _find_picture(named, subset, pictures)
         name = picture_name(named, picture, file, source)
-        item = Item(name, picture, [], split_of(subset or "") or split)
+        item = Item(name, str(picture), [], split_of(subset or "") or split)
         item.size = stated_size(node.get("width"), node.get("height"))
         item.rows = _read_shapes(node, name, found)
         found.items.append(item)

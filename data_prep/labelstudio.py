@@ -14,6 +14,7 @@ from data_prep.files import Pictures, annotation_files, picture_folders, picture
 from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points, box_of_turned
 from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import without_suffix
+from data_prep.spool import Spool
 
 _PICTURE_FIELDS = ("image", "img", "picture", "photo", "url", "ocr")
 _PICTURE_ENDING = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp)\b", re.IGNORECASE)
@@ -31,7 +32,7 @@ def recognise(sample: Sample) -> str | None:
 
 def read(source: Path, options: Options) -> Source:
     files, warnings = annotation_files(source, ["*.json"], options)
-    found = Source(layout="xyxy", fractions=True, warnings=warnings)
+    found = Source(Spool(options.scratch), layout="xyxy", fractions=True, warnings=warnings)
     controls: set[str] = set()
     for file, split in files:
         tasks = read_json(file)
@@ -57,7 +58,7 @@ def read(source: Path, options: Options) -> Source:
             if results is not None:
                 controls |= {str(result.get("from_name")) for result in results}
                 rows = _read_regions(results, where, name, options, found)
-                found.items.append(Item(name, picture, rows, split, _size_of(results)))
+                found.items.append(Item(name, str(picture), rows, split, _size_of(results)))
     if options.label_field and options.label_field not in controls:
         known = ", ".join(sorted(controls)) or "none"
         found.errors.append(
