@@ -333,6 +333,32 @@ def test_labelstudio_min_export(tmp_path, capsys):
     assert len(records["a"]["objects"]["bbox"]) == 2 and kinds(problems) == [("a", "annotations", 1)]
 
 
+@pytest.mark.parametrize(
+    ("more", "classes"), [([], ["cat", "dog", "z"]), (["--label-field", "kind"], ["big", "z", "z"])]
+)
+def test_labelstudio_min_export_of_several_controls(tmp_path, capsys, more, classes):
+    """Every control repeats a region's shape, with the picture's size or not; a region is one object all the same. Two
+    regions of one shape are two."""
+    picture(tmp_path / "in" / "a.png")
+    turned = {"x": 30, "y": 20, "width": 30, "height": 40, "rotation": 30}
+    other = {"x": 70, "y": 50, "width": 20, "height": 20, "rotation": 0}
+    size = {"original_width": 100, "original_height": 80}
+    entry = {
+        "id": 1,
+        "image": "a.png",
+        "box": [turned | size, other | size, other | size],
+        "label": [turned | {"labels": ["cat"]}, other | {"labels": ["dog"]}],
+        "kind": [turned | size | {"choices": ["big"]}] if more else ["big"],
+    }
+    file = labelstudio(tmp_path / "in" / "min.json", entry)
+    records, *_ = prepared(capsys, "labelstudio", file, "--default-class", "z", *more, "--out", tmp_path / "out")
+    assert records["a"]["objects"]["category"] == classes
+    half = 30 * 3**0.5 / 2
+    wanted = [[30 - 16, 16, 30 + half, 16 + 15 + 16 * 3**0.5], [70, 40, 90, 56], [70, 40, 90, 56]]
+    for box, expected in zip(records["a"]["objects"]["bbox"], wanted, strict=True):
+        assert box == pytest.approx(expected, abs=0.001)
+
+
 def test_labelstudio_labels_of_several_controls(tmp_path, capsys):
     """A region's label may stand in a result of its own; where there are two, the user chooses."""
     picture(tmp_path / "in" / "a.png")
