@@ -1,7 +1,9 @@
 """How fast, and in how much memory, a large data set is converted: python -m benchmarks.conversion [--pictures 20000]
 
-Draws that many JPEGs of 640 × 480 with a COCO file (seed 0), converts them and a tenth of them with one worker and with one
-for each core, each in a process of its own, and prints a table. Needs some 30 KB of disk a picture, given back at the end.
+Draws that many JPEGs of 640 × 480 with 0 to 15 boxes each (seed 0), as COCO, which is one document, and as YOLO, which has a
+file for each picture. Converts them and a tenth of them with one worker and with one for each core, each in a process of its
+own, and prints a table. The last column is by how much the peak of memory grows from the tenth to the whole, a picture.
+Needs some 30 KB of disk a picture, given back at the end.
 """
 
 import argparse
@@ -9,6 +11,8 @@ import json
 import os
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +25,11 @@ from benchmarks.process import timed
 from boxtune.errors import command
 
 WIDTH, HEIGHT, CLASSES = 640, 480, 10
+SHARES = {"tenth": 10, "whole": 1}
 
 
 def draw_source(folder: Path, count: int) -> None:
-    """`count` pictures of smooth noise with 0 to 15 boxes each, and instances.json."""
+    """`count` pictures of smooth noise, a label file beside each, and NAME.json and NAME.yaml for every share of them."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for number in tqdm(range(count), desc="drawing", unit="picture"):
@@ -32,6 +37,7 @@ def draw_source(folder: Path, count: int) -> None:
         name = f"{number:06d}.jpg"
         coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(folder / name, quality=85)
         images.append({"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT})
+        lines = []
         for _ in range(rng.integers(0, 16)):
             x, y = rng.uniform(0, WIDTH - 64), rng.uniform(0, HEIGHT - 64)
             box_xywh = [round(float(value), 2) for value in (x, y, *rng.uniform(8, 64, 2))]
@@ -39,13 +45,20 @@ def draw_source(folder: Path, count: int) -> None:
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": number, "bbox": box_xywh, "category_id": category}
             )
+            x, y, width, height = box_xywh
+            box_cxcywh = ((x + width / 2) / WIDTH, (y + height / 2) / HEIGHT, width / WIDTH, height / HEIGHT)
+            lines.append(" ".join([str(category - 1), *(f"{value:.6f}" for value in box_cxcywh)]))
+        (folder / name).with_suffix(".txt").write_text("\n".join(lines), encoding="utf-8")
     categories = [{"id": i + 1, "name": f"thing {i}"} for i in range(CLASSES)]
-    for share, name in ((10, "tenth.json"), (1, "whole.json")):
+    for name, share in SHARES.items():
         kept = images[: count // share]
         ids = {image["id"] for image in kept}
         rows = [row for row in annotations if row["image_id"] in ids]
         text = json.dumps({"images": kept, "annotations": rows, "categories": categories})
-        (folder / name).write_text(text, encoding="utf-8")
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+        (folder / f"{name}.txt").write_text("\n".join(image["file_name"] for image in kept), encoding="utf-8")
+        names = ", ".join(category["name"] for category in categories)
+        (folder / f"{name}.yaml").write_text(f"train: {name}.txt\nnames: [{names}]\n", encoding="utf-8")
 
 
 @command
@@ -53,16 +66,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=20_000, metavar="N")
     args = parser.parse_args()
-    table = Table("pictures", "workers", "seconds", "pictures/s", "peak MiB")
+    table = Table("source", "workers", "pictures", "seconds", "pictures/s", "peak MiB", "bytes a picture")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        draw_source(folder, args.pictures)
-        for source, count in (("tenth.json", args.pictures // 10), ("whole.json", args.pictures)):
+        # In a process of its own: a command's peak counts as at least that of the process which starts it.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            pool.submit(draw_source, folder, args.pictures).result()
+        for source_format, ending in (("coco", "json"), ("yolo", "yaml")):
             for workers in sorted({1, os.cpu_count()}):
-                out = folder / f"out {count} {workers}"
-                words = ["-m", "data_prep", "coco", folder / source, "--out", out, "--workers", workers]
-                seconds, peak = timed([sys.executable, *words], folder / "log")
-                table.add_row(str(count), str(workers), f"{seconds:.1f}", f"{count / seconds:.0f}", str(peak))
+                peaks = []
+                for name, share in SHARES.items():
+                    out = folder / f"out {source_format} {workers} {name}"
+                    words = [source_format, folder / f"{name}.{ending}", "--out", out, "--workers", workers]
+                    seconds, peak = timed([sys.executable, "-m", "data_prep", *words], folder / "log")
+                    count = args.pictures // share
+                    peaks.append((count, peak))
+                    (fewer, low), (more, high) = peaks[0], peaks[-1]
+                    grown = f"{(high - low) * 2**20 / (more - fewer):,.0f}" if more > fewer else ""
+                    row = [source_format, workers, count, f"{seconds:.1f}", f"{count / seconds:.0f}", peak, grown]
+                    table.add_row(*map(str, row))
     Console().print(table)
 
 

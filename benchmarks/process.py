@@ -11,7 +11,8 @@ from boxtune.errors import UserError
 def timed(words: list, log: Path, threads: int | None = None, folder: Path | None = None) -> tuple[float, int]:
     """(seconds, peak resident MiB) of a command, run in `folder`, whose output goes to `log`.
 
-    `threads` is how many torch may use. Raises UserError with the log's last lines where the command fails.
+    The peak is at least that of this process, whose memory the command shares until it starts. `threads` is how many torch
+    may use. Raises UserError with the log's last lines where the command fails.
     """
     words = list(map(str, words))
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})

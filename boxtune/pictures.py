@@ -2,8 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class Picture:
     stored: tuple[int, int]
     upright: tuple[int, int]
     orientation: int
-    digest: str
+    digest: bytes
 
 
 def inspect(path: Path) -> Picture | str:
@@ -46,7 +47,7 @@ def inspect(path: Path) -> Picture | str:
         return f"{path}: torn: {error}"
     if size != upright:
         return f"{path}: torn: the header says {upright[0]} × {upright[1]}, the pixels are {size[0]} × {size[1]}"
-    return Picture(stored, upright, orientation, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Picture(stored, upright, orientation, hashlib.sha256(path.read_bytes()).digest())
 
 
 def upright_size(path: Path) -> tuple[int, int] | None:
@@ -58,10 +59,21 @@ def upright_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def inspect_all(paths: list[Path], workers: int) -> Iterator[Picture | str]:
+def inspect_all(paths: Sequence[str | Path], workers: int) -> Iterator[Picture | str]:
     """`inspect` of every path, in order, by so many threads (Pillow decodes without the interpreter's lock)."""
     pool = ThreadPoolExecutor(workers)
     try:
-        yield from tqdm(pool.map(inspect, paths), total=len(paths), desc="pictures", unit="", disable=None)
+        yield from tqdm(_in_turn(pool, paths, 16 * workers), total=len(paths), desc="pictures", unit="", disable=None)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _in_turn(pool: ThreadPoolExecutor, paths: Sequence[str | Path], ahead: int) -> Iterator[Picture | str]:
+    """As pool.map, which would at once make a future of two kilobytes for every path, but only so many ahead."""
+    waiting: deque[Future] = deque()
+    for path in paths:
+        waiting.append(pool.submit(inspect, Path(path)))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -238,12 +238,6 @@ def data_hash(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def split_summary(records: list[Record]) -> dict[str, int]:
-    """The entry of one split in dataset.json."""
-    counts = [len(record["objects"]["bbox"]) for record in records]
-    return {"images": len(records), "objects": sum(counts), "empty": counts.count(0)}
-
-
 def to_json_line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -254,8 +248,8 @@ def write_dataset(
     name: str,
     source_format: str,
     classes: list[str],
-    splits: dict[str, list[Record]],
-    problems: list[dict],
+    splits: dict[str, Iterable[Record]],
+    problems: Iterable[dict],
     overwrite: bool = False,
     staged_images: Path | None = None,
 ) -> None:
@@ -268,17 +262,18 @@ def write_dataset(
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name[:64]}.", dir=directory.parent))
     try:
-        for split, records in splits.items():
-            with open(temporary / f"{split}.jsonl", "w", encoding="utf-8") as lines:
-                lines.writelines(map(to_json_line, records))
+        summaries = {split: _write_split(temporary / f"{split}.jsonl", records) for split, records in splits.items()}
+        kinds = Counter()
         with open(temporary / "problems.jsonl", "w", encoding="utf-8") as lines:
-            lines.writelines(map(to_json_line, problems))
+            for problem in problems:
+                lines.write(to_json_line(problem))
+                kinds[problem["kind"]] += 1
         info = {
             "name": name,
             "format": source_format,
             "classes": classes,
-            "splits": {split: split_summary(records) for split, records in splits.items()},
-            "problems": dict(sorted(Counter(problem["kind"] for problem in problems).items())),
+            "splits": summaries,
+            "problems": dict(sorted(kinds.items())),
         }
         (temporary / "dataset.json").write_text(json.dumps(info, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         if staged_images is not None:
@@ -289,6 +284,17 @@ def write_dataset(
         os.rename(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_split(path: Path, records: Iterable[Record]) -> dict[str, int]:
+    """The entry of the split in dataset.json."""
+    images = objects = empty = 0
+    with open(path, "w", encoding="utf-8") as lines:
+        for record in records:
+            lines.write(to_json_line(record))
+            count = len(record["objects"]["bbox"])
+            images, objects, empty = images + 1, objects + count, empty + (count == 0)
+    return {"images": images, "objects": objects, "empty": empty}
 
 
 def check_writable_target(directory: Path, overwrite: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_prep.files import Pictures, annotation_files, is_set, picture_folders, picture_name, read_json, stated_size
 from data_prep.source import Item, Options, Row, Sample, Source
+from data_prep.spool import Spool
 
 
 def recognise(sample: Sample) -> str | None:
@@ -20,7 +21,7 @@ def recognise(sample: Sample) -> str | None:
 
 def read(source: Path, options: Options) -> Source:
     files, warnings = annotation_files(source, ["*.json"], options)
-    found = Source(layout="xyxy", fractions=True, warnings=warnings)
+    found = Source(Spool(options.scratch), layout="xyxy", fractions=True, warnings=warnings)
     for file, split in files:
         entries = read_json(file)
         if not isinstance(entries, list):
@@ -58,7 +59,7 @@ def _read_entry(entry: dict, file: Path, split: str | None, source: Path, pictur
             picture = Pictures([picture]).find(entry["image"])
     size = stated_size(extra.pop("width", None), extra.pop("height", None))
     name = picture_name(entry["image"], picture, file, source)
-    return Item(name, picture, [_read_object(thing) for thing in entry["objects"]], split, size, extra)
+    return Item(name, str(picture), [_read_object(thing) for thing in entry["objects"]], split, size, extra)
 
 
 def _read_object(thing: dict) -> Row:

@@ -12,6 +12,7 @@ from data_prep.files import (
     stated_size,
 )
 from data_prep.source import Item, Options, Row, Sample, Source
+from data_prep.spool import Spool
 
 _LISTS = ("images", "annotations", "categories")
 
@@ -25,7 +26,7 @@ def recognise(sample: Sample) -> str | None:
 
 def read(source: Path, options: Options) -> Source:
     files, warnings = annotation_files(source, ["instances_*.json", "_annotations.coco.json", "*.json"], options)
-    found = Source(layout="xywh", warnings=warnings)
+    found = Source(Spool(options.scratch), layout="xywh", warnings=warnings)
     for file, split in files:
         _read_file(file, split, source, options, found)
     return found
@@ -38,32 +39,37 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
         return
     names = _read_categories(file, data, found)
     pictures = Pictures(picture_folders(file, source, options))
-    items: dict[object, Item] = {}
+    images: dict[object, dict] = {}
     for number, image in enumerate(data["images"]):
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or not _is_id(image.get("id")):
             found.errors.append(f"{file}: images[{number}] needs id and file_name, got {image!r:.100}")
-        elif image["id"] in items:
+        elif image["id"] in images:
             found.errors.append(f"{file}: images[{number}]: id {image['id']!r} stands twice")
         else:
-            picture = pictures.find(image["file_name"])
-            name = picture_name(image["file_name"], picture, file, source)
-            size = stated_size(image.get("width"), image.get("height"))
-            items[image["id"]] = Item(name, picture, [], split, size)
+            images[image["id"]] = image
+    entries: dict[object, list[dict]] = {image_id: [] for image_id in images}
     for number, entry in enumerate(data["annotations"]):
         where = f"{file}: annotations[{number}]"
         if not isinstance(entry, dict) or not _is_id(entry.get("image_id")) or not _is_id(entry.get("category_id")):
             found.errors.append(f"{where} needs image_id and category_id, got {entry!r:.100}")
-        elif entry["image_id"] not in items:
+        elif entry["image_id"] not in images:
             found.errors.append(f"{where}: image_id {entry['image_id']!r} is in no entry of images")
         elif entry["category_id"] not in names:
             found.errors.append(f"{where}: category_id {entry['category_id']!r} is in no entry of categories")
         else:
-            box = entry.get("bbox")
-            row = Row(
-                box if isinstance(box, list) else [box], names[entry["category_id"]], is_set(entry.get("iscrowd"))
-            )
-            items[entry["image_id"]].rows.append(row)
-    found.items += items.values()
+            entries[entry["image_id"]].append(entry)
+    for image_id, image in images.items():
+        picture = pictures.find(image["file_name"])
+        name = picture_name(image["file_name"], picture, file, source)
+        rows = [_read_object(entry, names) for entry in entries[image_id]]
+        size = stated_size(image.get("width"), image.get("height"))
+        found.items.append(Item(name, str(picture), rows, split, size))
+
+
+def _read_object(entry: dict, names: dict[object, str]) -> Row:
+    box_xywh = entry.get("bbox")
+    box_xywh = box_xywh if isinstance(box_xywh, list) else [box_xywh]
+    return Row(box_xywh, names[entry["category_id"]], is_set(entry.get("iscrowd")))
 
 
 def _is_id(value) -> bool:

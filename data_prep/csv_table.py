@@ -12,6 +12,7 @@ from boxtune.errors import UserError
 from data_prep.files import Pictures, annotation_files, number, picture_folders, picture_name, stated_size
 from data_prep.source import Item, Options, Row, Sample, Source
 from data_prep.splits import split_of
+from data_prep.spool import Spool
 
 _NAMES = {
     "image": ("filename", "file_name", "image", "image_path", "image_name", "img", "path", "file", "image_id"),
@@ -37,7 +38,7 @@ def recognise(sample: Sample) -> str | None:
 
 def read(source: Path, options: Options) -> Source:
     files, warnings = annotation_files(source, ["*.csv"], options)
-    found = Source(layout="xyxy", warnings=warnings)
+    found = Source(Spool(options.scratch), layout="xyxy", warnings=warnings)
     for file, split in files:
         _read_file(file, split, source, options, found)
     return found
@@ -70,10 +71,11 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
             picture = pictures.find(row["image"])
             name = picture_name(row["image"], picture, file, source)
             size = stated_size(row.get("width"), row.get("height"))
-            items[row["image"], own] = Item(name, picture, [], own, size)
+            items[row["image"], own] = Item(name, str(picture), [], own, size)
         if any(row[edge] for edge in _BOX):
             items[row["image"], own].rows.append(Row([number(row[edge]) for edge in _BOX], row["class"]))
-    found.items += items.values()
+    for item in items.values():
+        found.items.append(item)
     if unknown_splits:
         words = ", ".join(sorted(unknown_splits))
         found.warnings.append(f"{file}: as a split, {words:.200} is none of train, validation and test")

@@ -1,10 +1,12 @@
 """CVAT for images 1.1: annotations.xml of an export, beside the folder `images` or not.
 
 Boxes count as they are, turned boxes, polygons, ellipses and masks by the box around them; points, lines, cuboids and
-skeletons are left out and listed. An object's attributes are kept; a picture's subset is its split.
+skeletons are left out and listed. An object's attributes are kept; a picture's subset is its split. In a project's export,
+pictures of several subsets may bear one name: the subset is then part of it where it is no split.
 """
 
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 
 from data_prep.files import (
@@ -20,6 +22,7 @@ from data_prep.files import (
 from data_prep.shapes import are_numbers, box_of_corner, box_of_ellipse, box_of_points, box_of_turned
 from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import split_of, without_suffix
+from data_prep.spool import Spool
 
 _WITHOUT_BOX = {"points", "polyline", "skeleton", "tag"}  # types of labels that no box bears
 
@@ -30,7 +33,7 @@ def recognise(sample: Sample) -> str | None:
 
 def read(source: Path, options: Options) -> Source:
     files, warnings = annotation_files(source, ["annotations.xml", "*.xml"], options)
-    found = Source(layout="xyxy", warnings=warnings)
+    found = Source(Spool(options.scratch), layout="xyxy", warnings=warnings)
     for file, split in files:
         tree = read_xml(file, "annotations", found)
         if tree is not None:
@@ -52,18 +55,33 @@ def _read_file(
     names = [(label.findtext("name") or "").strip() for label in labels]
     found.classes += [name for name in dict.fromkeys(names) if name not in found.classes]
     pictures = Pictures(picture_folders(file, source, options))
-    for node in tree.findall("image"):
-        named = node.get("name")
+    nodes = tree.findall("image")
+    bearers = Counter((node.get("name"), _split_of(node, split)) for node in nodes)
+    owners: dict[Path, str] = {}
+    for node in nodes:
+        named, subset, own_split = node.get("name"), node.get("subset"), _split_of(node, split)
         if not named:
             found.errors.append(f"{file}: image {node.get('id')!r} has no name")
             continue
-        subset = node.get("subset")
         picture = _find_picture(named, subset, pictures)
-        name = picture_name(named, picture, file, source)
-        item = Item(name, picture, [], split_of(subset or "") or split)
+        owner = " of ".join(f"{key} {node.get(key)}" for key in ("task_id", "subset") if node.get(key))
+        if picture.is_file() and owners.setdefault(picture, owner) != owner:
+            found.errors.append(
+                f"{file}: {named} of {owners[picture]}, and of {owner}: there is only one such picture, {picture}, and "
+                "nothing says whose it is. Export each task by itself, or the project with its images"
+            )
+            continue
+        in_subset = f"{subset}/{named}" if subset and bearers[named, own_split] > 1 else named
+        name = picture_name(in_subset, picture, file, source)
+        item = Item(name, str(picture), [], own_split)
         item.size = stated_size(node.get("width"), node.get("height"))
         item.rows = _read_shapes(node, name, found)
         found.items.append(item)
+
+
+def _split_of(image: ElementTree.Element, split: str | None) -> str | None:
+    """A picture's own split, or else its file's."""
+    return split_of(image.get("subset") or "") or split
 
 
 def _find_picture(named: str, subset: str | None, pictures: Pictures) -> Path:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from boxtune.errors import UserError
 from data_prep.files import files_below, safe_name, stated_size, suffix_of
-from data_prep.source import Item, Options, Sample, Source
+from data_prep.source import Item, Options, Sample, Source, plain
 from data_prep.splits import split_of
+from data_prep.spool import Spool
 from data_prep.table_fields import Fields, choose_fields, read_objects
 
 # What `datasets` and Arrow raise on torn files.
@@ -53,7 +54,7 @@ def read(source: Path, options: Options) -> Source:
 
 def read_table(source: Path, options: Options, fields: Fields | None = None) -> Source:
     """Every row as an item, its pictures written to `options.scratch`. Without `fields` they are chosen, and said."""
-    found = Source(layout=options.bbox_format, fractions=None)
+    found = Source(Spool(options.scratch), layout=options.bbox_format, fractions=None)
     rows, names_taken = _rows(source, options), set()
     head = list(islice(rows, _PEEKED))
     fields = fields or choose_fields([row for _, _, row, _ in head], source, options)
@@ -71,9 +72,9 @@ def read_table(source: Path, options: Options, fields: Fields | None = None) -> 
             name = f"{number:06d}_{name}"
         names_taken.add((split, name))
         used = {"image", "image_id", "width", "height", fields.parent, fields.bbox, fields.label}
-        extra = {key: value for key, value in row.items() if key not in used}
+        extra = plain({key: value for key, value in row.items() if key not in used})
         size = stated_size(row.get("width"), row.get("height"))
-        found.items.append(Item(name, place, objects, split, size, extra))
+        found.items.append(Item(name, str(place), objects, split, size, extra))
     return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from boxtune.errors import UserError
 from data_prep.files import Pictures, annotation_files, picture_folders, picture_name, read_text, stated_size
 from data_prep.source import Item, Options, Sample, Source
+from data_prep.spool import Spool
 from data_prep.table_fields import choose_fields, read_objects
 
 _PICTURES = ("file_name", "filename", "image", "image_path", "path", "file")
@@ -21,7 +22,7 @@ def recognise(sample: Sample) -> str | None:
 
 def read(source: Path, options: Options) -> Source:
     files, warnings = annotation_files(source, ["metadata.jsonl", "*.jsonl"], options)
-    found = Source(layout=options.bbox_format, fractions=None, warnings=warnings)
+    found = Source(Spool(options.scratch), layout=options.bbox_format, fractions=None, warnings=warnings)
     tables = [(file, split, _read_lines(file, found)) for file, split in files]
     rows = [row for _, _, lines in tables for _, row in lines]
     if found.errors:
@@ -46,7 +47,7 @@ def read(source: Path, options: Options) -> Source:
                 extra = {key: value for key, value in row.items() if key not in used}
                 size = stated_size(row.get("width"), row.get("height"))
                 name = picture_name(named, picture, file, source)
-                found.items.append(Item(name, picture, objects, split, size, extra))
+                found.items.append(Item(name, str(picture), objects, split, size, extra))
     return found
 
 

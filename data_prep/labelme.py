@@ -27,6 +27,7 @@ from data_prep.files import (
 from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points
 from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import split_of, without_suffix
+from data_prep.spool import Spool
 
 _POINT_SHAPES = {
     "rectangle",
@@ -43,7 +44,7 @@ def recognise(sample: Sample) -> str | None:
 
 def read(source: Path, options: Options) -> Source:
     files, folder = _find_files(existing(source), options)
-    found = Source(layout="xyxy")
+    found = Source(Spool(options.scratch), layout="xyxy")
     pictures: dict[Path, Pictures] = {}
     others = []
     for file in files:
@@ -104,7 +105,7 @@ def _read_item(file: Path, folder: Path, data: dict, pictures: Pictures, found: 
     name = relative_name(file.with_name(file.stem + picture.suffix), folder)
     parts = file.relative_to(folder).parts
     split = split_of(parts[0]) if len(parts) > 1 else None
-    item = Item(name, picture, [], split, stated_size(data.get("imageWidth"), data.get("imageHeight")))
+    item = Item(name, str(picture), [], split, stated_size(data.get("imageWidth"), data.get("imageHeight")))
     for shape in data["shapes"]:
         box_xyxy = _box_of(shape)
         if box_xyxy is None:

@@ -7,6 +7,7 @@ out. Where a region has labels of several controls, --label-field names the cont
 
 import os
 import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -14,6 +15,7 @@ from data_prep.files import Pictures, annotation_files, picture_folders, picture
 from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points, box_of_turned
 from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import without_suffix
+from data_prep.spool import Spool
 
 _PICTURE_FIELDS = ("image", "img", "picture", "photo", "url", "ocr")
 _PICTURE_ENDING = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp)\b", re.IGNORECASE)
@@ -31,7 +33,7 @@ def recognise(sample: Sample) -> str | None:
 
 def read(source: Path, options: Options) -> Source:
     files, warnings = annotation_files(source, ["*.json"], options)
-    found = Source(layout="xyxy", fractions=True, warnings=warnings)
+    found = Source(Spool(options.scratch), layout="xyxy", fractions=True, warnings=warnings)
     controls: set[str] = set()
     for file, split in files:
         tasks = read_json(file)
@@ -57,7 +59,7 @@ def read(source: Path, options: Options) -> Source:
             if results is not None:
                 controls |= {str(result.get("from_name")) for result in results}
                 rows = _read_regions(results, where, name, options, found)
-                found.items.append(Item(name, picture, rows, split, _size_of(results)))
+                found.items.append(Item(name, str(picture), rows, split, _size_of(results)))
     if options.label_field and options.label_field not in controls:
         known = ", ".join(sorted(controls)) or "none"
         found.errors.append(
@@ -152,9 +154,11 @@ def _size_of(results: list[dict]) -> tuple[int, int] | None:
 
 def _read_regions(results: list[dict], where: str, name: str, options: Options, found: Source) -> list[Row]:
     """A row for each region. One region may have several results of the same id and shape, one for each control; a choice
-    made for a region has its id alone."""
+    made for a region has its id alone. In JSON-MIN, which has no ids, the shape alone tells regions apart, and of those that
+    are alike the first result of every control is of one region, the second of another."""
     regions: dict[tuple, tuple[list, dict[str, list]]] = {}
     loose: dict[str, dict[str, list]] = {}
+    size, alike = _size_of(results), Counter()
     for result in results:
         value, identity = result.get("value") or {}, str(result.get("id"))
         labels = {
@@ -162,15 +166,18 @@ def _read_regions(results: list[dict], where: str, name: str, options: Options, 
             for key, entry in value.items()
             if (key.endswith("labels") or key == "choices") and isinstance(entry, list)
         }
-        box_xyxy = _box_of(value, _size_of([result]))
+        box_xyxy = _box_of(value, _size_of([result]) or size)
         if box_xyxy is None and any(key.endswith("labels") for key in value) and not _elsewhere(identity, results):
             box_xyxy = []  # of a kind of region that is not known here
         if box_xyxy is None:
             loose.setdefault(identity, {}).update(labels)
         else:
-            regions.setdefault((identity, repr(box_xyxy)), (box_xyxy, {}))[1].update(labels)
+            shape, control = repr(box_xyxy), str(result.get("from_name"))
+            turn = alike[shape, control] if identity == "None" else 0
+            alike[shape, control] += identity == "None"
+            regions.setdefault((identity, shape, turn), (box_xyxy, {}))[1].update(labels)
     rows = []
-    for (identity, _), (box_xyxy, own) in regions.items():
+    for (identity, *_), (box_xyxy, own) in regions.items():
         given = loose.get(identity, {}) | own if identity != "None" else own
         labels = [given.get(options.label_field, [])] if options.label_field else list(given.values())
         if not box_xyxy:

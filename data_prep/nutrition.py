@@ -25,6 +25,7 @@ from boxtune.records import SPLITS, Record, check_writable_target, write_dataset
 from data_prep.files import folder_for_scratch
 from data_prep.product_pictures import Picture, draw_picture
 from data_prep.report import print_report
+from data_prep.spool import Spool
 
 CATEGORY = "nutrition-table"
 SMALLEST_SIZE, LARGEST_SIZE = 224, 2048
@@ -79,10 +80,10 @@ def write_prepared(directory: Path, num_images: int, seed: int, size: int = 448,
     """A prepared data set; nothing stays behind where drawing is interrupted."""
     directory = Path(os.path.realpath(directory))
     check_writable_target(directory, overwrite)
-    splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=folder_for_scratch(directory)) as staging:
         images = Path(staging) / "images"
         images.mkdir()
+        splits: dict[str, Spool[Record]] = {split: Spool(Path(staging)) for split in SPLITS}
         for index, picture, jpeg in _pictures(num_images, seed, size):
             (images / f"{picture_id(index)}.jpg").write_bytes(jpeg)
             splits[split_of(index)].append(_record(index, picture))

@@ -1,15 +1,18 @@
 """Source boxes → xyxy pixels of the upright picture: conversion, rotation, clipping, and the check for a wrong convention."""
 
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
 from boxtune.boxes import box_cxcywh_to_xyxy, box_xywh_to_xyxy, box_yxyx_to_xyxy
 from boxtune.errors import UserError
 from boxtune.pictures import Picture
+from data_prep.inspecting import Inspected
 from data_prep.shapes import are_numbers
-from data_prep.source import Item, Row, Source, problem
+from data_prep.source import Item, Source, problem
 
 LAYOUTS = {
     "xyxy": lambda boxes_xyxy: boxes_xyxy,
@@ -29,10 +32,13 @@ _OUTSIDE = 0.02
 
 @dataclass
 class Placed:
-    """Objects in upright pixels. `checked` counts boxes of four numbers, `contradictions` names those that cannot be right."""
+    """An item whose rows have a usable box, each in upright pixels. `checked` counts boxes of four numbers,
+    `contradictions` names those that cannot be right."""
 
+    id: str
+    item: Item
+    picture: Picture
     boxes_xyxy: list[list[float]] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
     problems: list[dict] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
     checked: int = 0
@@ -40,21 +46,22 @@ class Placed:
 
 
 def place_rows(item_id: str, item: Item, source: Source, picture: Picture) -> Placed:
-    """Every row of an item that has a usable box, and what had to be changed or dropped."""
-    placed = Placed()
+    """The item with every row that has a usable box, and what had to be changed or dropped."""
+    placed, rows = Placed(item_id, item, picture), []
     width, height = picture.upright
     if item.size and item.size not in (picture.stored, picture.upright):
         stated = f"{item.size[0]} × {item.size[1]}, the picture has {width} × {height}"
         unit = "fractions" if source.fractions else "pixels"
         placed.problems.append(problem(item_id, "size_mismatch", stated, f"boxes taken as {unit} of the picture"))
+    boxes = iter(_upright_boxes([row.box for row in item.rows if are_numbers(row.box, 4)], item, source, picture))
     for row in item.rows:
-        box = _upright_box(row.box, item, source, picture)
-        if box is None:
+        if not are_numbers(row.box, 4):
             placed.problems.append(problem(item_id, "bad_box", row.box, "object dropped"))
             continue
+        box, contradicts = next(boxes)
         placed.checked += 1
         placed.within_unit += not source.fractions and max(box) <= 1
-        if contradicting([box], [(width, height)])[0]:
+        if contradicts:
             placed.contradictions.append(f"{item_id} ({width} × {height}): {row.category} {row.box}")
         box_xyxy = [_tidy(min(max(value, 0), side)) for value, side in zip(box, (width, height) * 2, strict=True)]
         if box_xyxy[0] >= box_xyxy[2] or box_xyxy[1] >= box_xyxy[3]:
@@ -63,19 +70,22 @@ def place_rows(item_id: str, item: Item, source: Source, picture: Picture) -> Pl
         if box_xyxy != [_tidy(value) for value in box]:
             placed.problems.append(problem(item_id, "clipped", row.box, f"clipped to {box_xyxy}"))
         placed.boxes_xyxy.append(box_xyxy)
-        placed.rows.append(row)
+        rows.append(row)
+    item.rows = rows
     return placed
 
 
-def _upright_box(box: list, item: Item, source: Source, picture: Picture) -> list[float] | None:
-    """[x0, y0, x1, y1] in upright pixels, not clipped; None where the source wrote no four numbers."""
-    if not are_numbers(box, 4):
-        return None
+def _upright_boxes(boxes: list[list], item: Item, source: Source, picture: Picture) -> list[tuple[list[float], bool]]:
+    """([x0, y0, x1, y1] in upright pixels, not clipped, whether it contradicts the convention) of boxes of four numbers."""
+    if not boxes:
+        return []
     width, height = _written_on(item, picture)
     turned = (width, height) != picture.upright
     scale = (width, height) * 2 if source.fractions else (1, 1, 1, 1)
-    x0, y0, x1, y1 = (float(value) * side for value, side in zip(LAYOUTS[source.layout]([box])[0], scale, strict=True))
-    return _turn([x0, y0, x1, y1], (width, height), picture.orientation) if turned else [x0, y0, x1, y1]
+    upright = (LAYOUTS[source.layout](np.asarray(boxes, dtype=np.float64)) * scale).tolist()
+    if turned:
+        upright = [_turn(box, (width, height), picture.orientation) for box in upright]
+    return list(zip(upright, contradicting(upright, [picture.upright] * len(upright)).tolist(), strict=True))
 
 
 def _written_on(item: Item, picture: Picture) -> tuple[int, int]:
@@ -108,65 +118,104 @@ def _tidy(value: float) -> int | float:
     return int(value) if value == int(value) else value
 
 
-def settle_convention(found: Source, items: dict[str, Item], inspected: dict[str, Picture]) -> None:
+def settle_convention(found: Source, inspected: Iterable[Inspected]) -> None:
     """Tell the source's unit, and its layout where that is open, from its boxes, and print them.
 
     Raises UserError with three examples where no layout fits, or several do.
     """
-    triples = [
-        (item.name, row.box, _written_on(item, inspected[item_id]))
-        for item_id, item in items.items()
-        for row in item.rows
-        if are_numbers(row.box, 4)
-    ]
-    within = sum(all(abs(value) <= _WITHIN_UNIT for value in box) for _, box, _ in triples)
-    found.fractions = bool(triples) and within >= (1 - _TOLERATED) * len(triples)
+    total = within = 0
+    for _, boxes, _ in _written_boxes(inspected):
+        total += len(boxes)
+        within += sum(all(abs(value) <= _WITHIN_UNIT for value in box) for box in boxes)
+    found.fractions = bool(total) and within >= (1 - _TOLERATED) * total
     unit = "fractions" if found.fractions else "pixels"
-    if found.layout or not triples:
+    if found.layout or not total:
         found.layout = found.layout or "xywh"
         print(f"boxes: {found.layout} in {unit}", file=sys.stderr)
         return
-    boxes, sides = [box for _, box, _ in triples], [(1, 1) if found.fractions else size for _, _, size in triples]
+
+    def wrong(layout: str, boxes: list, size: tuple[int, int]) -> np.ndarray:
+        return contradicting(LAYOUTS[layout](boxes), [(1, 1) if found.fractions else size] * len(boxes))
+
     guessed = _GUESSED_FRACTIONS if found.fractions else _GUESSED
-    against = {layout: contradicting(LAYOUTS[layout](boxes), sides) for layout in guessed}
-    fitting = [layout for layout in guessed if against[layout].mean() <= _TOLERATED]
-    counts = ", ".join(f"{layout} {len(triples) - wrong.sum()}" for layout, wrong in against.items())
-    said = f"boxes in {unit}; of {len(triples)}, fit as {counts}"
+    against = dict.fromkeys(guessed, 0)
+    for _, boxes, size in _written_boxes(inspected):
+        for layout in guessed:
+            against[layout] += int(wrong(layout, boxes, size).sum())
+    fitting = [layout for layout in guessed if against[layout] / total <= _TOLERATED]
+    counts = ", ".join(f"{layout} {total - count}" for layout, count in against.items())
+    said = f"boxes in {unit}; of {total}, fit as {counts}"
     if len(fitting) == 1:
         found.layout = fitting[0]
         print(f"{said}: read as {found.layout} (--bbox-format says otherwise)", file=sys.stderr)
         return
-    best = min(against, key=lambda layout: against[layout].sum())
-    examples = [triple for triple, wrong in zip(triples, against[best], strict=True) if wrong or fitting][:3]
+    best = min(against, key=against.get)
+    examples = (
+        f"{name} {size}: {[round(value, 4) for value in box]}"
+        for name, boxes, size in _written_boxes(inspected)
+        for box in boxes
+        if fitting or wrong(best, [box], size)[0]
+    )
     raise UserError(
         f"{'Several conventions fit' if fitting else 'No convention fits'} ({said}). Say which it is with --bbox-format "
         f"{{{','.join(LAYOUTS)}}}." + (" Examples:" if fitting else f" Against {best}:"),
-        [f"{name} {size}: {[round(value, 4) for value in box]}" for name, box, size in examples],
+        [*islice(examples, 3)],
     )
 
 
-def check_convention(placed: list[Placed]) -> None:
+def _written_boxes(inspected: Iterable[Inspected]) -> Iterator[tuple[str, list, tuple[int, int]]]:
+    """(name, its boxes of four numbers, the size that they are written for) of every picture that has such boxes."""
+    for _, item, picture in inspected:
+        if boxes := [row.box for row in item.rows if are_numbers(row.box, 4)]:
+            yield item.name, boxes, _written_on(item, picture)
+
+
+@dataclass
+class Summary:
+    """What must be known of all placed pictures together, before the first record is written."""
+
+    splits: dict[str, str | None] = field(default_factory=dict)  # the source's own, by id
+    digests: dict[str, bytes] = field(default_factory=dict)  # of the pictures, by id
+    columns: dict[str, None] = field(default_factory=dict)  # what rows hold beyond box and class, in order
+    classes: set[str] = field(default_factory=set)
+    checked: int = 0
+    within_unit: int = 0
+    contradicting: int = 0
+    contradictions: list[str] = field(default_factory=list)  # the first three
+    dropped: int = 0
+    bad_boxes: list[dict] = field(default_factory=list)  # the first three
+
+    def add(self, part: Placed) -> None:
+        self.splits[part.id], self.digests[part.id] = part.item.split, part.picture.digest
+        self.columns |= dict.fromkeys(key for row in part.item.rows for key in row.extra)
+        self.classes |= {row.category for row in part.item.rows}
+        bad = [entry for entry in part.problems if entry["kind"] == "bad_box"]
+        self.checked += part.checked
+        self.within_unit += part.within_unit
+        self.contradicting += len(part.contradictions)
+        self.contradictions = (self.contradictions + part.contradictions)[:3]
+        self.dropped += len(bad)
+        self.bad_boxes = (self.bad_boxes + bad)[:3]
+
+
+def check_convention(found: Summary) -> None:
     """Raise UserError where no box is usable, or so many cannot be right that their numbers must mean something else."""
-    checked = sum(part.checked for part in placed)
-    examples = [line for part in placed for line in part.contradictions]
-    if len(examples) >= 3 and len(examples) > checked / 5:
+    if found.contradicting >= 3 and found.contradicting > found.checked / 5:
         raise UserError(
-            f"The box convention looks wrong: {len(examples)} of {checked} boxes are inverted or reach outside their picture. "
-            "Are they [x, y, width, height] taken for corners, y before x, or made for pictures of another size? Pass the "
-            "format that the boxes have, or --allow-bad-boxes if they are really so. Examples:",
-            examples[:3],
+            f"The box convention looks wrong: {found.contradicting} of {found.checked} boxes are inverted or reach outside "
+            "their picture. Are they [x, y, width, height] taken for corners, y before x, or made for pictures of another "
+            "size? Pass the format that the boxes have, or --allow-bad-boxes if they are really so. Examples:",
+            found.contradictions,
         )
-    within = sum(part.within_unit for part in placed)
-    if checked >= 3 and within >= 0.9 * checked:
+    if found.checked >= 3 and found.within_unit >= 0.9 * found.checked:
         raise UserError(
-            f"The box convention looks wrong: {within} of {checked} boxes lie within one pixel, as fractions from 0 to 1 would. "
-            "Multiply them by the pictures' width and height, use a format of fractions (yolo, aabb), or pass "
-            "--allow-bad-boxes."
+            f"The box convention looks wrong: {found.within_unit} of {found.checked} boxes lie within one pixel, as fractions "
+            "from 0 to 1 would. Multiply them by the pictures' width and height, use a format of fractions (yolo, aabb), or "
+            "pass --allow-bad-boxes."
         )
-    dropped = [entry for part in placed for entry in part.problems if entry["kind"] == "bad_box"]
-    if dropped and not any(part.rows for part in placed):
+    if found.dropped and not found.classes:
         raise UserError(
-            f"Not one of {len(dropped)} boxes can be used. Are they of another format, or text, or masks without a box? "
+            f"Not one of {found.dropped} boxes can be used. Are they of another format, or text, or masks without a box? "
             "With --allow-bad-boxes all pictures are taken as empty. Examples:",
-            [f"{entry['id']}: {entry['value']!r:.100}" for entry in dropped[:3]],
+            [f"{entry['id']}: {entry['value']!r:.100}" for entry in found.bad_boxes],
         )

@@ -1,65 +1,84 @@
 """What was prepared, as tables on the terminal."""
 
+from array import array
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from boxtune.boxes import box_area
-from boxtune.records import Record, split_summary
+from boxtune.records import Record
 
 # COCO's bounds between small, medium and large objects, in square pixels.
 _SMALL, _MEDIUM = 32**2, 96**2
 
 
-def print_report(out: Path, classes: list[str], splits: dict[str, list[Record]], problems: list[dict]) -> None:
-    console = Console(highlight=False)
-    console.print(_images_table(splits))
-    console.print(_classes_table(classes, splits))
-    console.print(f"box sizes: {_sizes([record for records in splits.values() for record in records])}", soft_wrap=True)
+@dataclass
+class _Split:
+    """What is reported of one split; `areas` in square pixels, `shares` of the picture, one for each object."""
+
+    images: int = 0
+    empty: int = 0
+    ignored: int = 0
+    objects: Counter = field(default_factory=Counter)
+    areas: array = field(default_factory=lambda: array("d"))
+    shares: array = field(default_factory=lambda: array("d"))
+
+    def add(self, record: Record) -> None:
+        objects = record["objects"]
+        self.images += 1
+        self.empty += not objects["bbox"]
+        self.ignored += sum(objects["ignore"])
+        self.objects.update(objects["category"])
+        areas = box_area(objects["bbox"])
+        self.areas.extend(areas)
+        self.shares.extend(areas / (record["width"] * record["height"]))
+
+
+def print_report(out: Path, classes: list[str], splits: dict[str, Iterable[Record]], problems: Iterable[dict]) -> None:
+    counted = {split: _Split() for split in splits}
+    for split, records in splits.items():
+        for record in records:
+            counted[split].add(record)
     kinds = Counter(problem["kind"] for problem in problems)
-    counted = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-    console.print(f"problems: {counted}; each is in problems.jsonl" if counted else "problems: none", soft_wrap=True)
+    listed = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    console = Console(highlight=False)
+    console.print(_images_table(counted))
+    console.print(_classes_table(classes, counted))
+    console.print(f"box sizes: {_sizes([*counted.values()])}", soft_wrap=True)
+    console.print(f"problems: {listed}; each is in problems.jsonl" if listed else "problems: none", soft_wrap=True)
     console.print(f"written to {out}", markup=False, soft_wrap=True)
 
 
-def _images_table(splits: dict[str, list[Record]]) -> Table:
+def _images_table(splits: dict[str, _Split]) -> Table:
     table = Table("split", title="images", title_justify="left")
     for column in ("images", "empty", "objects", "ignored"):
         table.add_column(column, justify="right")
-    for split, records in splits.items():
-        counts = split_summary(records)
-        ignored = sum(sum(record["objects"]["ignore"]) for record in records)
-        table.add_row(split, *(str(n) for n in (counts["images"], counts["empty"], counts["objects"], ignored)))
+    for name, split in splits.items():
+        table.add_row(name, *(str(n) for n in (split.images, split.empty, split.objects.total(), split.ignored)))
     return table
 
 
-def _classes_table(classes: list[str], splits: dict[str, list[Record]]) -> Table:
+def _classes_table(classes: list[str], splits: dict[str, _Split]) -> Table:
     table = Table("class", title="objects", title_justify="left")
     for split in splits:
         table.add_column(split, justify="right")
-    counts = {
-        split: Counter(name for record in records for name in record["objects"]["category"])
-        for split, records in splits.items()
-    }
     for name in classes:
-        table.add_row(escape(name), *(str(counts[split][name]) for split in splits))
+        table.add_row(escape(name), *(str(split.objects[name]) for split in splits.values()))
     return table
 
 
-def _sizes(records: list[Record]) -> str:
-    areas, shares = [], []
-    for record in records:
-        own = box_area(record["objects"]["bbox"]).tolist()
-        areas += own
-        shares += [area / (record["width"] * record["height"]) for area in own]
-    if not areas:
+def _sizes(splits: list[_Split]) -> str:
+    areas, shares = (np.concatenate(parts) for parts in ([s.areas for s in splits], [s.shares for s in splits]))
+    if not len(areas):
         return "no box"
-    small, large = sum(area < _SMALL for area in areas), sum(area > _MEDIUM for area in areas)
+    small, large = (areas < _SMALL).sum(), (areas > _MEDIUM).sum()
     return (
-        f"small {small}, medium {len(areas) - small - large}, large {large}; the median box covers {median(shares):.2%} "
+        f"small {small}, medium {len(areas) - small - large}, large {large}; the median box covers {np.median(shares):.2%} "
         "of its picture"
     )

@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_prep.spool import Spool
+
 
 @dataclass
 class Row:
@@ -18,28 +20,41 @@ class Row:
 
 @dataclass
 class Item:
-    """One picture. `name` is its source-relative path with extension, `size` the (width, height) that the source states."""
+    """One picture. `name` is its source-relative path with extension, `picture` the path of its file as text, `size` the
+    (width, height) that the source states."""
 
     name: str
-    picture: Path
+    picture: str
     rows: list[Row]
     split: str | None = None
     size: tuple[int, int] | None = None
     extra: dict = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Entry:
+    """What of an item must be in memory to be compared with all others. `number` is its place in Source.items."""
+
+    number: int
+    name: str
+    picture: str
+    split: str | None
+
+
 @dataclass
 class Source:
-    """A source as it was read. `layout` is a key of placing.LAYOUTS; `fractions` says that boxes run from 0 to 1.
+    """A source as it was read. `items` lie on the disk, for there may be any number of them.
+
+    `layout` is a key of placing.LAYOUTS; `fractions` says that boxes run from 0 to 1.
 
     `errors` stop the run, together with those of the pictures; `warnings` are printed; `problems` go to problems.jsonl.
     `classes` is in the source's order, empty where it states none. Where `fractions` is None, the boxes will tell, and
     the `layout` too where that is None.
     """
 
+    items: Spool[Item]
     layout: str | None
     fractions: bool | None = False
-    items: list[Item] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -48,8 +63,8 @@ class Source:
 
 @dataclass
 class Options:
-    """What the user asked for. `scratch` is a temporary folder on the disk of `out`; pictures that a reader has to write
-    go there, and from there into the data set."""
+    """What the user asked for. `scratch` is a temporary folder on the disk of `out`, for what memory need not hold; pictures
+    that a reader has to write go there, and from there into the data set."""
 
     out: Path
     scratch: Path

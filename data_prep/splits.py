@@ -5,7 +5,7 @@ import re
 from pathlib import PurePosixPath
 
 from boxtune.records import SPLITS
-from data_prep.source import Item, problem
+from data_prep.source import Entry, problem
 
 ALIASES = {
     "train": ("train", "training"),
@@ -23,23 +23,23 @@ def split_of(text: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def choose_items(items: list[Item]) -> tuple[list[Item], list[dict]]:
-    """(items that belong to a split, problems for those left out).
+def choose_entries(entries: list[Entry]) -> tuple[list[Entry], list[dict]]:
+    """(entries that belong to a split, problems for those left out).
 
     `trainval` is left out where its parts exist, and is the training split where they do not. Where the source divides
     its images, an image that it gives no split is left out.
     """
-    named = {item.split for item in items} - {None}
+    named = {entry.split for entry in entries} - {None}
     if "trainval" in named:
         parts_exist = bool(named & {"train", "validation"})
-        for item in items:
-            if item.split == "trainval":
-                item.split = None if parts_exist else "train"
+        for entry in entries:
+            if entry.split == "trainval":
+                entry.split = None if parts_exist else "train"
     if not named:
-        return items, []
-    kept = [item for item in items if item.split]
-    placed = {item.name for item in kept}
-    lost = sorted({item.name for item in items} - placed)
+        return entries, []
+    kept = [entry for entry in entries if entry.split]
+    placed = {entry.name for entry in kept}
+    lost = sorted({entry.name for entry in entries} - placed)
     return kept, [problem(without_suffix(name), "no_split", None, "image left out") for name in lost]
 
 

@@ -14,6 +14,7 @@ from data_prep.files import Pictures, annotation_files, parse_json, picture_fold
 from data_prep.shapes import are_numbers, box_of_corner, box_of_ellipse, box_of_points
 from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import without_suffix
+from data_prep.spool import Spool
 
 _CSV_COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
 
@@ -30,7 +31,7 @@ def recognise(sample: Sample) -> str | None:
 
 def read(source: Path, options: Options) -> Source:
     files, warnings = annotation_files(source, ["via_*.json", "via_*.csv", "*.json", "*.csv"], options)
-    found = Source(layout="xyxy", warnings=warnings)
+    found = Source(Spool(options.scratch), layout="xyxy", warnings=warnings)
     entries = [(file, split, _read_entries(file, found)) for file, split in files]
     label_field = _choose_attribute([entry for _, _, part in entries for entry in part], source, options.label_field)
     for file, split, part in entries:
@@ -40,7 +41,7 @@ def read(source: Path, options: Options) -> Source:
                 found.errors.append(f"{file}: entry {number} {fault}")
             else:
                 picture = pictures.find(entry["filename"])
-                item = Item(picture_name(entry["filename"], picture, file, source), picture, [], split)
+                item = Item(picture_name(entry["filename"], picture, file, source), str(picture), [], split)
                 item.rows = _read_regions(entry, label_field, item, found)
                 found.items.append(item)
     return found

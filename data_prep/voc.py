@@ -24,6 +24,7 @@ from data_prep.files import (
 )
 from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import ALIASES, split_of, without_suffix
+from data_prep.spool import Spool
 
 _ANNOTATION_FOLDERS = {"annotations", "labels", "xml", "xmls"}
 _LIST_NAMES = {word for words in ALIASES.values() for word in words}
@@ -38,7 +39,7 @@ def read(source: Path, options: Options) -> Source:
     files = sorted(path for path in files_below(annotations) if _is_annotation(path))
     if not files:
         raise UserError(f"{source} holds no .xml file. VOC has one for each picture.")
-    found = Source(layout="xyxy")
+    found = Source(Spool(options.scratch), layout="xyxy")
     pictures: dict[Path, Pictures] = {}
     splits = _read_image_sets(root, {relative_name(file.with_suffix(""), annotations) for file in files}, found)
     for file in files:
@@ -51,7 +52,8 @@ def read(source: Path, options: Options) -> Source:
             found.items.append(item)
         elif item:
             own = splits.get(relative_name(file.with_suffix(""), annotations), [None])
-            found.items += [Item(item.name, item.picture, item.rows, split, item.size) for split in own]
+            for item.split in own:
+                found.items.append(item)
     _warn_of_pictures_without_xml(found)
     return found
 
@@ -62,8 +64,9 @@ def _is_annotation(path: Path) -> bool:
 
 def _warn_of_pictures_without_xml(found: Source) -> None:
     used = {item.picture for item in found.items}
-    folders = sorted({path.parent for path in used if os.path.isfile(path)})
-    bare = [path for folder in folders for path in sorted(folder.iterdir()) if is_picture(path) and path not in used]
+    folders = sorted({Path(path).parent for path in used if os.path.isfile(path)})
+    listed = (path for folder in folders for path in sorted(folder.iterdir()) if is_picture(path))
+    bare = [path for path in listed if str(path) not in used]
     if bare:
         found.warnings.append(f"{len(bare)} picture(s) have no .xml file and are left out, such as {bare[0]}")
 
@@ -126,7 +129,7 @@ def _read_item(file: Path, annotations: Path, pictures: Pictures, found: Source)
     picture = _find_picture(file, (tree.findtext("filename") or "").strip(), pictures)
     name = relative_name(file.with_name(file.stem + picture.suffix), annotations)
     size = stated_size(tree.findtext("size/width"), tree.findtext("size/height"))
-    return Item(name, picture, [_read_object(node) for node in tree.findall("object")], size=size)
+    return Item(name, str(picture), [_read_object(node) for node in tree.findall("object")], size=size)
 
 
 def _find_picture(file: Path, filename: str, pictures: Pictures) -> Path:

@@ -14,6 +14,7 @@ from boxtune.errors import UserError
 from data_prep.files import existing, list_pictures, number, read_text, relative_name
 from data_prep.source import Item, Options, Row, Sample, Source
 from data_prep.splits import ALIASES, split_of
+from data_prep.spool import Spool
 
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
 # How YAML writes that a split has no pictures.
@@ -35,24 +36,26 @@ def read(source: Path, options: Options) -> Source:
     names = _read_names(settings, settings_file, root)
     if not names:
         raise UserError(f"{settings_file or root}: there is no class name.")
-    found = Source(layout="cxcywh", fractions=True, classes=list(names.values()))
+    found = Source(Spool(options.scratch), layout="cxcywh", fractions=True, classes=list(names.values()))
     if settings_file and "nc" in settings and number(settings["nc"]) != len(names):
         found.warnings.append(f"{settings_file}: nc is {settings['nc']}, but names has {len(names)}")
     pictures, label_folders = _find_pictures(settings, settings_file, root, options, found)
     if not pictures:
         reasons = "; ".join(found.errors + found.warnings) or "Name their folder with --images."
         raise UserError(f"{settings_file or root}: found no picture. {reasons}")
-    labels = {picture: _label_file(picture, root, options) for picture, _ in pictures}
-    if not any(labels.values()):
+    used: set[str] = set()
+    for picture, split in pictures:
+        labels = _label_file(picture, root, options)
+        rows = _read_labels(labels, names, found) if labels else []
+        used |= {str(labels)} if labels else set()
+        found.items.append(Item(relative_name(picture, options.images or root), str(picture), rows, split))
+    if not used:
         example = _label_candidates(pictures[0][0], root, options)
         raise UserError(
             f"{root}: none of the {len(pictures)} pictures has a label file; looked for",
             [str(path) for path in example],
         )
-    for picture, split in pictures:
-        rows = _read_labels(labels[picture], names, found) if labels[picture] else []
-        found.items.append(Item(relative_name(picture, options.images or root), picture, rows, split))
-    _add_orphans(label_folders, {path for path in labels.values() if path}, root, names, found)
+    _add_orphans(label_folders, used, root, names, found)
     return found
 
 
@@ -192,14 +195,14 @@ def _box_cxcywh(values: list) -> list:
 
 
 def _add_orphans(
-    label_folders: dict[Path, str | None], used: set[Path], root: Path, names: dict[int, str], found: Source
+    label_folders: dict[Path, str | None], used: set[str], root: Path, names: dict[int, str], found: Source
 ) -> None:
     """Label files whose picture is missing become items all the same, so that the missing picture is reported."""
     for folder, split in label_folders.items():
         if "labels" not in folder.parts or not folder.is_dir():
             continue
-        for path in sorted(set(folder.glob("*.txt")) - used):
-            if path.name not in _NAME_FILES:
+        for path in sorted(folder.glob("*.txt")):
+            if str(path) not in used and path.name not in _NAME_FILES:
                 picture = folder.parent / "images" / path.stem
                 name = relative_name(picture, root)
-                found.items.append(Item(name, picture, _read_labels(path, names, found), split))
+                found.items.append(Item(name, str(picture), _read_labels(path, names, found), split))

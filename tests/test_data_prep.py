@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 from conftest import ROOT
 from data_prep_sources import coco, failure, kinds, picture, prepared, yolo
 
 from boxtune.records import read_info
+from data_prep.__main__ import main
 
 
 def test_a_coco_file_becomes_the_records_of_the_contract(tmp_path, capsys):
@@ -186,6 +188,20 @@ def test_a_data_set_inside_its_own_source_is_not_read_again(tmp_path, capsys):
     for _ in range(2):
         args = ("yolo", source, "--out", source / "out", "--copy-images", "--overwrite")
         assert list(prepared(capsys, *args)[0]) == ["a"]
+
+
+def test_memory_hardly_grows_with_the_number_of_pictures(tmp_path, capsys):
+    """Forty boxes a picture are some 30 KB where rows, boxes and records are kept; what names a picture is 1 KB."""
+    rows = "".join(f"{i % 2} 0.{i + 10} 0.5 0.1 0.2\n" for i in range(40))
+    peaks = {}
+    for count in (2, 20, 100):  # the first one warms up
+        pictures = dict.fromkeys((f"images/picture_{i}.png" for i in range(count)), rows)
+        source = yolo(tmp_path / f"in{count}", "names: [cat, dog]\ntrain: images\n", pictures)
+        tracemalloc.start()
+        main(["yolo", str(source), "--out", str(tmp_path / f"out{count}"), "--workers", "1"])
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert (peaks[100] - peaks[20]) / 80 < 4096
 
 
 def test_converting_loads_neither_torch_nor_datasets(tmp_path):

@@ -218,6 +218,34 @@ def test_cvat_subsets_are_splits(tmp_path, capsys):
     }
 
 
+def test_cvat_tasks_of_a_project_whose_pictures_bear_one_name(tmp_path, capsys):
+    """In folders of their subsets each keeps its own boxes; where one file would stand for both, nothing is written."""
+
+    def image(subset: str, task: int, x: int) -> str:
+        box = f'<box label="cat" xtl="{x}" ytl="2" xbr="90" ybr="40"/>'
+        return f'<image id="0" name="a.png" subset="{subset}" task_id="{task}" width="100" height="80">{box}</image>'
+
+    for subset in ("north", "south"):
+        picture(tmp_path / "in" / "images" / subset / "a.png")
+    images = image("north", 3, 10) + image("south", 4, 20)
+    file = cvat(tmp_path / "in" / "annotations.xml", images, ("cat",))
+    records, *_ = prepared(capsys, "cvat", file, "--out", tmp_path / "out")
+    found = {name: (record["image"], record["objects"]["bbox"]) for name, record in records.items()}
+    folder = tmp_path / "in" / "images"
+    assert found == {
+        "north/a": (str(folder / "north" / "a.png"), [[10, 2, 90, 40]]),
+        "south/a": (str(folder / "south" / "a.png"), [[20, 2, 90, 40]]),
+    }
+
+    cvat(file, images + image("south", 5, 30), ("cat",))
+    message = failure(capsys, "cvat", file, "--out", tmp_path / "new" / "out")
+    assert "a.png of task_id 4 of subset south, and of task_id 5 of subset south" in message
+    picture(tmp_path / "flat" / "a.png")
+    for subset in ("south", "test"):
+        other = cvat(tmp_path / "flat" / "annotations.xml", image("train", 3, 10) + image(subset, 4, 20), ("cat",))
+        assert "only one such picture" in failure(capsys, "cvat", other, "--out", tmp_path / "new" / "out")
+
+
 def test_cvat_for_video_and_other_xml_are_refused(tmp_path, capsys):
     file = cvat(tmp_path / "annotations.xml", '<track id="0"/>')
     assert "CVAT for video" in failure(capsys, "cvat", file, "--out", tmp_path / "out")
@@ -303,6 +331,32 @@ def test_labelstudio_min_export(tmp_path, capsys):
     labelstudio(file, entry, entry | {"label": []})  # of a second annotator
     records, problems, _ = prepared(capsys, "labelstudio", file, "--out", tmp_path / "second")
     assert len(records["a"]["objects"]["bbox"]) == 2 and kinds(problems) == [("a", "annotations", 1)]
+
+
+@pytest.mark.parametrize(
+    ("more", "classes"), [([], ["cat", "dog", "z"]), (["--label-field", "kind"], ["big", "z", "z"])]
+)
+def test_labelstudio_min_export_of_several_controls(tmp_path, capsys, more, classes):
+    """Every control repeats a region's shape, with the picture's size or not; a region is one object all the same. Two
+    regions of one shape are two."""
+    picture(tmp_path / "in" / "a.png")
+    turned = {"x": 30, "y": 20, "width": 30, "height": 40, "rotation": 30}
+    other = {"x": 70, "y": 50, "width": 20, "height": 20, "rotation": 0}
+    size = {"original_width": 100, "original_height": 80}
+    entry = {
+        "id": 1,
+        "image": "a.png",
+        "box": [turned | size, other | size, other | size],
+        "label": [turned | {"labels": ["cat"]}, other | {"labels": ["dog"]}],
+        "kind": [turned | size | {"choices": ["big"]}] if more else ["big"],
+    }
+    file = labelstudio(tmp_path / "in" / "min.json", entry)
+    records, *_ = prepared(capsys, "labelstudio", file, "--default-class", "z", *more, "--out", tmp_path / "out")
+    assert records["a"]["objects"]["category"] == classes
+    half = 30 * 3**0.5 / 2
+    wanted = [[30 - 16, 16, 30 + half, 16 + 15 + 16 * 3**0.5], [70, 40, 90, 56], [70, 40, 90, 56]]
+    for box, expected in zip(records["a"]["objects"]["bbox"], wanted, strict=True):
+        assert box == pytest.approx(expected, abs=0.001)
 
 
 def test_labelstudio_labels_of_several_controls(tmp_path, capsys):
