@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from pretraining_objects import CLASSES, WORDY, colour, draw_ground, draw_object, ink_on, object_size, turn
 
-from data_prep.product_packages import Package
-from data_prep.product_pictures import bound, compose, photograph, visible_part
+from data_prep.products.packages import Package
+from data_prep.products.pictures import bound, compose, photograph, visible_part
 
-# What the panels of a package (data_prep.product_labels.DISTRACTORS) are called here.
+# What the panels of a package (data_prep.products.labels.DISTRACTORS) are called here.
 PANEL_CLASSES = {
     "ingredients": "text", "notes": "text", "barcode": "barcode", "logo": "label",
     "hours": "table", "prices": "table", "recipe": "table",

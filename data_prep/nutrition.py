@@ -23,7 +23,7 @@ from boxtune.errors import UserError
 from boxtune.prompts import question
 from boxtune.records import SPLITS, Record, check_writable_target, write_dataset
 from data_prep.files import folder_for_scratch
-from data_prep.product_pictures import Picture, draw_picture
+from data_prep.products.pictures import Picture, draw_picture
 from data_prep.report import print_report
 from data_prep.spool import Spool
 

@@ -15,8 +15,8 @@ from benchmarks.constant_box import best_constant_box, relative_boxes, score_con
 from boxtune.errors import UserError
 from boxtune.records import image_path, read_info, read_records
 from data_prep import nutrition
-from data_prep.product_packages import make_package
-from data_prep.product_pictures import SMALLEST_TABLE, bound, compose, draw_picture, visible_part
+from data_prep.products.packages import make_package
+from data_prep.products.pictures import SMALLEST_TABLE, bound, compose, draw_picture, visible_part
 
 NUM_IMAGES, SEED, SIZE = 120, 0, 256
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.product_words import BRANDS, GOODS, LANGUAGES, Language, nutrients, pick, plain, words
+from data_prep.products.words import BRANDS, GOODS, LANGUAGES, Language, nutrients, pick, plain, words
 
 Colour = tuple[int, ...]  # RGB or RGBA
 CLEAR, WHITE = (0, 0, 0, 0), (255, 255, 255, 255)

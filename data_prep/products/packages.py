@@ -12,8 +12,8 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_prep.product_labels import DISTRACTORS, Style, distractor, nutrition_table, print_line
-from data_prep.product_words import BRANDS, GOODS, LANGUAGES, pick
+from data_prep.products.labels import DISTRACTORS, Style, distractor, nutrition_table, print_line
+from data_prep.products.words import BRANDS, GOODS, LANGUAGES, pick
 
 MARGIN = 2  # transparent pixels around a face, so that its edges come out smooth
 BRIGHTNESS = (1.12, 0.7, 0.5, 0.82)  # of a carton's sides: top, right, bottom, left

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from data_prep.product_packages import MARGIN, Package, fractal, hsv, make_package, signed_area
-from data_prep.product_words import pick
+from data_prep.products.packages import MARGIN, Package, fractal, hsv, make_package, signed_area
+from data_prep.products.words import pick
 
 ASPECTS = (3 / 4, 4 / 3, 1, 2 / 3, 3 / 2, 9 / 16, 16 / 9)
 TABLES, TABLES_SHARE = (0, 1, 2, 3), (0.12, 0.56, 0.22, 0.10)
