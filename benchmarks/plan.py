@@ -162,8 +162,8 @@ without. The weights that the formula names were not varied further, nor was the
     Table(
         "Marmot page scans (tiny_marmot_tables_csv), 60 steps, twofold cross-validation",
         losses(marmot, longer=96),
-        """Seed 0 only, but for the plain row: on real pages too nothing is better than plain fine-tuning by more than chance, and noise
-objects again find more (mean IoU +5 points) and cry wolf.""",
+        """Seed 0 only, but for the plain row: on real pages too nothing is better than plain fine-tuning by more than chance,
+and noise objects again find more (mean IoU +5 points) and cry wolf.""",
     ),
 )
 
