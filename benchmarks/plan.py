@@ -150,7 +150,7 @@ LOSSES = (
     Table(
         "Nutrition tables (tiny_nutrition_qlora)",
         losses(nutrition, longer=256),
-        """No term has helped so far; four rows of three seeds, the others of fewer. GIoU at the weight of the formula above, 1,
+        """No term has helped so far; five terms have three seeds, the others fewer. GIoU at the weight of the formula above, 1,
 makes boxes worse, and so does W1 at 5, if less, and augmentation, in so few steps. Two causes are likely: the gradient is
 clipped at norm 1, so that the LM's loss lacks what a term takes, and the mean of two modes can be right where neither is. GIoU
 at 0.2 changes nothing, nor do FP and FN at a fifth of their weights, which at 0.5 and 1 cost boxes at IoU 0.75. Noise objects do
