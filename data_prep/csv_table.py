@@ -74,8 +74,7 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
             items[row["image"], own] = Item(name, str(picture), [], own, size)
         if any(row[edge] for edge in _BOX):
             items[row["image"], own].rows.append(Row([number(row[edge]) for edge in _BOX], row["class"]))
-    for item in items.values():
-        found.items.append(item)
+    found.items.extend(items.values())
     if unknown_splits:
         words = ", ".join(sorted(unknown_splits))
         found.warnings.append(f"{file}: as a split, {words:.200} is none of train, validation and test")
