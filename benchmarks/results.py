@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.bootstrap import VALUES, differences, intervals, values_of
@@ -26,29 +27,54 @@ def read_results() -> list[dict]:
     return read_lines(RESULTS)
 
 
-def write_pages(identities: set[str]) -> list[Path]:
-    """Write docs/results.md and docs/losses.md from the results that belong to `identities`, and return their paths."""
-    current = [result for result in read_results() if result["identity"] in identities]
-    rows = {
-        table.question: [row(experiment, current) for experiment in table.experiments]
-        for table in (DATA_SETS, *CHOICES)
-    }
-    machines = sorted({describe_machine(result) for result in current})
-    results = render(
-        "results.md",
-        data_sets=rows[DATA_SETS.question],
-        choices=[(table, rows[table.question]) for table in CHOICES],
-        steps=SHORTER,
-        machines=machines,
-        gpu=[gpu_row(name, read_lines(GPU_MEMORY)) for name in GPU_MODELS],
-    )
-    losses = render(
-        "losses.md",
-        tables=[(table, loss_rows(table, current)) for table in LOSSES],
-        steps=SHORTER,
-        machines=machines,
-    )
-    return [results, losses]
+def write_pages(identities: set[str], bases: dict[str, list[str]]) -> list[Path]:
+    """Write docs/results.md and docs/losses.md from the results that belong to `identities`, and return their paths.
+
+    `bases` names the present base's weights for each experiment: what was measured with another fills a table, or a row of
+    the data sets, of which nothing was measured with this one.
+    """
+    every = read_results()
+    current = [result for result in every if result["identity"] in identities]
+    earlier = [result for result in every if result["base_sha256"] != bases[result["experiment"]]]
+
+    def of_one_base(*experiments: Experiment) -> tuple[list[dict], str]:
+        """(their results, the mark of the earlier base that they are of, or "")."""
+        names = {experiment.name for experiment in experiments}
+        if found := [result for result in current if result["experiment"] in names]:
+            return found, ""
+        older = [result for result in earlier if result["experiment"] in names]
+        last = older[-1]["base_sha256"] if older else []
+        return [result for result in older if result["base_sha256"] == last], base_mark(last)
+
+    data_sets = [(experiment, *of_one_base(experiment)) for experiment in DATA_SETS.experiments]
+    choices = [(table, *of_one_base(*table.experiments)) for table in CHOICES]
+    losses = [(table, *of_one_base(*table.experiments)) for table in LOSSES]
+    shown = [found for _, found, _ in (*data_sets, *choices)]
+    return [
+        render(
+            "results.md",
+            data_sets=[row(experiment, found) | {"base": mark} for experiment, found, mark in data_sets],
+            choices=[(table, [row(e, found) for e in table.experiments], mark) for table, found, mark in choices],
+            steps=SHORTER,
+            machines=machines(shown),
+            gpu=[gpu_row(name, read_lines(GPU_MEMORY)) for name in GPU_MODELS],
+        ),
+        render(
+            "losses.md",
+            tables=[(table, loss_rows(table, found), mark) for table, found, mark in losses],
+            steps=SHORTER,
+            machines=machines(found for _, found, _ in losses),
+        ),
+    ]
+
+
+def base_mark(hashes: list[str]) -> str:
+    """How the pages name a base that is not the present one."""
+    return ", ".join(value[:8] for value in hashes)
+
+
+def machines(shown: Iterable[list[dict]]) -> list[str]:
+    return sorted({describe_machine(result) for results in shown for result in results})
 
 
 def render(name: str, **values) -> Path:

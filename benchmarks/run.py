@@ -4,7 +4,8 @@
 
 Every experiment of plan.py is trained and evaluated once for each seed. A result is kept in benchmarks/results.jsonl and
 belongs to the recipe, options and base weights that made it; what is there is not measured again, so an interrupted
-benchmark goes on, and a changed recipe leaves its cells empty until they are measured anew. The real data sets are looked
+benchmark goes on, and a changed recipe leaves its cells empty until they are measured anew. What an earlier base gave stays
+on the pages, marked as its own, until the present one has been measured. The real data sets are looked
 for below $BOXTUNE_DATA, or data/sources; experiments whose data is absent are left out, and said to be.
 """
 
@@ -41,10 +42,14 @@ TRAINING = ("--save_strategy", "no", "--eval_strategy", "no", "--overwrite_outpu
 def identity(experiment: Experiment, seed: int) -> str:
     """What a result depends on: recipe, options, seed, folds, split and the base's weights."""
     values = recipe_values(experiment)
-    weights = sorted((ROOT / values["model_name_or_path"]).glob("*.safetensors"))
-    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]
-    settings = [values, experiment.options, seed, experiment.folds, experiment.split, hashes]
+    settings = [values, experiment.options, seed, experiment.folds, experiment.split, base_hashes(values)]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def base_hashes(values: dict) -> list[str]:
+    """The SHA-256 of each file of the base's weights."""
+    weights = sorted((ROOT / values["model_name_or_path"]).glob("*.safetensors"))
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]
 
 
 def run(log: Path, threads: int, *words: str) -> tuple[float, int]:
@@ -108,6 +113,7 @@ def measure(experiment: Experiment, seed: int, threads: int, data_dirs: list[Pat
         "experiment": experiment.name,
         "seed": seed,
         "identity": identity(experiment, seed),
+        "base_sha256": base_hashes(recipe_values(experiment)),
         "tuned": summary(records, answers, classes),
         "base": summary(records, base_answers, classes) if with_base else None,
         "seconds": {name: round(value) for name, value in seconds.items()},
@@ -189,7 +195,8 @@ def main(argv: list[str] | None = None) -> None:
     if not args.write_only:
         measure_all(missing, args.jobs)
     identities = {identity(experiment, seed) for experiment in EXPERIMENTS.values() for seed in SEEDS}
-    print(f"written: {', '.join(map(str, write_pages(identities)))}")
+    bases = {experiment.name: base_hashes(recipe_values(experiment)) for experiment in EXPERIMENTS.values()}
+    print(f"written: {', '.join(map(str, write_pages(identities, bases)))}")
 
 
 if __name__ == "__main__":

@@ -56,14 +56,18 @@ def test_intervals_hold_the_normal_approximation():
     assert intervals([run]) == intervals([run, run])
 
 
-def fake_result(experiment: str, seed: int, hits: int = 1) -> dict:
+BASES = {name: ["new"] for name in EXPERIMENTS}
+
+
+def fake_result(experiment: str, seed: int, hits: int = 1, base: str = "new") -> dict:
     records = [make_record("a", "a.png", 100, 100, [([0, 0, 50, 50], "cat"), ([60, 60, 90, 90], "dog")])]
     objects = {"bbox": [[0, 0, 50, 50], [60, 60, 90, 90]], "category": ["cat", "dog"], "score": [1.0, 1.0]}
     hit = {"id": "a", "objects": {key: column[:hits] for key, column in objects.items()}, "problems": []}
     return {
         "experiment": experiment,
         "seed": seed,
-        "identity": f"{experiment}/{seed}",
+        "identity": f"{experiment}/{seed}" if base == "new" else f"{experiment}/{seed}/{base}",
+        "base_sha256": [base],
         "tuned": summary(records, [hit], ["cat", "dog"]),
         "base": None,
         "seconds": {"training": 12, "evaluation": 3},
@@ -79,14 +83,14 @@ def test_the_page_shows_what_was_measured_and_nothing_else(tmp_path, monkeypatch
     measured = [fake_result(name, seed) for seed in SEEDS] + [fake_result(DATA_SETS.experiments[0].name, 0)]
     monkeypatch.setattr(results, "read_results", lambda: measured)
     monkeypatch.setattr(results, "DOCS", tmp_path)
-    results.write_pages({f"{name}/{seed}" for seed in SEEDS})  # the last one is of a recipe that has changed
+    results.write_pages({f"{name}/{seed}" for seed in SEEDS}, BASES)  # the last one is of a recipe that has changed
     page = (tmp_path / "results.md").read_text()
     first, second = (
         next(line for line in page.splitlines() if line.startswith(f"| {experiment.title} |"))
         for experiment in DATA_SETS.experiments[:2]
     )
     assert set(first.removeprefix(f"| {DATA_SETS.experiments[0].title}")) <= {"|", " "}
-    assert "| 1 | 3 |  | 0.667 ± 0.000 | 0.667 to 0.667 |  | 0.500 ± 0.000 |" in second
+    assert "|  | 1 | 3 |  | 0.667 ± 0.000 | 0.667 to 0.667 |  | 0.500 ± 0.000 |" in second
     assert "| cat | 1 |  | 1.000 ± 0.000 |" in page
     assert "| dog | 1 |  | 0.000 ± 0.000 |" in page
 
@@ -96,7 +100,7 @@ def test_losses_are_compared_seed_by_seed_with_the_plain_recipe(tmp_path, monkey
     measured = [fake_result(plain, seed) for seed in (0, 1)] + [fake_result(better, seed, hits=2) for seed in (1, 2)]
     monkeypatch.setattr(results, "read_results", lambda: measured)
     monkeypatch.setattr(results, "DOCS", tmp_path)
-    results.write_pages({result["identity"] for result in measured})
+    results.write_pages({result["identity"] for result in measured}, BASES)
     lines = (tmp_path / "losses.md").read_text().splitlines()
     first, *_, last = (
         next(line for line in lines if line.startswith(f"| {experiment.title} |"))
@@ -104,6 +108,29 @@ def test_losses_are_compared_seed_by_seed_with_the_plain_recipe(tmp_path, monkey
     )
     assert first == "| plain fine-tuning | 2 | 0.667 ± 0.000 |  | 0.667 ± 0.000 |  | 0.500 ± 0.000 |  | 0 ± 0 | 1 ± 0 |"
     assert "| 1.000 ± 0.000 | +0.333 (+0.333 to +0.333) |" in last and "| +0.500 (+0.500 to +0.500) |" in last
+
+
+def test_an_earlier_base_fills_only_what_the_present_one_has_not_measured(tmp_path, monkeypatch):
+    """A table holds one base, so that its rows can be compared; the data sets, which are not, one base a row."""
+    plain, other = (experiment.name for experiment in LOSSES[0].experiments[:2])
+    first, second = (experiment.name for experiment in DATA_SETS.experiments[:2])
+    old = [fake_result(name, 0, base="0123456789") for name in (plain, other, first, second)]
+    measured = [*old, fake_result(plain, 0, hits=2), fake_result(first, 0, hits=2)]
+    monkeypatch.setattr(results, "read_results", lambda: measured)
+    monkeypatch.setattr(results, "DOCS", tmp_path)
+
+    def lines(page: str, title: str) -> str:
+        text = (tmp_path / page).read_text()
+        return next(line for line in text.splitlines() if line.startswith(f"| {title} |"))
+
+    results.write_pages({result["identity"] for result in measured[-2:]}, BASES)
+    assert "| 1.000 |" in lines("losses.md", LOSSES[0].experiments[0].title)
+    assert "0.667" not in lines("losses.md", LOSSES[0].experiments[1].title)
+    assert lines("results.md", DATA_SETS.experiments[0].title).split("|")[2].strip() == ""
+    assert lines("results.md", DATA_SETS.experiments[1].title).split("|")[2].strip() == "01234567"
+    results.write_pages(set(), BASES)
+    assert "0.667" in lines("losses.md", LOSSES[0].experiments[1].title)
+    assert "an earlier base of the embedded model, 01234567" in (tmp_path / "losses.md").read_text()
 
 
 @pytest.mark.parametrize(
