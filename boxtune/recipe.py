@@ -444,6 +444,9 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
                 values[f.name] = value.value if isinstance(value, Enum) else value
     if idle := [key for key in values if key.startswith("lora_") and not model.use_peft]:
         notes.append(f"use_peft: false trains every weight; without effect: {', '.join(idle)}")
+    sampling = [key for key in values if key in ("grounding_every", "grounding_samples")]
+    if sampling and grounding.grounding_mode == "teacher_forced":
+        notes.append(f"grounding_mode: teacher_forced samples no answers; without effect: {', '.join(sampling)}")
     if needs_gpu and grounding.requires_gpu and not torch.cuda.is_available():
         raise UserError(
             f"recipe {name} needs a CUDA GPU and this machine has none. The same recipe on the embedded model runs "

@@ -176,6 +176,13 @@ def test_lora_keys_without_peft_are_named_and_hinder_nothing():
     assert load_recipe(["--config", "tiny_nutrition_qlora"]).notes == []
 
 
+def test_sampling_that_nothing_asks_for_is_told():
+    options = ["--grounding_every", "5", "--iou_loss_weight", "1"]
+    (note,) = load_recipe(["--config", "tiny_nutrition_qlora", *options]).notes
+    assert "without effect: grounding_every" in note
+    assert load_recipe(["--config", "tiny_nutrition_qlora", *options, "--grounding_mode", "policy"]).notes == []
+
+
 def test_all_unknown_keys_are_reported_at_once(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("lora_rr: 1\nmax_pixel: 2\n")
