@@ -13,7 +13,7 @@ from boxtune.errors import UserError
 from boxtune.generation import generate_answers
 from boxtune.predictions import Prediction, predict
 from boxtune.prompts import first_question
-from boxtune.records import Record
+from boxtune.records import Record, image_path
 from boxtune.server import Served, find_model
 
 
@@ -39,7 +39,9 @@ def answer(
         "precision": args.precision,
         "batch_size": args.batch_size,
         "scorers": SCORERS,
-        "questions": [[record["id"], first_question(record)] for record in records],
+        "questions": [
+            [record["id"], first_question(record), *picture_identity(record, data_dir)] for record in records
+        ],
     }
     collator = GroundingCollator(checkpoint.processor, grounding, data_dir)
     path = out / "predictions.jsonl"
@@ -63,6 +65,13 @@ def answer(
     ask = partial(generate_answers, model, collator, batch_size=args.batch_size)
     answers["tuned"] = predict(ask, records, path, settings=settings, description="tuned model")
     return answers
+
+
+def picture_identity(record: Record, data_dir: Path) -> list:
+    """What tells a record's picture from another under the same id: its place, size in pixels, and file's size and time."""
+    path = image_path(record, data_dir)
+    stamp = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
+    return [str(path.resolve()), record["width"], record["height"], *stamp]
 
 
 def warn_of_new_wording(records: list[Record], questions: list[str]) -> None:

@@ -94,12 +94,15 @@ def _hub_folder(repo_id: str) -> Path | None:
 
 
 def weights_identity(checkpoint: Checkpoint) -> dict:
-    """What tells one set of weights from another: the adapter's hash, or names, sizes and times of large files."""
-    if checkpoint.adapter:
-        files = sorted(checkpoint.adapter.glob("adapter_model*"))
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    files = sorted(Path(checkpoint.path).glob("*.safetensors"))
-    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+    """What tells one set of weights from another: the adapter's hash, and names, sizes and times of the model's files.
+
+    Of a base on the hub there are no files; `base_revision` of the grounding is its identity.
+    """
+    model = checkpoint.grounding.base_model if checkpoint.adapter else checkpoint.path
+    adapter = sorted(checkpoint.adapter.glob("adapter_model*")) if checkpoint.adapter else []
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in adapter} | {
+        path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(Path(model).glob("*.safetensors"))
+    }
 
 
 def load_checkpoint_model(checkpoint: Checkpoint, precision: str | None = None) -> PreTrainedModel | PeftModel:

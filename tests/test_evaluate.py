@@ -1,6 +1,7 @@
 """evaluate.py as a user runs it: adapter, base, merged model, predictions again, pictures without truth."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -383,7 +384,7 @@ def test_options_that_would_do_nothing_are_refused(capsys):
 
 
 def test_an_interrupted_evaluation_goes_on(run, squares, tmp_path, monkeypatch):
-    """Answers already written are not generated again, unless the settings changed."""
+    """Answers already written are not generated again, unless a picture changed since."""
     out = tmp_path / "out"
     common = ["--ckpt", str(run / "final"), "--out", str(out), "--max-new-tokens", "10", "--batch-size", "2"]
     from boxtune import asking
@@ -399,6 +400,8 @@ def test_an_interrupted_evaluation_goes_on(run, squares, tmp_path, monkeypatch):
             yield row
 
     monkeypatch.setattr(asking, "generate_answers", watched)
+    data = shutil.copytree(squares, tmp_path / "data")
+    common += ["--data", str(data)]
     with pytest.raises(SystemExit) as stop:
         evaluate.main(common)
     assert stop.value.code == 130
@@ -407,3 +410,10 @@ def test_an_interrupted_evaluation_goes_on(run, squares, tmp_path, monkeypatch):
     evaluate.main(common)
     assert [len(ids) for ids in asked] == [6, 3]
     assert len(read_lines(out / "predictions.jsonl")) == 6
+    asked.clear()
+    with pytest.raises(SystemExit):
+        evaluate.main(common)
+    picture = data / read_records(data, "test")[-1]["image"]
+    os.utime(picture, (1, 1))
+    evaluate.main(common)
+    assert [len(ids) for ids in asked] == [6, 6]
