@@ -49,12 +49,13 @@ class TokenScores:
 
 
 def score_objects(text: str, places: list[Place | None], tokens: TokenScores) -> dict[str, list[float]]:
-    """{scorer: a score for each object}, for objects in the order of the text. An object without a place scores 0."""
+    """{scorer: a score for each object}, for objects in the order of the text. An object without a place scores 0, and so
+    does what has no number: a server may leave out a token's probability, and numbers may be too long for one."""
     rows, before = [], 0
     for place in places:
         rows.append(_score(text, place, before, tokens) if place else dict.fromkeys(SCORERS, 0.0))
         before = max(place.numbers[1], place.label[1]) if place else before
-    return {name: [round(row[name], 6) for row in rows] for name in SCORERS}
+    return {name: [round(row[name], 6) if math.isfinite(row[name]) else 0.0 for row in rows] for name in SCORERS}
 
 
 def _score(text: str, place: Place, before: int, tokens: TokenScores) -> dict[str, float]:

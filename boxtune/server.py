@@ -49,7 +49,9 @@ class _FailedOnceError(Exception):
 def _request(url: str, body: dict | None = None) -> dict:
     """One JSON reply, asked for once. OPENAI_API_KEY is sent where it is set."""
     headers = {"Content-Type": "application/json"}
-    if key := os.environ.get("OPENAI_API_KEY"):
+    if key := os.environ.get("OPENAI_API_KEY", "").strip():
+        if not (key.isascii() and key.isprintable()):
+            raise UserError("OPENAI_API_KEY holds characters that no key has. Set it again.")
         headers["Authorization"] = f"Bearer {key}"
     data = None if body is None else json.dumps(body).encode()
     try:
@@ -68,10 +70,20 @@ def _request(url: str, body: dict | None = None) -> dict:
     raise UserError(f"{message}. Is it the right address, and is OPENAI_API_KEY set where it needs one?")
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Another host should not get the key, nor a question become a GET; a redirect is an error that names its target."""
+
+    def redirect_request(self, request, file, code, message, headers, new_url):
+        raise UserError(f"{request.full_url} redirects to {new_url}. Give the address that answers to --server.")
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
 def _open(request: urllib.request.Request):
     """The reply, an error's too: its words may break off as any others."""
     try:
-        return urllib.request.urlopen(request, timeout=TIMEOUT)
+        return _OPENER.open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as reply:
         return reply
 
@@ -214,8 +226,8 @@ class Served:
         }
         reply = _post(f"{self.url}/chat/completions", body)
         try:
-            choice, usage = reply["choices"][0], reply.get("usage") or {}
-            text, ended = choice["message"]["content"] or "", choice["finish_reason"] == "stop"
+            choice, prompt_tokens = reply["choices"][0], (reply.get("usage") or {}).get("prompt_tokens")
+            text, ended = "" + (choice["message"]["content"] or ""), choice["finish_reason"] == "stop"
             rows = (choice.get("logprobs") or {}).get("content")
             pieces, tokens = read_tokens(rows) if rows else ([], None)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -231,7 +243,7 @@ class Served:
             if end := loop_end(pieces):
                 text, spans, cut = text[: spans[end - 1, 1]], spans[:end], "looped"
             tokens = TokenScores(spans, *(values[: len(spans)] for values in tokens))
-        return Reply(text, tokens, cut, usage.get("prompt_tokens"))
+        return Reply(text, tokens, cut, prompt_tokens)
 
     def answer(self, record: Record) -> Prediction:
         """One line of predictions.jsonl; `seconds` is what the request took, beside others. Raises UserError where the prompt
@@ -289,13 +301,12 @@ class Served:
         if f"score_{DEFAULT}" not in first["objects"]:
             print(f"warning: {self.url} gives no log-probabilities; every score is 1", file=sys.stderr)
         yield first
-        with ThreadPoolExecutor(requests) as pool:
-            running = [pool.submit(self.answer, record) for record in records[1:]]
-            try:
-                for future in as_completed(running):
-                    yield future.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        pool = ThreadPoolExecutor(requests)
+        try:
+            for future in as_completed([pool.submit(self.answer, record) for record in records[1:]]):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 # ---- reading a reply ---------------------------------------------------------------------------------------------------

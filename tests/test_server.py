@@ -274,6 +274,48 @@ def test_a_reply_that_breaks_off_is_asked_for_again(status):
         http_server.shutdown()
 
 
+def test_a_redirect_gets_neither_the_key_nor_the_question(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server:
+        threading.Thread(target=http_server.serve_forever, daemon=True).start()
+        with pytest.raises(UserError, match=r"redirects to .*/elsewhere"):
+            server._request(f"http://127.0.0.1:{http_server.server_port}/v1/models")
+        http_server.shutdown()
+    assert seen == ["/v1/models"]
+
+
+def test_a_key_that_no_header_can_carry_is_named(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "“secret”")
+    with pytest.raises(UserError, match="OPENAI_API_KEY"):
+        server._request("http://127.0.0.1:9/v1/models")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"choices": [{"message": {"content": ["a"]}, "finish_reason": "stop"}]},
+        {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "usage": [1]},
+    ],
+)
+def test_a_reply_of_another_shape_is_told_as_that(tiny_models, squares, monkeypatch, reply):
+    monkeypatch.setattr(server, "_post", lambda url, body: reply)
+    asked = server.Served("http://there/v1", {"id": "m"}, make_collator(tiny_models["qwen3_vl"], squares))
+    with pytest.raises(UserError, match="does not answer as OpenAI's chat does"):
+        asked.ask([], "m")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_picture_that_was_resized_here_is_left_as_it_is(tiny_models, squares, family):
     collator = make_collator(tiny_models[family], squares, max_pixels=128 * 128)
