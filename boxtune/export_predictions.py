@@ -44,6 +44,9 @@ def check_exports(wanted: list[str], out: Path, click: bool, records: list[Recor
     foreign = {path.name for path in yolo.glob("*")} - {"labels", "classes.txt"}
     if "yolo" in wanted and foreign:
         raise UserError(f"--export: {yolo} holds {min(foreign)!r}, so it is no earlier export. Use another --out.")
+    strange = [path for path in (yolo / "labels").rglob("*") if not path.is_dir() and not _is_yolo_export(path)]
+    if "yolo" in wanted and strange:
+        raise UserError(f"--export: {min(strange)} is of no earlier export, and would be lost. Use another --out.")
     too_long = [record["id"] for record in records if not is_file_name(_yolo_name(record["id"]))]
     if "yolo" in wanted and too_long:
         raise UserError("--export: yolo's files of these ids would have names of more than 255 bytes:", too_long)
@@ -98,6 +101,12 @@ def write_coco(out: Path, records: list[Record], rows: list[Rows], classes: list
     ]
     write_whole(out / "coco_results.json", json.dumps(results) + "\n")
     return out / "coco_results.json"
+
+
+def _is_yolo_export(path: Path) -> bool:
+    """Whether a file may be one of ours: a sixth column, the score, is what annotations lack."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.suffix == ".txt" else [""]
+    return all(len(line.split()) == 6 for line in lines)
 
 
 def _yolo_name(record_id: str) -> str:

@@ -139,6 +139,14 @@ def test_a_second_export_replaces_the_first_and_nothing_else(scored, tmp_path, c
     assert (tmp_path / "yolo" / "data.yaml").read_text() == "my own data set"
 
 
+def test_labels_without_scores_are_somebodys_own_and_stay(tmp_path):
+    own = tmp_path / "yolo" / "labels" / "train" / "mine.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("0 0.5 0.5 1 1\n")
+    with pytest.raises(UserError, match=r"mine\.txt is of no earlier export"):
+        check_exports(["yolo"], tmp_path, click=False, records=[])
+
+
 def test_a_file_in_the_exports_place_is_named_before_anything_is_answered(tmp_path):
     (tmp_path / "yolo").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="is no folder"):
