@@ -169,8 +169,8 @@ def _difference(row: dict) -> tuple[str, str]:
     change = format_difference(row["A"], row["B"])
     if row["interval"] is None:
         return change, "–"
-    form = "+.0f" if isinstance(row["difference"], int) else "+.3f"
-    low, high = (f"{round(value, 3) + 0.0:{form}}" for value in row["interval"])
+    digits = 0 if isinstance(row["difference"], int) else 3
+    low, high = (f"{round(value, digits) + 0.0:+.{digits}f}" for value in row["interval"])
     return change, f"{low} to {high}"
 
 

@@ -122,12 +122,11 @@ def generate_answers(
         rows = ordered[start : start + batch_size]
         began = time.perf_counter()
         batch, sizes = collator.collate_questions(rows)
-        batch = {key: value.to(model.device) for key, value in batch.items()}
         prompt_length = batch["input_ids"].shape[1]
         probabilities, loop_stop = _TokenProbabilities(tokenizer), LoopStop(prompt_length, len(rows), stops)
         try:
             output = model.generate(
-                **batch,
+                **{key: value.to(model.device) for key, value in batch.items()},
                 generation_config=config,
                 logits_processor=LogitsProcessorList([probabilities]),
                 stopping_criteria=StoppingCriteriaList([loop_stop]),

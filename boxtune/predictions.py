@@ -122,8 +122,8 @@ def read_predictions(
 def with_score(predictions: list[Prediction], scorer: str) -> list[Prediction]:
     """The predictions ranked by another scorer. Raises UserError where they were made without its column."""
     column = f"score_{scorer}"
-    without = [prediction["id"] for prediction in predictions if prediction["objects"].get(column) is None]
-    if any(prediction["objects"]["category"] for prediction in predictions if prediction["id"] in set(without)):
+    without = [prediction for prediction in predictions if prediction["objects"].get(column) is None]
+    if any(prediction["objects"]["category"] for prediction in without):
         raise UserError(f"--score {scorer}: {len(without)} prediction(s) have no column {column}; predict them again.")
     return [
         prediction | {"objects": prediction["objects"] | {"score": prediction["objects"].get(column, [])}}

@@ -145,6 +145,8 @@ def info_problems(info: Any) -> list[str]:
         return problems
     problems = [problem for problem in map(label_problem, info["classes"]) if problem]
     for split, counts in info["splits"].items():
+        if split not in SPLITS:
+            problems.append(f"splits: {split!r} must be one of {', '.join(SPLITS)}")
         if not isinstance(counts, dict) or not all(
             isinstance(counts.get(key), int) for key in ("images", "objects", "empty")
         ):

@@ -9,7 +9,7 @@ import pytest
 from scoring_data import a_prediction, a_record, random_data
 
 import evaluate
-from boxtune.comparison import compare
+from boxtune.comparison import VALUES, compare, comparison_table
 from boxtune.errors import UserError
 from boxtune.predictions import make_prediction
 from boxtune.records import read_records
@@ -93,6 +93,11 @@ def test_pairing_leaves_only_what_differs_to_chance():
     low, high = result["values"]["fp"]["interval"]
     assert result["values"]["fp"]["difference"] == 1 and low == 0 and 2 <= high <= 4
     assert result["outcome"] == {"won": 0, "lost": 1, "tied": 59}
+
+
+def test_an_interval_about_nothing_has_no_minus_zero():
+    counts = {key: {"A": 3, "B": 3, "difference": 0, "interval": [-0.4, 0.4]} for key in VALUES}
+    assert set(comparison_table({"values": counts}).columns[4].cells) == {"+0 to +0"}
 
 
 def test_errors_decide_before_overlap_does():
