@@ -15,6 +15,7 @@ import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_enabled
 
 from boxtune.box_validation import METRICS, BoxValidation, require_objects
 from boxtune.calibration import fit
@@ -161,6 +162,8 @@ def fit_lengths(recipe: Recipe, splits: dict, collator: GroundingCollator) -> di
         for line in dropped:
             say(f"dropped from {split}, over max_length {recipe.training.max_length}: {line}")
         if split == "train":
+            kept = {record["id"] for record in fitting[split]}
+            lengths = [entry for entry in lengths if entry.id in kept]
             collator.grounding.max_new_tokens = answer_budget(lengths)
             widened = sum(entry.widened for entry in lengths)
             say(
@@ -194,7 +197,10 @@ def build_model(recipe: Recipe, config):
 
 
 def choose_losses(recipe: Recipe) -> tuple[BoxLosses | None, PolicyLoss | None]:
-    """The teacher-forced and the sampled losses on boxes; neither where the weights ask for SFTTrainer's own loss."""
+    """The teacher-forced and the sampled losses on boxes; neither where the weights ask for SFTTrainer's own loss.
+
+    Raises UserError where the model will be sharded.
+    """
     options = recipe.grounding
     weights = BoxLosses(
         options.iou_loss_weight,
@@ -206,10 +212,29 @@ def choose_losses(recipe: Recipe) -> tuple[BoxLosses | None, PolicyLoss | None]:
     sampled = PolicyLoss(weights, options.grounding_samples, options.grounding_every)
     if options.grounding_mode == "policy":
         weights = BoxLosses(0, 0, 0, end_token=options.end_token_weight)
-    return weights or None, None if options.grounding_mode == "teacher_forced" else sampled
+    chosen = weights or None, None if options.grounding_mode == "teacher_forced" else sampled
+    if any(chosen) and is_sharded():
+        raise UserError(
+            "iou_loss_weight, fp_loss_weight, fn_loss_weight and end_token_weight need the whole LM head in each process. "
+            "Launch with recipes/accelerate/ddp.yaml or zero2.yaml, or leave them out."
+        )
+    return chosen
 
 
-def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator, splits: dict) -> GroundingTrainer:
+def is_sharded() -> bool:
+    """Whether each process holds a part of the weights only."""
+    return is_fsdp_enabled() or is_deepspeed_zero3_enabled()
+
+
+def build_trainer(
+    recipe: Recipe,
+    model,
+    processor,
+    collator: GroundingCollator,
+    splits: dict,
+    box_losses: BoxLosses | None,
+    policy_loss: PolicyLoss | None,
+) -> GroundingTrainer:
     options, training = recipe.model, recipe.training
     peft_config = None
     if options.use_peft:
@@ -229,7 +254,6 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
         box_validation = BoxValidation(
             collator, splits["validation"], recipe.grounding.eval_images, training.per_device_eval_batch_size
         )
-    box_losses, policy_loss = choose_losses(recipe)
     callbacks = [InterruptCallback()]
     if collator.variation:
         callbacks.append(EpochCallback(collator.variation))
@@ -251,12 +275,7 @@ def build_trainer(recipe: Recipe, model, processor, collator: GroundingCollator,
             peft_config=peft_config,
             callbacks=callbacks,
         )
-    if (box_losses or policy_loss) and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled() or training.n_gpu > 1):
-        raise UserError(
-            "iou_loss_weight, fp_loss_weight, fn_loss_weight and end_token_weight need the whole LM head in each process, on "
-            "one GPU. Launch one process a GPU with recipes/accelerate/ddp.yaml, or leave them out."
-        )
-    if box_validation and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+    if box_validation and is_sharded():
         # Each process would answer other pictures with weights of which it holds a part.
         if (training.metric_for_best_model or "").removeprefix("eval_") in METRICS:
             raise UserError(
@@ -298,6 +317,7 @@ def main(argv: list[str] | None = None) -> None:
         say(f"note: {note}")
     config = load_config(recipe.model.model_name_or_path, recipe.model.model_revision)
     codec_for(config)
+    losses = choose_losses(recipe)
     resume_from, replaced = resolve_output(recipe)
     data_dir = prepare_data(recipe)
     splits = read_examples(data_dir, recipe.grounding.object_order)
@@ -328,7 +348,7 @@ def main(argv: list[str] | None = None) -> None:
         say(f"note: push_to_hub: you are not logged in, so the model will stay here. {LOG_IN}")
         push = False
     model = build_model(recipe, config)
-    trainer = build_trainer(recipe, model, processor, collator, splits)
+    trainer = build_trainer(recipe, model, processor, collator, splits, *losses)
     say(describe_modules(trainer.model))
     output_dir = Path(recipe.training.output_dir)
     if resume_from:
@@ -345,7 +365,10 @@ def main(argv: list[str] | None = None) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"out of GPU memory ({error}). Try OVERLAY=small_gpu, then a lower max_pixels.") from None
+        fewer = "fewer grounding_samples, " if trainer.policy_loss else ""
+        raise UserError(
+            f"out of GPU memory ({error}). Try {fewer}OVERLAY=small_gpu, then a lower max_pixels."
+        ) from None
     except ImportError as error:  # an optional package that a value asks for
         raise UserError(f"{recipe.name}: {error}") from None
     interrupt = next(c for c in trainer.callback_handler.callbacks if isinstance(c, InterruptCallback))

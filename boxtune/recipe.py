@@ -339,8 +339,10 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
         problems.append("grounding_mode: only answers in boxes can be sampled; use teacher_forced with answer: click")
     if grounding.end_token_weight != 1 and (training.label_smoothing_factor or training.loss_type != "nll"):
         problems.append("end_token_weight: weighs plain cross-entropy; leave out label_smoothing_factor and loss_type")
-    if grounding.box_loss != "giou" and not grounding.iou_loss_weight:
-        problems.append(f"box_loss: {grounding.box_loss} has no effect while iou_loss_weight is 0")
+    if grounding.box_loss != "giou" and (not grounding.iou_loss_weight or grounding.grounding_mode == "policy"):
+        problems.append(
+            f"box_loss: {grounding.box_loss} has no effect while iou_loss_weight is 0, and in grounding_mode: policy"
+        )
     weights = (grounding.iou_loss_weight, grounding.fp_loss_weight, grounding.fn_loss_weight)
     if grounding.grounding_mode != "teacher_forced" and not any(weights):
         problems.append(
@@ -370,8 +372,9 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
         problems.append(f"metric_for_best_model: {metric!r} is not logged; choose from {', '.join(logged)}")
     if metric in ("AP", "AP50", "mean_iou") and grounding.answer == "click":
         problems.append(f"metric_for_best_model: points have no {metric}; use f1 with answer: click")
-    if metric in METRICS and training.greater_is_better != (metric not in COSTS):
-        right = str(metric not in COSTS).lower()
+    is_cost = metric in COSTS or metric.endswith("loss")
+    if (metric in METRICS or is_cost) and training.greater_is_better != (not is_cost):
+        right = str(not is_cost).lower()
         problems.append(
             f"greater_is_better: set it to {right} with {metric}, or the worst checkpoint is taken for the best"
         )

@@ -158,7 +158,9 @@ class GroundingTrainer(SFTTrainer):
         if not self.model.training:
             return lm_loss
         weighted = {"lm_loss": lm_loss} | self.box_losses.weigh(terms)
-        if (self.state.global_step + 1) % self.state.logging_steps == 0:
+        # Activations that were offloaded come back for one pass backwards, and this would be another.
+        logs = (self.state.global_step + 1) % self.state.logging_steps == 0
+        if logs and not self.args.activation_offloading:
             norms = gradient_shares(weighted, hidden)
             self._note({f"grad_share/{name.removesuffix('_loss')}": share for name, share in norms.items()})
         return sum(weighted.values())

@@ -111,6 +111,8 @@ def test_values_out_of_range_are_named(tmp_path, key, value, rule):
     [
         (["--metric_for_best_model", "eval_fp"], "greater_is_better: set it to false with fp"),
         (["--overlay", "quality", "--metric_for_best_model", "AP50"], "greater_is_better: set it to true with AP50"),
+        (["--metric_for_best_model", "eval_loss", "--greater_is_better", "true"], "set it to false with loss"),
+        (["--grounding_mode", "policy", "--iou_loss_weight", "1", "--box_loss", "w1"], "box_loss: w1 has no effect"),
         (["--metric_for_best_model", "eval_ap50"], "'ap50' is not logged; choose from AP, AP50"),
         (["--metric_for_best_model", "eval_AP50", "--answer", "click"], "points have no AP50; use f1"),
         (

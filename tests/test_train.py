@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -267,7 +268,9 @@ def test_overlong_examples_stop_or_are_dropped_and_listed(squares, tmp_path, cap
         train(squares, tmp_path / "run", "--max_length", "120", "--noise_objects", "2")
     assert "lower max_pixels or noise_objects, 2.0, or set" in capsys.readouterr().err
     train(squares, tmp_path / "run", "--max_length", "120", "--overlong", "drop")
-    assert capsys.readouterr().out.count("dropped from train") == listed
+    told = capsys.readouterr().out
+    assert told.count("dropped from train") == listed
+    assert int(re.search(r"longest example (\d+) of max_length 120", told).group(1)) <= 120
 
 
 def write_recipe(path: Path, **changes) -> Path:
