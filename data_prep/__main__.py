@@ -28,6 +28,7 @@ FORMATS = {
 }
 # Options that only some formats read.
 FIELDS = {
+    "images": tuple(name for name in FORMATS if name not in ("hf", "openfoodfacts")),
     "image_field": ("labelstudio", "jsonl", "hf"),
     "bbox_field": ("jsonl", "hf"),
     "label_field": ("via", "labelstudio", "jsonl", "hf"),

@@ -20,8 +20,8 @@ from data_prep.files import (
     stated_size,
 )
 from data_prep.shapes import are_numbers, box_of_corner, box_of_ellipse, box_of_points, box_of_turned
-from data_prep.source import Item, Options, Row, Sample, Source, problem
-from data_prep.splits import split_of, without_suffix
+from data_prep.source import Item, Options, Row, Sample, Source
+from data_prep.splits import split_of
 from data_prep.spool import Spool
 
 _WITHOUT_BOX = {"points", "polyline", "skeleton", "tag"}  # types of labels that no box bears
@@ -75,7 +75,7 @@ def _read_file(
         name = picture_name(in_subset, picture, file, source)
         item = Item(name, str(picture), [], own_split)
         item.size = stated_size(node.get("width"), node.get("height"))
-        item.rows = _read_shapes(node, name, found)
+        _read_shapes(node, item)
         found.items.append(item)
 
 
@@ -90,20 +90,17 @@ def _find_picture(named: str, subset: str | None, pictures: Pictures) -> Path:
     return picture if picture.is_file() else pictures.find(named)
 
 
-def _read_shapes(image: ElementTree.Element, name: str, found: Source) -> list[Row]:
-    rows = []
+def _read_shapes(image: ElementTree.Element, item: Item) -> None:
     for node in image:
         if node.tag == "tag":  # says something of the whole picture
             continue
         label, box_xyxy = (node.get("label") or "").strip(), _box_of(node)
         if box_xyxy is None:
-            value = {"shape": node.tag, "label": label}
-            found.problems.append(problem(without_suffix(name), "no_box", value, "object dropped"))
+            item.no_box.append({"shape": node.tag, "label": label})
         else:
             extra = {entry.get("name"): (entry.text or "").strip() for entry in node.findall("attribute")}
             extra = {key: value for key, value in extra.items() if key}
-            rows.append(Row(box_xyxy, label, is_set(extra.pop("difficult", False)), extra))
-    return rows
+            item.rows.append(Row(box_xyxy, label, is_set(extra.pop("difficult", False)), extra))
 
 
 def _box_of(node: ElementTree.Element) -> list | None:

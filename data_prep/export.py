@@ -49,6 +49,8 @@ USUAL_MAX_PIXELS = 1_003_520
 LLAMAFACTORY_TEMPLATES = {"qwen2_vl": "qwen2_vl", "qwen2_5_vl": "qwen2_vl", "qwen3_vl": "qwen3_vl_nothink"}
 # Modes of which Pillow's own conversion, which trainers use, makes the RGB that boxtune reads.
 PLAIN_MODES = {"1", "L", "P", "RGB", "CMYK"}
+# What YOLO tools list as pictures (IMG_FORMATS in ultralytics/data/utils.py), of what can be read here.
+YOLO_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
 
 Write = Callable[[Path, dict[str, list[Record]], list[str], argparse.Namespace], str]
 
@@ -104,12 +106,22 @@ def main(args: argparse.Namespace) -> None:
 def check_records(splits: dict[str, list[Record]], classes: list[str], args: argparse.Namespace) -> None:
     """Raise UserError that lists pictures that cannot be opened, and names that the export could not hold."""
     records = [record for members in splits.values() for record in members]
-    paths = {record["id"]: image_path(record, args.data) for record in records}
-    problems = [f"{name}: {path} cannot be opened" for name, path in paths.items() if upright_size(path) is None]
+    problems = []
+    for record in records:
+        path = image_path(record, args.data)
+        size, said = upright_size(path), (record["width"], record["height"])
+        if size is None:
+            problems.append(f"{record['id']}: {path} cannot be opened")
+        elif size != said:
+            problems.append(f"{record['id']}: {path} is {size[0]} × {size[1]}, the record says {said[0]} × {said[1]}")
     used = {label for record in records for label in record["objects"]["category"]}
     problems += [f"class {label!r} is not among the classes of dataset.json" for label in sorted(used - {*classes})]
     if problems:
         raise UserError(f"{args.data}: {len(problems)} problem(s). Prepare the data again:", problems)
+    if args.export in ("swift", "llamafactory") and "train" not in splits:
+        raise UserError(
+            f"{args.data} has no training pictures, only {', '.join(splits)}; there is nothing to train on."
+        )
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
@@ -128,6 +140,7 @@ def place_pictures(out: Path, split: str, records: list[Record], args: argparse.
         with Image.open(source) as image:
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             plain = upright and image.mode in PLAIN_MODES and "transparency" not in image.info
+            plain &= args.export != "yolo" or source.suffix.lower() in YOLO_SUFFIXES
         name = flat_name(record["id"]) + (source.suffix if plain else ".png")
         target = out / "images" / SPLIT_FOLDERS[split] / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -312,11 +325,14 @@ def write_yolo(out: Path, splits: dict[str, list[Record]], classes: list[str], a
             target.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     settings = {"path": str(args.out.absolute())}
     settings |= {SPLIT_FOLDERS[split]: f"images/{SPLIT_FOLDERS[split]}" for split in splits}
-    if "val" not in settings:  # the tools refuse a set without
-        settings["val"] = next(settings[name] for name in ("test", "train") if name in settings)
+    for needed, others in {"val": ("test", "train"), "train": ("val",)}.items():  # the tools refuse a set without
+        if needed not in settings:
+            settings[needed] = next(settings[name] for name in others if name in settings)
     settings["names"] = dict(enumerate(classes))
     (out / "data.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    advice = "Train on its data.yaml."
+    advice = (
+        "Train on its data.yaml." if "train" in splits else "There is no training split; its data.yaml is for testing."
+    )
     if "validation" not in splits:
         advice += f" There is no validation split: val is {settings['val']}."
     return advice + (f" {ignored} ignored object(s) are left out, which YOLO cannot mark." if ignored else "")

@@ -118,13 +118,15 @@ def suffix_of(content: bytes) -> str:
 
 
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Every file at any depth, and every broken link. Linked folders are entered too, but not where links form a loop."""
+    """Every file at any depth, and every broken link. Linked folders are entered too, but not where links form a loop, and
+    no hidden ones, where tools such as notebooks keep copies."""
     real = os.path.realpath(folder)
     if real in above:
         return
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            yield from files_below(path, (*above, real))
+            if not path.name.startswith("."):
+                yield from files_below(path, (*above, real))
         else:
             yield path
 

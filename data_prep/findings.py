@@ -4,7 +4,6 @@ pictures that stand twice, and class names that look alike."""
 import itertools
 import os
 import re
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -109,12 +108,16 @@ def picture_hash(path: Path) -> int | None:
     return int("".join("1" if darker else "0" for darker in (cells[:, :-1] < cells[:, 1:]).ravel()), 2)
 
 
-def alike_pictures(records: Iterable[Record], directory: Path) -> list[tuple[str, str]]:
-    """(id, id) of every two pictures that look the same; plain ones, whose hash says nothing, are left out.
+def alike_pictures(
+    splits: dict[str, list[Record]], directory: Path, most: int
+) -> tuple[int, int, list[tuple[str, str]]]:
+    """(how many pairs of pictures look the same, how many of them lie in two splits, the ids of `most` pairs, those in two
+    splits first). Plain pictures, whose hash says nothing, are left out.
 
     Raises UserError that lists the pictures that cannot be read.
     """
-    records = list(records)
+    records = [record for members in splits.values() for record in members]
+    split_of = np.repeat(np.arange(len(splits)), [len(members) for members in splits.values()])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         paths = [image_path(record, directory) for record in records]
         hashes = list(tqdm(pool.map(picture_hash, paths), total=len(paths), desc="pictures", unit="", disable=None))
@@ -123,11 +126,15 @@ def alike_pictures(records: Iterable[Record], directory: Path) -> list[tuple[str
         raise UserError(f"{len(torn)} picture(s) cannot be read. Prepare the data again:", torn)
     codes = np.array(hashes, dtype=np.uint64)
     told = np.bitwise_count(codes) > ALIKE_BITS
-    pairs = []
-    for i in range(len(codes) - 1):
-        near = np.bitwise_count(codes[i + 1 :] ^ codes[i]) <= ALIKE_BITS
-        pairs += [(records[i]["id"], records[i + 1 + j]["id"]) for j in np.flatnonzero(near & told[i + 1 :]) if told[i]]
-    return pairs
+    found, across, examples, apart_examples = 0, 0, [], []
+    for i in np.flatnonzero(told[:-1]):
+        near = (np.bitwise_count(codes[i + 1 :] ^ codes[i]) <= ALIKE_BITS) & told[i + 1 :]
+        apart = near & (split_of[i + 1 :] != split_of[i])
+        found, across = found + int(near.sum()), across + int(apart.sum())
+        for which, listed in ((apart, apart_examples), (near & ~apart, examples)):
+            others = i + 1 + np.flatnonzero(which)[: most - len(listed)]
+            listed += [(records[i]["id"], records[j]["id"]) for j in others]
+    return found, across, (apart_examples + examples)[:most]
 
 
 def alike_names(classes: list[str]) -> list[tuple[str, str]]:

@@ -56,6 +56,7 @@ def read_table(source: Path, options: Options, fields: Fields | None = None) -> 
     """Every row as an item, its pictures written to `options.scratch`. Without `fields` they are chosen, and said."""
     found = Source(Spool(options.scratch), layout=options.bbox_format, fractions=None)
     rows, names_taken = _rows(source, options), set()
+    known: list[str] | None = None  # of the schema that the last row had
     head = list(islice(rows, _PEEKED))
     fields = fields or choose_fields([row for _, _, row, _ in head], source, options)
     for split, number, row, features in chain(head, rows):
@@ -66,7 +67,9 @@ def read_table(source: Path, options: Options, fields: Fields | None = None) -> 
         if fault := _image_fault(row["image"]) or (objects if isinstance(objects, str) else None):
             found.errors.append(f"{source}: {split or 'table'} row {number}: {fault}")
             continue
-        found.classes += [name for name in names or [] if name not in found.classes]
+        if names and names != known:
+            found.classes += [name for name in names if name not in found.classes]
+            known = names
         name, place = _write_picture(row, number, options.scratch / "table" / f"{len(found.items)}")
         if (split, name) in names_taken:  # a picture's file may be called as another's is, in another folder
             name = f"{number:06d}_{name}"

@@ -25,8 +25,8 @@ from data_prep.files import (
     suffix_of,
 )
 from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points
-from data_prep.source import Item, Options, Row, Sample, Source, problem
-from data_prep.splits import split_of, without_suffix
+from data_prep.source import Item, Options, Row, Sample, Source
+from data_prep.splits import split_of
 from data_prep.spool import Spool
 
 _POINT_SHAPES = {
@@ -109,8 +109,7 @@ def _read_item(file: Path, folder: Path, data: dict, pictures: Pictures, found: 
     for shape in data["shapes"]:
         box_xyxy = _box_of(shape)
         if box_xyxy is None:
-            value = {"shape_type": shape.get("shape_type"), "label": shape.get("label")}
-            found.problems.append(problem(without_suffix(name), "no_box", value, "object dropped"))
+            item.no_box.append({"shape_type": shape.get("shape_type"), "label": shape.get("label")})
         else:
             # X-AnyLabeling marks difficult objects so; labelme itself among the flags, if the user made one.
             flags = shape.get("flags") if isinstance(shape.get("flags"), dict) else {}

@@ -58,8 +58,9 @@ def read(source: Path, options: Options) -> Source:
             results = _results_of(task, name, found)
             if results is not None:
                 controls |= {str(result.get("from_name")) for result in results}
-                rows = _read_regions(results, where, name, options, found)
-                found.items.append(Item(name, str(picture), rows, split, _size_of(results)))
+                item = Item(name, str(picture), [], split, _size_of(results))
+                _read_regions(results, where, item, options, found)
+                found.items.append(item)
     if options.label_field and options.label_field not in controls:
         known = ", ".join(sorted(controls)) or "none"
         found.errors.append(
@@ -152,10 +153,10 @@ def _size_of(results: list[dict]) -> tuple[int, int] | None:
     return next((size for size in sizes if size), None)
 
 
-def _read_regions(results: list[dict], where: str, name: str, options: Options, found: Source) -> list[Row]:
-    """A row for each region. One region may have several results of the same id and shape, one for each control; a choice
-    made for a region has its id alone. In JSON-MIN, which has no ids, the shape alone tells regions apart, and of those that
-    are alike the first result of every control is of one region, the second of another."""
+def _read_regions(results: list[dict], where: str, item: Item, options: Options, found: Source) -> None:
+    """A row of the item for each region. One region may have several results of the same id and shape, one for each control;
+    a choice made for a region has its id alone. In JSON-MIN, which has no ids, the shape alone tells regions apart, and of
+    those that are alike the first result of every control is of one region, the second of another."""
     regions: dict[tuple, tuple[list, dict[str, list]]] = {}
     loose: dict[str, dict[str, list]] = {}
     size, alike = _size_of(results), Counter()
@@ -176,19 +177,17 @@ def _read_regions(results: list[dict], where: str, name: str, options: Options, 
             turn = alike[shape, control] if identity == "None" else 0
             alike[shape, control] += identity == "None"
             regions.setdefault((identity, shape, turn), (box_xyxy, {}))[1].update(labels)
-    rows = []
     for (identity, *_), (box_xyxy, own) in regions.items():
         given = loose.get(identity, {}) | own if identity != "None" else own
         labels = [given.get(options.label_field, [])] if options.label_field else list(given.values())
         if not box_xyxy:
-            found.problems.append(problem(without_suffix(name), "no_box", {"labels": given}, "object dropped"))
+            item.no_box.append({"labels": given})
         elif len(labels) > 1:
             found.errors.append(f"{where}: a region has labels of {', '.join(given)}; choose with --label-field")
         elif labels and len(labels[0]) > 1:
             found.errors.append(f"{where}: a region has {len(labels[0])} labels: {labels[0]!r:.100}; give it one")
         else:
-            rows.append(Row(box_xyxy, str(labels[0][0]).strip() if labels and labels[0] else ""))
-    return rows
+            item.rows.append(Row(box_xyxy, str(labels[0][0]).strip() if labels and labels[0] else ""))
 
 
 def _elsewhere(identity: str, results: list[dict]) -> bool:

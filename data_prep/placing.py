@@ -1,5 +1,6 @@
 """Source boxes → xyxy pixels of the upright picture: conversion, rotation, clipping, and the check for a wrong convention."""
 
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ _WITHIN_UNIT = 1.02  # rounding apart, fractions are at most 1
 _TOLERATED = 0.01  # share of boxes that may contradict a convention that is guessed
 # A box contradicts the convention where it is inverted, or reaches this share of a side beyond the picture.
 _OUTSIDE = 0.02
+# That so many boxes of pictures so large all lie within 100 pixels of one corner is no chance.
+_ENOUGH, _LARGE = 10, 300
 
 
 @dataclass
@@ -43,11 +46,14 @@ class Placed:
     contradictions: list[str] = field(default_factory=list)
     checked: int = 0
     within_unit: int = 0
+    in_pixels: bool = False
+    largest: float = 0
 
 
 def place_rows(item_id: str, item: Item, source: Source, picture: Picture) -> Placed:
     """The item with every row that has a usable box, and what had to be changed or dropped."""
-    placed, rows = Placed(item_id, item, picture), []
+    placed, rows = Placed(item_id, item, picture, in_pixels=not source.fractions), []
+    placed.problems += [problem(item_id, "no_box", value, "object dropped") for value in item.no_box]
     width, height = picture.upright
     if item.size and item.size not in (picture.stored, picture.upright):
         stated = f"{item.size[0]} × {item.size[1]}, the picture has {width} × {height}"
@@ -61,6 +67,7 @@ def place_rows(item_id: str, item: Item, source: Source, picture: Picture) -> Pl
         box, contradicts = next(boxes)
         placed.checked += 1
         placed.within_unit += not source.fractions and max(box) <= 1
+        placed.largest = max(placed.largest, *box)
         if contradicts:
             placed.contradictions.append(f"{item_id} ({width} × {height}): {row.category} {row.box}")
         box_xyxy = [_tidy(min(max(value, 0), side)) for value, side in zip(box, (width, height) * 2, strict=True)]
@@ -180,6 +187,9 @@ class Summary:
     classes: set[str] = field(default_factory=set)
     checked: int = 0
     within_unit: int = 0
+    pixels: int = 0  # boxes written in pixels
+    largest: float = 0  # of their coordinates
+    least_side: float = math.inf  # the longer one of the smallest picture that has such boxes
     contradicting: int = 0
     contradictions: list[str] = field(default_factory=list)  # the first three
     dropped: int = 0
@@ -192,6 +202,10 @@ class Summary:
         bad = [entry for entry in part.problems if entry["kind"] == "bad_box"]
         self.checked += part.checked
         self.within_unit += part.within_unit
+        if part.in_pixels and part.checked:
+            self.pixels += part.checked
+            self.largest = max(self.largest, part.largest)
+            self.least_side = min(self.least_side, max(part.picture.upright))
         self.contradicting += len(part.contradictions)
         self.contradictions = (self.contradictions + part.contradictions)[:3]
         self.dropped += len(bad)
@@ -207,11 +221,16 @@ def check_convention(found: Summary) -> None:
             "size? Pass the format that the boxes have, or --allow-bad-boxes if they are really so. Examples:",
             found.contradictions,
         )
-    if found.checked >= 3 and found.within_unit >= 0.9 * found.checked:
+    if found.checked and found.within_unit >= 0.9 * found.checked:
         raise UserError(
             f"The box convention looks wrong: {found.within_unit} of {found.checked} boxes lie within one pixel, as fractions "
             "from 0 to 1 would. Multiply them by the pictures' width and height, use a format of fractions (yolo, aabb), or "
             "pass --allow-bad-boxes."
+        )
+    if found.pixels >= _ENOUGH and found.largest <= 100 and found.least_side >= _LARGE:
+        raise UserError(
+            f"The box convention looks wrong: none of {found.pixels} boxes reaches beyond 100, in pictures of at least "
+            f"{found.least_side} pixels. Are they percent? Make pixels or fractions of them, or pass --allow-bad-boxes."
         )
     if found.dropped and not found.classes:
         raise UserError(

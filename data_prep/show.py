@@ -33,6 +33,7 @@ from data_prep.splits import fraction_of
 
 COLORS = ("lime", "cyan", "magenta", "yellow", "orange", "deepskyblue", "violet", "tomato", "gold", "springgreen")
 SIDE = 480  # longest side of a picture on the page
+MARK = "boxtune data_prep show"  # by which an earlier page is known
 LISTED = 12  # findings of a kind that are written out
 
 
@@ -53,6 +54,8 @@ def main(args: argparse.Namespace) -> None:
     args.data = args.data.resolve()
     facts = collect(read_splits(args.data), read_info(args.data)["classes"], args)
     out = args.out or args.data.with_name(f"{args.data.name}.html")
+    if not args.out and out.is_file() and MARK not in out.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{out} is somebody's own page. Name another with --out.")
     environment = jinja2.Environment(loader=jinja2.PackageLoader("data_prep", "."), autoescape=True)
     write_whole(out, environment.get_template("show.html.jinja").render(facts))
     for finding in facts["findings"]:
@@ -66,6 +69,7 @@ def collect(splits: dict[str, list[Record]], classes: list[str], args: argparse.
     family = FAMILIES[args.family]
     return {
         "name": args.data.name,
+        "mark": MARK,
         "family": args.family,
         "max_pixels": args.max_pixels,
         "splits": {split: class_counts(members) for split, members in splits.items()},
@@ -165,11 +169,10 @@ def find(splits: dict[str, list[Record]], classes: list[str], args: argparse.Nam
             f"{len(boxes)} pair(s) of boxes of one class are almost the same; the model would learn to repeat itself."
         )
         found.append({"title": "duplicate boxes", "text": text, "examples": examples})
-    if pairs := alike_pictures(records, args.data):
-        across = [(a, b) for a, b in pairs if split_of[a] != split_of[b]]
-        text = f"{len(pairs)} pair(s) of pictures look the same, {len(across)} of them in two splits"
+    pairs, across, shown = alike_pictures(splits, args.data, LISTED)
+    if pairs:
+        text = f"{pairs} pair(s) of pictures look the same, {across} of them in two splits"
         text += ", where they make scores better than they are." if across else "."
-        shown = [*across, *(pair for pair in pairs if pair not in set(across))][:LISTED]
         examples = [f"{a} ({split_of[a]}) and {b} ({split_of[b]})" for a, b in shown]
         found.append({"title": "alike pictures", "text": text, "examples": examples})
     if names := alike_names(classes):

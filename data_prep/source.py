@@ -21,7 +21,7 @@ class Row:
 @dataclass
 class Item:
     """One picture. `name` is its source-relative path with extension, `picture` the path of its file as text, `size` the
-    (width, height) that the source states."""
+    (width, height) that the source states, `no_box` what stands for each object that encloses nothing, as a point does."""
 
     name: str
     picture: str
@@ -29,6 +29,7 @@ class Item:
     split: str | None = None
     size: tuple[int, int] | None = None
     extra: dict = field(default_factory=dict)
+    no_box: list = field(default_factory=list)
 
 
 @dataclass(slots=True)

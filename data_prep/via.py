@@ -12,8 +12,7 @@ from boxtune.errors import UserError
 from data_prep.csv_table import header_words, read_lines
 from data_prep.files import Pictures, annotation_files, parse_json, picture_folders, picture_name, read_json
 from data_prep.shapes import are_numbers, box_of_corner, box_of_ellipse, box_of_points
-from data_prep.source import Item, Options, Row, Sample, Source, problem
-from data_prep.splits import without_suffix
+from data_prep.source import Item, Options, Row, Sample, Source
 from data_prep.spool import Spool
 
 _CSV_COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
@@ -130,7 +129,7 @@ def _read_regions(entry: dict, label_field: str | None, item: Item, found: Sourc
         shape = region["shape_attributes"]
         box_xyxy = _box_of(shape)
         if box_xyxy is None:
-            found.problems.append(problem(without_suffix(item.name), "no_box", shape, "object dropped"))
+            item.no_box.append(shape)
         else:
             label = _label_of(region.get("region_attributes", {}).get(label_field))
             if label is None:

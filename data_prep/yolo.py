@@ -1,17 +1,19 @@
 """YOLO: one text file of rows for each picture, class names in data.yaml (or classes.txt).
 
 A row is `class cx cy w h` in fractions of the picture, with a confidence after it or not, or `class x y x y x y …`, a
-polygon, of which the bounding box is taken. A picture without a label file is an empty image.
+polygon, of which the bounding box is taken; where data.yaml has `kpt_shape`, a box and key points, which are left out. A
+picture without a label file is an empty image.
 """
 
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
 
 from boxtune.errors import UserError
-from data_prep.files import existing, list_pictures, number, read_text, relative_name
+from data_prep.files import existing, files_below, is_output, list_pictures, number, read_text, relative_name
 from data_prep.source import Item, Options, Row, Sample, Source
 from data_prep.splits import ALIASES, split_of
 from data_prep.spool import Spool
@@ -44,9 +46,10 @@ def read(source: Path, options: Options) -> Source:
         reasons = "; ".join(found.errors + found.warnings) or "Name their folder with --images."
         raise UserError(f"{settings_file or root}: found no picture. {reasons}")
     used: set[str] = set()
+    read_box = _box_before_points if "kpt_shape" in settings else _box_cxcywh
     for picture, split in pictures:
         labels = _label_file(picture, root, options)
-        rows = _read_labels(labels, names, found) if labels else []
+        rows = _read_labels(labels, names, read_box, found) if labels else []
         used |= {str(labels)} if labels else set()
         found.items.append(Item(relative_name(picture, options.images or root), str(picture), rows, split))
     if not used:
@@ -55,7 +58,11 @@ def read(source: Path, options: Options) -> Source:
             f"{root}: none of the {len(pictures)} pictures has a label file; looked for",
             [str(path) for path in example],
         )
-    _add_orphans(label_folders, used, root, names, found)
+    for path, split in _orphans(label_folders, used, root, options):
+        # As an item it is reported with all other missing pictures.
+        picture = root / re.sub(r"\blabels\b", "images", os.path.relpath(path.with_suffix(""), root), count=1)
+        rows = _read_labels(path, names, read_box, found)
+        found.items.append(Item(relative_name(picture, root), str(picture), rows, split))
     return found
 
 
@@ -120,6 +127,9 @@ def _find_pictures(
                 found.warnings.append(f"{settings_file} names {word}: {entry}, which is absent")
             elif place.is_dir():
                 listed = list_pictures(place, options)
+                if not listed:
+                    found.warnings.append(f"{settings_file} names {word}: {entry}, which holds no picture")
+                label_folders[_label_folder(place / "any")] = split
                 pictures.update(((path, split), None) for path in listed)
                 label_folders.update((folder, split) for folder in {_label_folder(path) for path in listed})
             else:
@@ -169,7 +179,7 @@ def _label_file(picture: Path, root: Path, options: Options) -> Path | None:
     return next((path for path in _label_candidates(picture, root, options) if path.is_file()), None)
 
 
-def _read_labels(path: Path, names: dict[int, str], found: Source) -> list[Row]:
+def _read_labels(path: Path, names: dict[int, str], read_box: Callable[[list], list], found: Source) -> list[Row]:
     rows = []
     for line_number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
@@ -180,8 +190,13 @@ def _read_labels(path: Path, names: dict[int, str], found: Source) -> list[Row]:
                 f"{path}:{line_number}: class {first!r}, but the names run from {min(names)} to {max(names)}"
             )
         else:
-            rows.append(Row(_box_cxcywh(values), names[int(first)]))
+            rows.append(Row(read_box(values), names[int(first)]))
     return rows
+
+
+def _box_before_points(values: list) -> list:
+    """A pose row's box, which comes before its key points."""
+    return values[:4]
 
 
 def _box_cxcywh(values: list) -> list:
@@ -194,15 +209,21 @@ def _box_cxcywh(values: list) -> list:
     return [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]
 
 
-def _add_orphans(
-    label_folders: dict[Path, str | None], used: set[str], root: Path, names: dict[int, str], found: Source
-) -> None:
-    """Label files whose picture is missing become items all the same, so that the missing picture is reported."""
+def _orphans(
+    label_folders: dict[Path, str | None], used: set[str], root: Path, options: Options
+) -> Iterator[tuple[Path, str | None]]:
+    """(label file, split) of those whose picture is missing. Beside pictures only a text of rows is taken for one."""
+    seen = {*used}
     for folder, split in label_folders.items():
-        if "labels" not in folder.parts or not folder.is_dir():
-            continue
-        for path in sorted(folder.glob("*.txt")):
-            if str(path) not in used and path.name not in _NAME_FILES:
-                picture = folder.parent / "images" / path.stem
-                name = relative_name(picture, root)
-                found.items.append(Item(name, str(picture), _read_labels(path, names, found), split))
+        own = "labels" in Path(os.path.relpath(folder, root)).parts
+        for path in files_below(folder) if folder.is_dir() else []:
+            if path.suffix != ".txt" or path.name in _NAME_FILES or str(path) in seen or is_output(path, options):
+                continue
+            seen.add(str(path))
+            if own or _holds_rows(path):
+                yield path, split
+
+
+def _holds_rows(path: Path) -> bool:
+    first = path.read_text(encoding="utf-8", errors="replace").strip().partition("\n")[0].split()
+    return len(first) >= 5 and all(isinstance(number(token), int | float) for token in first)

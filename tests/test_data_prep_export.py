@@ -227,3 +227,40 @@ def test_torn_pictures_and_foreign_classes_are_all_named(data, capsys):
     message = capsys.readouterr().err
     assert stop.value.code == 2 and "a.png cannot be opened" in message and "x.png cannot be opened" in message
     assert "'zebra' is not among the classes" in message and not (data.parent / "out_yolo").exists()
+
+
+def test_a_picture_that_changed_since_is_named_with_both_sizes(data, capsys):
+    picture(data.parent / "pictures" / "x.png", 50, 60)
+    with pytest.raises(SystemExit) as stop:
+        data_prep(["export", str(data), "--export", "coco", "--out", str(data.parent / "out")])
+    assert stop.value.code == 2 and not (data.parent / "out").exists()
+    assert "x.png is 50 × 60, the record says 512 × 640" in capsys.readouterr().err
+
+
+def test_a_set_without_training_pictures_is_no_training_command(data, capsys):
+    (data / "train.jsonl").unlink()
+    info = json.loads((data / "dataset.json").read_text())
+    del info["splits"]["train"]
+    (data / "dataset.json").write_text(json.dumps(info))
+    for kind in ("swift", "llamafactory"):
+        with pytest.raises(SystemExit):
+            data_prep(["export", str(data), "--export", kind, "--family", "qwen3_vl", "--out", str(data.parent / kind)])
+        assert "no training pictures, only validation" in capsys.readouterr().err
+    data_prep(["export", str(data), "--export", "yolo", "--out", str(data.parent / "yolo")])
+    assert "train: images/val" in (data.parent / "yolo" / "data.yaml").read_text()
+
+
+def test_yolo_gets_no_pictures_that_its_tools_do_not_list(tmp_path):
+    place = tmp_path / "a.gif"
+    Image.new("RGB", (512, 640), "red").save(place)
+    row = record(tmp_path, "a", BOXES[:1]) | {"image": str(place)}
+    write_dataset(
+        tmp_path / "data",
+        name="d",
+        source_format="test",
+        classes=["jar", 'cup "A"'],
+        splits={"train": [row]},
+        problems=[],
+    )
+    data_prep(["export", str(tmp_path / "data"), "--export", "yolo", "--out", str(tmp_path / "yolo")])
+    assert [path.name for path in (tmp_path / "yolo" / "images" / "train").iterdir()] == ["a.png"]

@@ -236,3 +236,69 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, command):
     done = run(*(tmp_path / word if word in {"in", "out"} else word for word in command), preexec_fn=small_files)
     assert done.returncode == 2 and "Traceback" not in done.stderr and "Free some space" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_pose_rows_hold_a_box_and_points_that_are_none(tmp_path, capsys):
+    points = " ".join("0.3 0.4" for _ in range(12))
+    source = yolo(
+        tmp_path / "pose", "names: [cat]\nkpt_shape: [12, 2]\n", {"images/a.png": f"0 0.5 0.5 0.2 0.2 {points}"}
+    )
+    records, problems, _ = prepared(capsys, "yolo", source, "--out", tmp_path / "out")
+    assert records["images/a"]["objects"]["bbox"] == [[40, 32, 60, 48]] and problems == []
+
+
+def test_yolo_labels_without_a_picture_are_missing_pictures_wherever_they_lie(tmp_path, capsys):
+    flat = yolo(tmp_path / "flat", "names: [cat]\n", {"a.png": "0 0.5 0.5 0.2 0.2"})
+    (flat / "lost.txt").write_text("0 0.5 0.5 0.2 0.2")
+    (flat / "notes.txt").write_text("0 things to do, and some more of them")
+    error = failure(capsys, "yolo", flat, "--out", tmp_path / "out")
+    assert "lost: missing" in error and "notes" not in error
+    deep = yolo(
+        tmp_path / "deep",
+        "names: [cat]\ntrain: images/train\nval: images/val\n",
+        {"images/train/a.png": "0 0.5 0.5 1 1"},
+    )
+    (deep / "images" / "val").mkdir()
+    (deep / "labels" / "train" / "sub").mkdir()
+    (deep / "labels" / "val").mkdir()
+    assert "val: images/val, which holds no picture" in prepared(capsys, "yolo", deep, "--out", tmp_path / "fine")[2]
+    for lost in ("train/sub/first.txt", "val/second.txt"):
+        (deep / "labels" / lost).write_text("0 0.5 0.5 0.2 0.2")
+    error = failure(capsys, "yolo", deep, "--out", tmp_path / "out")
+    assert "first: missing" in error and "second: missing" in error
+
+
+def test_copies_that_tools_keep_in_hidden_folders_are_no_pictures(tmp_path, capsys):
+    source = yolo(tmp_path / "set", "names: [cat]\n", {"images/a.png": "0 0.5 0.5 0.2 0.2"})
+    picture(source / "images" / ".ipynb_checkpoints" / "a-checkpoint.png")
+    assert list(prepared(capsys, "yolo", source, "--out", tmp_path / "out")[0]) == ["images/a"]
+
+
+def test_percent_and_a_few_fractions_are_no_pixels(tmp_path, capsys):
+    percent = coco(tmp_path / "percent", [[[10, 10, 80, 80], [5, 5, 40, 60]]] * 5, size=(400, 300))
+    assert "Are they percent?" in failure(capsys, "coco", percent, "--out", tmp_path / "out")
+    fractions = coco(tmp_path / "fractions", [[[0.1, 0.1, 0.5, 0.5]]])
+    assert "1 of 1 boxes lie within one pixel" in failure(capsys, "coco", fractions, "--out", tmp_path / "out")
+    records, *_ = prepared(capsys, "coco", percent, "--out", tmp_path / "out", "--allow-bad-boxes")
+    assert len(records) == 5
+
+
+def test_what_has_no_box_is_named_by_the_id_of_its_record(tmp_path, capsys):
+    """Two VIA files with pictures of the same names, each with a point."""
+    point = {"shape_attributes": {"name": "point", "cx": 3, "cy": 4}, "region_attributes": {"class": "cat"}}
+    box = {
+        "shape_attributes": {"name": "rect", "x": 1, "y": 2, "width": 30, "height": 40},
+        "region_attributes": {"class": "cat"},
+    }
+    for split in ("train", "val"):
+        picture(tmp_path / "via" / split / "a.png")
+        entry = {"filename": "a.png", "size": 1, "regions": [point, box], "file_attributes": {}}
+        (tmp_path / "via" / split / "via_region_data.json").write_text(json.dumps({"a.png1": entry}))
+    records, problems, _ = prepared(capsys, "via", tmp_path / "via", "--out", tmp_path / "out")
+    assert [entry["kind"] for entry in problems] == ["no_box"] * 2
+    assert {entry["id"] for entry in problems} == set(records) and len(records) == 2
+
+
+def test_pictures_inside_a_table_are_looked_for_nowhere_else(tmp_path, capsys):
+    error = failure(capsys, "hf", tmp_path / "t.parquet", "--images", tmp_path, "--out", tmp_path / "out")
+    assert "--images is read by" in error

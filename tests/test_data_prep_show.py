@@ -87,7 +87,9 @@ def test_pictures_that_look_the_same(tmp_path):
     for name in ("e", "f"):
         Image.new("RGB", (50, 50), "grey").save(tmp_path / f"{name}.png")
     records = [record(path.stem, [], image=path.name) for path in sorted(tmp_path.iterdir())]
-    assert alike_pictures(records, tmp_path) == [("a", "b"), ("a", "c"), ("b", "c")]
+    splits = {"train": records[:2], "test": records[2:]}  # a and b, c and the others
+    assert alike_pictures(splits, tmp_path, most=9) == (3, 2, [("a", "c"), ("b", "c"), ("a", "b")])
+    assert alike_pictures(splits, tmp_path, most=1) == (3, 2, [("a", "c")])
     assert 0 <= picture_hash(tmp_path / "a.png") < 2**64
 
 
