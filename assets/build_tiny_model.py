@@ -41,8 +41,10 @@ SPECIAL_TOKENS = [
     "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
 
-# How Qwen splits text before merging: contractions, words, single digits, punctuation runs, line breaks, spaces.
+# How Qwen splits text before merging (contractions, words, single digits, punctuation runs, line breaks, spaces), but that
+# what stands between the numbers and labels of a JSON answer stays whole: 18 tokens an object instead of 31.
 SPLIT_PATTERN = (
+    r'\[\{"bbox_2d": \[|"\}, \{"bbox_2d": \[|\], "label": "|"\}\]|, (?=\p{N})|'
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 

@@ -6,7 +6,9 @@ Pictures come from pretraining_pictures.py, which also says what learns for how 
 project's own collator, so fine-tuning finds what it expects. First the vision tower learns alone, with a dense head on what
 it gives: of each picture token the class there, and where the edges of that object lie. Then the language model learns to
 answer from a tower that stands still, and at last both together. Each of the first two costs a fraction of a whole step, and
-answers are learned from features that already say where things are. The dense head is thrown away at the end.
+answers are learned from features that already say where things are. The head also says where the object lies that an answer
+names next: a language model that has to find that out by itself, from nothing but answers, names objects at random for a
+long time. The dense head is thrown away at the end.
 
 Stopped, it goes on from --work.
 """
@@ -36,7 +38,7 @@ from boxtune.records import in_order
 from boxtune.scoring import score
 
 FAMILY = "qwen3_vl"
-SIZES = {"hidden": 192, "layers": 5, "vision_layers": 6}
+SIZES = {"hidden": 192, "layers": 5, "vision_layers": 7}
 BACKGROUND = len(CLASSES)
 EVAL_IMAGES = 64
 MAX_NEW_TOKENS = 480  # fifteen boxes
@@ -46,11 +48,17 @@ TOKENS_PER_ANSWER = 64
 POOL = 4  # batches drawn at a time and shared out by length, so that little is padded
 HELD_OUT = "held out"
 TOTAL_STEPS = sum(stage.steps for stage in STAGES)
-CURVE = ("step", "seconds", "stage", "loss", "class_loss", "near_loss", "place_loss", "f1", "mean_iou_gt")
+CURVE = (
+    *("step", "seconds", "stage", "loss", "class_loss", "near_loss", "place_loss", "next_loss", "next_alike_loss"),
+    *("end_loss", "f1", "mean_iou_gt"),
+)
 # What the dense head says of each picture token: a class or none; how far off the edges of its object are, in bins of BIN
-# pixels from BEHIND bins behind the token's middle on; and where they lie, in bins across the picture.
+# pixels from BEHIND bins behind the token's middle on; where they lie, in bins across the picture; where those of the next
+# object in raster order lie, and of the next of its class; and whether its object is the first, the first of its class, the
+# last, the last of its class.
 BINS, BIN, BEHIND = 50, 5, 4
-DENSE_PARTS = (len(CLASSES) + 1, 4 * BINS, 4 * BINS)
+DENSE_PARTS = (len(CLASSES) + 1, 4 * BINS, 4 * BINS, 4 * BINS, 4 * BINS, 4)
+NONE = -1.0  # the edges of a next object that there is not
 
 
 def choose_question(rng: random.Random, scene: Scene, stage: Stage) -> list[str]:
@@ -99,7 +107,9 @@ def make_record(name: str, stage: Stage) -> dict:
 def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> dict[str, torch.Tensor]:
     """For the picture's T tokens in row order, of the object that covers most of each: `classes` (T,); `near` (T, 4), how
     far its left, top, right and bottom edge lie from the token's middle, outwards, in pixels of the input; `place` (T, 4),
-    its box in shares of the picture.
+    its box in shares of the picture; `next` and `next_alike` (T, 4), those of the object that follows it in raster order,
+    of any class and of its own, or NONE; `ends` (T, 4), whether it is the first, the first of its class, the last, the last
+    of its class.
 
     A token that no object covers by a quarter is background, except the one under an object's centre.
     """
@@ -107,7 +117,8 @@ def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> dict[
     rows, columns = height // cell, width // cell
     if not scene.labels:
         empty = torch.zeros(rows * columns, 4)
-        return {"classes": torch.full((rows * columns,), BACKGROUND), "near": empty, "place": empty}
+        classes = torch.full((rows * columns,), BACKGROUND)
+        return {"classes": classes} | dict.fromkeys(("near", "place", "next", "next_alike", "ends"), empty)
     scale = torch.tensor([width / scene.image.width, height / scene.image.height] * 2)
     boxes_xyxy = torch.tensor(scene.boxes_xyxy, dtype=torch.float32) * scale  # (N, 4), pixels of the input
     y, x = torch.meshgrid(torch.arange(rows) * cell, torch.arange(columns) * cell, indexing="ij")
@@ -119,12 +130,31 @@ def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> dict[
     covered += (x <= centre_x) & (centre_x < x + cell) & (y <= centre_y) & (centre_y < y + cell)
     share, owner = covered.max(0)
     classes = torch.tensor([CLASSES.index(label) for label in scene.labels])[owner]
-    boxes_xyxy, middle = boxes_xyxy[owner], torch.cat([x, y, x, y]).T + cell / 2
+    shares, middle = boxes_xyxy / torch.tensor([width, height] * 2), torch.cat([x, y, x, y]).T + cell / 2
+    following, alike = successors(scene, same_class=False), successors(scene, same_class=True)
+    with_none = torch.cat([shares, torch.full((1, 4), NONE)])  # a successor of -1 is its last row
+    firsts = [[i not in chain for i in range(len(chain))] for chain in (following, alike)]
+    lasts = [[i < 0 for i in chain] for chain in (following, alike)]
     return {
         "classes": torch.where(share >= 0.25, classes, BACKGROUND),
-        "near": (boxes_xyxy - middle) * torch.tensor([-1, -1, 1, 1]),
-        "place": boxes_xyxy / torch.tensor([width, height] * 2),
+        "near": (boxes_xyxy[owner] - middle) * torch.tensor([-1, -1, 1, 1]),
+        "place": shares[owner],
+        "next": with_none[following][owner],
+        "next_alike": with_none[alike][owner],
+        "ends": torch.tensor([firsts[0], firsts[1], lasts[0], lasts[1]], dtype=torch.float32).T[owner],
     }
+
+
+def successors(scene: Scene, same_class: bool) -> list[int]:
+    """For each object the one that follows it in raster order, if asked only among those of its class; -1 behind the last."""
+    order = sorted(range(len(scene.labels)), key=lambda i: (scene.boxes_xyxy[i][1], scene.boxes_xyxy[i][0]))
+    following, last = [-1] * len(order), {}
+    for i in order:
+        chain = scene.labels[i] if same_class else ""
+        if chain in last:
+            following[last[chain]] = i
+        last[chain] = i
+    return following
 
 
 class SceneCollator(GroundingCollator):
@@ -221,12 +251,18 @@ def losses(model, dense_head: torch.nn.Linear, batch: dict) -> dict[str, torch.T
         found = {"answer": mean_loss * supervised.sum() / (TOKENS_PER_ANSWER * len(labels)), "loss": mean_loss.detach()}
     if dense is None:
         return found
-    scores, near, place = dense_head(seen).split(DENSE_PARTS, dim=1)
+    scores, near, place, following, alike, ends = dense_head(seen).split(DENSE_PARTS, dim=1)
     inside = dense["classes"] != BACKGROUND
+    goes_on, goes_on_alike = inside & (dense["next"][:, 0] != NONE), inside & (dense["next_alike"][:, 0] != NONE)
     return found | {
         "class_loss": functional.cross_entropy(scores, dense["classes"]),
         "near_loss": edge_loss(near[inside], dense["near"][inside] / BIN + BEHIND),
         "place_loss": edge_loss(place[inside], dense["place"][inside] * BINS),
+        "next_loss": edge_loss(following[goes_on], dense["next"][goes_on] * BINS),
+        "next_alike_loss": edge_loss(alike[goes_on_alike], dense["next_alike"][goes_on_alike] * BINS),
+        "end_loss": functional.binary_cross_entropy_with_logits(ends[inside], dense["ends"][inside])
+        if inside.any()
+        else ends.sum() * 0,
     }
 
 

@@ -76,10 +76,12 @@ def test_every_family_trains_with_every_term(family, tiny_models, squares, tmp_p
             "true",
         ),
     )
-    for row in log_of(run)[:2]:
+    log = log_of(run)[:2]
+    for row in log:
         total = row["lm_loss"] + row["iou_loss"] + 0.5 * row["fp_loss"] + 2 * row["fn_loss"]
         assert row["loss"] == pytest.approx(total, rel=0.01)  # the logged parts come out of bf16 activations
-        assert min(row["iou_loss"], row["fp_loss"], row["fn_loss"]) > 0
+    # A step may hold empty answers alone, and then nothing to go on with; both steps do not.
+    assert all(sum(row[name] for row in log) > 0 for name in ("iou_loss", "fp_loss", "fn_loss"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -43,9 +43,9 @@ def test_rows_that_have_ended_are_not_marked():
 def test_an_answer_that_would_never_end_is_ended(squares, tiny_models):
     """An untrained model repeats itself."""
     torch.manual_seed(0)
-    collator = make_collator(tiny_models["qwen3_vl"], squares)
+    collator = make_collator(tiny_models["qwen2_vl"], squares)
     collator.grounding.max_new_tokens = 400
-    model = load_model(str(tiny_models["qwen3_vl"]), dtype=torch.float32)
+    model = load_model(str(tiny_models["qwen2_vl"]), dtype=torch.float32)
     answers = list(generate_answers(model, collator, read_records(squares, "test"), 3))
     lengths = [len(collator.tokenizer(answer["text"])["input_ids"]) for answer in answers]
     marked = [length for answer, length in zip(answers, lengths, strict=True) if "looped" in answer["problems"]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from muon import Muon, orthogonalise
 from PIL import Image
-from pretrain_tiny_model import BACKGROUND, BINS, DENSE_PARTS, dense_targets, edge_loss, make_record
+from pretrain_tiny_model import BACKGROUND, BINS, DENSE_PARTS, NONE, dense_targets, edge_loss, make_record
 from pretraining_objects import CLASSES
 from pretraining_pictures import MOST_OBJECTS, STAGES, Scene, draw_scene
 
@@ -49,6 +49,18 @@ def test_dense_targets_say_where_the_object_is():
     assert targets["near"][1].tolist() == [16, 16, 48, 48]
     empty = dense_targets(Scene(scene.image), (64, 128), cell=32)
     assert set(empty["classes"].tolist()) == {BACKGROUND}
+
+
+def test_dense_targets_name_the_object_that_an_answer_names_next():
+    """Two rings and a star between them, each on a token of its own, given in no order."""
+    boxes_xyxy = [[64, 64, 96, 96], [0, 0, 32, 32], [32, 40, 64, 62]]
+    targets = dense_targets(Scene(Image.new("RGB", (96, 96)), boxes_xyxy, ["ring", "ring", "star"]), (96, 96), cell=32)
+    low, high, star = (8, 0, 4)  # their tokens
+    place = targets["place"]
+    assert targets["next"][[high, star]].tolist() == place[[star, low]].tolist()
+    assert targets["next_alike"][high].tolist() == place[low].tolist()
+    assert targets["next"][low].tolist() == targets["next_alike"][star].tolist() == [NONE] * 4
+    assert targets["ends"][[high, star, low]].tolist() == [[1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1]]
 
 
 def test_the_edge_loss_is_least_where_the_edges_are():

@@ -172,7 +172,8 @@ def test_a_run_that_broke_goes_on_with_what_is_missing(run, local, tuned, tmp_pa
         assert not (tmp_path / "predictions.jsonl").exists()
         before = len(behaviour.asked)
         served = asked(url, run, tmp_path, *call)
-        assert len(behaviour.asked) - before == 2 + len(local) - 2
+        # Nobody waits for a request that was under way when another failed; it may be answered after `before` was taken.
+        assert len(behaviour.asked) - before in (len(local), len(local) + 1)
     assert [p["text"] for p in served] == [p["text"] for p in local]
 
 

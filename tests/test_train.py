@@ -162,10 +162,10 @@ def test_what_else_a_recipe_may_choose(squares, tmp_path, capsys):
         *("--adapter_dtype", "bfloat16", "--codec", "qwen2_5_vl", "--object_order", "area"),
     )
     modules = json.loads((run / "run.json").read_text())["modules"]
-    assert modules["quantised"]["vision"] == {"nf4": 30, "full": 0}  # 6 blocks of 4 linears, 3 mergers of 2
+    assert modules["quantised"]["vision"] == {"nf4": 34, "full": 0}  # 7 blocks of 4 linears, 3 mergers of 2
     assert modules["quantised"]["head"]["nf4"] == 0
-    assert modules["adapted"]["vision_attention"] == {"proj": 6, "qkv": 6}
-    assert modules["adapted"]["vision_mlp"] == {"linear_fc1": 6, "linear_fc2": 6}
+    assert modules["adapted"]["vision_attention"] == {"proj": 7, "qkv": 7}
+    assert modules["adapted"]["vision_mlp"] == {"linear_fc1": 7, "linear_fc2": 7}
     assert modules["adapted"]["merger"] == {}
     assert {tensor.dtype for tensor in load_file(run / "final" / "adapter_model.safetensors").values()} == {
         torch.bfloat16
@@ -175,7 +175,7 @@ def test_what_else_a_recipe_may_choose(squares, tmp_path, capsys):
     evaluate.main(["--ckpt", str(run / "final"), "--limit", "1", "--max-new-tokens", "8"])
     assert json.loads((run / "eval" / "predictions.jsonl").read_text())["codec"] == "qwen2_5_vl"
     model = load_checkpoint_model(open_checkpoint(str(run / "final")))
-    assert quantised_modules(model)["vision"]["nf4"] == 30
+    assert quantised_modules(model)["vision"]["nf4"] == 34
 
 
 def test_full_fine_tuning_saves_a_whole_model(squares, tmp_path, tiny_models, capsys):
