@@ -34,7 +34,7 @@ from boxtune.collator import IGNORE_INDEX, GroundingCollator
 from boxtune.generation import generate_answers
 from boxtune.grounding import Grounding
 from boxtune.prompts import FORMAT_SENTENCES, SYSTEM_PROMPT, question
-from boxtune.records import in_order
+from boxtune.records import in_order, raster_order
 from boxtune.scoring import score
 
 FAMILY = "qwen3_vl"
@@ -147,9 +147,8 @@ def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> dict[
 
 def successors(scene: Scene, same_class: bool) -> list[int]:
     """For each object the one that follows it in raster order, if asked only among those of its class; -1 behind the last."""
-    order = sorted(range(len(scene.labels)), key=lambda i: (scene.boxes_xyxy[i][1], scene.boxes_xyxy[i][0]))
-    following, last = [-1] * len(order), {}
-    for i in order:
+    following, last = [-1] * len(scene.labels), {}
+    for i in raster_order(scene.boxes_xyxy):
         chain = scene.labels[i] if same_class else ""
         if chain in last:
             following[last[chain]] = i

@@ -41,13 +41,18 @@ _UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|<\||<c
 _TURN_TOKENS = re.compile(r"<\|(?:im_|endoftext|vision_|image_|video_)|[\ud800-\udfff]")
 
 
+def raster_order(boxes_xyxy: list[list[float]]) -> list[int]:
+    """The boxes' positions by top and then left edge, as lines of print are read."""
+    return sorted(range(len(boxes_xyxy)), key=lambda i: (boxes_xyxy[i][1], boxes_xyxy[i][0]))
+
+
 def in_order(record: Record, order: str) -> Record:
     """The record with its objects as annotated ("source"), by top and then left edge ("raster"), the largest first
     ("area"), or shuffled by its id ("random")."""
     boxes_xyxy = record["objects"]["bbox"]
     positions = list(range(len(boxes_xyxy)))
     if order == "raster":
-        positions.sort(key=lambda i: (boxes_xyxy[i][1], boxes_xyxy[i][0]))
+        positions = raster_order(boxes_xyxy)
     elif order == "area":
         areas = box_area(boxes_xyxy)
         positions.sort(key=lambda i: -areas[i])
