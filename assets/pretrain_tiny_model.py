@@ -355,6 +355,20 @@ def append_row(path: Path, **row) -> None:
         writer.writerow(row)
 
 
+def extend_curve(kept: Path, run: Path) -> None:
+    """Write to `kept` the rows that it has from before the first of `run`, as a run that began at earlier weights leaves them
+    out, and those of `run`."""
+    rows, before = read_curve(run), read_curve(kept) if kept.exists() else []
+    kept.unlink(missing_ok=True)
+    for row in [row for row in before if int(row["step"]) < int(rows[0]["step"])] + rows:
+        append_row(kept, **row)
+
+
+def read_curve(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def train(args: argparse.Namespace) -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
@@ -439,7 +453,7 @@ def report(args: argparse.Namespace) -> None:
     print(json.dumps(result, indent=1))
     (args.work / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     save_model(model, args.out)
-    shutil.copy(args.work / "curve.csv", args.out.parent / "pretraining_curve.csv")
+    extend_curve(args.out.parent / "pretraining_curve.csv", args.work / "curve.csv")
 
 
 if __name__ == "__main__":

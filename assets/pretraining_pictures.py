@@ -70,6 +70,8 @@ STAGES = (
     Stage(300, "language", (0.5, 0), 16, **CROWDED),
     Stage(1400, "language", (0.6, 0.4), 16, **CROWDED),
     Stage(600, "both", (0.4, 0), 16, **CROWDED),
+    Stage(1600, "language", (0.6, 0.1), 16, **CROWDED),
+    Stage(600, "both", (0.4, 0), 16, **CROWDED),
 )
 HELD_OUT_STAGE = Stage(0, "both", (0, 0), 0, **EVERYTHING)  # what is never learned from, only scored
 

@@ -4,8 +4,8 @@ For every model: AP of the same boxes with each scorer of boxtune/confidence.py,
 the difference by drawing pictures with replacement, both answering the same ones (paired). `scenes:SEED` is the embedded base on
 pictures of its own held-out kind, drawn with that seed; any other word is a checkpoint, on the split of the data that it was
 trained on, or a pattern such as 'runs/benchmark/NAME-seed0-fold-*/final' of those of a cross-validation, each on the pictures
-that it did not see. Predictions lie in runs/confidence/, and are made where absent. --write puts the table into
-docs/confidence.md.
+that it did not see. Predictions lie in runs/confidence/, by the weights that gave them, and are made where absent. --write puts
+the table into docs/confidence.md.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from boxtune.confidence import DEFAULT, SCORERS
 from boxtune.errors import UserError, command
 from boxtune.files import write_whole
 from boxtune.matching import image_scores, scored_hits
-from boxtune.predictions import predict, read_predictions, with_score
+from boxtune.predictions import fingerprint, predict, read_predictions, with_score
 from boxtune.prompts import as_asked
 from boxtune.records import read_info, read_records, write_dataset
 
@@ -78,12 +78,13 @@ def ask(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
     checkpoint = open_checkpoint(word if seed is None else EMBEDDED)
     data_dir = Path(checkpoint.grounding.data_dir) if seed is None else scenes(int(seed))
     records = [as_asked(record) for record in read_records(data_dir, split)]
-    path = OUT / word.strip("/").replace("/", "-") / f"{split}.jsonl"
+    settings = weights_identity(checkpoint) | {"scorers": SCORERS}
+    path = OUT / f"{word.strip('/').replace('/', '-')}-{fingerprint(settings)[:8]}" / f"{split}.jsonl"
     if not path.is_file():
         collator = GroundingCollator(checkpoint.processor, checkpoint.grounding, data_dir)
         model = load_checkpoint_model(checkpoint)
         answers = partial(generate_answers, model, collator, batch_size=8)
-        predict(answers, records, path, settings=weights_identity(checkpoint) | {"scorers": SCORERS})
+        predict(answers, records, path, settings=settings)
     predictions, _ = read_predictions(path, records)
     # A checkpoint's own calibration would hide what calibrating does.
     return records, with_score(predictions, DEFAULT), read_info(data_dir)["classes"]
