@@ -75,7 +75,7 @@ CHOICES = (
             nutrition("vision-nf4", "vision tower in NF4 too", "--quantize_vision", "true"),
             nutrition("unquantised", "LoRA on the bf16 weights", *UNQUANTISED),
             nutrition("full", "full fine-tuning", *FULL),
-            nutrition("full-low", "full fine-tuning, a third of the rate", *FULL, "--learning_rate", "1e-3"),
+            nutrition("full-low", "full fine-tuning, a third of the rate", *FULL, "--learning_rate", "3e-4"),
         ),
     ),
     Table(
