@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_enabled
 
@@ -258,7 +258,7 @@ def build_trainer(
     if collator.variation:
         callbacks.append(EpochCallback(collator.variation))
     if recipe.grounding.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(recipe.grounding.early_stopping_patience))
+        callbacks.append(transformers.EarlyStoppingCallback(recipe.grounding.early_stopping_patience))
     with accepting(f"{recipe.name}: the trainer refuses a value"):
         trainer = GroundingTrainer(
             model=model,
