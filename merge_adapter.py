@@ -19,7 +19,7 @@ from boxtune.files import path_argument
 from boxtune.merging import merge_shards
 from boxtune.model_card import model_name, write_card
 from boxtune.records import SPLITS, read_info, read_records
-from boxtune.verify_merge import verify
+from boxtune.verify_merge import BOXES_THAT_TELL, verify
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -54,12 +54,13 @@ def print_report(report: dict) -> None:
             found = report[key]
             print(
                 f"  against {name}: logits differ by {found['logit_difference']:.4f} of their size "
-                f"(the adapter moves them by {found['adapter_moves_logits_by']:.4f}); boxes agree to "
+                f"(the adapter moves them by {found['adapter_moves_logits_by']:.4f}); {found['boxes']} boxes agree to "
                 f"{found['box_agreement']:.3f}; {found['same_answers']} of {report['images']} answers are the same"
             )
     if not report["can_tell"]:
         print("  warning: the adapter moves the logits so little that this comparison would not miss it")
-    print(f"  allowed against bf16: logits {report['logit_tolerance']}, boxes {report['box_tolerance']}")
+    boxes = f"{report['box_tolerance']}, where there are {BOXES_THAT_TELL}"
+    print(f"  allowed against bf16: logits {report['logit_tolerance']}, boxes {boxes}")
 
 
 @command

@@ -40,6 +40,10 @@ TIMEOUT = 600  # seconds
 TOP_LOG_PROBS = 20
 # Log-probabilities of an adapter that works differ from its base's by more than this somewhere in an answer, in nats.
 NO_EFFECT = 1e-3
+# An answer without a token below this log-probability, in nats, is one that an adapter of few steps may hardly change.
+CERTAIN = -0.1
+# Questions asked of adapter and base, at most, until an answer tells them apart or shows that nothing does.
+RECORDS_TO_CHECK = 8
 
 
 class _FailedOnceError(Exception):
@@ -276,17 +280,23 @@ class Served:
             cut=reply.cut,
         )
 
-    def check_adapter(self, record: Record) -> None:
-        """Raises UserError where an adapter answers exactly as its base does, as one does whose weights found no module."""
-        messages, _ = self.messages(record)
-        tuned, base = (self.ask(messages, name) for name in (self.model["id"], self.model["parent"]))
-        if tuned.text != base.text or tuned.tokens is None or base.tokens is None:
-            return
-        if np.abs(tuned.tokens.log_probs - base.tokens.log_probs).max(initial=0) < NO_EFFECT:
-            raise UserError(
-                f"{self.url}: {self.model['id']!r} answers {record['id']} exactly as its base {self.model['parent']!r} does, to "
-                "the last digit of its probabilities: the server ignores the adapter. Serve what merge_adapter.py makes."
-            )
+    def check_adapter(self, records: list[Record]) -> None:
+        """Raises UserError where an adapter answers exactly as its base does, as one does whose weights found no module.
+
+        An answer that is certain in each of its tokens tells nothing, so the next record is asked.
+        """
+        for record in records[:RECORDS_TO_CHECK]:
+            messages, _ = self.messages(record)
+            tuned, base = (self.ask(messages, name) for name in (self.model["id"], self.model["parent"]))
+            if tuned.text != base.text or tuned.tokens is None or base.tokens is None:
+                return
+            if np.abs(tuned.tokens.log_probs - base.tokens.log_probs).max(initial=0) >= NO_EFFECT:
+                return
+            if tuned.tokens.log_probs.min(initial=0) < CERTAIN:
+                raise UserError(
+                    f"{self.url}: {self.model['id']!r} answers {record['id']} exactly as its base {self.model['parent']!r} does, "
+                    "to the last digit of its probabilities: the server ignores the adapter. Serve what merge_adapter.py makes."
+                )
 
     def answers(self, records: list[Record], requests: int) -> Iterator[Prediction]:
         """The answer to every record's question, `requests` of them asked at once, in the order in which they come.
@@ -296,7 +306,7 @@ class Served:
         if not records:
             return
         if self.model.get("parent") and not self.trust:
-            self.check_adapter(records[0])
+            self.check_adapter(records)
         first = self.answer(records[0])
         if f"score_{DEFAULT}" not in first["objects"]:
             print(f"warning: {self.url} gives no log-probabilities; every score is 1", file=sys.stderr)
