@@ -19,7 +19,7 @@ from boxtune.files import path_argument
 from boxtune.merging import merge_shards
 from boxtune.model_card import model_name, write_card
 from boxtune.records import SPLITS, read_info, read_records
-from boxtune.verify_merge import BOXES_THAT_TELL, verify
+from boxtune.verify_merge import verify
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -59,7 +59,7 @@ def print_report(report: dict) -> None:
             )
     if not report["can_tell"]:
         print("  warning: the adapter moves the logits so little that this comparison would not miss it")
-    boxes = f"{report['box_tolerance']}, where there are {BOXES_THAT_TELL}"
+    boxes = f"{report['box_tolerance']}, where there are {report['boxes_that_tell']}"
     print(f"  allowed against bf16: logits {report['logit_tolerance']}, boxes {boxes}")
 
 

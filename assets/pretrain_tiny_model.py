@@ -31,6 +31,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
 from boxtune.collator import IGNORE_INDEX, GroundingCollator
+from boxtune.files import write_whole
 from boxtune.generation import generate_answers
 from boxtune.grounding import Grounding
 from boxtune.prompts import FORMAT_SENTENCES, SYSTEM_PROMPT, question
@@ -356,17 +357,17 @@ def append_row(path: Path, **row) -> None:
 
 
 def extend_curve(kept: Path, run: Path) -> None:
-    """Write to `kept` the rows that it has from before the first of `run`, as a run that began at earlier weights leaves them
-    out, and those of `run`."""
-    rows, before = read_curve(run), read_curve(kept) if kept.exists() else []
-    kept.unlink(missing_ok=True)
-    for row in [row for row in before if int(row["step"]) < int(rows[0]["step"])] + rows:
-        append_row(kept, **row)
+    """Put the rows of `run` behind those of `kept` from before it: a run that began at earlier weights has no others."""
 
+    def lines(path: Path) -> list[str]:
+        return path.read_bytes().decode().splitlines(keepends=True)
 
-def read_curve(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    def step(line: str) -> int:
+        return int(line.split(",")[0])
+
+    head, *rows = lines(run)
+    before = [line for line in lines(kept)[1:] if step(line) < step(rows[0])] if kept.exists() else []
+    write_whole(kept, "".join([head, *before, *rows]))
 
 
 def train(args: argparse.Namespace) -> None:

@@ -110,7 +110,12 @@ def agrees(found: dict) -> bool:
 
 def verify(checkpoint: Checkpoint, merged_folder: Path, records: list[Record], data_dir: Path, with_nf4: bool) -> dict:
     """The report of one merge; `agrees` says whether it may be kept, None where memory was too small to tell."""
-    report = {"images": len(records), "logit_tolerance": LOGIT_TOLERANCE, "box_tolerance": BOX_TOLERANCE}
+    report = {
+        "images": len(records),
+        "logit_tolerance": LOGIT_TOLERANCE,
+        "box_tolerance": BOX_TOLERANCE,
+        "boxes_that_tell": BOXES_THAT_TELL,
+    }
     if not fits_memory(merged_folder):
         return report | {"agrees": None}
     merged = observe(open_checkpoint(str(merged_folder)), "bfloat16", records, data_dir)
