@@ -114,6 +114,10 @@ CHOICES = (
         (AS_IS, nutrition("pixels", "pixels of the resized input", "--codec", "qwen2_5_vl")),
     ),
     Table(
+        "Does a larger picture help? (The recipe's is of 224 × 224 pixels.)",
+        (AS_IS, nutrition("larger", "twice the pixels", "--max_pixels", "100352")),
+    ),
+    Table(
         "Blood cells (tiny_bccd_voc): does a larger picture help?",
         (
             bccd("as-is", "the recipe as it is, 224 × 224"),

@@ -118,7 +118,7 @@ def row(experiment: Experiment, results: list[dict]) -> dict[str, str]:
 def loss_rows(table: Table, results: list[dict]) -> list[dict[str, str]]:
     """The cells of a table of docs/losses.md. Differences are against its first row, of the seeds that both have."""
     by_seed = [
-        {r["seed"]: r["tuned"]["pictures"] for r in results if r["experiment"] == experiment.name}
+        {r["seed"]: r["tuned"] for r in results if r["experiment"] == experiment.name}
         for experiment in table.experiments
     ]
     return [
@@ -128,16 +128,24 @@ def loss_rows(table: Table, results: list[dict]) -> list[dict[str, str]]:
 
 
 def loss_row(experiment: Experiment, runs: dict[int, dict], plain: dict[int, dict]) -> dict[str, str]:
-    measured = [values_of(run) for run in runs.values()]
-    cells = {key: figures([values[key] for values in measured]) for key in VALUES}
-    cells |= {key: figures([sum(run[key]) for run in runs.values()], 0) for key in ("fp", "fn")}
-    cells |= {f"{key}_difference": "" for key in VALUES}
+    pictures = {seed: run["pictures"] for seed, run in runs.items()}
+    cells = {key: figures([values_of(counts)[key] for counts in pictures.values()]) for key in VALUES}
+    cells |= {key: figures([sum(counts[key]) for counts in pictures.values()], 0) for key in ("fp", "fn")}
+    cells |= {f"{key}_difference": "" for key in (*VALUES, "fn")}
     if both := sorted(runs.keys() & plain.keys()):
-        ranges = differences([plain[seed] for seed in both], [runs[seed] for seed in both])
-        for key, (low, high) in ranges.items():
-            mean = statistics.mean(values_of(runs[seed])[key] - values_of(plain[seed])[key] for seed in both)
+        before, after = [plain[seed]["pictures"] for seed in both], [pictures[seed] for seed in both]
+        for key, (low, high) in differences(before, after).items():
+            mean = statistics.mean(values_of(b)[key] - values_of(a)[key] for a, b in zip(before, after, strict=True))
             cells[f"{key}_difference"] = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+        changes = [fn_at_equal_fp(runs[seed], plain[seed]) / sum(plain[seed]["pictures"]["fn"]) - 1 for seed in both]
+        cells["fn_difference"] = f"{statistics.mean(changes):+.0%} ({min(changes):+.0%} to {max(changes):+.0%})"
     return {"title": experiment.title, "seeds": str(len(runs)) if runs else "", **cells}
+
+
+def fn_at_equal_fp(run: dict, plain: dict) -> int:
+    """The false negatives of `run` where a score threshold leaves it no more false positives than `plain` has without."""
+    missed = run["missed_by_fp"]
+    return missed[min(sum(plain["pictures"]["fp"]), len(missed) - 1)]
 
 
 def class_row(name: str, base: list[dict], tuned: list[dict]) -> dict[str, str]:

@@ -17,6 +17,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from tqdm import tqdm
@@ -26,7 +27,7 @@ from benchmarks.plan import EXPERIMENTS, SEEDS, Experiment
 from benchmarks.process import timed
 from benchmarks.results import RESULTS, read_results, write_pages
 from boxtune.errors import UserError, command
-from boxtune.matching import image_scores
+from boxtune.matching import ImageScore, image_scores, scored_hits
 from boxtune.predictions import read_predictions
 from boxtune.prompts import as_asked
 from boxtune.records import data_hash, read_info, read_records, to_json_line
@@ -40,10 +41,21 @@ TRAINING = ("--save_strategy", "no", "--eval_strategy", "no", "--overwrite_outpu
 
 
 def identity(experiment: Experiment, seed: int) -> str:
-    """What a result depends on: recipe, options, seed, folds, split and the base's weights."""
+    """What a result depends on: recipe as options change it, seed, folds, split and the base's weights."""
     values = recipe_values(experiment)
-    settings = [values, experiment.options, seed, experiment.folds, experiment.split, base_hashes(values)]
+    settings = [values | overrides(experiment.options), seed, experiment.folds, experiment.split, base_hashes(values)]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def overrides(options: tuple[str, ...]) -> dict[str, list[str]]:
+    """What stands behind each `--key` of a command line: a recipe's own value of such a key does not matter."""
+    values = {}
+    for word in options:
+        if word.startswith("--"):
+            words = values[word.removeprefix("--")] = []
+        else:
+            words.append(word)
+    return values
 
 
 def base_hashes(values: dict) -> list[str]:
@@ -146,7 +158,19 @@ def summary(records: list[dict], answers: list[dict], classes: list[str]) -> dic
         "empty_images": metrics["empty_images"],
         "per_class": per_class,
         "pictures": counts,
+        "missed_by_fp": missed_by_fp(pictures, answers),
     }
+
+
+def missed_by_fp(pictures: list[ImageScore], answers: list[dict]) -> list[int]:
+    """[i]: the false negatives where a score threshold leaves out just so much that at most i false positives are left."""
+    scores, hits = (np.array(values) for values in scored_hits(pictures, answers))
+    missed = sum(picture.fn for picture in pictures)
+    order = np.argsort(-scores, kind="stable")
+    kept = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # boxes of one score are kept or left out together
+    false = np.append(0, np.cumsum(hits[order] == 0)[kept])
+    missing = np.append(missed + hits.sum(), missed + hits.sum() - np.cumsum(hits[order])[kept])
+    return missing[np.searchsorted(false, np.arange(false[-1] + 1), side="right") - 1].tolist()
 
 
 def measure_all(missing: list[tuple[Experiment, int]], jobs: int) -> None:
@@ -189,10 +213,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     sources = {experiment.name: source_of(experiment) for experiment in chosen}
     absent = {name: source for name, source in sources.items() if source and not source.exists()}
-    for name, source in absent.items():
-        print(f"left out: {name}: no {source}; set BOXTUNE_DATA to where the data sets lie", file=sys.stderr)
-    missing = [(e, seed) for e, seed in jobs if identity(e, seed) not in done and e.name not in absent]
     if not args.write_only:
+        for name, source in absent.items():
+            print(f"left out: {name}: no {source}; set BOXTUNE_DATA to where the data sets lie", file=sys.stderr)
+        missing = [(e, seed) for e, seed in jobs if identity(e, seed) not in done and e.name not in absent]
         measure_all(missing, args.jobs)
     identities = {identity(experiment, seed) for experiment in EXPERIMENTS.values() for seed in SEEDS}
     bases = {experiment.name: base_hashes(recipe_values(experiment)) for experiment in EXPERIMENTS.values()}

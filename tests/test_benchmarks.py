@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_record
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 
-from benchmarks import gpu_memory, results
+from benchmarks import gpu_memory, results, run
 from benchmarks.bootstrap import intervals
 from benchmarks.folds import write_folds
 from benchmarks.plan import DATA_SETS, EXPERIMENTS, LOSSES, SEEDS
-from benchmarks.run import identity, summary
+from benchmarks.run import identity, missed_by_fp, summary
+from boxtune.matching import image_scores
 from boxtune.recipe import load_recipe
 from boxtune.records import read_info, read_records
 from data_prep.__main__ import main as prepare
@@ -28,6 +31,15 @@ def test_a_result_belongs_to_its_recipe_options_and_seed():
     every = [identity(experiment, seed) for experiment in EXPERIMENTS.values() for seed in SEEDS]
     assert len(set(every)) == len(every)
     assert identity(EXPERIMENTS["nutrition"], 0) == identity(EXPERIMENTS["nutrition"], 0)
+
+
+def test_a_value_of_the_recipe_that_an_option_replaces_does_not_matter(monkeypatch):
+    with_option, without = EXPERIMENTS["nutrition-as-is"], EXPERIMENTS["nutrition"]  # 160 steps, and the recipe's own
+    before = identity(with_option, 0), identity(without, 0)
+    other = run.recipe_values(without) | {"max_steps": 999}
+    monkeypatch.setattr(run, "recipe_values", lambda experiment: other)
+    assert identity(with_option, 0) == before[0]
+    assert identity(without, 0) != before[1]
 
 
 def test_folds_leave_each_picture_out_once(squares, tmp_path):
@@ -54,6 +66,25 @@ def test_intervals_hold_the_normal_approximation():
         assert low == pytest.approx(rate - half, abs=0.006)  # 2,000 draws: the quantiles err by about 0.002
         assert high == pytest.approx(rate + half, abs=0.006)
     assert intervals([run]) == intervals([run, run])
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.2, 0.5, 0.9])), max_size=8))
+def test_missed_by_fp_is_what_the_best_threshold_leaves(answers):
+    """Against leaving out by every threshold and matching anew. The boxes lie apart, hits on truth and the others beside it."""
+    truth = [([20 * i, 0, 20 * i + 10, 10], "cat") for i in range(9)]
+    record = make_record("a", "a.png", 200, 100, truth)
+
+    def fared(threshold: float):
+        kept = [(i, hit, score) for i, (hit, score) in enumerate(answers) if score >= threshold]
+        bbox = [[20 * i, 0 if hit else 50, 20 * i + 10, 10 if hit else 60] for i, hit, _ in kept]
+        objects = {"bbox": bbox, "category": ["cat"] * len(kept), "score": [score for *_, score in kept]}
+        answer = {"id": "a", "objects": objects, "problems": []}
+        return image_scores([record], [answer])[0], answer
+
+    every, answer = fared(0.0)
+    possible = [fared(threshold)[0] for threshold in (0.2, 0.5, 0.9, 1.0)]
+    wanted = [min(image.fn for image in possible if image.fp <= i) for i in range(every.fp + 1)]
+    assert missed_by_fp([every], [answer]) == wanted
 
 
 BASES = {name: ["new"] for name in EXPERIMENTS}
@@ -106,8 +137,22 @@ def test_losses_are_compared_seed_by_seed_with_the_plain_recipe(tmp_path, monkey
         next(line for line in lines if line.startswith(f"| {experiment.title} |"))
         for experiment in LOSSES[0].experiments
     )
-    assert first == "| plain fine-tuning | 2 | 0.667 ± 0.000 |  | 0.667 ± 0.000 |  | 0.500 ± 0.000 |  | 0 ± 0 | 1 ± 0 |"
+    cells = [
+        "plain fine-tuning",
+        "2",
+        "0.667 ± 0.000",
+        "",
+        "0.667 ± 0.000",
+        "",
+        "0.500 ± 0.000",
+        "",
+        "0 ± 0",
+        "1 ± 0",
+        "",
+    ]
+    assert [cell.strip() for cell in first.split("|")[1:-1]] == cells
     assert "| 1.000 ± 0.000 | +0.333 (+0.333 to +0.333) |" in last and "| +0.500 (+0.500 to +0.500) |" in last
+    assert last.endswith("| 0 ± 0 | 0 ± 0 | -100% (-100% to -100%) |")
 
 
 def test_an_earlier_base_fills_only_what_the_present_one_has_not_measured(tmp_path, monkeypatch):
