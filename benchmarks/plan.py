@@ -127,7 +127,11 @@ CHOICES = (
 )  # fmt: skip
 
 IOU = ("--iou_loss_weight", "1.0")
+W1 = ("--box_loss", "w1", "--iou_loss_weight", "5.0")
 STOPPING = ("--fp_loss_weight", "0.5", "--fn_loss_weight", "1.0")
+STOPPING_LOW = ("--fp_loss_weight", "0.1", "--fn_loss_weight", "0.2")
+POLICY = ("--grounding_mode", "policy")
+POLICY_LOW = ("--iou_loss_weight", "0.1", "--fp_loss_weight", "0.05", "--fn_loss_weight", "0.1", *POLICY)
 NOISE = ("--noise_objects", "0.5", "--end_token_weight", "0.5")
 AUGMENTED = ("--augment", "resize", "crop", "color")
 
@@ -139,10 +143,12 @@ def losses(make: Callable[..., Experiment], longer: int) -> tuple[Experiment, ..
         make("longer", f"plain, {longer} steps: in policy's time", steps=longer),
         make("loss-giou", "+ IoU term: GIoU, weight 1", *IOU),
         make("loss-giou-low", "+ IoU term: GIoU, weight 0.2", "--iou_loss_weight", "0.2"),
-        make("loss-w1", "+ IoU term: W1, weight 5", "--box_loss", "w1", "--iou_loss_weight", "5.0"),
+        make("loss-w1", "+ IoU term: W1, weight 5", *W1),
         make("loss-stopping", "+ FP 0.5 and FN 1", *STOPPING),
-        make("loss-stopping-low", "+ FP 0.1 and FN 0.2", "--fp_loss_weight", "0.1", "--fn_loss_weight", "0.2"),
-        make("loss-policy", "+ policy: 1, 0.5, 1", *IOU, *STOPPING, "--grounding_mode", "policy"),
+        make("loss-stopping-low", "+ FP 0.1 and FN 0.2", *STOPPING_LOW),
+        make("loss-policy", "+ policy: 1, 0.5, 1", *IOU, *STOPPING, *POLICY),
+        make("loss-policy-low", "+ policy: 0.1, 0.05, 0.1", *POLICY_LOW),
+        make("loss-w1-stopping", "+ W1 5, FP 0.1 and FN 0.2", *W1, *STOPPING_LOW),
         make("loss-noise", "+ noise objects, 1 for 2, end tokens at 0.5", *NOISE),
         make("loss-augmented", "+ augmentation: resize, crop, colour", *AUGMENTED),
         make("loss-all", "all together", *IOU, *STOPPING, "--grounding_mode", "both", *NOISE, *AUGMENTED),

@@ -46,6 +46,10 @@ class BoxLosses:
         """Whether anything is added to the LM's loss."""
         return any((self.iou, self.fp, self.fn)) or self.end_token != 1
 
+    @property
+    def largest(self) -> float:
+        return max(self.iou, self.fp, self.fn)
+
     def reweigh_ends(self, hidden: Tensor, head: torch.nn.Linear, targets: dict[str, Tensor]) -> Tensor:
         """What a sum of cross-entropies over all tokens lacks, for the tokens that end answers to weigh `end_token`."""
         ends = ~targets["goes_on"]

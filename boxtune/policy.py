@@ -7,7 +7,8 @@ way: Pinto et al., arXiv 2302.08242). An answer costs
     iou · (1 − mean IoU of its matches)  +  fp · (false positives + duplicates) / n  +  fn · false negatives / n
 
 n being the number of true boxes, or 1. Matching is that of evaluation, so a duplicate is a false positive as well and counts
-twice.
+twice. What an answer costs more than others is measured in standard deviations, so the ratios of the three weights say what
+costs, and the largest of them how much the loss weighs beside the LM's.
 """
 
 import json
@@ -75,7 +76,7 @@ class PolicyLoss:
     def __call__(
         self, forward, model, backbone, collator: GroundingCollator, inputs: dict[str, Tensor], asked: dict
     ) -> tuple[Tensor, float]:
-        """(the loss, the answers' mean cost).
+        """(the loss, weighed already; the answers' mean cost).
 
         `forward` is the model as it trains, wrapped as it may be, `model` the same unwrapped, `backbone` what lies below its
         LM head. `inputs` are the batch's pixel_values and image_grid_thw, `asked` its questions (collator.ask).
@@ -99,7 +100,7 @@ class PolicyLoss:
             use_cache=False,
             **repeat_pictures(pictures, self.samples),
         )
-        weight = advantages(costs).reshape(-1, 1).to(output.log_probs)
+        weight = self.weights.largest * advantages(costs).reshape(-1, 1).to(output.log_probs)
         return (weight * output.log_probs).sum() / kept.sum(), costs.mean().item()
 
     def _sampling(self, collator: GroundingCollator) -> GenerationConfig:

@@ -180,6 +180,22 @@ def test_gradient_of_sampled_answers_reaches_the_whole_model(squares):
     assert without == []
 
 
+def test_weights_a_tenth_as_large_weigh_a_tenth(squares):
+    """The costs are normalised, so it is not they that shrink."""
+    model = load_model(str(TINY), dtype=torch.float32)
+    add_fused_lm_head(model)
+    collator = make_collator(TINY, squares, max_pixels=50176).for_losses(teacher_forced=False, sampled=True)
+    record = next(record for record in read_records(squares, "train") if record["objects"]["bbox"])
+    batch = collator([{"record": json.dumps(record)}])
+    losses = []
+    for weights in (WEIGHED, BoxLosses(iou=0.1, fp=0.05, fn=0.2)):
+        torch.manual_seed(0)
+        policy = PolicyLoss(weights, samples=4, every=1)
+        losses.append(policy(model, model, model.base_model, collator, batch, batch["asked"])[0].item())
+    assert losses[0] != 0
+    assert losses[1] == pytest.approx(losses[0] / 10, rel=1e-4)  # float32 log-probabilities, costs rounded at a tenth
+
+
 def test_a_run_samples_every_few_steps_and_can_mix_both_kinds(squares, tmp_path):
     sampled = (*WEIGHTS, "--grounding_every", 2, "--grounding_samples", 2, "--max_steps", 3)
     run = train(squares, tmp_path / "run", *sampled, "--grounding_mode", "both")
