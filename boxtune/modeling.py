@@ -223,6 +223,11 @@ def load_model(
     wrong += [f"not the model's: {key}" for key in sorted(report["unexpected_keys"])]
     if wrong:
         raise UserError(f"the weights of {model_id} do not fit its config, {len(wrong)} of them:", wrong[:20])
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            # On a CPU with AVX512-BF16, bitsandbytes 0.50 packs the weights of a layer that answers for a kernel without a
+            # gradient, and goes on with it in training: one answer in between, and most of the gradient is gone.
+            module.support_avx512bf16_for_cpu = False
     return model
 
 

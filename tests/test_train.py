@@ -327,6 +327,17 @@ def test_answering_validation_in_training_changes_no_step(squares, tmp_path):
     assert len(losses[0]) == 4 and losses[0] == losses[1]
 
 
+def test_evaluation_leaves_training_in_4_bit_as_it_was(squares, tmp_path):
+    """Also where a CPU has kernels for inference with weights of another layout."""
+    steps = []
+    for when in ("no", "steps"):
+        options = ("--eval_strategy", when, "--eval_steps", 1, "--eval_images", 2, "--max_steps", 3)
+        run = train(squares, tmp_path / when, *options, "--learning_rate", 1e-3, "--warmup_steps", 0)
+        history = json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
+        steps.append([(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry])
+    assert len(steps[0]) == 3 and steps[0] == steps[1]
+
+
 def test_boxes_found_in_training_are_those_of_evaluate(squares, tmp_path):
     options = ("--eval_strategy", "steps", "--eval_steps", 2, "--load_best_model_at_end", "true")
     options += ("--metric_for_best_model", "eval_mean_iou", "--per_device_eval_batch_size", 2, "--eval_images", 8)
@@ -464,5 +475,8 @@ def test_two_processes_train_as_one_would(squares, tmp_path):
     for key in ("lm_loss", "fp_loss", "fn_loss"):
         assert logs[1][0][key] == pytest.approx(logs[0][0][key], rel=1e-3), key
     for row in logs[1][:2]:
+        assert sum(value for key, value in row.items() if key.startswith("grad_share/")) == pytest.approx(
+            1 if "policy_loss" in row else 0
+        )
         total = row["lm_loss"] + 0.5 * row["fp_loss"] + 2 * row["fn_loss"] + row.get("policy_loss", 0)
         assert row["loss"] == pytest.approx(total, abs=1e-3)
