@@ -129,8 +129,15 @@ def build_variation(recipe: Recipe, grounding: Grounding, records: list[Record])
         return None
     if options.negative_questions and len(grounding.classes) < 2:
         say("note: negative_questions has no effect on data with one class")
-    own = sum(not is_standard(record) for record in records)
+    standard = [record for record in records if is_standard(record)]
+    own = len(records) - len(standard)
     if own and (options.negative_questions or options.prompt_variety or options.noise_objects):
+        if not any(record["objects"]["bbox"] for record in standard):
+            raise UserError(
+                "negative_questions, prompt_variety and noise_objects vary what asks once for all classes, and here nothing that "
+                "shows an object does: other words would come to mean that there is none. Leave them out, or prepare the data "
+                "with --questions all."
+            )
         say(
             f"note: {own} of {len(records)} examples do not ask once for all classes; negative_questions, prompt_variety and "
             "noise_objects leave them as they are"

@@ -152,7 +152,7 @@ class GroundingCollator:
     def _unlearn_noise(self, answer: AnswerTokens, labels: list[int], start: int) -> AnswerTokens:
         """Take the coordinates of noise objects, which are wrong, out of the `labels` of the answer that begins at `start`.
 
-        Returns the answer without them, so that no loss on boxes learns them either.
+        Returns the answer without them, and without the decisions to go on to them, so that no loss on boxes learns either.
         """
         true = []
         for found in answer.objects:
@@ -161,7 +161,9 @@ class GroundingCollator:
                 continue
             first, behind = start + found.numbers[0][0], start + found.numbers[-1][-1] + 1
             labels[first:behind] = [IGNORE_INDEX] * (behind - first)
-        return replace(answer, objects=true)
+        last = max((index for found in true for index in (*found.numbers[-1], *found.label)), default=-1)
+        decisions = [decision for decision in answer.decisions if decision.index < last or not decision.goes_on]
+        return replace(answer, objects=true, decisions=decisions)
 
     def encode_question(self, record: Record, input_size: tuple[int, int]) -> list[int]:
         """Token ids of what evaluation asks, up to where the answer starts."""

@@ -70,9 +70,9 @@ class BoxLosses:
 
     def weigh(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
-            "iou_loss": self.iou * terms["iou_loss"],
-            "fp_loss": self.fp * terms["fp_loss"],
-            "fn_loss": self.fn * terms["fn_loss"],
+            "iou": self.iou * terms["iou_loss"],
+            "fp": self.fp * terms["fp_loss"],
+            "fn": self.fn * terms["fn_loss"],
         }
 
 

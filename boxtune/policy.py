@@ -28,22 +28,27 @@ from boxtune.predictions import make_prediction
 from boxtune.records import Record
 
 
-def answer_cost(record: Record, prediction: dict, weights: BoxLosses) -> float:
-    """What an answer costs; 0 for a perfect one. Without truth only false positives can be made."""
+def answer_costs(record: Record, prediction: dict) -> dict[str, float]:
+    """{"iou", "fp", "fn"}: what an answer costs before anything is weighed; all 0 for a perfect one.
+
+    Without truth only false positives can be made.
+    """
     [image] = image_scores([record], [prediction])
     truth = image.tp + image.fn
     mean_iou = sum(iou for *_, iou in image.pairs) / image.tp if image.tp else 0.0
-    wrong = weights.fp * (image.fp + len(image.duplicates)) + weights.fn * image.fn
-    return (weights.iou * (1 - mean_iou) if truth else 0.0) + wrong / max(truth, 1)
+    return {
+        "iou": 1 - mean_iou if truth else 0.0,
+        "fp": (image.fp + len(image.duplicates)) / max(truth, 1),
+        "fn": image.fn / max(truth, 1),
+    }
 
 
 def advantages(costs: Tensor) -> Tensor:
     """(B, k) costs minus the mean cost of the same question's other answers, in units of the batch's standard deviation.
 
-    All 0 where all answers to a question cost the same: nothing can be learned from them. In float64, because what float32
-    leaves of equal costs is not small against the least deviation.
+    All 0 where all answers to a question cost the same: nothing can be learned from them. `costs` must be float64, because
+    what float32 leaves of equal costs is not small against the least deviation.
     """
-    costs = costs.double()
     others = (costs.sum(1, keepdim=True) - costs) / (costs.shape[1] - 1)
     differences = costs - others
     return differences / differences.std().clamp(min=1e-6)
@@ -75,8 +80,9 @@ class PolicyLoss:
 
     def __call__(
         self, forward, model, backbone, collator: GroundingCollator, inputs: dict[str, Tensor], asked: dict
-    ) -> tuple[Tensor, float]:
-        """(the loss, weighed already; the answers' mean cost).
+    ) -> tuple[Tensor, dict[str, float]]:
+        """(the loss, weighed already; what to log of the answers: their mean `policy_cost`, its parts before weighing, and the
+        share of questions whose answers all cost the same, of which nothing can be learned).
 
         `forward` is the model as it trains, wrapped as it may be, `model` the same unwrapped, `backbone` what lies below its
         LM head. `inputs` are the batch's pixel_values and image_grid_thw, `asked` its questions (collator.ask).
@@ -87,7 +93,8 @@ class PolicyLoss:
             sequences = model.generate(**prompt, **pictures, generation_config=self._sampling(collator))
         length = prompt["input_ids"].shape[1]
         kept = until_stop(sequences[:, length:], stop_ids(collator.tokenizer))
-        costs = self._costs(sequences[:, length:], kept, collator, asked)
+        parts = self._costs(sequences[:, length:], kept, collator, asked)
+        costs = self.weights.iou * parts["iou"] + self.weights.fp * parts["fp"] + self.weights.fn * parts["fn"]
         mask = torch.cat([prompt["attention_mask"].repeat_interleave(self.samples, 0), kept.long()], 1)
         labels = torch.full_like(sequences, IGNORE_INDEX)
         labels[:, length:] = torch.where(kept, sequences[:, length:], IGNORE_INDEX)
@@ -101,7 +108,10 @@ class PolicyLoss:
             **repeat_pictures(pictures, self.samples),
         )
         weight = self.weights.largest * advantages(costs).reshape(-1, 1).to(output.log_probs)
-        return (weight * output.log_probs).sum() / kept.sum(), costs.mean().item()
+        found = {f"policy_{name}": values.mean().item() for name, values in parts.items()}
+        found["policy_cost"] = costs.mean().item()
+        found["policy_frac_same_cost"] = (costs.amax(1) == costs.amin(1)).double().mean().item()
+        return (weight * output.log_probs).sum() / kept.sum(), found
 
     def _sampling(self, collator: GroundingCollator) -> GenerationConfig:
         """Plain sampling from the model's own distribution, which is what the gradient is of."""
@@ -120,8 +130,8 @@ class PolicyLoss:
             suppress_tokens=[collator.image_token_id],
         )
 
-    def _costs(self, answers: Tensor, kept: Tensor, collator: GroundingCollator, asked: dict) -> Tensor:
-        """(B, k) costs of (B · k, T) sampled tokens."""
+    def _costs(self, answers: Tensor, kept: Tensor, collator: GroundingCollator, asked: dict) -> dict[str, Tensor]:
+        """`answer_costs` of (B · k, T) sampled tokens, each (B, k), in float64."""
         records = [json.loads(record) for record in asked["records"]]
         stops = stop_ids(collator.tokenizer)
         costs = []
@@ -133,8 +143,11 @@ class PolicyLoss:
             prediction = make_prediction(
                 record, grounding.codec, size, text, seconds=0.0, noise_label=grounding.noise_label
             )
-            costs.append(answer_cost(record, prediction, self.weights))
-        return torch.tensor(costs).reshape(-1, self.samples)
+            costs.append(answer_costs(record, prediction))
+        return {
+            name: torch.tensor([cost[name] for cost in costs], dtype=torch.float64).reshape(-1, self.samples)
+            for name in ("iou", "fp", "fn")
+        }
 
 
 def until_stop(answers: Tensor, stops: list[int]) -> Tensor:

@@ -40,17 +40,6 @@ def last_hidden_states(backbone: torch.nn.Module) -> Iterator[list[torch.Tensor]
         hook.remove()
 
 
-def gradient_shares(losses: dict[str, torch.Tensor], hidden: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The norm of each loss's gradient on the last hidden states, in shares of their sum.
-
-    There all terms meet, and no layer has to be run backwards once for each of them.
-    """
-    norms = {
-        name: torch.autograd.grad(loss, hidden, retain_graph=True)[0].float().norm() for name, loss in losses.items()
-    }
-    return {name: norm / sum(norms.values()).clamp(min=1e-30) for name, norm in norms.items()}
-
-
 class GroundingTrainer(SFTTrainer):
     """Saves grounding.json with every checkpoint, answers `box_validation` at every evaluation, and adds `box_losses` to the
     loss of batches that hold `targets`. All other arguments are SFTTrainer's."""
@@ -73,6 +62,8 @@ class GroundingTrainer(SFTTrainer):
         self.grounding = grounding
         self.box_losses = box_losses
         self.policy_loss = policy_loss
+        # Of each weighted term, the squared norm of its gradient on the last hidden states, since the last line of the log.
+        self.gradient_squares: dict[str, torch.Tensor] = {}
         self.digit_ids = self.processing_class.tokenizer.convert_tokens_to_ids(list("0123456789"))
         self.box_validation = box_validation
         if not self.is_fsdp_enabled:
@@ -108,15 +99,22 @@ class GroundingTrainer(SFTTrainer):
             loss = result[0] if return_outputs else result
             in_step = num_items_in_batch is not None and model.training
             steps = self.current_gradient_accumulation_steps if in_step else 1
+            terms = {}
             if targets is not None:
                 loss = self._reweigh_ends(loss, hidden[0], inputs["labels"], targets, num_items_in_batch)
                 # Of a step's micro-batches each has a share of the LM's loss, by its tokens, and of what is a mean of boxes
                 # or decisions by theirs.
                 counts = target_counts(targets)
                 shares = counts / (self.step_counts if in_step else counts.clamp(min=1))
-                loss = self._add_box_losses(loss, hidden[0], targets, shares, steps)
-            if asked is not None and model.training and self.state.global_step % self.policy_loss.every == 0:
-                loss = self._add_policy_loss(loss, model, inputs, asked, steps)
+                terms = self.box_losses.terms(hidden[0], self._base().get_output_embeddings(), self.digit_ids, targets)
+                terms = {name: share * term for share, (name, term) in zip(shares, terms.items(), strict=True)}
+            self._note({name: term * steps for name, term in {"lm_loss": loss, **terms}.items()})
+            if model.training:  # the loss of an evaluation stays the LM's, so that runs can be compared
+                weighted = {"lm": loss, **(self.box_losses.weigh(terms) if terms else {})}
+                self._note_gradients(weighted, hidden[0])
+                loss = sum(weighted.values())
+                if asked is not None and self._samples():
+                    loss = loss + self._sampled_loss(model, inputs, asked) / steps
             result = (loss, result[1]) if return_outputs else loss
         loss = result[0] if return_outputs else result
         if self.state.global_step == 0 and not torch.isfinite(loss):
@@ -131,12 +129,19 @@ class GroundingTrainer(SFTTrainer):
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if isinstance(model, PeftModel) else model
 
-    def _add_policy_loss(self, loss, model, inputs: dict, asked: dict, steps: int) -> torch.Tensor:
-        policy_loss, cost = self.policy_loss(
-            model, self.accelerator.unwrap_model(model), self._base().base_model, self.data_collator, inputs, asked
-        )
-        self._note({"policy_loss": policy_loss, "policy_cost": policy_loss.new_tensor(cost)})
-        return loss + policy_loss / steps
+    def _samples(self) -> bool:
+        """Whether this step samples answers."""
+        return self.state.global_step % self.policy_loss.every == 0
+
+    def _sampled_loss(self, model, inputs: dict, asked: dict) -> torch.Tensor:
+        backbone = self._base().base_model
+        with last_hidden_states(backbone) as hidden:
+            loss, found = self.policy_loss(
+                model, self.accelerator.unwrap_model(model), backbone, self.data_collator, inputs, asked
+            )
+        self._note({"policy_loss": loss, **{name: loss.new_tensor(value) for name, value in found.items()}})
+        self._note_gradients({"policy": loss / self.current_gradient_accumulation_steps}, hidden[-1])
+        return loss
 
     def _reweigh_ends(self, lm_loss, hidden, labels, targets: dict, num_items_in_batch) -> torch.Tensor:
         """The LM's loss in training with end tokens at their weight; divided, and shared out, as SFTTrainer does it."""
@@ -147,23 +152,18 @@ class GroundingTrainer(SFTTrainer):
             return lm_loss + extra / (labels[:, 1:] != IGNORE_INDEX).sum()
         return lm_loss + extra * self._processes / num_items_in_batch
 
-    def _add_box_losses(self, lm_loss, hidden, targets: dict, shares: torch.Tensor, steps: int) -> torch.Tensor:
-        """lm_loss plus the weighted terms, (3,) `shares` of them; logs all of them as of a whole step of `steps` micro-batches.
+    def _note_gradients(self, losses: dict[str, torch.Tensor], hidden: torch.Tensor) -> None:
+        """What each loss weighs in this step, by its gradient on the last hidden states: there all terms meet, and no layer has
+        to be run backwards once for each of them. Micro-batches and processes have states of their own, so squares add up.
 
-        The loss of an evaluation stays the LM's, so that runs with and without the terms can be compared.
+        Looked at in steps that are logged, and where answers are sampled in those.
         """
-        terms = self.box_losses.terms(hidden, self._base().get_output_embeddings(), self.digit_ids, targets)
-        terms = {name: share * term for share, (name, term) in zip(shares, terms.items(), strict=True)}
-        self._note({name: loss * steps for name, loss in {"lm_loss": lm_loss, **terms}.items()})
-        if not self.model.training:
-            return lm_loss
-        weighted = {"lm_loss": lm_loss} | self.box_losses.weigh(terms)
+        looks = self._samples() if self.policy_loss else (self.state.global_step + 1) % self.state.logging_steps == 0
         # Activations that were offloaded come back for one pass backwards, and this would be another.
-        logs = (self.state.global_step + 1) % self.state.logging_steps == 0
-        if logs and not self.args.activation_offloading:
-            norms = gradient_shares(weighted, hidden)
-            self._note({f"grad_share/{name.removesuffix('_loss')}": share for name, share in norms.items()})
-        return sum(weighted.values())
+        if looks and not self.args.activation_offloading:
+            for name, loss in losses.items():
+                square = torch.autograd.grad(loss, hidden, retain_graph=True)[0].float().square().sum()
+                self.gradient_squares[name] = self.gradient_squares.get(name, 0.0) + square
 
     def _note(self, values: dict[str, torch.Tensor]) -> None:
         """Into the next line of the log, each as its mean over the processes; all of them must come here."""
@@ -171,6 +171,16 @@ class GroundingTrainer(SFTTrainer):
         log = self._metrics["train" if self.model.training else "eval"]
         for name, mean in zip(values, means.tolist(), strict=True):
             log[name].append(mean)
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if self.gradient_squares:
+            norms = self.accelerator.reduce(torch.stack(list(self.gradient_squares.values())), "sum").sqrt()
+            shares = norms / norms.sum().clamp(min=1e-30)
+            logs |= {
+                f"grad_share/{name}": share for name, share in zip(self.gradient_squares, shares.tolist(), strict=True)
+            }
+            self.gradient_squares = {}
+        super().log(logs, *args, **kwargs)
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         """The loss, and what `box_validation` finds; here rather than in a callback, so that the best checkpoint, early

@@ -49,7 +49,8 @@ class Variation:
         draw = random.Random(f"{self.seed} {self.epoch.item()} {record['id']}")
         if self.operations:
             record, image = augment(record, image, self.operations, self.max_pixels, draw)
-            record = in_order(record, self.object_order)  # a flip reverses a line, a cut makes a large object small
+            if self.object_order != "random":  # which is drawn once, and this would be again
+                record = in_order(record, self.object_order)  # a flip reverses a line, a cut makes a large object small
         if is_standard(record):
             record = with_noise(self._ask(record, draw), self.noise_objects, draw)
         return record, image

@@ -96,7 +96,8 @@ def test_micro_batches_share_a_step_by_their_tokens_boxes_and_decisions(family, 
     options += (*WEIGHTS, "--end_token_weight", 0.5)
     one = log_of(train(data, tmp_path / "one", *options, "--per_device_train_batch_size", 2))[0]
     two = log_of(train(data, tmp_path / "two", *options, "--gradient_accumulation_steps", 2))[0]
-    for key in ("loss", "lm_loss", "iou_loss", "fp_loss", "fn_loss", "grad_norm"):
+    shares = [f"grad_share/{name}" for name in ("lm", "iou", "fp", "fn")]
+    for key in ("loss", "lm_loss", "iou_loss", "fp_loss", "fn_loss", "grad_norm", *shares):
         assert one[key] == pytest.approx(two[key], rel=1e-3), key
 
 

@@ -11,9 +11,10 @@ from test_collator import make_collator
 from test_train import train
 from trl.trainer.utils import add_fused_lm_head
 
+from boxtune.collator import IGNORE_INDEX
 from boxtune.losses import BoxLosses
 from boxtune.modeling import load_model
-from boxtune.policy import PolicyLoss, advantages, answer_cost, answering, repeat_pictures, until_stop
+from boxtune.policy import PolicyLoss, advantages, answer_costs, answering, repeat_pictures, until_stop
 from boxtune.predictions import make_prediction
 from boxtune.records import read_records
 
@@ -22,26 +23,27 @@ WEIGHED = BoxLosses(iou=1.0, fp=0.5, fn=2.0)
 RECORD = make_record("a", "a.png", 1000, 1000, [([0, 0, 100, 100], "cat"), ([500, 500, 700, 700], "cat")])
 
 
-def cost_of(*boxes, record=RECORD) -> float:
+def costs_of(*boxes, record=RECORD) -> tuple[float, ...]:
+    """(iou, fp, fn)"""
     text = json.dumps([{"bbox_2d": box, "label": "cat"} for box in boxes])
-    return answer_cost(record, make_prediction(record, "qwen3_vl", (448, 448), text, 0.0), WEIGHED)
+    return tuple(answer_costs(record, make_prediction(record, "qwen3_vl", (448, 448), text, 0.0)).values())
 
 
 def test_what_answers_cost():
     first, second = [0, 0, 100, 100], [500, 500, 700, 700]
-    assert cost_of(first, second) == 0
-    assert cost_of(first) == 2.0 * 1 / 2, "one of two is missed"
-    assert cost_of(first, second, [800, 0, 900, 90]) == pytest.approx(0.5 * 1 / 2)
-    assert cost_of(first, second, [501, 500, 700, 700]) == pytest.approx(2 * 0.5 * 1 / 2), "a duplicate counts twice"
-    assert cost_of([0, 0, 100, 80], second) == pytest.approx(1 - (0.8 + 1) / 2)
-    assert cost_of() == 1.0 + 2.0
+    assert costs_of(first, second) == (0, 0, 0)
+    assert costs_of(first) == (0, 0, 1 / 2), "one of two is missed"
+    assert costs_of(first, second, [800, 0, 900, 90]) == (0, 1 / 2, 0)
+    assert costs_of(first, second, [501, 500, 700, 700]) == (0, 2 / 2, 0), "a duplicate counts twice"
+    assert costs_of([0, 0, 100, 80], second) == pytest.approx((1 - (0.8 + 1) / 2, 0, 0))
+    assert costs_of() == (1, 0, 1)
     empty = make_record("b", "a.png", 1000, 1000, [])
-    assert cost_of(record=empty) == 0
-    assert cost_of(first, record=empty) == 0.5
+    assert costs_of(record=empty) == (0, 0, 0)
+    assert costs_of(first, record=empty) == (0, 1, 0)
 
 
 def test_an_advantage_is_against_the_same_questions_other_answers():
-    costs = torch.tensor([[1.0, 2.0, 3.0], [7.0, 7.0, 7.0]])
+    costs = torch.tensor([[1.0, 2.0, 3.0], [7.0, 7.0, 7.0]], dtype=torch.float64)
     found = advantages(costs)
     assert (found[1] == 0).all()
     torch.testing.assert_close(found[0] / found[0, 0], torch.tensor([1.0, 0.0, -1.0], dtype=found.dtype))
@@ -52,7 +54,7 @@ def test_answers_that_all_cost_the_same_teach_nothing():
     """Whatever the cost, a third or a tenth of a box: where float32 rounds, nothing may be left that looks like a difference."""
     for cost in torch.linspace(0, 5, 500).tolist():
         for samples in (2, 3, 4, 6):
-            assert advantages(torch.tensor([[cost] * samples])).abs().max() < 1e-6
+            assert advantages(torch.tensor([[cost] * samples], dtype=torch.float64)).abs().max() < 1e-6
 
 
 def test_gradient_of_sampled_costs_is_that_of_the_expected_cost():
@@ -117,8 +119,11 @@ def test_sampled_answers_have_the_probabilities_that_each_has_alone(tiny_models,
         return model(**inputs)
 
     policy = PolicyLoss(WEIGHED, samples=3, every=1)
-    _, cost = policy(forward, model, model.base_model, collator, batch, batch["asked"])
-    assert 0 < cost < 10
+    _, found = policy(forward, model, model.base_model, collator, batch, batch["asked"])
+    assert found["policy_cost"] == pytest.approx(
+        found["policy_iou"] + 0.5 * found["policy_fp"] + 2.0 * found["policy_fn"]
+    )
+    assert 0 < found["policy_cost"] < 10 and 0 <= found["policy_frac_same_cost"] <= 1
     [inputs] = calls
     with torch.no_grad():
         together = model(**inputs).log_probs
@@ -180,6 +185,48 @@ def test_gradient_of_sampled_answers_reaches_the_whole_model(squares):
     assert without == []
 
 
+def test_a_step_makes_the_answers_that_cost_less_likelier(squares):
+    """The sampled answers are read, parsed and matched here once more, each with the picture that it is about."""
+    model = load_model(str(TINY), dtype=torch.float32)
+    add_fused_lm_head(model)
+    collator = make_collator(TINY, squares, max_pixels=50176).for_losses(teacher_forced=False, sampled=True)
+    records = [record for record in read_records(squares, "train") if record["objects"]["bbox"]][:2]
+    batch = collator([{"record": json.dumps(record)} for record in records])
+    calls = []
+
+    def forward(**inputs):
+        calls.append(inputs)
+        return model(**inputs)
+
+    torch.manual_seed(0)
+    policy = PolicyLoss(WEIGHED, samples=4, every=1)
+    loss, _ = policy(forward, model, model.base_model, collator, batch, batch["asked"])
+    loss.backward()
+    [inputs] = calls
+    costs = []
+    for i, labels in enumerate(inputs["labels"]):
+        text = collator.tokenizer.decode(labels[labels != IGNORE_INDEX], skip_special_tokens=True)
+        record, size = records[i // 4], batch["asked"]["input_sizes"][i // 4].tolist()
+        parts = answer_costs(record, make_prediction(record, collator.grounding.codec, size, text, 0.0))
+        costs.append(WEIGHED.iou * parts["iou"] + WEIGHED.fp * parts["fp"] + WEIGHED.fn * parts["fn"])
+    costs = torch.tensor(costs, dtype=torch.float64).reshape(2, 4)
+    cheaper = -advantages(costs)
+    assert (cheaper > 0).any(1).all(), "of both questions some answers cost less than others"
+
+    def likelihood() -> torch.Tensor:
+        """(2, 4) log-probabilities of the sampled answers."""
+        with torch.no_grad():
+            return model(**inputs).log_probs.sum(1).double().reshape(2, 4)
+
+    before = likelihood()
+    tokens = (inputs["labels"] != IGNORE_INDEX).sum()
+    assert loss.item() == pytest.approx(-WEIGHED.largest * (cheaper * before).sum().item() / tokens.item(), rel=1e-3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 1e-3 * parameter.grad
+    assert (cheaper * (likelihood() - before)).sum() > 0
+
+
 def test_weights_a_tenth_as_large_weigh_a_tenth(squares):
     """The costs are normalised, so it is not they that shrink."""
     model = load_model(str(TINY), dtype=torch.float32)
@@ -202,10 +249,27 @@ def test_a_run_samples_every_few_steps_and_can_mix_both_kinds(squares, tmp_path)
     log = json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())["log_history"][:3]
     assert ["policy_cost" in row for row in log] == [True, False, True]
     assert all("iou_loss" in row for row in log)
+    assert ["grad_share/policy" in row for row in log] == [True, False, True]
+    shares = {key: value for key, value in log[0].items() if key.startswith("grad_share/")}
+    assert set(shares) == {f"grad_share/{name}" for name in ("lm", "iou", "fp", "fn", "policy")}
+    assert sum(shares.values()) == pytest.approx(1)
     alone = train(squares, tmp_path / "alone", *sampled, "--grounding_mode", "policy")
     log = json.loads((alone / "checkpoint-3" / "trainer_state.json").read_text())["log_history"][:3]
     assert ["policy_cost" in row for row in log] == [True, False, True]
     assert "iou_loss" not in log[0]
+    for row in log:
+        assert row["loss"] == pytest.approx(row["lm_loss"] + row.get("policy_loss", 0), abs=1e-4)
+
+
+def test_sampling_leaves_training_in_4_bit_as_it_was(squares, tmp_path):
+    """With a weight of next to nothing the steps are those of plain training, also where a CPU has kernels for inference."""
+    steps = []
+    for mode in ("teacher_forced", "policy"):
+        options = ("--grounding_mode", mode, "--fn_loss_weight", 1e-12, "--grounding_every", 2, "--max_steps", 4)
+        run = train(squares, tmp_path / mode, *options, "--learning_rate", 1e-3, "--warmup_steps", 0)
+        log = json.loads((run / "checkpoint-4" / "trainer_state.json").read_text())["log_history"][:4]
+        steps.append([row[key] for row in log for key in ("lm_loss", "grad_norm")])
+    assert steps[0] == pytest.approx(steps[1], rel=1e-3)
 
 
 def test_modes_that_would_do_nothing_are_refused(squares, tmp_path, capsys):

@@ -233,8 +233,9 @@ def test_losses_on_boxes_see_no_noise(tiny_models, tmp_path, record):
     )
     for key in ("boxes_xyxy", "digit", "digit_at", "edge"):
         assert torch.equal(plain["targets"][key], noisy["targets"][key])
-    # The answer goes on to all that it holds, and stops once.
-    assert noisy["targets"]["goes_on"].tolist() == [True] * 8 + [False]
+    # Going on to noise is no object found.
+    assert noisy["targets"]["goes_on"].tolist() == plain["targets"]["goes_on"].tolist() == [True] * 2 + [False]
+    assert noisy["targets"]["decision_at"].tolist() != plain["targets"]["decision_at"].tolist(), "it stops later"
     # Sampled answers are scored on the true objects.
     assert noisy["asked"]["records"] == plain["asked"]["records"]
 
