@@ -1,7 +1,7 @@
-"""What losses on boxes add to the time of a step: python -m benchmarks.losses [--turns 5] [--batches 4]
+"""What losses on boxes add to the time of a step: python -m benchmarks.losses [--turns 5] [--batches 4] [--data-dir DIR]
 
 The recipe tiny_nutrition_qlora on its own data, seed 0: forward and backward pass of the same batches with the plain loss, with
-the teacher-forced terms, and with sampled answers. They take turns, so that whatever else runs on the machine slows all alike;
+each teacher-forced term and all of them, and with sampled answers. They take turns, so that whatever else runs on the machine slows all alike;
 without a GPU the times are the process's own CPU seconds. The medians of the turns count.
 """
 
@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.plan import IOU, NOISE, POLICY, STOPPING, W1
 from boxtune.checkpoint import quiet_libraries
 from boxtune.collator import GroundingCollator
 from boxtune.errors import command
@@ -21,29 +22,42 @@ from boxtune.modeling import load_config, load_processor
 from boxtune.recipe import load_recipe
 from boxtune.records import read_info
 from boxtune.trainer import GroundingTrainer
-from train_sft import build_model, build_trainer, describe_grounding, fit_lengths, prepare_data, read_examples
+from train_sft import (
+    build_model,
+    build_trainer,
+    build_variation,
+    choose_losses,
+    describe_grounding,
+    fit_lengths,
+    prepare_data,
+    read_examples,
+)
 
 RECIPE = "tiny_nutrition_qlora"
-TERMS = ("--iou_loss_weight", "1.0", "--fp_loss_weight", "0.5", "--fn_loss_weight", "1.0")
 WAYS = {
     "plain": (),
-    "IoU, FP and FN at the true answer": TERMS,
-    "four sampled answers to each question": (*TERMS, "--grounding_mode", "policy"),
+    "IoU term: GIoU": IOU,
+    "IoU term: W1": W1,
+    "FP and FN": STOPPING,
+    "GIoU, FP and FN": (*IOU, *STOPPING),
+    "noise objects, end tokens at 0.5": NOISE,
+    "four sampled answers to each question": (*IOU, *STOPPING, *POLICY),
 }
 
 
-def make_trainer(options: tuple[str, ...]) -> GroundingTrainer:
+def make_trainer(data_dir: str, options: tuple[str, ...]) -> GroundingTrainer:
     """The recipe's trainer before its first step."""
-    recipe = load_recipe(["--config", RECIPE, "--eval_images", "0", *options])
+    recipe = load_recipe(["--config", RECIPE, "--data_dir", data_dir, "--eval_images", "0", *options])
     name, revision = recipe.model.model_name_or_path, recipe.model.model_revision
     config = load_config(name, revision)
-    data_dir = prepare_data(recipe)
-    splits = read_examples(data_dir, recipe.grounding.object_order)
+    folder = prepare_data(recipe)
+    splits = read_examples(folder, recipe.grounding.object_order)
     processor = load_processor(name, revision, recipe.grounding.min_pixels, recipe.grounding.max_pixels)
-    grounding = describe_grounding(recipe, config, processor, splits, read_info(data_dir)["classes"])
-    collator = GroundingCollator(processor, grounding, data_dir)
+    grounding = describe_grounding(recipe, config, processor, splits, read_info(folder)["classes"])
+    collator = GroundingCollator(processor, grounding, folder, build_variation(recipe, grounding, splits["train"]))
     splits = fit_lengths(recipe, splits, collator)
-    trainer = build_trainer(recipe, build_model(recipe, config), processor, collator, splits)
+    model, losses = build_model(recipe, config), choose_losses(recipe)
+    trainer = build_trainer(recipe, model, processor, collator, splits, *losses)
     trainer.model.train()
     return trainer
 
@@ -65,9 +79,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--data-dir", default="data/nutrition", help="prepared data (default %(default)s)")
     args = parser.parse_args(argv)
     quiet_libraries()
-    trainers = {name: make_trainer(options) for name, options in WAYS.items()}
+    trainers = {name: make_trainer(args.data_dir, options) for name, options in WAYS.items()}
     batches = {
         name: list(itertools.islice(trainer.get_train_dataloader(), args.batches)) for name, trainer in trainers.items()
     }

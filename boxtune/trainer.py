@@ -114,7 +114,7 @@ class GroundingTrainer(SFTTrainer):
                 self._note_gradients(weighted, hidden[0])
                 loss = sum(weighted.values())
                 if asked is not None and self._samples():
-                    loss = loss + self._sampled_loss(model, inputs, asked) / steps
+                    loss = loss + self._sampled_loss(model, inputs, asked, steps)
             result = (loss, result[1]) if return_outputs else loss
         loss = result[0] if return_outputs else result
         if self.state.global_step == 0 and not torch.isfinite(loss):
@@ -133,15 +133,16 @@ class GroundingTrainer(SFTTrainer):
         """Whether this step samples answers."""
         return self.state.global_step % self.policy_loss.every == 0
 
-    def _sampled_loss(self, model, inputs: dict, asked: dict) -> torch.Tensor:
+    def _sampled_loss(self, model, inputs: dict, asked: dict, steps: int) -> torch.Tensor:
+        """A micro-batch's part of the loss of a step of `steps` of them."""
         backbone = self._base().base_model
         with last_hidden_states(backbone) as hidden:
             loss, found = self.policy_loss(
                 model, self.accelerator.unwrap_model(model), backbone, self.data_collator, inputs, asked
             )
         self._note({"policy_loss": loss, **{name: loss.new_tensor(value) for name, value in found.items()}})
-        self._note_gradients({"policy": loss / self.current_gradient_accumulation_steps}, hidden[-1])
-        return loss
+        self._note_gradients({"policy": loss / steps}, hidden[-1])
+        return loss / steps
 
     def _reweigh_ends(self, lm_loss, hidden, labels, targets: dict, num_items_in_batch) -> torch.Tensor:
         """The LM's loss in training with end tokens at their weight; divided, and shared out, as SFTTrainer does it."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 
-from benchmarks import gpu_memory, results, run
+from benchmarks import gpu_memory, losses, results, run
 from benchmarks.bootstrap import intervals
 from benchmarks.folds import write_folds
 from benchmarks.plan import DATA_SETS, EXPERIMENTS, LOSSES, SEEDS
@@ -186,6 +186,13 @@ def test_the_architectures_have_the_published_sizes(name, billions):
     with torch.device("meta"):
         model = model_class(config)
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.0005)
+
+
+@pytest.mark.slow
+def test_the_cost_of_every_loss_is_measured(squares, capsys):
+    losses.main(["--turns", "1", "--batches", "1", "--data-dir", str(squares)])
+    table = capsys.readouterr().out
+    assert all(name in table for name in losses.WAYS)
 
 
 @pytest.mark.slow
