@@ -19,7 +19,7 @@ RECIPE_ARGS = --config $(RECIPE) $(if $(OVERLAY),--overlay $(OVERLAY)) --output_
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@echo "make TARGET [RECIPE=$(RECIPE)] [OVERLAY=tiny,small_gpu] [ARGS=\"--learning_rate 2e-4\"] [RUN=runs/NAME]"
+	@echo "make TARGET [RECIPE=$(RECIPE)] [OVERLAY=quality,small_gpu] [ARGS=\"--learning_rate 2e-4\"] [RUN=runs/NAME]"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "recipes:  $(basename $(notdir $(wildcard recipes/*.yaml)))"
 	@echo "overlays: $(basename $(notdir $(wildcard recipes/overlays/*.yaml)))"

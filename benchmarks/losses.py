@@ -1,8 +1,8 @@
 """What losses on boxes add to the time of a step: python -m benchmarks.losses [--turns 5] [--batches 4] [--data-dir DIR]
 
 The recipe tiny_nutrition_qlora on its own data, seed 0: forward and backward pass of the same batches with the plain loss, with
-each teacher-forced term and all of them, and with sampled answers. They take turns, so that whatever else runs on the machine slows all alike;
-without a GPU the times are the process's own CPU seconds. The medians of the turns count.
+each teacher-forced term and all of them, and with sampled answers. They take turns, so that whatever else runs on the machine
+slows all alike; without a GPU the times are the process's own CPU seconds. The medians of the turns count.
 """
 
 import argparse

@@ -52,7 +52,11 @@ def open_checkpoint(path: str, max_pixels: int | None = None, max_new_tokens: in
         path = str(folder)
     adapter = folder if (folder / "adapter_config.json").is_file() else None
     if folder.is_dir() and adapter is None and not (folder / "config.json").is_file():
-        raise UserError(f"{path or '--ckpt'} is no checkpoint: neither adapter_config.json nor config.json is there.")
+        inside = [name for name in ("final", "final_merged") if (folder / name / FILE_NAME).is_file()]
+        hint = f" Did you mean {folder / inside[0]}?" if inside else ""
+        raise UserError(
+            f"{path or '--ckpt'} is no checkpoint: neither adapter_config.json nor config.json is there.{hint}"
+        )
     if adapter and not list(folder.glob("adapter_model*")):
         raise UserError(
             f"{path} has no adapter weights (adapter_model.safetensors). Take another checkpoint of the run."

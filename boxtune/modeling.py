@@ -74,7 +74,9 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
         if not (Path(model_id) / "config.json").is_file():
             raise UserError(f"{model_id} holds no model (no config.json).")
     elif model_id.startswith((".", "/", "assets/", "runs/")) or model_id.count("/") != 1:
-        raise UserError(f"no model at {model_id!r}: the folder does not exist.")
+        raise UserError(
+            f"no model at {model_id!r}: the folder does not exist. Train first (make train RECIPE=NAME), or name another."
+        )
     else:
         require_hub_model(model_id, revision)
     with reading(f"the config of {model_id}", "Get the model again."):
@@ -105,7 +107,7 @@ def require_hub_model(model_id: str, revision: str | None = None) -> None:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{model_id} must come from the Hugging Face hub, which cannot be reached ({reason[:160]}). Connect, or "
-            "download it once with `hf download`, or add OVERLAY=tiny to run the same recipe on the embedded model."
+            "download it once with `hf download`. The embedded model (overlay tiny) needs no hub."
         ) from None
 
 

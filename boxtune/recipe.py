@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import sys
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -264,8 +265,22 @@ def _split_command_line(argv: list[str]) -> tuple[str, list[str], list[str]]:
             overlays += [name for name in value.split(",") if name]
     if config is None:
         known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+        if {"-h", "--help"} & {*rest}:
+            _print_help(known)
+            sys.exit()
         raise UserError(f"name a recipe: --config recipes/NAME.yaml. There are: {known}.")
     return config, overlays, rest
+
+
+def _print_help(recipes: str) -> None:
+    """What there is to choose from, and boxtune's own keys; those of SFTConfig and ModelConfig are TRL's to explain."""
+    overlays = ", ".join(sorted(path.stem for path in (RECIPES / "overlays").glob("*.yaml")))
+    _RecipeParser(
+        [GroundingArguments],
+        usage="%(prog)s --config NAME [--overlay NAME,NAME] [--key value ...]",
+        description=f"Recipes: {recipes}. Overlays, of which later ones win: {overlays}. Below are boxtune's own keys; all of "
+        "TRL's SFTConfig and ModelConfig are keys as well (--config NAME --help lists them).",
+    ).print_help()
 
 
 def _check_keys(sources: dict[str, dict], rest: list[str], parser: TrlParser) -> None:
@@ -391,6 +406,10 @@ def _as_default(value, types: set[type]):
     return [str(value)] if list in types and str not in types else str(value)
 
 
+# Where data lie, and how they are made: one without the others would make one data set in the folder of another.
+_DATA_KEYS = {"data_dir", "data_format", "data_source", "data_args"}
+
+
 def _without_rivals(values: dict, later: Iterable[str]) -> dict:
     """The values that a later source's keys leave in force: lora_parts and lora_target_modules replace each other."""
     rivals = set()
@@ -425,10 +444,12 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
     _check_keys(sources, rest, parser)
     # What the command line changes belongs to the record of the run as much as the YAML does.
     overridden = {key.removeprefix("--").partition("=")[0].replace("-", "_") for key in rest if key.startswith("--")}
-    values = {}
-    for source in sources.values():
-        values = _without_rivals(values, source) | source
-    values = _without_rivals(values, overridden)
+    values, *changes = sources.values()
+    if "data_dir" in overridden:  # the recipe's own data at that place, not what an overlay would draw there
+        changes = [{key: value for key, value in change.items() if key not in _DATA_KEYS} for change in changes]
+    for change in changes:
+        values = _without_rivals(values, change) | change
+    values = dict(_without_rivals(values, overridden))
     name = "-".join([recipe_path.stem, *(path.stem for path in overlay_paths)])
     values.setdefault("output_dir", f"runs/{name}")
     values.setdefault("data_dir", f"data/{recipe_path.stem}")
@@ -452,7 +473,8 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
         notes.append(f"grounding_mode: teacher_forced samples no answers; without effect: {', '.join(sampling)}")
     if needs_gpu and grounding.requires_gpu and not torch.cuda.is_available():
         raise UserError(
-            f"recipe {name} needs a CUDA GPU and this machine has none. The same recipe on the embedded model runs "
-            f"here: make train RECIPE={recipe_path.stem} OVERLAY=tiny"
+            f"recipe {name} needs a CUDA GPU and this machine has none. On generated pictures the embedded model runs here: "
+            f"make train RECIPE={recipe_path.stem} OVERLAY=tiny. On its own: add "
+            f'ARGS="--data_dir {grounding.data_dir}".'
         )
     return Recipe(name, values, notes, grounding, training, model)

@@ -168,7 +168,8 @@ def read_info(directory: Path) -> dict:
     if not path.is_file():
         raise UserError(
             f"{directory} is no prepared data set (no dataset.json). "
-            f"Make one: python -m data_prep FORMAT SOURCE --out {directory}; if it was moved, name its new place."
+            f"Make one: python -m data_prep FORMAT SOURCE --out {directory}; if it was moved, name its new place (--data DIR, "
+            "or data_dir in a recipe)."
         )
     try:
         info = json.loads(path.read_text(encoding="utf-8-sig"))

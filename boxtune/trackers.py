@@ -3,13 +3,20 @@
 import importlib.util
 import os
 
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from boxtune.errors import UserError
+
 
 def usable_trackers(wanted: list[str] | str | None, project: str, run_name: str) -> tuple[list[str], list[str]]:
     """(trackers for `report_to`, notes for the user).
 
-    wandb without a login, or out of reach, logs to ./wandb offline; a tracker whose package is absent is left out.
+    wandb without a login, or out of reach, logs to ./wandb offline; a tracker whose package is absent is left out. Raises
+    UserError for a name that transformers does not know.
     """
     names = [wanted] if isinstance(wanted, str) else list(wanted or [])
+    if unknown := [name for name in names if name not in {None, "none", "all", *INTEGRATION_TO_CALLBACK}]:
+        raise UserError(f"report_to: {', '.join(unknown)} must be of {', '.join(INTEGRATION_TO_CALLBACK)} or none")
     usable, notes = [], []
     for name in names:
         if name in {None, "none", "all"}:

@@ -25,6 +25,7 @@ _NAMES = {
     "height": ("height", "image_height", "img_height"),
     "split": ("split", "subset", "set"),
 }
+_MEANING = {"x0": "left edge", "y0": "top edge", "x1": "right edge", "y1": "bottom edge"}
 _BOX = ("x0", "y0", "x1", "y1")
 _NEEDED = ("image", *_BOX, "class")
 _PLAIN = ("image", *_BOX, "class")
@@ -119,8 +120,12 @@ def _header_columns(file: Path, cells: list[str]) -> dict[str, int] | None:
     if not any(edge in columns for edge in _BOX) and not ("image" in columns and "class" in columns):
         return None
     if missing := [key for key in _NEEDED if key not in columns]:
-        wanted = [f"{key}: {', '.join(_NAMES[key])}" for key in missing]
-        raise UserError(f"{file}: the header {','.join(cells)} lacks columns. Understood names are:", wanted)
+        wanted = [f"{_MEANING.get(key, key)}: {', '.join(_NAMES[key])}" for key in missing]
+        raise UserError(
+            f"{file}: the header {','.join(cells)} lacks columns. Boxes are read by their four edges (width and height are those "
+            "of the picture). Understood names are:",
+            wanted,
+        )
     return columns
 
 

@@ -44,7 +44,7 @@ def inspect_items(found: Source, options: Options) -> tuple[Spool[Inspected], li
     if not options.skip_bad_images:
         return inspected, problems, errors, [f"{item_id}: {reason}" for item_id, reason in bad.items()]
     if bad and not inspected:
-        raise UserError(f"No image is left, all {len(bad)} are bad:", [*bad.values()])
+        raise UserError(f"No image is left, all {len(bad)} are bad. The first of them:", [*bad.values()][:5])
     problems += [problem(item_id, "bad_image", reason, "image left out") for item_id, reason in bad.items()]
     return inspected, problems, errors, []
 

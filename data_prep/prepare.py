@@ -22,6 +22,8 @@ from data_prep.spool import Spool
 
 _RECORD_KEYS = {"id", "image", "width", "height", "objects", "messages"}
 _OBJECT_KEYS = {"bbox", "category", "ignore"}
+_LISTED = 5  # pictures that are named where none can be read
+_FEW = 30  # pictures of a test split whose figures say little: one is worth three points
 
 
 def prepare(source_format: str, read: Callable[[Path, Options], Source], source: Path, options: Options) -> None:
@@ -37,6 +39,12 @@ def prepare(source_format: str, read: Callable[[Path, Options], Source], source:
         raise UserError(f"{source} holds no annotated image.")
     classes, class_errors = settle_classes(found, inspected, options)
     if errors := found.errors + errors + class_errors + bad_pictures:
+        if len(bad_pictures) == len(found.items) > _LISTED:
+            raise UserError(
+                f"{source}: none of its {len(bad_pictures)} pictures can be read, nothing is written. Do they lie elsewhere? "
+                "Name their folder with --images. The first of them:",
+                bad_pictures[:_LISTED],
+            )
         hint = " Mend them, or leave bad pictures out with --skip-bad-images." if bad_pictures else ""
         raise UserError(f"{source}: {len(errors)} problem(s), nothing is written.{hint}", errors)
 
@@ -53,6 +61,11 @@ def prepare(source_format: str, read: Callable[[Path, Options], Source], source:
     problems.sort(key=itemgetter("id"))
     problems = Spool(options.scratch, heapq.merge(problems, box_problems, key=itemgetter("id")))
     splits = _make_records(placed, divided, classes, summary.columns, options)
+    if 0 < len(splits.get("test", ())) < _FEW:
+        warnings.append(
+            f"the test split holds {len(splits['test'])} picture(s): what is measured on fewer than {_FEW} says little. "
+            "--split-ratio 50,10,40 gives it more"
+        )
     staged = options.scratch / "images"
     _write(source_format, classes, splits, problems, staged if staged.exists() else None, options)
     for warning in [
@@ -104,7 +117,8 @@ def _object_warnings(classes: list[str], present: set[str], problems: Iterable[d
         warnings.append(f"classes are called by numbers: {', '.join(numbered)}. Name them: --rename {numbered[0]}=NAME")
     if mismatched:
         warnings.append(
-            f"{len(mismatched)} picture(s) have another size than their annotation states, such as {mismatched[0]}"
+            f"{len(mismatched)} picture(s) have another size than their annotation states, such as {mismatched[0]}. Boxes are "
+            "used as written; if pictures were resized after annotation, give the originals"
         )
     left_out = [entry["id"] for entry in problems if entry["kind"] in {"no_split", "no_annotation"}]
     if left_out:

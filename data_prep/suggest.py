@@ -24,6 +24,7 @@ _SPELLINGS = {"qwen2_vl": r"qwen2[-_]?vl", "qwen2_5_vl": r"qwen2[._]5[-_]?vl", "
 # Tokens a picture gets at least, if it has as many pixels, and at most, whatever its objects: below, edges blur; above, an
 # example no longer fits a 24 GB GPU beside its activations.
 LEAST_TOKENS, MOST_TOKENS = 512, 2560
+TINY_TOKENS = 49  # 224 × 224 pixels: the embedded model has seen no larger picture
 LEAST_AREA = 4  # tokens to which the smallest picture is enlarged
 # An object in JSON: 17 tokens of syntax, up to four digits a coordinate, and a name of about a token for three letters.
 TOKENS_OF_OBJECT, LETTERS_OF_TOKEN = 17 + 4 * 4, 3
@@ -46,14 +47,15 @@ def main(args: argparse.Namespace) -> None:
     splits = read_splits(args.data)
     if not splits.get("train"):
         raise UserError(f"{args.data} has no training pictures; its splits: {', '.join(splits) or 'none'}.")
-    values = suggest(splits, info["classes"], FAMILIES[family_name])
+    is_tiny = Path(args.model).name.startswith("tiny_")
+    values = suggest(splits, info["classes"], FAMILIES[family_name], TINY_TOKENS if is_tiny else MOST_TOKENS)
     page = text_template(Path(__file__).with_suffix(".yaml.jinja")).render(
         values,
         name=out.stem,
         model=args.model,
         data=args.data,
         format=info["format"],
-        on_cpu=Path(args.model).name.startswith("tiny_"),
+        on_cpu=is_tiny,
     )
     write_whole(out, page)
     check = (
@@ -80,12 +82,14 @@ def family_of(model: str) -> str:
     return found[0]
 
 
-def suggest(splits: dict[str, list[Record]], classes: list[str], family: Family) -> dict:
+def suggest(
+    splits: dict[str, list[Record]], classes: list[str], family: Family, most_tokens: int = MOST_TOKENS
+) -> dict:
     """The values of the recipe that depend on the data, and the facts that their comments tell."""
     records = [record for members in splits.values() for record in members]
     train = splits["train"]
     objects = sum(len(record["objects"]["bbox"]) for record in records)
-    max_pixels = budget(records, family)
+    max_pixels = budget(records, family, most_tokens)
     tokens = image_tokens(records, family, max_pixels)
     most_objects = max(len(record["objects"]["bbox"]) for record in records)
     letters = max((len(name.encode()) for name in classes), default=0)
@@ -117,9 +121,9 @@ def suggest(splits: dict[str, list[Record]], classes: list[str], family: Family)
     }
 
 
-def budget(records: list[Record], family: Family) -> int:
+def budget(records: list[Record], family: Family, most_tokens: int) -> int:
     """max_pixels: what keeps 99 % of the objects a patch thick, within bounds, and no more than the largest picture has."""
     token = family.factor**2
     largest = max(record["width"] * record["height"] for record in records)
     wanted = max(keeping_budget(records, family) or 0, LEAST_TOKENS * token)
-    return max(min(wanted, MOST_TOKENS * token, token * math.ceil(largest / token)), LEAST_AREA * token)
+    return max(min(wanted, most_tokens * token, token * math.ceil(largest / token)), LEAST_AREA * token)

@@ -131,6 +131,14 @@ def test_bad_pictures_are_all_named_and_nothing_is_written(tmp_path, capsys):
     assert all(word in line for word, line in zip(expected, lines, strict=True)), message
 
 
+def test_where_no_picture_is_found_the_folder_is_at_fault_not_each_picture(tmp_path, capsys):
+    source = coco(tmp_path / "in", [[]] * 9)
+    (tmp_path / "elsewhere").mkdir()
+    message = failure(capsys, "coco", source, "--images", tmp_path / "elsewhere", "--out", tmp_path / "out")
+    assert "none of its 9 pictures" in message and "--images" in message
+    assert len(message.splitlines()) == 6
+
+
 def test_skip_bad_images_drops_and_lists_them(tmp_path, capsys):
     source = bad_pictures(tmp_path / "in")
     records, problems, _ = prepared(capsys, "coco", source, "--out", tmp_path / "out", "--skip-bad-images")

@@ -53,6 +53,7 @@ def test_csv_splits_and_missing_pictures(tmp_path, capsys):
     [
         (b"a,b,c\n1,2,3\n", "cannot tell the columns"),
         (b"filename,class\na.png,cat\n", "xmin"),
+        (b"filename,xmin,ymin,width,height,class\na.png,1,2,30,40,cat\n", "right edge: xmax, x_max"),
         (b"", "is empty"),
         (b'a.png,1,2,30,40,"cat\n', ":1: not CSV"),
         (b"a.png,1,2,30,40,\xff\xfe\n", "not UTF-8"),

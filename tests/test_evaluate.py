@@ -303,8 +303,14 @@ def test_a_corrupt_checkpoint_is_one_message(run, tmp_path, capsys, name, damage
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-
     assert re.search(message, error), error
+
+
+def test_the_folder_of_a_run_leads_to_its_checkpoint(run, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--ckpt", str(run), "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert f"Did you mean {run / 'final'}?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import yaml
 from conftest import ROOT
 from test_train import train
 
+import train_sft
 from boxtune.errors import UserError
 from boxtune.modeling import load_config
 from boxtune.recipe import RECIPES, fit_to_machine, load_recipe
@@ -226,7 +227,7 @@ def run(*arguments, script="train_sft.py", **options) -> subprocess.CompletedPro
         (["--config", "nutrition_qlora"], ["needs a CUDA GPU", "make train RECIPE=nutrition_qlora OVERLAY=tiny"]),
         (
             ["--config", "nutrition_qlora", "--requires_gpu", "false"],
-            ["Qwen/Qwen2-VL-7B-Instruct must come from the Hugging Face hub", "OVERLAY=tiny"],
+            ["Qwen/Qwen2-VL-7B-Instruct must come from the Hugging Face hub", "overlay tiny"],
         ),
         (
             ["--config", "my_data", "--overlay", "tiny", "--data_dir", "/nonexistent/x", "--data_format", "sketch"],
@@ -292,6 +293,33 @@ def test_a_run_that_diverged_is_not_saved(squares, tmp_path, capsys):
     assert stop.value.code == 2
     assert "training diverged" in capsys.readouterr().err
     assert not list((tmp_path / "run").glob("*/adapter_model.safetensors"))
+
+
+def test_a_data_set_named_on_the_command_line_is_never_made_of_an_overlays_pictures():
+    own = load_recipe(["--config", "my_data", "--overlay", "tiny", "--data_dir", "data/my_data"]).grounding
+    assert (own.data_format, own.data_source, own.data_dir) == ("auto", "path/to/annotations", "data/my_data")
+    drawn = load_recipe(["--config", "my_data", "--overlay", "tiny"]).grounding
+    assert (drawn.data_format, drawn.data_source, drawn.data_dir) == ("nutrition", None, "data/nutrition")
+    bare = load_recipe(["--config", "grounding_qwen3vl", "--overlay", "tiny", "--data_format=coco", "--data_dir=x"])
+    assert (bare.grounding.data_format, bare.grounding.data_dir) == ("coco", "x")
+
+
+def test_recipes_that_share_a_folder_draw_the_same_pictures():
+    made = {}
+    for path in [*RECIPES.glob("*.yaml"), *(RECIPES / "overlays").glob("*.yaml")]:
+        values = yaml.safe_load(path.read_text())
+        if values.get("data_format") == "nutrition":
+            made.setdefault(values["data_dir"], set()).add(tuple(values["data_args"]))
+    assert made and all(len(arguments) == 1 for arguments in made.values())
+
+
+def test_help_without_a_recipe_lists_recipes_and_our_keys(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train_sft.main(["--help"])
+    assert not stopped.value.code
+    page = " ".join(capsys.readouterr().out.split())
+    for word in ("--config NAME", "nutrition_qlora", "small_gpu", "--noise_objects", "GIoU"):
+        assert word in page
 
 
 def test_help_lists_targets_and_recipes():

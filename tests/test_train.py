@@ -281,6 +281,13 @@ def write_recipe(path: Path, **changes) -> Path:
     return path
 
 
+def test_a_misspelt_tracker_is_refused(squares, tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        train(squares, tmp_path / "run", "--report_to", "wandbb")
+    assert error.value.code == 2
+    assert "wandbb must be of" in capsys.readouterr().err
+
+
 def test_trackers_that_are_absent_or_not_logged_in_do_not_stop_a_run(squares, tmp_path):
     recipe = write_recipe(
         tmp_path / "tracked.yaml",

@@ -70,6 +70,24 @@ def test_questions_about_one_class_are_as_often_answered_as_not(record):
     assert abs(asked["shown"] - 200) < 40
 
 
+def test_an_order_drawn_once_is_not_drawn_again():
+    objects = [([10.0 * i, 0, 10 * i + 8, 8], f"cat {i}") for i in range(9)]
+    shown = in_order(make_record("a", "a.png", 300, 200, objects), "random")
+    for varied, _ in epochs(make_variation(operations=["color"], object_order="random"), shown, 5):
+        assert varied["objects"]["category"] == shown["objects"]["category"]
+    assert in_order(shown, "random") != shown, "or this test could not fail"
+
+
+def test_questions_that_only_empty_pictures_would_get_in_other_words_are_refused(record):
+    recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--prompt_variety", "true"])
+    turns = [record["messages"][0], {"role": "assistant", "content": "<boxes:cat>"}]
+    own = record | {"messages": turns}
+    empty = record | {"objects": {key: [] for key in record["objects"]}}
+    grounding = Grounding("qwen3_vl", "", "", 1, 1, 1, "", classes=CLASSES)
+    with pytest.raises(UserError, match="other words would come to mean that there is none"):
+        train_sft.build_variation(recipe, grounding, [own, empty])
+
+
 def test_an_ignored_object_is_not_absent(record):
     """Nobody knows whether a crowd of dogs holds a dog that should be found."""
     record["objects"]["ignore"] = [True, False]
