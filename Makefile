@@ -34,6 +34,7 @@ train: $(VENV)/.base ## train RECIPE, compare it with its base on the test split
 	fi
 
 recipe: $(VENV)/.base ## write recipes/NAME.yaml for the prepared data set DATA=data/NAME and MODEL=id
+	@test -n "$(DATA)" || { echo "error: name the prepared data: make recipe DATA=data/NAME"; exit 2; }
 	$(PYTHON) -m data_prep recipe $(DATA) --model $(MODEL) $(ARGS)
 
 check: $(VENV)/.base ## decode what RECIPE would supervise back to boxes, and draw it, before training

@@ -34,5 +34,8 @@ def write_whole(path: str | Path, text: str) -> None:
     try:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # what the user asked for, not its temporary name
+        raise
     finally:
         temporary.unlink(missing_ok=True)

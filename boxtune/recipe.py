@@ -243,7 +243,9 @@ def read_yaml(path: Path) -> dict:
     ) as error:  # ValueError: bytes that are no text, impossible dates
         raise UserError(f"{path} is broken YAML: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} must hold `key: value` lines, got {type(values).__name__}.")
+        raise UserError(
+            f"{path} must hold `key: value` lines, got {'nothing' if values is None else type(values).__name__}."
+        )
     return values
 
 
@@ -459,7 +461,11 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
     types = _declared_types()
     parser.set_defaults_with_config(**{key: _as_default(value, types[key]) for key, value in values.items()})
     with accepting(f"recipe {name} has a value that cannot be used"):
-        grounding, training, model = parser.parse_args_into_dataclasses(rest)
+        grounding, training, model, *stray = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
+    if words := [word for part in stray for word in part]:
+        raise UserError(
+            f"no key stands before {', '.join(map(repr, words))}: write --key value, and commas, no spaces, between overlays."
+        )
     _check_values(grounding, training, model)
     for part in (grounding, training, model):
         for f in fields(part):

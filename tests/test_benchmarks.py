@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import make_record
+from conftest import ROOT, make_record
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, Qwen3VLForConditionalGeneration
@@ -124,6 +124,15 @@ def test_the_page_shows_what_was_measured_and_nothing_else(tmp_path, monkeypatch
     assert "|  | 1 | 3 |  | 0.667 ± 0.000 | 0.667 to 0.667 |  | 0.500 ± 0.000 |" in second
     assert "| cat | 1 |  | 1.000 ± 0.000 |" in page
     assert "| dog | 1 |  | 0.000 ± 0.000 |" in page
+
+
+def test_the_pages_are_those_of_what_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "DOCS", tmp_path)
+    run.main(["--write-only"])
+    for name in ("results.md", "losses.md"):
+        assert (tmp_path / name).read_text() == (ROOT / "docs" / name).read_text(), (
+            "python -m benchmarks.run --write-only"
+        )
 
 
 def test_losses_are_compared_seed_by_seed_with_the_plain_recipe(tmp_path, monkeypatch):

@@ -195,6 +195,11 @@ def test_all_unknown_keys_are_reported_at_once(tmp_path):
         assert word in str(error.value)
 
 
+def test_words_without_a_key_are_named():
+    with pytest.raises(UserError, match="no key stands before 'small_gpu', 't4'.*commas"):
+        load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", "tiny", "small_gpu", "--max_steps", "1", "t4"])
+
+
 def test_unknown_recipes_and_overlays_are_listed():
     with pytest.raises(UserError, match=r"Did you mean nutrition_qlora\? There are: .*my_data"):
         load_recipe(["--config", "nutrition_qlra"])
