@@ -196,7 +196,7 @@ def test_all_unknown_keys_are_reported_at_once(tmp_path):
 
 
 def test_words_without_a_key_are_named():
-    with pytest.raises(UserError, match="no key stands before 'small_gpu', 't4'.*commas"):
+    with pytest.raises(UserError, match=r"no key stands before 'small_gpu', 't4'.*commas"):
         load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", "tiny", "small_gpu", "--max_steps", "1", "t4"])
 
 
