@@ -102,12 +102,7 @@ class GroundingTrainer(SFTTrainer):
             terms = {}
             if targets is not None:
                 loss = self._reweigh_ends(loss, hidden[0], inputs["labels"], targets, num_items_in_batch)
-                # Of a step's micro-batches each has a share of the LM's loss, by its tokens, and of what is a mean of boxes
-                # or decisions by theirs.
-                counts = target_counts(targets)
-                shares = counts / (self.step_counts if in_step else counts.clamp(min=1))
-                terms = self.box_losses.terms(hidden[0], self._base().get_output_embeddings(), self.digit_ids, targets)
-                terms = {name: share * term for share, (name, term) in zip(shares, terms.items(), strict=True)}
+                terms = self._box_terms(hidden[0], targets, in_step)
             self._note({name: term * steps for name, term in {"lm_loss": loss, **terms}.items()})
             if model.training:  # the loss of an evaluation stays the LM's, so that runs can be compared
                 weighted = {"lm": loss, **(self.box_losses.weigh(terms) if terms else {})}
@@ -128,6 +123,14 @@ class GroundingTrainer(SFTTrainer):
         """The model below its adapters: backbone and LM head."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if isinstance(model, PeftModel) else model
+
+    def _box_terms(self, hidden, targets: dict, in_step: bool) -> dict[str, torch.Tensor]:
+        """A micro-batch's part of each unweighted term: as of the LM's loss it has a share by its tokens, so of what is a mean of
+        a step's boxes or decisions by theirs."""
+        counts = target_counts(targets)
+        shares = counts / (self.step_counts if in_step else counts.clamp(min=1))
+        terms = self.box_losses.terms(hidden, self._base().get_output_embeddings(), self.digit_ids, targets)
+        return {name: share * term for share, (name, term) in zip(shares, terms.items(), strict=True)}
 
     def _samples(self) -> bool:
         """Whether this step samples answers."""
