@@ -33,7 +33,7 @@ def write_pages(identities: set[str], bases: dict[str, list[str]]) -> list[Path]
     `bases` names the present base's weights for each experiment: what was measured with another fills a table, or a row of
     the data sets, of which nothing was measured with this one.
     """
-    every = read_results()
+    every = [result for result in read_results() if result["experiment"] in bases]
     current = [result for result in every if result["identity"] in identities]
     earlier = [result for result in every if result["base_sha256"] != bases[result["experiment"]]]
 
