@@ -181,7 +181,7 @@ stay off.""",
     Table(
         "Marmot page scans (tiny_marmot_tables_csv), 60 steps, twofold cross-validation",
         losses(marmot, longer=96),
-        """Sixty pages hold seventy tables, so intervals reach seven points of F1 to either side, and a gain would have to be as large
+        """Sixty pages hold seventy tables, so intervals reach seven points of F1 to either side, and a gain has to be as large
 to show. None does. FP and FN, W1 and policy change nothing that chance might not; GIoU tends down, as on nutrition tables.
 Noise objects raise mean IoU by 2 points, as chance might, find no table more and bring three times as many false positives.
 Augmentation costs 8 points of F1, and all together 10. More steps do harm here: 96 in place of 60 cost 9 points of F1, for the
