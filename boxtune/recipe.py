@@ -451,7 +451,7 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
         changes = [{key: value for key, value in change.items() if key not in _DATA_KEYS} for change in changes]
     for change in changes:
         values = _without_rivals(values, change) | change
-    values = dict(_without_rivals(values, overridden))
+    values = _without_rivals(values, overridden)
     name = "-".join([recipe_path.stem, *(path.stem for path in overlay_paths)])
     values.setdefault("output_dir", f"runs/{name}")
     values.setdefault("data_dir", f"data/{recipe_path.stem}")

@@ -10,6 +10,8 @@ from data_prep.source import Entry, Item, Options, Source, problem
 from data_prep.splits import choose_entries, without_suffix
 from data_prep.spool import Spool
 
+# How many pictures are named where none can be read.
+LISTED = 5
 # Of every usual file system.
 _LONGEST_NAME = 255
 
@@ -44,7 +46,7 @@ def inspect_items(found: Source, options: Options) -> tuple[Spool[Inspected], li
     if not options.skip_bad_images:
         return inspected, problems, errors, [f"{item_id}: {reason}" for item_id, reason in bad.items()]
     if bad and not inspected:
-        raise UserError(f"No image is left, all {len(bad)} are bad. The first of them:", [*bad.values()][:5])
+        raise UserError(f"No image is left, all {len(bad)} are bad. The first of them:", [*bad.values()][:LISTED])
     problems += [problem(item_id, "bad_image", reason, "image left out") for item_id, reason in bad.items()]
     return inspected, problems, errors, []
 

@@ -13,7 +13,7 @@ from boxtune.errors import UserError
 from boxtune.prompts import question
 from boxtune.records import SPLITS, Record, check_writable_target, record_problems, write_dataset
 from data_prep.classes import filter_objects, settle_classes
-from data_prep.inspecting import Inspected, inspect_items
+from data_prep.inspecting import LISTED, Inspected, inspect_items
 from data_prep.placing import Placed, Summary, check_convention, place_rows, settle_convention
 from data_prep.report import print_report
 from data_prep.source import Item, Options, Source, plain
@@ -22,7 +22,6 @@ from data_prep.spool import Spool
 
 _RECORD_KEYS = {"id", "image", "width", "height", "objects", "messages"}
 _OBJECT_KEYS = {"bbox", "category", "ignore"}
-_LISTED = 5  # pictures that are named where none can be read
 _FEW = 30  # pictures of a test split whose figures say little: one is worth three points
 
 
@@ -39,11 +38,11 @@ def prepare(source_format: str, read: Callable[[Path, Options], Source], source:
         raise UserError(f"{source} holds no annotated image.")
     classes, class_errors = settle_classes(found, inspected, options)
     if errors := found.errors + errors + class_errors + bad_pictures:
-        if len(bad_pictures) == len(found.items) > _LISTED:
+        if len(bad_pictures) == len(found.items) > LISTED:
             raise UserError(
                 f"{source}: none of its {len(bad_pictures)} pictures can be read, nothing is written. Do they lie elsewhere? "
                 "Name their folder with --images. The first of them:",
-                bad_pictures[:_LISTED],
+                bad_pictures[:LISTED],
             )
         hint = " Mend them, or leave bad pictures out with --skip-bad-images." if bad_pictures else ""
         raise UserError(f"{source}: {len(errors)} problem(s), nothing is written.{hint}", errors)
