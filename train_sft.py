@@ -41,7 +41,7 @@ from boxtune.noise import NOISE_LABEL, require_free_label
 from boxtune.policy import PolicyLoss
 from boxtune.prompts import first_question, format_sentence, is_standard
 from boxtune.recipe import Recipe, load_recipe
-from boxtune.records import Record, in_order, read_info, read_splits
+from boxtune.records import Record, in_order, read_arguments, read_info, read_splits, write_arguments
 from boxtune.run_folder import resolve_output, save_final
 from boxtune.run_info import changed_data, changed_keys, save_run_info
 from boxtune.trackers import usable_trackers
@@ -64,6 +64,8 @@ def prepare_data(recipe: Recipe) -> Path:
     """The recipe's prepared data set, made by its converter when absent."""
     options = recipe.grounding
     data_dir = Path(options.data_dir)
+    source = [options.data_source] if options.data_source else []
+    arguments = [options.data_format, *source, *map(str, options.data_args or [])]
     with PartialState().main_process_first():
         if not (data_dir / "dataset.json").is_file():
             if not options.data_format:
@@ -71,13 +73,18 @@ def prepare_data(recipe: Recipe) -> Path:
                     f"{data_dir} is no prepared data set and recipe {recipe.name} names no converter. "
                     f"Run `python -m data_prep FORMAT SOURCE --out {data_dir}`, or set data_format and data_source."
                 )
-            source = [options.data_source] if options.data_source else []
-            arguments = [options.data_format, *source, "--out", str(data_dir), *map(str, options.data_args or [])]
-            say(f"preparing the data: python -m data_prep {shlex.join(arguments)}")
-            prepare(arguments)
-    prepared_from = read_info(data_dir)["format"]
+            command_line = [*arguments, "--out", str(data_dir)]
+            say(f"preparing the data: python -m data_prep {shlex.join(command_line)}")
+            prepare(command_line)
+            write_arguments(data_dir, arguments)
+    prepared_from, prepared_with = read_info(data_dir)["format"], read_arguments(data_dir)
     if options.data_format not in (None, "auto", prepared_from):
         say(f"note: {data_dir} was prepared from {prepared_from}, not {options.data_format}; it is used as it is")
+    elif options.data_format and prepared_with not in (None, arguments):
+        say(
+            f"note: {data_dir} was prepared with `{shlex.join(prepared_with)}`, not `{shlex.join(arguments)}`; "
+            "it is used as it is. Remove the folder to prepare it anew."
+        )
     say(f"data: {data_dir}  {read_info(data_dir)['splits']}")
     return data_dir
 
@@ -133,10 +140,14 @@ def build_variation(recipe: Recipe, grounding: Grounding, records: list[Record])
     own = len(records) - len(standard)
     if own and (options.negative_questions or options.prompt_variety or options.noise_objects):
         if not any(record["objects"]["bbox"] for record in standard):
+            here = (
+                "here nothing that shows an object does: other words would come to mean that there is none"
+                if standard
+                else "here no example does: they would change nothing"
+            )
             raise UserError(
-                "negative_questions, prompt_variety and noise_objects vary what asks once for all classes, and here nothing that "
-                "shows an object does: other words would come to mean that there is none. Leave them out, or prepare the data "
-                "with --questions all."
+                f"negative_questions, prompt_variety and noise_objects vary what asks once for all classes, and {here}. "
+                "Leave them out, or prepare the data with --questions all."
             )
         say(
             f"note: {own} of {len(records)} examples do not ask once for all classes; negative_questions, prompt_variety and "

@@ -63,7 +63,8 @@ def answer(
             base_path = out / "base" / "predictions.jsonl"
             answers["base"] = predict(ask, records, base_path, settings=base_settings, description="base model")
     ask = partial(generate_answers, model, collator, batch_size=args.batch_size)
-    answers["tuned"] = predict(ask, records, path, settings=settings, description="tuned model")
+    description = "tuned model" if args.base else "answering"  # alone, it may be any model
+    answers["tuned"] = predict(ask, records, path, settings=settings, description=description)
     return answers
 
 

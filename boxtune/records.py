@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from boxtune.boxes import box_area
-from boxtune.errors import UserError, shown
+from boxtune.errors import UserError, reading, shown
+from boxtune.files import write_whole
 
 SPLITS = ("train", "validation", "test")
 # What tools for detectors call them.
@@ -29,8 +30,10 @@ MAX_SIDE = 2**31
 
 Record = dict[str, Any]
 
-# What write_dataset makes; --overwrite deletes nothing else.
-_OWN_NAMES = {*(f"{split}.jsonl" for split in SPLITS), "dataset.json", "problems.jsonl", "images"}
+# Beside a data set that a recipe had prepared: the converter's arguments, as a list of words.
+_ARGUMENTS = "arguments.json"
+# What boxtune makes; --overwrite deletes nothing else.
+_OWN_NAMES = {*(f"{split}.jsonl" for split in SPLITS), "dataset.json", "problems.jsonl", "images", _ARGUMENTS}
 
 # Line breaks and other control characters, halves of characters (surrogates), special tokens, and the words that stand for
 # pictures and boxes in a turn.
@@ -178,6 +181,20 @@ def read_info(directory: Path) -> dict:
     if problems := info_problems(info):
         raise UserError(f"{path} is not what a conversion writes. Prepare the data again with --overwrite:", problems)
     return info
+
+
+def write_arguments(directory: Path, arguments: list[str]) -> None:
+    """Remember what a recipe had DIR prepared with, so that a recipe with other arguments can be told."""
+    write_whole(Path(directory) / _ARGUMENTS, json.dumps(arguments, ensure_ascii=False) + "\n")
+
+
+def read_arguments(directory: Path) -> list[str] | None:
+    """What a recipe had DIR prepared with; None where DIR was prepared by hand."""
+    path = Path(directory) / _ARGUMENTS
+    if not path.is_file():
+        return None
+    with reading(str(path), "Remove it."):
+        return [str(word) for word in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def read_records(directory: Path, split: str) -> list[Record]:

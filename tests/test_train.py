@@ -440,7 +440,14 @@ def test_the_data_is_prepared_once(tmp_path, capsys):
     ]
     stamp = (data / "dataset.json").stat().st_mtime_ns
     train(data, tmp_path / "run2", config=recipe)
-    assert "preparing the data" not in capsys.readouterr().out
+    again = capsys.readouterr().out
+    assert "preparing the data" not in again and "it is used as it is" not in again
+    assert (data / "dataset.json").stat().st_mtime_ns == stamp
+
+    recipe.write_text(recipe.read_text().replace("most-common", "all"))
+    train(data, tmp_path / "run3", config=recipe)
+    out = capsys.readouterr().out
+    assert "--questions most-common`, not `aabb" in out and "it is used as it is" in out
     assert (data / "dataset.json").stat().st_mtime_ns == stamp
 
 

@@ -86,6 +86,8 @@ def test_questions_that_only_empty_pictures_would_get_in_other_words_are_refused
     grounding = Grounding("qwen3_vl", "", "", 1, 1, 1, "", classes=CLASSES)
     with pytest.raises(UserError, match="other words would come to mean that there is none"):
         train_sft.build_variation(recipe, grounding, [own, empty])
+    with pytest.raises(UserError, match="here no example does: they would change nothing"):
+        train_sft.build_variation(recipe, grounding, [own, own])
 
 
 def test_an_ignored_object_is_not_absent(record):
