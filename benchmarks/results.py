@@ -54,7 +54,7 @@ def write_pages(identities: set[str], bases: dict[str, list[str]]) -> list[Path]
         render(
             "results.md",
             data_sets=[row(experiment, found) | {"base": mark} for experiment, found, mark in data_sets],
-            choices=[(table, [row(e, found) for e in table.experiments], mark) for table, found, mark in choices],
+            choices=[(table, choice_rows(table, found), mark) for table, found, mark in choices],
             steps=SHORTER,
             machines=machines(shown),
             gpu=[gpu_row(name, read_lines(GPU_MEMORY)) for name in GPU_MODELS],
@@ -115,31 +115,55 @@ def row(experiment: Experiment, results: list[dict]) -> dict[str, str]:
     }
 
 
+def choice_rows(table: Table, results: list[dict]) -> list[dict[str, str]]:
+    """The cells of a table of choices. Differences are against its first row, of the seeds that both have."""
+    first, *others = table.experiments
+    plain = runs_by_seed(first, results)
+    return [row(first, results) | difference_cells({}, plain)] + [
+        row(experiment, results) | difference_cells(runs_by_seed(experiment, results), plain) for experiment in others
+    ]
+
+
 def loss_rows(table: Table, results: list[dict]) -> list[dict[str, str]]:
     """The cells of a table of docs/losses.md. Differences are against its first row, of the seeds that both have."""
-    by_seed = [
-        {r["seed"]: r["tuned"] for r in results if r["experiment"] == experiment.name}
-        for experiment in table.experiments
-    ]
-    return [
-        loss_row(experiment, runs, by_seed[0] if i else {})
-        for i, (experiment, runs) in enumerate(zip(table.experiments, by_seed, strict=True))
+    first, *others = table.experiments
+    plain = runs_by_seed(first, results)
+    return [loss_row(first, plain, {})] + [
+        loss_row(experiment, runs_by_seed(experiment, results), plain) for experiment in others
     ]
 
 
 def loss_row(experiment: Experiment, runs: dict[int, dict], plain: dict[int, dict]) -> dict[str, str]:
-    pictures = {seed: run["pictures"] for seed, run in runs.items()}
-    cells = {key: figures([values_of(counts)[key] for counts in pictures.values()]) for key in VALUES}
-    cells |= {key: figures([sum(counts[key]) for counts in pictures.values()], 0) for key in ("fp", "fn")}
-    cells |= {f"{key}_difference": "" for key in (*VALUES, "fn")}
-    if both := sorted(runs.keys() & plain.keys()):
-        before, after = [plain[seed]["pictures"] for seed in both], [pictures[seed] for seed in both]
-        for key, (low, high) in differences(before, after).items():
-            mean = statistics.mean(values_of(b)[key] - values_of(a)[key] for a, b in zip(before, after, strict=True))
-            cells[f"{key}_difference"] = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
-        changes = [fn_at_equal_fp(runs[seed], plain[seed]) / sum(plain[seed]["pictures"]["fn"]) - 1 for seed in both]
-        cells["fn_difference"] = f"{statistics.mean(changes):+.0%} ({min(changes):+.0%} to {max(changes):+.0%})"
-    return {"title": experiment.title, "seeds": str(len(runs)) if runs else "", **cells}
+    pictures = [run["pictures"] for run in runs.values()]
+    cells = {key: figures([values_of(counts)[key] for counts in pictures]) for key in VALUES}
+    cells |= {key: figures([sum(counts[key]) for counts in pictures], 0) for key in ("fp", "fn")}
+    changes = [
+        fn_at_equal_fp(runs[seed], plain[seed]) / sum(plain[seed]["pictures"]["fn"]) - 1
+        for seed in runs.keys() & plain.keys()
+    ]
+    cells["fn_difference"] = (
+        f"{statistics.mean(changes):+.0%} ({min(changes):+.0%} to {max(changes):+.0%})" if changes else ""
+    )
+    seeds = str(len(runs)) if runs else ""
+    return {"title": experiment.title, "seeds": seeds, **cells, **difference_cells(runs, plain)}
+
+
+def runs_by_seed(experiment: Experiment, results: list[dict]) -> dict[int, dict]:
+    """{seed: what the tuned model of that seed reached}."""
+    return {result["seed"]: result["tuned"] for result in results if result["experiment"] == experiment.name}
+
+
+def difference_cells(runs: dict[int, dict], plain: dict[int, dict]) -> dict[str, str]:
+    """How much more of each value `runs` reach than `plain`, seeds paired; empty where they have no seed in common."""
+    both = sorted(runs.keys() & plain.keys())
+    if not both:
+        return {f"{key}_difference": "" for key in VALUES}
+    before, after = ([of[seed]["pictures"] for seed in both] for of in (plain, runs))
+    cells = {}
+    for key, (low, high) in differences(before, after).items():
+        mean = statistics.mean(values_of(b)[key] - values_of(a)[key] for a, b in zip(before, after, strict=True))
+        cells[f"{key}_difference"] = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+    return cells
 
 
 def fn_at_equal_fp(run: dict, plain: dict) -> int:

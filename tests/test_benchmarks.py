@@ -13,7 +13,7 @@ from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 from benchmarks import gpu_memory, losses, results, run
 from benchmarks.bootstrap import intervals
 from benchmarks.folds import write_folds
-from benchmarks.plan import DATA_SETS, EXPERIMENTS, LOSSES, SEEDS
+from benchmarks.plan import CHOICES, DATA_SETS, EXPERIMENTS, LOSSES, SEEDS
 from benchmarks.run import identity, missed_by_fp, summary
 from boxtune.matching import image_scores
 from boxtune.recipe import load_recipe
@@ -162,6 +162,24 @@ def test_losses_are_compared_seed_by_seed_with_the_plain_recipe(tmp_path, monkey
     assert [cell.strip() for cell in first.split("|")[1:-1]] == cells
     assert "| 1.000 ± 0.000 | +0.333 (+0.333 to +0.333) |" in last and "| +0.500 (+0.500 to +0.500) |" in last
     assert last.endswith("| 0 ± 0 | 0 ± 0 | -100% (-100% to -100%) |")
+
+
+def test_choices_are_compared_seed_by_seed_with_the_first_row(tmp_path, monkeypatch):
+    as_is, better, unmeasured, *_ = CHOICES[0].experiments
+    measured = [fake_result(as_is.name, 0), fake_result(as_is.name, 1), fake_result(better.name, 1, hits=2)]
+    monkeypatch.setattr(results, "read_results", lambda: measured)
+    monkeypatch.setattr(results, "DOCS", tmp_path)
+    results.write_pages({result["identity"] for result in measured}, BASES)
+    rows = [
+        [cell.strip() for cell in line.split("|")[2:-1]]
+        for experiment in (as_is, better, unmeasured)
+        for line in (tmp_path / "results.md").read_text().splitlines()
+        if line.startswith(f"| {experiment.title} |")
+    ]
+    assert rows[0][3] == rows[0][6] == ""
+    assert rows[-2][:4] == ["1", "1.000", "1.000 to 1.000", "+0.333 (+0.333 to +0.333)"]
+    assert rows[-2][6] == "+0.500 (+0.500 to +0.500)"
+    assert set(rows[-1]) == {""}
 
 
 def test_an_earlier_base_fills_only_what_the_present_one_has_not_measured(tmp_path, monkeypatch):
