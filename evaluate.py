@@ -29,11 +29,10 @@ from boxtune.comparison import (
     find_predictions,
     write_comparison,
 )
-from boxtune.errors import UserError, command
+from boxtune.errors import UserError, command, reading
 from boxtune.evaluate_options import parse_arguments
 from boxtune.export_predictions import check_exports, export_predictions
 from boxtune.files import write_whole
-from boxtune.grounding import FILE_NAME as GROUNDING_FILE
 from boxtune.grounding import Grounding
 from boxtune.matching import is_click
 from boxtune.predictions import Prediction, read_predictions, with_score
@@ -42,7 +41,7 @@ from boxtune.records import Record, read_info, read_records
 from boxtune.report import write_report
 from boxtune.score_table import format_class_table, format_table
 from boxtune.scoring import score
-from boxtune.unlabelled import draw_predictions, records_without_truth, warn_of_new_sizes
+from boxtune.unlabelled import draw_predictions, records_without_truth, remove_copies, warn_of_new_sizes
 
 
 def choose_split(data_dir: Path, wanted: str | None) -> str:
@@ -64,6 +63,16 @@ def evaluation_folder(ckpt: str) -> Path:
     return folder.parent / ("eval" if folder.name == "final" else f"eval_{folder.name}")
 
 
+def rescored_folder(folder: Path) -> Path:
+    """Beside the predictions, or in `rescored` there where the numbers of a checkpoint's own evaluation stand."""
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return folder
+    with reading(str(path), "Name another folder for the new numbers: --out DIR."):
+        is_evaluation = "checkpoint" in json.loads(path.read_text(encoding="utf-8"))["provenance"]
+    return folder / "rescored" if is_evaluation else folder
+
+
 def say(lines: list[str]) -> None:
     """Beside the results: --json has all of stdout to itself."""
     print("\n".join(lines), file=sys.stderr)
@@ -72,7 +81,13 @@ def say(lines: list[str]) -> None:
 def check_push(ckpt: str, has_card: bool) -> None:
     """Raises UserError, before anything is generated, where the model could not be pushed in the end."""
     from boxtune.hub import LOG_IN, is_logged_in
+    from boxtune.model_card import is_finished
 
+    if not is_finished(Path(ckpt)):
+        raise UserError(
+            f"--push-to-hub: {ckpt} is no finished model of a training here. Name runs/NAME/final, or the folder that "
+            "merge_adapter.py made of it."
+        )
     if not has_card:
         raise UserError(
             f"--push-to-hub: the card tells how well a model trained here, {ckpt}, answers a whole split of its own data. "
@@ -104,7 +119,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
     """A model on a split with truth: predictions, metrics and report; its card, where it was asked as it was trained."""
     from boxtune.asking import answer, open_model  # here, so that scoring alone starts without torch
     from boxtune.hub import push_folder
-    from boxtune.model_card import model_name, write_card
+    from boxtune.model_card import is_finished, model_name, write_card
 
     checkpoint = open_model(args)
     grounding = checkpoint.grounding
@@ -116,7 +131,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
     records = [as_asked(record) for record in read_records(data_dir, split)[: args.limit]]
     # The card tells of the whole split, as trained: another precision, a server or a shorter answer is an experiment.
     whole = (args.limit, args.precision, args.max_new_tokens, args.server) == (None,) * 4
-    has_card = whole and str(data_dir) == grounding.data_dir and (Path(args.ckpt) / GROUNDING_FILE).is_file()
+    has_card = whole and data_dir == Path(grounding.data_dir) and is_finished(Path(args.ckpt))
     if args.push_to_hub:
         check_push(args.ckpt, has_card)
 
@@ -177,6 +192,7 @@ def answer_pictures(args: argparse.Namespace) -> None:
     warn_of_new_sizes(records, grounding)
     if args.export:
         check_exports(args.export, out, grounding.get_codec().is_click, records)
+    remove_copies(out / "predictions.jsonl", out / "pictures")
     answers = answer(args, checkpoint, records, args.images, out)["tuned"]
     if args.export:
         classes = list(dict.fromkeys([*grounding.classes, *asked]))  # numbered as in training
@@ -208,12 +224,19 @@ def score_predictions(args: argparse.Namespace) -> None:
         print(
             f"warning: {len(missing)} of {len(records)} images have no prediction and count as empty", file=sys.stderr
         )
-    out = args.out or args.predictions.parent
+    out = args.out or rescored_folder(args.predictions.parent)
     classes = read_info(args.data)["classes"]
     if args.export:
         check_exports(args.export, out, is_click(predictions), records)
         say(export_predictions(args.export, out, records, predictions, classes, split))
-    about = {"split": split, "data": str(args.data), "predictions": str(args.predictions), "missing": len(missing)}
+    about = {
+        "split": split,
+        "data": str(args.data),
+        "predictions": str(args.predictions),
+        "missing": len(missing),
+        "reparse": args.reparse,
+        "score": args.score,
+    }
     metrics = write_results(out, records, predictions, classes, args.data, about, str(args.predictions))
     print_results({args.predictions.parent.name or "predictions": metrics}, out, args.json)
 

@@ -409,7 +409,8 @@ def train(args: argparse.Namespace) -> None:
             optimizer.zero_grad()
         recent.append({key: value.item() for key, value in found.items() if key in CURVE})
         done = step + 1
-        if done % args.log_every and done != TOTAL_STEPS:
+        ends = done == TOTAL_STEPS or stage_at(done)[0] != i  # the next stage has other losses
+        if done % args.log_every and not ends:
             continue
         row = {
             "step": done,
@@ -418,7 +419,7 @@ def train(args: argparse.Namespace) -> None:
             **{key: round(sum(entry[key] for entry in recent) / len(recent), 4) for key in recent[0]},
         }
         recent = []
-        if asks and (done % args.save_every == 0 or done == TOTAL_STEPS):
+        if asks and (done % args.save_every == 0 or ends):
             found = metrics_of(held, answer(model, collator, held))
             row |= {key: round(found[key] or 0.0, 4) for key in ("f1", "mean_iou_gt")}
             save_model(model, args.work / "model")
@@ -457,7 +458,7 @@ def report(args: argparse.Namespace) -> None:
     extend_curve(args.out.parent / "pretraining_curve.csv", args.work / "curve.csv")
 
 
-if __name__ == "__main__":
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="state, curve and checkpoints")
     parser.add_argument("--out", type=Path, help="where the finished model goes; left out: only --work")
@@ -469,7 +470,11 @@ if __name__ == "__main__":
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--report-images", type=int, default=500)
-    arguments = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    arguments = parse_arguments()
     train(arguments)
     if arguments.out:
         report(arguments)

@@ -75,6 +75,8 @@ def ask(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
 
     quiet_libraries()
     seed = word.removeprefix(SCENES) if word.startswith(SCENES) else None
+    if seed is not None and not seed.isdecimal():
+        raise UserError(f"{word}: the seed must be a whole number, as in scenes:2.")
     checkpoint = open_checkpoint(word if seed is None else EMBEDDED)
     data_dir = Path(checkpoint.grounding.data_dir) if seed is None else scenes(int(seed))
     records = [as_asked(record) for record in read_records(data_dir, split)]

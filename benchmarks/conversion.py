@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from benchmarks.process import timed
+from benchmarks.process import at_least_one, timed
+from boxtune.boxes import box_xywh_to_xyxy, box_xyxy_to_cxcywh
 from boxtune.errors import command
 
 WIDTH, HEIGHT, CLASSES = 640, 480, 10
@@ -45,8 +46,7 @@ def draw_source(folder: Path, count: int) -> None:
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": number, "bbox": box_xywh, "category_id": category}
             )
-            x, y, width, height = box_xywh
-            box_cxcywh = ((x + width / 2) / WIDTH, (y + height / 2) / HEIGHT, width / WIDTH, height / HEIGHT)
+            box_cxcywh = box_xyxy_to_cxcywh(box_xywh_to_xyxy(box_xywh))[0] / (WIDTH, HEIGHT, WIDTH, HEIGHT)
             lines.append(" ".join([str(category - 1), *(f"{value:.6f}" for value in box_cxcywh)]))
         (folder / name).with_suffix(".txt").write_text("\n".join(lines), encoding="utf-8")
     categories = [{"id": i + 1, "name": f"thing {i}"} for i in range(CLASSES)]
@@ -64,7 +64,7 @@ def draw_source(folder: Path, count: int) -> None:
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=20_000, metavar="N")
+    parser.add_argument("--pictures", type=at_least_one, default=20_000, metavar="N")
     args = parser.parse_args()
     table = Table("source", "workers", "pictures", "seconds", "pictures/s", "peak MiB", "bytes a picture")
     with tempfile.TemporaryDirectory() as folder:

@@ -209,7 +209,7 @@ def main() -> None:
         write_model(model_class, config, folder, "cuda")
         torch.cuda.empty_cache()  # the GPU is the child's now
         # Pictures of about a million pixels, as the budget has them.
-        prepare(["nutrition", "--out", str(folder / "data"), "--num-images", "256", "--size", "1200"])
+        prepare(["nutrition", "--out", str(folder / "data"), "--num-images", "256", "--size", "1200", "--overwrite"])
         for attention in sorted({"sdpa", best_attention(torch.bfloat16)}):
             measure(name, attention, folder)
         shutil.rmtree(folder)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.plan import IOU, NOISE, POLICY, STOPPING, W1
+from benchmarks.process import at_least_one
 from boxtune.checkpoint import quiet_libraries
 from boxtune.collator import GroundingCollator
 from boxtune.errors import command
@@ -77,8 +78,8 @@ def seconds(trainer: GroundingTrainer, batches: list[dict]) -> float:
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--turns", type=at_least_one, default=5)
+    parser.add_argument("--batches", type=at_least_one, default=4)
     parser.add_argument("--data-dir", default="data/nutrition", help="prepared data (default %(default)s)")
     args = parser.parse_args(argv)
     quiet_libraries()

@@ -167,10 +167,10 @@ LOSSES = (
 them by as much: one object in ten less is missed, and false positives are a seventh more or so. A threshold that takes these
 back to plain fine-tuning's number takes most of the gain with it (last column), so the goal set beforehand, fifteen in a
 hundred fewer missed at no more false positives, is not reached. F1 changes by no more than chance. **W1** gains 1.4 points of
-mean IoU, which chance might, and adds nothing to FP and FN; its goal, 2 points or 3 of F1 at IoU 0.75, is missed. **GIoU** at
-weight 1 costs boxes, and at 0.2 changes nothing that chance might not. Two causes are likely: the gradient is clipped at norm
+mean IoU, within chance, and adds nothing to FP and FN; its goal, 2 points or 3 of F1 at IoU 0.75, is missed. **GIoU** at
+weight 1 costs boxes, and at 0.2 makes no difference beyond chance. Two causes are likely: the gradient is clipped at norm
 1, so that the LM's loss lacks what a term takes, and the mean of two modes can be right where neither is, which W1 sees and
-GIoU does not. **Policy** changes nothing that chance might not, at the formula's weights or a tenth of them: 160 steps sample
+GIoU does not. **Policy** makes no difference beyond chance, at the formula's weights or a tenth of them: 160 steps sample
 16 times, and so few answers say little of where to go. **Noise objects** find a third of what is missed, and mean IoU rises
 by 15 points, but the word `noise` is never the likeliest label (one class, one noise box for two true ones), so none is
 dropped and false positives are more than four times as many; at as few false positives a fifth more is missed than without.
@@ -182,8 +182,8 @@ mean IoU alike, with no more false positives. So all terms stay off.""",
         "Marmot page scans (tiny_marmot_tables_csv), 60 steps, twofold cross-validation",
         losses(marmot, longer=96),
         """Sixty pages hold 71 tables, so intervals reach seven points of F1 to either side, and a gain has to be as large
-to show. None does. FP and FN, W1 and policy change nothing that chance might not; GIoU tends down, as on nutrition tables.
-Noise objects raise mean IoU by 2 points, as chance might, find no table more and bring three times as many false positives.
+to show. None does. FP and FN, W1 and policy make no difference beyond chance; GIoU tends down, as on nutrition tables.
+Noise objects raise mean IoU by 2 points, within chance, find no table more and bring three times as many false positives.
 Augmentation costs 8 points of F1, and all together 10. More steps do harm here: 96 in place of 60 cost 9 points of F1, for the
 thirty pages of a fold are soon known by heart. All terms stay off.""",
     ),

@@ -1,11 +1,19 @@
 """A command in a process of its own: how long it took, and how much memory."""
 
+import argparse
 import os
 import subprocess
 import time
 from pathlib import Path
 
 from boxtune.errors import UserError
+
+
+def at_least_one(text: str) -> int:
+    """For argparse: a whole number."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
 
 
 def timed(words: list, log: Path, threads: int | None = None, folder: Path | None = None) -> tuple[float, int]:

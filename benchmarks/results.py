@@ -103,7 +103,7 @@ def row(experiment: Experiment, results: list[dict]) -> dict[str, str]:
     cells |= {f"{key}_interval": f"{low:.3f} to {high:.3f}" for key, (low, high) in ranges.items()}
     return {
         "title": experiment.title,
-        "command": command_of(experiment),
+        "command": f'make benchmark ARGS="--only {experiment.name}"',
         "pictures": str(len(tuned[0]["pictures"]["tp"])) if tuned else "",
         "f1_interval": "",
         "mean_iou_gt_interval": "",
@@ -184,7 +184,8 @@ def class_row(name: str, base: list[dict], tuned: list[dict]) -> dict[str, str]:
 
 def gpu_row(name: str, lines: list[dict]) -> dict[str, str]:
     """Memory and speed at batch 1 and at the largest batch, and the largest batches that three sizes of GPU hold."""
-    found = sorted((line for line in lines if line["model"] == name), key=lambda line: line["batch"])
+    latest = {(line["attention"], line["batch"]): line for line in lines if line["model"] == name}
+    found = sorted(latest.values(), key=lambda line: line["batch"])
     fitting = [
         max((line["batch"] for line in found if line["peak_gib"] * 2**30 < 0.95e9 * gb), default=0) for gb in GPU_SIZES
     ]
@@ -205,11 +206,3 @@ def figures(values: list[float | None], decimals: int = 3) -> str:
         return ""
     spread = f" ± {statistics.stdev(numbers):.{decimals}f}" if len(numbers) > 1 else ""
     return f"{statistics.mean(numbers):.{decimals}f}{spread}"
-
-
-def command_of(experiment: Experiment) -> str:
-    """Cross-validation is the benchmark's own: the recipe alone tests on the data set's few test pictures."""
-    if experiment.folds:
-        return f'make benchmark ARGS="--only {experiment.name}"'
-    options = f' ARGS="{" ".join(experiment.options)}"' if experiment.options else ""
-    return f"make train RECIPE={experiment.recipe}{options}"

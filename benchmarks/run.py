@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.folds import write_folds
 from benchmarks.plan import EXPERIMENTS, SEEDS, Experiment
-from benchmarks.process import timed
+from benchmarks.process import at_least_one, timed
 from benchmarks.results import RESULTS, read_results, write_pages
 from boxtune.errors import UserError, command
 from boxtune.matching import ImageScore, image_scores, scored_hits
@@ -196,12 +196,16 @@ def measure_all(missing: list[tuple[Experiment, int]], jobs: int) -> None:
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="TEXT", help="experiments whose name holds TEXT")
+    parser.add_argument("--only", default="", metavar="TEXT", help="the experiment TEXT, or all whose name holds it")
     parser.add_argument("--list", action="store_true", help="say what is measured and what is not, and stop")
     parser.add_argument("--write-only", action="store_true", help="write both pages from what is measured")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, which share the cores")
+    parser.add_argument(
+        "--jobs", type=at_least_one, default=1, metavar="N", help="runs at a time, which share the cores"
+    )
     args = parser.parse_args(argv)
     chosen = [experiment for name, experiment in EXPERIMENTS.items() if args.only in name]
+    if args.only in EXPERIMENTS:  # and not the rows of choices, whose names begin with their data's
+        chosen = [EXPERIMENTS[args.only]]
     if not chosen:
         raise UserError(f"--only {args.only}: no experiment's name holds it. There are: {', '.join(EXPERIMENTS)}.")
     RUNS.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.process import at_least_one
 from boxtune.average_precision import CocoBoxes, all_classes, constant_score_ap
 from boxtune.bootstrap import bootstrap
 from boxtune.errors import command
@@ -61,7 +62,7 @@ def make_case(count: int) -> tuple[list[dict], list[dict]]:
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=5_000, metavar="N")
+    parser.add_argument("--pictures", type=at_least_one, default=5_000, metavar="N")
     records, predictions = make_case(parser.parse_args().pictures)
     truth, answers = (sum(len(row["objects"]["bbox"]) for row in rows) for rows in (records, predictions))
     table = Table(f"{len(records)} pictures, {truth} truth boxes, {answers} predictions", "seconds")

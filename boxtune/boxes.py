@@ -24,6 +24,11 @@ def box_cxcywh_to_xyxy(boxes_cxcywh) -> np.ndarray:
     return np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], axis=1)
 
 
+def box_xyxy_to_cxcywh(boxes_xyxy) -> np.ndarray:
+    x0, y0, x1, y1 = _as_boxes(boxes_xyxy).T
+    return np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], axis=1)
+
+
 def box_yxyx_to_xyxy(boxes_yxyx) -> np.ndarray:
     return _as_boxes(boxes_yxyx)[:, [1, 0, 3, 2]]
 

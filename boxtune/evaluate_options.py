@@ -41,7 +41,8 @@ def parse_arguments(argv: list[str] | None, description: str) -> argparse.Namesp
     parser.add_argument(
         "--out",
         type=path_argument,
-        help="default: eval/, or eval_images/, beside the checkpoint; beside RUN_B's predictions",
+        help="default: eval/, or eval_images/, beside the checkpoint; beside --predictions, or in rescored/ there where a "
+        "checkpoint was evaluated; beside RUN_B's predictions",
     )
     parser.add_argument(
         "--images",

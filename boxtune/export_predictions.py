@@ -10,7 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
-from boxtune.boxes import box_xyxy_to_xywh
+from boxtune.boxes import box_xyxy_to_cxcywh, box_xyxy_to_xywh
 from boxtune.errors import UserError
 from boxtune.files import is_file_name, write_whole
 from boxtune.predictions import Prediction
@@ -121,11 +121,11 @@ def write_yolo(out: Path, records: list[Record], rows: list[Rows], classes: list
     labels = folder / "labels" / SPLIT_FOLDERS[split] if split else folder / "labels"
     labels.mkdir(parents=True)
     for record, objects in zip(records, rows, strict=True):
-        width, height = record["width"], record["height"]
-        lines = []
-        for (x0, y0, x1, y1), number, score in objects:
-            box = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
-            lines.append(f"{number} " + " ".join(f"{value:.9f}" for value in box) + f" {score:.6f}\n")
+        boxes_cxcywh = box_xyxy_to_cxcywh([box for box, *_ in objects]) / ([record["width"], record["height"]] * 2)
+        lines = [
+            f"{number} " + " ".join(f"{value:.9f}" for value in box) + f" {score:.6f}\n"
+            for box, (_, number, score) in zip(boxes_cxcywh, objects, strict=True)
+        ]
         (labels / _yolo_name(record["id"])).write_text("".join(lines), encoding="utf-8")
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     return labels

@@ -17,7 +17,7 @@ _HUB_METRICS = {"AP": "mAP", "AP50": "mAP@0.5", "F1": "f1", "mean IoU (all truth
 
 
 def write_card(folder: Path, name: str, metrics: dict | None = None) -> None:
-    """Write `folder`/README.md for an adapter or a merged model that was trained here, under the model's `name`.
+    """Write `folder`/README.md for a finished model (`is_finished`), under the model's `name`.
 
     `metrics` is metrics.json of an evaluation; without it the card says that there was none.
     """
@@ -32,6 +32,7 @@ def write_card(folder: Path, name: str, metrics: dict | None = None) -> None:
         name=name,
         grounding=grounding,
         is_adapter=is_adapter,
+        kind="A LoRA adapter" if is_adapter else "A fine-tuned model" if run else "A merged model",
         asked=as_text(content),
         parts=content,
         codec=grounding.get_codec(),
@@ -42,6 +43,11 @@ def write_card(folder: Path, name: str, metrics: dict | None = None) -> None:
         run=run,
     )
     write_whole(folder / "README.md", page)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `folder` holds what a training here ended with, or what merging made of that. A checkpoint has no card."""
+    return (folder / "run.json").is_file() or (folder / "merge_report.json").is_file()
 
 
 def model_name(folder: Path) -> str:

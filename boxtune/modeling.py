@@ -215,7 +215,9 @@ def load_model(
                 **kwargs,
             )
         except ImportError as error:
-            raise UserError(f'{error}. FlashAttention comes with `pip install ".[gpu]"`; sdpa needs nothing.') from None
+            raise UserError(
+                f"{error}. recipes/overlays/fast.yaml says how to install it; sdpa needs nothing."
+            ) from None
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{model_id} does not fit this GPU ({error}). Try OVERLAY=small_gpu or a smaller model."

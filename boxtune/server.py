@@ -13,6 +13,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -71,7 +72,9 @@ def _request(url: str, body: dict | None = None) -> dict:
     message = f"{url} answered {reply.status} {reply.reason}: {words}"
     if reply.status == 429 or reply.status >= 500:
         raise _FailedOnceError(message)
-    raise UserError(f"{message}. Is it the right address, and is OPENAI_API_KEY set where it needs one?")
+    if reply.status in (401, 403, 404):
+        message += ". Is it the right address, and is OPENAI_API_KEY set where it needs one?"
+    raise UserError(message)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -92,19 +95,18 @@ def _open(request: urllib.request.Request):
         return reply
 
 
-def _post(url: str, body: dict) -> dict:
-    """A JSON reply; a busy or failing server is asked again after each of PAUSES."""
-    for pause in PAUSES:
+def _post(url: str, body: dict, given_up: threading.Event) -> dict:
+    """A JSON reply; a busy or failing server is asked again after each of PAUSES, until nobody waits for the answer."""
+    pauses = iter(PAUSES)
+    while True:
         try:
             return _request(url, body)
-        except _FailedOnceError:
-            time.sleep(pause)
-    try:
-        return _request(url, body)
-    except _FailedOnceError as error:
-        raise UserError(
-            f"{error} (asked {len(PAUSES) + 1} times). The same command goes on where it stopped."
-        ) from None
+        except _FailedOnceError as error:
+            pause = next(pauses, None)
+            if pause is None or given_up.wait(pause):
+                raise UserError(
+                    f"{error} (asked {len(PAUSES) + 1} times). The same command goes on where it stopped."
+                ) from None
 
 
 # ---- which model is served ---------------------------------------------------------------------------------------------
@@ -197,6 +199,7 @@ class Served:
     def __init__(self, url: str, model: dict, collator: GroundingCollator, trust: bool = False):
         self.url, self.model, self.collator, self.trust = url, model, collator, trust
         self.stops = [collator.tokenizer.eos_token, collator.tokenizer.pad_token]
+        self.given_up = threading.Event()
 
     def messages(self, record: Record) -> tuple[list[dict], tuple[int, int]]:
         """(the conversation with the picture in it, the picture's (height, width))."""
@@ -228,7 +231,7 @@ class Served:
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,
         }
-        reply = _post(f"{self.url}/chat/completions", body)
+        reply = _post(f"{self.url}/chat/completions", body, self.given_up)
         try:
             choice, prompt_tokens = reply["choices"][0], (reply.get("usage") or {}).get("prompt_tokens")
             text, ended = "" + (choice["message"]["content"] or ""), choice["finish_reason"] == "stop"
@@ -290,6 +293,8 @@ class Served:
             tuned, base = (self.ask(messages, name) for name in (self.model["id"], self.model["parent"]))
             if tuned.text != base.text or tuned.tokens is None or base.tokens is None:
                 return
+            if len(tuned.tokens.log_probs) != len(base.tokens.log_probs):  # the same text of other tokens
+                return
             if np.abs(tuned.tokens.log_probs - base.tokens.log_probs).max(initial=0) >= NO_EFFECT:
                 return
             if tuned.tokens.log_probs.min(initial=0) < CERTAIN:
@@ -305,6 +310,7 @@ class Served:
         """
         if not records:
             return
+        self.given_up.clear()
         if self.model.get("parent") and not self.trust:
             self.check_adapter(records)
         first = self.answer(records[0])
@@ -316,6 +322,7 @@ class Served:
             for future in as_completed([pool.submit(self.answer, record) for record in records[1:]]):
                 yield future.result()
         finally:
+            self.given_up.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
 

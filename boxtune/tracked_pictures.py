@@ -56,7 +56,7 @@ def _overlaid(image: Image.Image, record: Record, prediction: Prediction, classe
     if "point" in prediction["objects"]:
         return wandb.Image(_drawn(image, record, prediction), caption=record["id"])
     # Labels that are no class of the data set are shown, too.
-    names = list(dict.fromkeys([*classes, *prediction["objects"]["category"]]))
+    names = list(dict.fromkeys([*classes, *record["objects"]["category"], *prediction["objects"]["category"]]))
     width, height = record["width"], record["height"]
 
     def box_data(objects: dict) -> dict:

@@ -1,9 +1,8 @@
 """Experiment trackers that are down, missing or not logged in never stop a run."""
 
-import importlib.util
 import os
 
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from boxtune.errors import UserError
 
@@ -21,9 +20,8 @@ def usable_trackers(wanted: list[str] | str | None, project: str, run_name: str)
     for name in names:
         if name in {None, "none", "all"}:
             continue
-        package = {"tensorboard": "tensorboard", "wandb": "wandb"}.get(name, name)
-        if importlib.util.find_spec(package.split(".")[0]) is None:
-            notes.append(f"{name} is not installed: training goes on without it (pip install {package})")
+        if name not in get_available_reporting_integrations():
+            notes.append(f"{name} is not installed: training goes on without it")
         elif name == "wandb":
             note = _start_wandb(project, run_name)
             notes += [note] if note else []

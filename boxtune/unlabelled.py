@@ -1,5 +1,6 @@
 """Pictures without truth: the records that ask a model about them, and its answers drawn on copies of them."""
 
+import json
 import math
 import os
 import sys
@@ -7,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from boxtune.drawing import caption, draw_boxes, draw_points
-from boxtune.errors import UserError
+from boxtune.errors import UserError, reading
 from boxtune.files import is_file_name
 from boxtune.grounding import Grounding
 from boxtune.images import load_image
@@ -133,6 +134,17 @@ def _scale(pixels: float, grounding: Grounding) -> float:
 
 def _copy_name(name: str) -> str:
     return f"{name}.jpg"
+
+
+def remove_copies(predictions: Path, folder: Path) -> None:
+    """Remove the copies that an earlier call made of the pictures that `predictions` names: they are none of the next call's."""
+    if not predictions.is_file():
+        return
+    with reading(str(predictions), "Remove it, or choose another --out."):
+        ids = [json.loads(line)["id"] for line in predictions.read_text(encoding="utf-8").splitlines()]
+    for copy in (folder / _copy_name(name) for name in ids):
+        if _is_below(copy, folder):  # the file may be anyone's
+            copy.unlink(missing_ok=True)
 
 
 def draw_predictions(predictions: list[Prediction], folder: Path) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 from PIL import ExifTags, Image
 
-from boxtune.boxes import box_area, box_xyxy_to_xywh
+from boxtune.boxes import box_area, box_xyxy_to_cxcywh, box_xyxy_to_xywh
 from boxtune.codecs import CODECS
 from boxtune.errors import UserError
 from boxtune.files import path_argument
@@ -310,16 +310,14 @@ def write_yolo(out: Path, splits: dict[str, list[Record]], classes: list[str], a
     ignored = 0
     for split, records in splits.items():
         for record, name in zip(records, place_pictures(out, split, records, args), strict=True):
-            lines = []
             objects = record["objects"]
             ignored += sum(objects["ignore"])
-            for (x0, y0, x1, y1), label, ignore in zip(
-                *(objects[key] for key in ("bbox", "category", "ignore")), strict=True
-            ):
-                width, height = record["width"], record["height"]
-                box = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
-                if not ignore:
-                    lines.append(f"{classes.index(label)} " + " ".join(f"{value:.9f}" for value in box))
+            boxes_cxcywh = box_xyxy_to_cxcywh(objects["bbox"]) / ([record["width"], record["height"]] * 2)
+            lines = [
+                f"{classes.index(label)} " + " ".join(f"{value:.9f}" for value in box)
+                for box, label, ignore in zip(boxes_cxcywh, objects["category"], objects["ignore"], strict=True)
+                if not ignore
+            ]
             target = (out / "labels" / SPLIT_FOLDERS[split] / name).with_suffix(".txt")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

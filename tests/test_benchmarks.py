@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 
-from benchmarks import gpu_memory, losses, results, run
+from benchmarks import confidence, generation, gpu_memory, losses, results, run
 from benchmarks.bootstrap import intervals
 from benchmarks.folds import write_folds
 from benchmarks.plan import CHOICES, DATA_SETS, EXPERIMENTS, LOSSES, SEEDS
@@ -213,6 +213,24 @@ def test_the_architectures_have_the_published_sizes(name, billions):
     with torch.device("meta"):
         model = model_class(config)
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.0005)
+
+
+@pytest.mark.slow
+def test_generation_is_timed_on_held_out_scenes(tmp_path, monkeypatch, capsys):
+    (tmp_path / "assets").symlink_to(ROOT / "assets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(confidence, "PICTURES", 2)
+    generation.main(["--batch-sizes", "2", "--turns", "1", "--max-new-tokens", "8"])
+    assert "2 images of scenes" in capsys.readouterr().out
+
+
+def test_an_experiment_of_just_that_name_is_meant_alone(capsys):
+    for text, names in (("nutrition", {"nutrition"}), ("bccd-", {"bccd-as-is", "bccd-larger"})):
+        run.main(["--only", text, "--list"])
+        assert {line.split()[-3] for line in capsys.readouterr().out.splitlines()} == names
+    with pytest.raises(SystemExit) as stop:
+        run.main(["--jobs", "0"])
+    assert stop.value.code == 2
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from boxtune.boxes import (
     box_cxcywh_to_xyxy,
     box_iou,
     box_xywh_to_xyxy,
+    box_xyxy_to_cxcywh,
     box_xyxy_to_xywh,
     box_yxyx_to_xyxy,
     match_greedy,
@@ -40,10 +41,12 @@ def test_conversions_are_torchvisions():
     for name, to_xyxy in (("xywh", box_xywh_to_xyxy), ("cxcywh", box_cxcywh_to_xyxy)):
         converted = box_convert(torch.from_numpy(boxes), "xyxy", name).numpy()
         np.testing.assert_allclose(to_xyxy(converted), boxes, atol=1e-12)
-    np.testing.assert_allclose(box_xyxy_to_xywh(boxes), box_convert(torch.from_numpy(boxes), "xyxy", "xywh").numpy())
+    for name, from_xyxy in (("xywh", box_xyxy_to_xywh), ("cxcywh", box_xyxy_to_cxcywh)):
+        converted = box_convert(torch.from_numpy(boxes), "xyxy", name).numpy()
+        np.testing.assert_allclose(from_xyxy(boxes), converted, atol=1e-12)
     assert box_yxyx_to_xyxy([[1, 2, 3, 4]]).tolist() == [[2, 1, 4, 3]]
     assert box_area([[1, 2, 3, 5]]).tolist() == [6]
-    for convert in (box_xywh_to_xyxy, box_cxcywh_to_xyxy, box_yxyx_to_xyxy, box_xyxy_to_xywh):
+    for convert in (box_xywh_to_xyxy, box_cxcywh_to_xyxy, box_yxyx_to_xyxy, box_xyxy_to_xywh, box_xyxy_to_cxcywh):
         assert convert([]).shape == (0, 4)
 
 

@@ -81,10 +81,13 @@ def test_spread_is_the_deviation_of_an_edge_in_shares_of_the_side():
 
 
 def test_an_object_that_cannot_be_found_in_its_text_scores_nothing():
-    text = "[{'bbox_2d': [1, 2, 30, 40], 'label': unquoted cat}]"
-    answer = CODECS["qwen3_vl"].decode(text, IMAGE, INPUT)
-    assert score_objects(text, [None], tokens_of(text, {})) == {name: [0] for name in SCORERS}
-    assert len(answer.places) == len(answer.labels)
+    """The first object's box is no list, so a reader of pieces finds one object where JSON holds two."""
+    text = '[{"bbox_2d": {"x": 1}, "label": "dog"}, {"bbox_2d": [1, 2, 30, 40], "label": "cat"}]'
+    assert CODECS["qwen3_vl"].decode(text, IMAGE, INPUT).places == [None]
+    record = {"id": "a", "image": "a.png", "width": 1000, "height": 1000}
+    found = make_prediction(record, "qwen3_vl", INPUT, text, 0.1, tokens_of(text, {}))["objects"]
+    assert found["category"] == ["cat"]
+    assert {name: found[f"score_{name}"] for name in SCORERS} == {name: [0] for name in SCORERS}
 
 
 def test_noise_that_stands_before_an_object_takes_nothing_from_its_score():

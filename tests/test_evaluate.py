@@ -110,6 +110,23 @@ def test_a_question_about_one_class_is_scored_on_that_class(squares, tmp_path):
     assert (matching["tp"], matching["fp"], matching["fn"]) == (len(records), 0, 0)
 
 
+def test_scoring_again_leaves_the_evaluation_of_the_checkpoint(evaluated, squares, tmp_path, capsys):
+    folder = shutil.copytree(evaluated, tmp_path / "eval")
+    before = (folder / "metrics.json").read_bytes(), (folder / "report.html").read_bytes()
+    words = ["--predictions", str(folder / "predictions.jsonl"), "--data", str(squares), "--reparse"]
+    evaluate.main(words)
+    assert ((folder / "metrics.json").read_bytes(), (folder / "report.html").read_bytes()) == before
+    assert str(folder / "rescored" / "metrics.json") in capsys.readouterr().out.replace("\n", "")
+    provenance = json.loads((folder / "rescored" / "metrics.json").read_text(encoding="utf-8"))["provenance"]
+    assert provenance["reparse"] is True and provenance["score"] is None
+
+    (folder / "metrics.json").write_text("{}")  # some other program's
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(words)
+    assert stop.value.code == 2
+    assert "--out DIR" in capsys.readouterr().err
+
+
 def test_an_answer_cut_by_the_token_limit_is_truncated_even_where_it_looks_whole(evaluated, squares, tmp_path):
     predictions = read_lines(evaluated / "predictions.jsonl")
     cut = [p for p in predictions if "truncated" in p["problems"]]

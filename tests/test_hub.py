@@ -74,7 +74,7 @@ def address(server) -> str:
 
 @pytest.mark.slow
 def test_an_evaluated_model_is_pushed_with_a_card_that_tells_the_result(squares, tmp_path, hub):
-    run = train(squares, tmp_path / "run")
+    run = train(f"{squares}/", tmp_path / "run")
     words = ["--ckpt", run / "final", "--push-to-hub", "finder"]
     out = call("evaluate.py", *words, HF_ENDPOINT=address(hub), HF_TOKEN="hf_x", HF_HOME=str(tmp_path))
     assert out.returncode == 0, out.stderr
@@ -111,11 +111,16 @@ def test_training_pushes_where_somebody_is_logged_in_and_only_notes_where_nobody
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words, variables, message",
-    [(["--limit", "1"], {"HF_TOKEN": "hf_x"}, "Leave out --data, --limit"), ([], {}, "not logged in to the hub")],
+    [
+        (["final", "--limit", "1"], {"HF_TOKEN": "hf_x"}, "Leave out --data, --limit"),
+        (["checkpoint-1"], {"HF_TOKEN": "hf_x"}, "checkpoint-1 is no finished model"),
+        (["final"], {}, "not logged in to the hub"),
+    ],
 )
 def test_what_cannot_be_pushed_is_said_before_anything_is_generated(squares, tmp_path, words, variables, message):
-    run = train(squares, tmp_path / "run", "--max_steps", 1)
-    words = ["--ckpt", run / "final", "--push-to-hub", "finder", *words]
+    run = train(squares, tmp_path / "run", "--max_steps", 1, "--save_steps", 1)
+    name, *options = words
+    words = ["--ckpt", run / name, "--push-to-hub", "finder", *options]
     out = call("evaluate.py", *words, HF_HOME=str(tmp_path), **variables)
     assert out.returncode == 2 and message in out.stderr
     assert not (run / "eval").exists()

@@ -87,6 +87,13 @@ def test_a_merged_model_has_a_card_of_its_own(runs, tmp_path):
     assert "pixels of the resized picture" in card.content
 
 
+def test_a_model_of_which_every_weight_was_trained_is_not_called_merged(squares, tmp_path):
+    options = ["--load_in_4bit", "false", "--use_peft", "false", "--lora_vision", "false", "--max_steps", "1"]
+    card = ModelCard.load(train(squares, tmp_path / "run", *options) / "final" / "README.md")
+    assert card.data.library_name == "transformers" and "A fine-tuned model that finds" in card.content
+    assert "Merged from an adapter" not in card.content
+
+
 def test_a_base_of_the_hub_is_named(runs, tmp_path):
     folder = tmp_path / "run" / "final"
     shutil.copytree(runs["qwen2_vl"] / "final", folder)

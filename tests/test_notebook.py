@@ -1,5 +1,8 @@
 """The Colab notebook runs from top to bottom on a CPU, with the embedded model and fewer steps."""
 
+import subprocess
+import venv
+
 import nbformat
 import pytest
 from conftest import ROOT
@@ -12,6 +15,17 @@ def test_the_notebook_is_kept_without_outputs():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+
+
+def test_the_notebook_installs_what_a_bare_python_lacks(tmp_path):
+    """In a clone `import boxtune` works without any of its dependencies, which must not pass for an installation."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    cell = next(cell.source for cell in notebook.cells if "git" in cell.source and "pip" in cell.source)
+    venv.create(tmp_path / "bare")  # without pip, so that the command is printed and fails
+    run = [str(tmp_path / "bare" / "bin" / "python"), "-c", f"DATA = IMAGES = REPOSITORY = ''\n{cell}"]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "-m pip install --quiet --constraint constraints.txt --editable ." in done.stdout
+    assert done.returncode
 
 
 @pytest.mark.slow

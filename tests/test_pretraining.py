@@ -1,8 +1,11 @@
 """The pictures and the optimiser that the embedded model is pretrained with."""
 
+import csv
 import random
+from dataclasses import replace
 
 import numpy as np
+import pretrain_tiny_model
 import pytest
 import torch
 from muon import Muon, orthogonalise
@@ -95,3 +98,32 @@ def test_muon_leaves_what_has_no_gradient_alone_and_descends():
         optimizer.step()
     assert (weight - target).square().sum().item() < first / 2
     assert torch.equal(idle, torch.ones(4, 4))
+
+
+@pytest.mark.slow
+def test_pretraining_goes_through_stages_of_other_losses(tmp_path, monkeypatch):
+    """Each stage ends its row of the curve, wherever it ends; a run that goes on has the weights of one that was not stopped."""
+    stages = [replace(STAGES[i], steps=4, batch=2) for i in (0, 3, 5, 3)]
+    assert [stage.learns for stage in stages] == ["vision", "language", "both", "language"]
+    monkeypatch.setattr(pretrain_tiny_model, "STAGES", stages)
+    monkeypatch.setattr(pretrain_tiny_model, "EVAL_IMAGES", 2)
+    monkeypatch.setattr(pretrain_tiny_model, "MAX_NEW_TOKENS", 8)
+
+    def pretrain(folder: str, steps: int) -> dict:
+        monkeypatch.setattr(pretrain_tiny_model, "TOTAL_STEPS", steps)
+        pretrain_tiny_model.train(
+            pretrain_tiny_model.parse_arguments(
+                ["--work", str(tmp_path / folder), "--log-every", "3", "--threads", str(torch.get_num_threads())]
+            )
+        )
+        torch.set_flush_denormal(False)  # as it was
+        return torch.load(tmp_path / folder / "state.pt", weights_only=True)["model"]
+
+    whole = pretrain("whole", 16)
+    rows = list(csv.DictReader((tmp_path / "whole" / "curve.csv").open()))
+    assert [int(row["step"]) for row in rows] == [3, 4, 6, 8, 9, 12, 15, 16]
+    assert [bool(row["loss"]) for row in rows] == [False, False, True, True, True, True, True, True]
+    assert [bool(row["class_loss"]) for row in rows] == [True, True, False, False, True, True, False, False]
+    pretrain("stopped", 8)
+    resumed = pretrain("stopped", 16)
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())

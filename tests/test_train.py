@@ -289,10 +289,14 @@ def test_a_misspelt_tracker_is_refused(squares, tmp_path, capsys):
 
 
 def test_trackers_that_are_absent_or_not_logged_in_do_not_stop_a_run(squares, tmp_path):
+    """Nor does a label that dataset.json does not list."""
+    data = shutil.copytree(squares, tmp_path / "data")
+    info = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps(info | {"classes": ["red square"]}))
     recipe = write_recipe(
         tmp_path / "tracked.yaml",
         report_to=["wandb", "mlflow", "tensorboard"],
-        data_dir=str(squares),
+        data_dir=str(data),
         output_dir=str(tmp_path / "run"),
         max_steps=2,
         per_device_train_batch_size=1,

@@ -18,7 +18,7 @@ import evaluate
 from boxtune import drawing
 from boxtune.errors import UserError
 from boxtune.grounding import Grounding
-from boxtune.unlabelled import draw_predictions, records_without_truth, warn_of_new_sizes
+from boxtune.unlabelled import draw_predictions, records_without_truth, remove_copies, warn_of_new_sizes
 
 EMBEDDED = "assets/tiny_qwen3_vl"
 
@@ -48,6 +48,20 @@ def test_a_folder_one_picture_or_a_list_of_paths(tmp_path):
     picture(tmp_path / "elsewhere" / "a.png", 7, 9)
     (tmp_path / "list.txt").write_text("pictures/a.png\nelsewhere/a.png\n")
     assert asked(tmp_path / "list.txt") == {"pictures/a.png": (60, 40), "elsewhere/a.png": (7, 9)}
+
+
+def test_copies_of_an_earlier_call_go_and_nothing_else(tmp_path):
+    copies = tmp_path / "out" / "pictures"
+    for name in ("a.png.jpg", "sub/b.png.jpg", "mine.jpg"):
+        picture(copies / name)
+    picture(tmp_path / "out" / "c.png.jpg")
+    predictions = tmp_path / "out" / "predictions.jsonl"
+    remove_copies(predictions, copies)
+    assert (copies / "a.png.jpg").is_file(), "there was no earlier call"
+    predictions.write_text("".join(json.dumps({"id": name}) + "\n" for name in ("a.png", "sub/b.png", "../c.png")))
+    remove_copies(predictions, copies)
+    left = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.jpg")}
+    assert left == {"pictures/mine.jpg", "c.png.jpg"}
 
 
 def test_what_cannot_be_asked_about_is_one_message(tmp_path):
