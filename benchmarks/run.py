@@ -133,7 +133,8 @@ def measure(experiment: Experiment, seed: int, threads: int, data_dirs: list[Pat
         "threads": threads,
         "data_sha256": [data_hash(path) for path in data_dirs],
         "device": f"{device_name()}, {os.cpu_count()} cores",
-        "git_revision": git_revision(ROOT),
+        # What a benchmark writes itself changes none of its runs.
+        "git_revision": git_revision(ROOT, besides=("benchmarks/results.jsonl", "docs")),
         "versions": versions(),
     }
 

@@ -31,14 +31,19 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
 
 
-def git_revision(folder: Path) -> str | None:
-    """The commit, with "+changes" where the tree differs; None outside a git checkout."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
+def git_revision(folder: Path, besides: tuple[str, ...] = ()) -> str | None:
+    """The commit, with "+changes" where the tree differs in more than `besides`; None outside a git checkout."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False).stdout
+
     try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        revision = git("rev-parse", "--verify", "--quiet", "HEAD").strip()
     except FileNotFoundError:  # no git on this machine
         return None
-    return result.stdout.strip() or None
+    excluded = [f":(top,exclude){name}" for name in besides]
+    changed = revision and git("status", "--porcelain", "--untracked-files=no", "--", ":/", *excluded)
+    return f"{revision}+changes" if changed else revision or None
 
 
 def changed_keys(output_dir: Path, recipe: Recipe) -> list[str]:

@@ -1,6 +1,7 @@
 """The benchmark's own arithmetic, and that every experiment can be started."""
 
 import itertools
+import subprocess
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from benchmarks.run import identity, missed_by_fp, summary
 from boxtune.matching import image_scores
 from boxtune.recipe import load_recipe
 from boxtune.records import read_info, read_records
+from boxtune.run_info import git_revision
 from data_prep.__main__ import main as prepare
 
 
@@ -222,6 +224,28 @@ def test_generation_is_timed_on_held_out_scenes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(confidence, "PICTURES", 2)
     generation.main(["--batch-sizes", "2", "--turns", "1", "--max-new-tokens", "8"])
     assert "2 images of scenes" in capsys.readouterr().out
+
+
+def test_a_revision_is_marked_where_more_than_the_results_changed(tmp_path):
+    assert git_revision(tmp_path) is None
+
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a")
+        return subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    git("init")
+    for name in ("code.py", "results.jsonl"):
+        (tmp_path / name).write_text("1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    revision = git("rev-parse", "HEAD").strip()
+    (tmp_path / "new.py").write_text("1")
+    assert git_revision(tmp_path) == revision
+    (tmp_path / "results.jsonl").write_text("2")
+    assert git_revision(tmp_path) == f"{revision}+changes"
+    assert git_revision(tmp_path, besides=("results.jsonl",)) == revision
+    (tmp_path / "code.py").write_text("2")
+    assert git_revision(tmp_path, besides=("results.jsonl",)) == f"{revision}+changes"
 
 
 def test_an_experiment_of_just_that_name_is_meant_alone(capsys):
