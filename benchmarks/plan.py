@@ -90,13 +90,13 @@ CHOICES = (
         ),
     ),
     Table(
-        "Which precision for the adapters?",
+        "Which precision for the adapters? (The recipe's are fp32, its learning rate 1e-3.)",
         (
             AS_IS,
             nutrition("bf16", "bf16 adapters", "--adapter_dtype", "bfloat16"),
-            nutrition("fp32-low", "fp32 adapters, learning rate 1e-5", "--learning_rate", "1e-5"),
+            nutrition("fp32-low", "fp32 adapters, learning rate 1e-4", "--learning_rate", "1e-4"),
             nutrition(
-                "bf16-low", "bf16 adapters, learning rate 1e-5", "--adapter_dtype", "bfloat16", "--learning_rate", "1e-5"
+                "bf16-low", "bf16 adapters, learning rate 1e-4", "--adapter_dtype", "bfloat16", "--learning_rate", "1e-4"
             ),
         ),
     ),
