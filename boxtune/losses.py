@@ -58,7 +58,7 @@ class BoxLosses:
         return (self.end_token - 1) * cross_entropy(logits, targets["decision_tokens"][ends, 1], reduction="sum")
 
     def terms(self, hidden: Tensor, head: torch.nn.Linear, digit_ids: list[int], targets: dict[str, Tensor]):
-        """{"iou_loss", "fp_loss", "fn_loss"}: unweighted means over boxes and decisions, 0 where there are none.
+        """{"iou", "fp", "fn"}: unweighted means over boxes and decisions, 0 where there are none.
 
         `hidden` (N, T, H) are the last hidden states, `head` projects them onto the vocabulary, `digit_ids` are the ten
         digits' tokens, `targets` come from `collate_targets`. Computed in float32.
@@ -66,14 +66,11 @@ class BoxLosses:
         digits = _project(hidden, targets["digit_at"], head, torch.tensor(digit_ids, device=hidden.device))
         decisions = _project(hidden, targets["decision_at"], head, targets["decision_tokens"])
         fp_loss, fn_loss = decision_losses(decisions, targets["goes_on"])
-        return {"iou_loss": box_loss(digits, targets, self.box_loss), "fp_loss": fp_loss, "fn_loss": fn_loss}
+        return {"iou": box_loss(digits, targets, self.box_loss), "fp": fp_loss, "fn": fn_loss}
 
-    def weigh(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            "iou": self.iou * terms["iou_loss"],
-            "fp": self.fp * terms["fp_loss"],
-            "fn": self.fn * terms["fn_loss"],
-        }
+    def weigh(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"iou", "fp", "fn"}, the terms or what sampled answers cost, each times its weight."""
+        return {"iou": self.iou * parts["iou"], "fp": self.fp * parts["fp"], "fn": self.fn * parts["fn"]}
 
 
 def collate_targets(

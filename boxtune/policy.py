@@ -94,7 +94,7 @@ class PolicyLoss:
         length = prompt["input_ids"].shape[1]
         kept = until_stop(sequences[:, length:], stop_ids(collator.tokenizer))
         parts = self._costs(sequences[:, length:], kept, collator, asked)
-        costs = self.weights.iou * parts["iou"] + self.weights.fp * parts["fp"] + self.weights.fn * parts["fn"]
+        costs = sum(self.weights.weigh(parts).values())
         mask = torch.cat([prompt["attention_mask"].repeat_interleave(self.samples, 0), kept.long()], 1)
         labels = torch.full_like(sequences, IGNORE_INDEX)
         labels[:, length:] = torch.where(kept, sequences[:, length:], IGNORE_INDEX)

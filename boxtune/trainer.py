@@ -103,7 +103,7 @@ class GroundingTrainer(SFTTrainer):
             if targets is not None:
                 loss = self._reweigh_ends(loss, hidden[0], inputs["labels"], targets, num_items_in_batch)
                 terms = self._box_terms(hidden[0], targets, in_step)
-            self._note({name: term * steps for name, term in {"lm_loss": loss, **terms}.items()})
+            self._note({f"{name}_loss": term * steps for name, term in {"lm": loss, **terms}.items()})
             if model.training:  # the loss of an evaluation stays the LM's, so that runs can be compared
                 weighted = {"lm": loss, **(self.box_losses.weigh(terms) if terms else {})}
                 self._note_gradients(weighted, hidden[0])

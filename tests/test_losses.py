@@ -162,8 +162,8 @@ def test_answers_of_any_length_give_a_finite_loss_and_gradient(kind, boxes):
     sum(losses.weigh(terms).values()).backward()
     assert all(torch.isfinite(term) for term in terms.values())
     assert torch.isfinite(hidden.grad).all()
-    assert (terms["iou_loss"] == 0) == (boxes == 0) == (terms["fn_loss"] == 0)
-    assert terms["fp_loss"] > 0, "an empty answer must stop as well"
+    assert (terms["iou"] == 0) == (boxes == 0) == (terms["fn"] == 0)
+    assert terms["fp"] > 0, "an empty answer must stop as well"
 
 
 SIDE = st.integers(0, 1000)
