@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
 from boxtune.check import CheckedExample
 from boxtune.drawing import draw_boxes, draw_points, to_data_uri
 from boxtune.files import write_whole
+from boxtune.pages import page_template
 from boxtune.training_data import Lengths, describe_overlong, overlong
 
 
@@ -53,9 +53,8 @@ def write_check_report(
     facts: dict[str, str],
 ) -> None:
     """One self-contained file; faulty examples come first."""
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("boxtune", "."), autoescape=True)
     ordered = sorted(examples, key=lambda example: not example.problems)
-    page = environment.get_template("check.html.jinja").render(
+    page = page_template(Path(__file__).with_name("check.html.jinja")).render(
         title=title,
         facts=facts,
         lengths=length_rows(lengths),

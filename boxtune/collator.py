@@ -93,7 +93,7 @@ class GroundingCollator:
         path = image_path(record, self.data_dir)
         try:
             image = load_image(path)
-        except (OSError, ValueError, SyntaxError) as error:
+        except OSError as error:
             raise UserError(f"{record['id']}: cannot read {path} ({error}). Prepare the data again.") from None
         if image.size != (record["width"], record["height"]):
             raise UserError(

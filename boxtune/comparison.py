@@ -196,7 +196,7 @@ def write_comparison(
             )
         ]
         cards.append(row | {"sides": sides})
-    page = page_template("comparison.html.jinja").render(
+    page = page_template(Path(__file__).with_name("comparison.html.jinja")).render(
         result=result, rows=_rows(result), cards=cards, colors=COLORS, images=len(records), draws=DRAWS
     )
     write_whole(out / "comparison.html", page)
@@ -206,7 +206,7 @@ def _pictures(record: dict, answers: tuple[dict, dict], data_dir: Path) -> list[
     """Two data URIs, truth with either answer; None where the file is missing or torn."""
     try:
         image = load_image(image_path(record, data_dir))
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for a torn file
+    except OSError:
         return [None, None]
     small = thumbnail(image, SIDE)
     scale = small.width / image.width

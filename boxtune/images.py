@@ -35,14 +35,16 @@ def _grey_to_rgb(values: np.ndarray, sixteen_bit: bool) -> Image.Image:
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """The picture fully decoded, upright (EXIF applied) and RGB.
-
-    Raises OSError, ValueError or SyntaxError (Pillow's own) where the file is missing, torn or no picture.
-    """
-    with Image.open(path) as image:
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return to_rgb(image)
+    """The picture fully decoded, upright (EXIF applied) and RGB. Raises OSError where the file is missing, torn or no picture."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return to_rgb(image)
+    except OSError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on torn files
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def stored_and_upright_size(image: Image.Image) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -77,7 +77,7 @@ def write_report(
         _add_drawing(images[i], records[i], predictions[i])
     no_picture = _add_pictures([(images[i], image_path(records[i], Path(data_dir))) for i in sorted(shown)])
     script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
-    page = page_template("report.html.jinja").render(
+    page = page_template(Path(__file__).with_name("report.html.jinja")).render(
         title=title,
         metrics=metrics,
         baseline=baseline_metrics,
@@ -260,5 +260,5 @@ def _picture(path: Path, side: int, max_bytes: int) -> tuple[str | None, str]:
         return None, "image file not found"
     try:
         return to_data_uri(thumbnail(load_image(path), side), max_bytes), ""
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for a torn file
+    except OSError:
         return None, "image file cannot be read"

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from boxtune.errors import UserError, command
+from boxtune.files import path_argument
 from data_prep import aabb, auto, coco, csv_table, cvat, hf, jsonl, labelme, labelstudio, openfoodfacts, via, voc, yolo
 from data_prep.files import folder_for_scratch
 from data_prep.source import Options
@@ -85,7 +86,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, argparse.Action]:
     guess = "whichever of these formats SOURCE is recognised as"
     for name, (module, text) in {**FORMATS, "auto": (auto, guess)}.items():
         own = formats.add_parser(name, help=text, description=module.__doc__, formatter_class=_Plain)
-        own.add_argument("source", metavar="SOURCE", type=Path, help=text)
+        own.add_argument("source", metavar="SOURCE", type=path_argument, help=text)
         add_common_arguments(own)
         own.set_defaults(run=run)
     return parser, formats
@@ -96,9 +97,9 @@ class _Plain(argparse.RawDescriptionHelpFormatter):
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the data set goes")
+    parser.add_argument("--out", metavar="DIR", type=path_argument, required=True, help="where the data set goes")
     parser.add_argument(
-        "--images", metavar="DIR", type=Path, help="where the pictures lie, if not beside the annotations"
+        "--images", metavar="DIR", type=path_argument, help="where the pictures lie, if not beside the annotations"
     )
     parser.add_argument(
         "--classes", metavar="A,B", type=parse_names, default=[], help="keep these classes, in this order"

@@ -6,7 +6,7 @@
 import os
 from pathlib import Path
 
-from data_prep.files import Pictures, annotation_files, is_set, picture_folders, picture_name, read_json, stated_size
+from data_prep.files import Pictures, annotation_files, is_set, picture_name, pictures_for, read_json, stated_size
 from data_prep.source import Item, Options, Row, Sample, Source
 from data_prep.spool import Spool
 
@@ -27,7 +27,7 @@ def read(source: Path, options: Options) -> Source:
         if not isinstance(entries, list):
             found.errors.append(f"{file}: AABB needs a list of pictures, got {type(entries).__name__}")
             continue
-        pictures = Pictures(picture_folders(file, source, options))
+        pictures = pictures_for(file, source, options)
         for number, entry in enumerate(entries):
             if fault := _fault(entry):
                 found.errors.append(f"{file}: entry {number} {fault}")

@@ -1,16 +1,19 @@
-"""COCO: one JSON file, or one for each split (annotations/instances_val2017.json, or train/_annotations.coco.json)."""
+"""COCO: one JSON file, or one for each split (annotations/instances_val2017.json, or train/_annotations.coco.json).
+
+An object without `bbox` counts by the box around its polygons.
+"""
 
 from pathlib import Path
 
 from data_prep.files import (
-    Pictures,
     annotation_files,
     is_set,
-    picture_folders,
     picture_name,
+    pictures_for,
     read_json,
     stated_size,
 )
+from data_prep.shapes import are_numbers, box_of_points
 from data_prep.source import Item, Options, Row, Sample, Source
 from data_prep.spool import Spool
 
@@ -38,7 +41,7 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
         found.errors.append(f"{file}: COCO needs an object with the lists images, annotations and categories")
         return
     names = _read_categories(file, data, found)
-    pictures = Pictures(picture_folders(file, source, options))
+    pictures = pictures_for(file, source, options)
     images: dict[object, dict] = {}
     for number, image in enumerate(data["images"]):
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or not _is_id(image.get("id")):
@@ -68,8 +71,18 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
 
 def _read_object(entry: dict, names: dict[object, str]) -> Row:
     box_xywh = entry.get("bbox")
+    if not box_xywh and isinstance(entry.get("segmentation"), list):
+        box_xywh = _box_of_polygons(entry["segmentation"])
     box_xywh = box_xywh if isinstance(box_xywh, list) else [box_xywh]
     return Row(box_xywh, names[entry["category_id"]], is_set(entry.get("iscrowd")))
+
+
+def _box_of_polygons(polygons: list) -> list:
+    """[x, y, width, height] around polygons [x, y, x, y, …]; what they are where they are none."""
+    box = box_of_points(
+        [ring[i : i + 2] for ring in polygons if isinstance(ring, list) for i in range(0, len(ring), 2)]
+    )
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]] if are_numbers(box, 4) else polygons
 
 
 def _is_id(value) -> bool:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from boxtune.errors import UserError
-from data_prep.files import Pictures, annotation_files, number, picture_folders, picture_name, stated_size
+from data_prep.files import annotation_files, number, picture_name, pictures_for, stated_size
 from data_prep.source import Item, Options, Row, Sample, Source
 from data_prep.splits import split_of
 from data_prep.spool import Spool
@@ -20,7 +20,7 @@ _NAMES = {
     "y0": ("ymin", "y_min", "y0", "y1", "top", "bbox_y1"),
     "x1": ("xmax", "x_max", "x2", "right", "bbox_x2"),
     "y1": ("ymax", "y_max", "y2", "bottom", "bbox_y2"),
-    "class": ("class", "label", "category", "class_name", "category_name", "name"),
+    "class": ("class_name", "category_name", "label_name", "class", "label", "category", "name"),
     "width": ("width", "image_width", "img_width"),
     "height": ("height", "image_height", "img_height"),
     "split": ("split", "subset", "set"),
@@ -54,7 +54,7 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
         columns = _columns_without_header(file, [cells for _, cells in lines])
     else:
         lines = lines[1:]
-    pictures = Pictures(picture_folders(file, source, options))
+    pictures = pictures_for(file, source, options)
     items: dict[tuple[str, str | None], Item] = {}
     unknown_splits: set[str] = set()
     for line_number, cells in lines:
@@ -108,7 +108,8 @@ def read_lines(file: Path) -> list[tuple[int, list[str]]]:
 
 
 def _header_columns(file: Path, cells: list[str]) -> dict[str, int] | None:
-    """{what: column} from a header; None where the first row is none, that is, where it names no edge of a box."""
+    """{what: column} from a header; None where the first row is none: it names no column, and holds a number or nothing
+    somewhere."""
     words = [re.sub(r"[\s\-]+", "_", cell.strip().lower()) for cell in cells]
     names = dict(_NAMES)
     if "x0" in words:  # x0, y0, x1, y1: here x1 is the right edge
@@ -117,7 +118,8 @@ def _header_columns(file: Path, cells: list[str]) -> dict[str, int] | None:
     for key, spellings in names.items():
         if spelling := next((spelling for spelling in spellings if spelling in words), None):
             columns[key] = words.index(spelling)
-    if not any(edge in columns for edge in _BOX) and not ("image" in columns and "class" in columns):
+    named = any(edge in columns for edge in _BOX) or ("image" in columns and "class" in columns)
+    if not named and not all(cell.strip() and isinstance(number(cell), str) for cell in cells):
         return None
     if missing := [key for key in _NEEDED if key not in columns]:
         wanted = [f"{_MEANING.get(key, key)}: {', '.join(_NAMES[key])}" for key in missing]

@@ -14,8 +14,8 @@ from data_prep.files import (
     annotation_files,
     is_set,
     number,
-    picture_folders,
     picture_name,
+    pictures_for,
     read_xml,
     stated_size,
 )
@@ -54,7 +54,7 @@ def _read_file(
     ]
     names = [(label.findtext("name") or "").strip() for label in labels]
     found.classes += [name for name in dict.fromkeys(names) if name not in found.classes]
-    pictures = Pictures(picture_folders(file, source, options))
+    pictures = pictures_for(file, source, options)
     nodes = tree.findall("image")
     bearers = Counter((node.get("name"), _split_of(node, split)) for node in nodes)
     owners: dict[Path, str] = {}

@@ -145,14 +145,16 @@ def is_output(path: Path, options: Options) -> bool:
 class Pictures:
     """Finds the pictures that a source names, in folders that are tried in order."""
 
-    def __init__(self, folders: list[Path]):
+    def __init__(self, folders: list[Path], named_by_user: bool = False):
+        """`named_by_user` says that the folders are the user's word, by which names with folders of their own give way."""
         self.folders = folders
+        self.named_by_user = named_by_user
         self._by_stem: dict[Path, dict[str, list[Path]]] = {}
 
     def find(self, name: str) -> Path:
         """The named file; else the only picture of that stem, in any case; else a path that does not exist."""
         name = name.replace("\\", "/")
-        tails = _tails(name)
+        tails = endings(name) if self.named_by_user or is_absolute(name) else [name]
         for tail in tails:
             for folder in self.folders:
                 if os.path.isfile(folder / tail):
@@ -175,12 +177,15 @@ class Pictures:
         return matches[0] if len(matches) == 1 else None
 
 
-def _tails(name: str) -> list[str]:
-    """The name; for an absolute path, most often another machine's, also its endings, longest first."""
-    if not re.match(r"/|[A-Za-z]:/", name):
-        return [name]
-    parts = name.split("/")[1:]
-    return [name, *("/".join(parts[i:]) for i in range(len(parts)))]
+def is_absolute(name: str) -> bool:
+    """Whether a path with forward slashes begins at a root or a drive: most often another machine's."""
+    return re.match(r"/|[A-Za-z]:/", name) is not None
+
+
+def endings(name: str) -> list[str]:
+    """A path with forward slashes, and what is left of it without its first folder, its first two, and so on."""
+    parts = name.split("/")
+    return [name, *("/".join(parts[i:]) for i in range(1, len(parts)))]
 
 
 def annotation_files(
@@ -217,15 +222,21 @@ def _split_of_file(file: Path, source: Path) -> str | None:
     return split_of(file.stem) or (split_of(file.parent.name) if file.parent != source else None)
 
 
-def picture_folders(file: Path, source: Path, options: Options) -> list[Path]:
-    """Where the pictures of one annotation file may lie, those folders first that bear the name of its split."""
+def pictures_for(file: Path, source: Path, options: Options, first: list[Path] | None = None) -> Pictures:
+    """The pictures of one annotation file: in the folders `first`, then in those that bear the name of its split."""
+    return Pictures([*(first or []), *_picture_folders(file, source, options)], options.images is not None)
+
+
+def _picture_folders(file: Path, source: Path, options: Options) -> list[Path]:
     roots = [file.parent, source if source.is_dir() else file.parent]
     if file.parent.name.lower() in {"annotations", "labels"}:
         roots.append(file.parent.parent)
     if options.images:
-        roots = [options.images]
+        below = file.parent.relative_to(source) if source.is_dir() else ""
+        roots = [options.images / below, options.images]
     split = split_of(file.stem) or split_of(file.parent.name)
-    words = [*re.findall(r"[a-z]+\d+", file.stem.lower()), *ALIASES.get(split, ())]
+    # CVAT calls the pictures' folder what stands behind `instances_`, whatever that is.
+    words = [*re.findall(r"[a-z]+\d+", file.stem.lower()), *file.stem.split("_", 1)[1:], *ALIASES.get(split, ())]
     own = [root / folder for root in roots for word in words for folder in (word, f"images/{word}", f"{word}/images")]
     common = [root / folder for root in roots for folder in ("", "images", "JPEGImages")]
     return [folder for folder in dict.fromkeys(own + common) if folder.is_dir()]

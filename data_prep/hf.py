@@ -63,7 +63,7 @@ def read_table(source: Path, options: Options, fields: Fields | None = None) -> 
         if fields.parent and fields.parent not in features:
             raise UserError(f"{source} has no column {fields.parent}; it has {', '.join(features)}.")
         names = _class_names(features, fields)
-        objects = read_objects(row, fields, names)
+        objects = read_objects(row, fields, names, found.warnings)
         if fault := _image_fault(row["image"]) or (objects if isinstance(objects, str) else None):
             found.errors.append(f"{source}: {split or 'table'} row {number}: {fault}")
             continue

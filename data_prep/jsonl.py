@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from boxtune.errors import UserError
-from data_prep.files import Pictures, annotation_files, picture_folders, picture_name, read_text, stated_size
+from data_prep.files import annotation_files, picture_name, pictures_for, read_text, stated_size
 from data_prep.source import Item, Options, Sample, Source
 from data_prep.spool import Spool
 from data_prep.table_fields import choose_fields, read_objects
@@ -34,9 +34,9 @@ def read(source: Path, options: Options) -> Source:
     if image_field is None:
         raise UserError(f"{source}: no field names the picture; there are {', '.join(rows[0])}. See --image-field.")
     for file, split, lines in tables:
-        pictures = Pictures(picture_folders(file, source, options))
+        pictures = pictures_for(file, source, options)
         for number, row in lines:
-            named, objects = row.get(image_field), read_objects(row, fields, None)
+            named, objects = row.get(image_field), read_objects(row, fields, None, found.warnings)
             if not isinstance(named, str) or not named:
                 found.errors.append(f"{file}:{number}: {image_field} must name a picture, got {named!r:.100}")
             elif isinstance(objects, str):

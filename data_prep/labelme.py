@@ -1,8 +1,8 @@
 """labelme: one JSON file for each picture, beside it or in a folder of its own.
 
-Rectangles count as they are, polygons, circles and turned rectangles by the box around them; points, lines and masks are
-left out and listed. The picture is the one that imagePath names, else the one that bears the file's own name, else the one
-that the file holds as imageData.
+Rectangles count as they are, polygons, circles, masks and turned rectangles by the box around them, shapes of one label and
+group_id by the box around them all; points and lines are left out and listed. The picture is the one that imagePath names,
+else the one that bears the file's own name, else the one that the file holds as imageData.
 """
 
 import base64
@@ -18,7 +18,7 @@ from data_prep.files import (
     files_below,
     is_output,
     is_set,
-    picture_folders,
+    pictures_for,
     read_json,
     relative_name,
     stated_size,
@@ -26,15 +26,11 @@ from data_prep.files import (
 )
 from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points
 from data_prep.source import Item, Options, Row, Sample, Source
-from data_prep.splits import split_of
+from data_prep.splits import split_of_folders
 from data_prep.spool import Spool
 
-_POINT_SHAPES = {
-    "rectangle",
-    "polygon",
-    "oriented_rectangle",
-    "rotation",
-}  # the last is X-AnyLabeling's turned rectangle
+# A mask's points are the corners of its box; `rotation` is X-AnyLabeling's turned rectangle.
+_POINT_SHAPES = {"rectangle", "polygon", "mask", "oriented_rectangle", "rotation"}
 
 
 def recognise(sample: Sample) -> str | None:
@@ -60,7 +56,7 @@ def read(source: Path, options: Options) -> Source:
             found.errors.append(f"{file}: {fault}")
             continue
         if file.parent not in pictures:
-            pictures[file.parent] = Pictures(picture_folders(file, source, options))
+            pictures[file.parent] = pictures_for(file, source, options)
         found.items.append(_read_item(file, folder, data, pictures[file.parent], found, options))
     if len(others) == len(files) and not found.errors:
         raise UserError(f"{source}: no .json file has `shapes`. labelme has one file for each picture.")
@@ -103,18 +99,26 @@ def _fault(data: dict) -> str | None:
 def _read_item(file: Path, folder: Path, data: dict, pictures: Pictures, found: Source, options: Options) -> Item:
     picture = _find_picture(file, folder, data, pictures, options)
     name = relative_name(file.with_name(file.stem + picture.suffix), folder)
-    parts = file.relative_to(folder).parts
-    split = split_of(parts[0]) if len(parts) > 1 else None
-    item = Item(name, str(picture), [], split, stated_size(data.get("imageWidth"), data.get("imageHeight")))
+    size = stated_size(data.get("imageWidth"), data.get("imageHeight"))
+    item = Item(name, str(picture), [], split_of_folders(file, folder), size)
+    groups: dict[tuple[str, str], Row] = {}
     for shape in data["shapes"]:
-        box_xyxy = _box_of(shape)
+        box_xyxy, label = _box_of(shape), str(shape.get("label") or "").strip()
         if box_xyxy is None:
             item.no_box.append({"shape_type": shape.get("shape_type"), "label": shape.get("label")})
-        else:
-            # X-AnyLabeling marks difficult objects so; labelme itself among the flags, if the user made one.
-            flags = shape.get("flags") if isinstance(shape.get("flags"), dict) else {}
-            difficult = is_set(shape.get("difficult")) or is_set(flags.get("difficult"))
-            item.rows.append(Row(box_xyxy, str(shape.get("label") or "").strip(), ignore=difficult))
+            continue
+        # X-AnyLabeling marks difficult objects so; labelme itself among the flags, if the user made one.
+        flags = shape.get("flags") if isinstance(shape.get("flags"), dict) else {}
+        row = Row(box_xyxy, label, ignore=is_set(shape.get("difficult")) or is_set(flags.get("difficult")))
+        group = (label, str(shape["group_id"])) if shape.get("group_id") is not None else None
+        if group in groups and are_numbers(box_xyxy, 4) and are_numbers(groups[group].box, 4):
+            whole = groups[group]  # parts of one object, as labelme's own converters have it
+            whole.box = box_of_points([whole.box[:2], whole.box[2:], box_xyxy[:2], box_xyxy[2:]])
+            whole.ignore |= row.ignore
+            continue
+        item.rows.append(row)
+        if group:
+            groups[group] = row
     return item
 
 
@@ -140,7 +144,7 @@ def _write_embedded(name: str, text: str, options: Options) -> Path:
 
 
 def _box_of(shape: dict) -> list | None:
-    """The box of a shape; None for those that enclose nothing, and for masks."""
+    """The box of a shape; None for those that enclose nothing."""
     kind, points = shape.get("shape_type") or "polygon", shape["points"]
     if kind in _POINT_SHAPES:
         return box_of_points(points)

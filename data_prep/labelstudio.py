@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from data_prep.files import Pictures, annotation_files, picture_folders, picture_name, read_json, stated_size
+from data_prep.files import Pictures, annotation_files, picture_name, pictures_for, read_json, stated_size
 from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points, box_of_turned
 from data_prep.source import Item, Options, Row, Sample, Source, problem
 from data_prep.splits import without_suffix
@@ -40,7 +40,7 @@ def read(source: Path, options: Options) -> Source:
         if not isinstance(tasks, list):
             found.errors.append(f"{file}: Label Studio's export is a list of tasks, got {type(tasks).__name__}")
             continue
-        pictures, done = Pictures(picture_folders(file, source, options)), set()
+        pictures, done = pictures_for(file, source, options), set()
         for number, task in enumerate(tasks):
             where = f"{file}: task {task.get('id', number) if isinstance(task, dict) else number}"
             address = _picture_address(task, options.image_field)

@@ -20,6 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from boxtune.errors import UserError
+from boxtune.files import path_argument
 from boxtune.prompts import question
 from boxtune.records import SPLITS, Record, check_writable_target, write_dataset
 from data_prep.files import folder_for_scratch
@@ -32,7 +33,7 @@ SMALLEST_SIZE, LARGEST_SIZE = 224, 2048
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the prepared data set")
+    parser.add_argument("--out", type=path_argument, metavar="DIR", help="folder of the prepared data set")
     parser.add_argument("--num-images", type=int, default=600, metavar="N", help="how many pictures (default 600)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other pictures (default 0)")
     parser.add_argument(
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument(
         "--as-openfoodfacts",
-        type=Path,
+        type=path_argument,
         metavar="PATH",
         help="write the Open Food Facts columns instead of --out: all pictures to FILE.parquet, "
         "or train.parquet and val.parquet to a folder",

@@ -194,6 +194,8 @@ class Summary:
     contradictions: list[str] = field(default_factory=list)  # the first three
     dropped: int = 0
     bad_boxes: list[dict] = field(default_factory=list)  # the first three
+    emptied: int = 0  # pictures of which no object could be used
+    emptied_example: str = ""
 
     def add(self, part: Placed) -> None:
         self.splits[part.id], self.digests[part.id] = part.item.split, part.picture.digest
@@ -210,6 +212,9 @@ class Summary:
         self.contradictions = (self.contradictions + part.contradictions)[:3]
         self.dropped += len(bad)
         self.bad_boxes = (self.bad_boxes + bad)[:3]
+        if not part.boxes_xyxy and any(entry["kind"] in {"bad_box", "no_box"} for entry in part.problems):
+            self.emptied += 1
+            self.emptied_example = self.emptied_example or part.id
 
 
 def check_convention(found: Summary) -> None:

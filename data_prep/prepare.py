@@ -39,9 +39,13 @@ def prepare(source_format: str, read: Callable[[Path, Options], Source], source:
     classes, class_errors = settle_classes(found, inspected, options)
     if errors := found.errors + errors + class_errors + bad_pictures:
         if len(bad_pictures) == len(found.items) > LISTED:
+            where = (
+                f"Do their names fit the files in --images {options.images}?"
+                if options.images
+                else "Do they lie elsewhere? Name their folder with --images."
+            )
             raise UserError(
-                f"{source}: none of its {len(bad_pictures)} pictures can be read, nothing is written. Do they lie elsewhere? "
-                "Name their folder with --images. The first of them:",
+                f"{source}: none of its {len(bad_pictures)} pictures can be read, nothing is written. {where} The first of them:",
                 bad_pictures[:LISTED],
             )
         hint = " Mend them, or leave bad pictures out with --skip-bad-images." if bad_pictures else ""
@@ -64,6 +68,11 @@ def prepare(source_format: str, read: Callable[[Path, Options], Source], source:
         warnings.append(
             f"the test split holds {len(splits['test'])} picture(s): what is measured on fewer than {_FEW} says little. "
             "--split-ratio 50,10,40 gives it more"
+        )
+    if summary.emptied:
+        warnings.append(
+            f"{summary.emptied} picture(s), such as {summary.emptied_example}, count as empty, because none of their objects "
+            "could be used; problems.jsonl says why"
         )
     staged = options.scratch / "images"
     _write(source_format, classes, splits, problems, staged if staged.exists() else None, options)

@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from PIL import Image
 
@@ -17,6 +16,7 @@ from boxtune.drawing import draw_boxes, thumbnail, to_data_uri
 from boxtune.errors import UserError
 from boxtune.files import path_argument, write_whole
 from boxtune.images import load_image
+from boxtune.pages import page_template
 from boxtune.records import Record, image_path, read_info, read_splits
 from data_prep.findings import (
     FAMILIES,
@@ -56,8 +56,7 @@ def main(args: argparse.Namespace) -> None:
     out = args.out or args.data.with_name(f"{args.data.name}.html")
     if not args.out and out.is_file() and MARK not in out.read_text(encoding="utf-8", errors="replace"):
         raise UserError(f"{out} is somebody's own page. Name another with --out.")
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("data_prep", "."), autoescape=True)
-    write_whole(out, environment.get_template("show.html.jinja").render(facts))
+    write_whole(out, page_template(Path(__file__).with_name("show.html.jinja")).render(facts))
     for finding in facts["findings"]:
         print(f"{finding['title']}: {finding['text']}")
     print(f"written to {out}")

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from boxtune.records import SPLITS
 from data_prep.source import Entry, problem
@@ -20,6 +20,12 @@ DEFAULT_RATIO = [80.0, 10.0, 10.0]
 def split_of(text: str) -> str | None:
     """The split that a file or folder name speaks of ("instances_val2017" → "validation"); None for none or several."""
     found = {_SPLIT_OF_WORD[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _SPLIT_OF_WORD}
+    return found.pop() if len(found) == 1 else None
+
+
+def split_of_folders(path: Path, top: Path) -> str | None:
+    """The split that the folders between `top` and a file speak of; None for none or several."""
+    found = {split_of(part) for part in path.relative_to(top).parts[:-1]} - {None}
     return found.pop() if len(found) == 1 else None
 
 

@@ -65,8 +65,9 @@ def object_columns(objects) -> dict[str, list] | None:
     return objects if isinstance(objects, dict) else None
 
 
-def read_objects(row: dict, fields: Fields, names: list[str] | None) -> list[Row] | str:
-    """The objects of a table's row, or what keeps them from being read. `names` are those of numbered classes."""
+def read_objects(row: dict, fields: Fields, names: list[str] | None, warnings: list[str]) -> list[Row] | str:
+    """The objects of a table's row, or what keeps them from being read. `names` are those of numbered classes; `warnings`
+    gets a line for each column that is left out."""
     columns = object_columns(row.get(fields.parent) if fields.parent else row)
     neither = columns is not None and columns.get(fields.bbox) is None and columns.get(fields.label) is None
     if neither and any(row.get(parent) for parent in _PARENTS):
@@ -78,13 +79,21 @@ def read_objects(row: dict, fields: Fields, names: list[str] | None) -> list[Row
     if missing := [name for name in (fields.bbox, fields.label) if not isinstance(columns.get(name), list)]:
         return f"{fields.parent or 'the row'} must be rows, or lists side by side, with {' and '.join(missing)}"
     boxes, labels = columns[fields.bbox], columns[fields.label]
-    # Beside the row's own lists stand other things of the picture; beside the objects' lists nothing else does.
+    # Beside the row's own lists stand other things of the picture, and even beside the objects' lists a count may stand.
     others = {key: values for key, values in columns.items() if key not in {fields.bbox, fields.label, *_NUMBERED}}
     if not fields.parent:
         others = {key: values for key, values in others.items() if key in _IGNORE and isinstance(values, list)}
     lengths = {key: len(values) if isinstance(values, list) else None for key, values in columns.items()}
-    if len({lengths[key] for key in (fields.bbox, fields.label, *others)}) > 1:
-        return f"the columns of {fields.parent or 'the row'} differ in length: {lengths}"
+    needed = [fields.bbox, fields.label, *(key for key in others if key in _IGNORE)]
+    if len({lengths[key] for key in needed}) > 1:
+        return (
+            f"the columns of {fields.parent or 'the row'} differ in length: { {key: lengths[key] for key in needed} }"
+        )
+    for key in [key for key in others if lengths[key] != len(boxes)]:
+        del others[key]
+        warning = f"{fields.parent}.{key} holds no value for each box and is left out"
+        if warning not in warnings:
+            warnings.append(warning)
     rows = []
     for i, (box, label) in enumerate(zip(boxes, labels, strict=True)):
         extra = {key: values[i] for key, values in others.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from boxtune.errors import UserError
 from data_prep.csv_table import header_words, read_lines
-from data_prep.files import Pictures, annotation_files, parse_json, picture_folders, picture_name, read_json
+from data_prep.files import annotation_files, parse_json, picture_name, pictures_for, read_json
 from data_prep.shapes import are_numbers, box_of_corner, box_of_ellipse, box_of_points
 from data_prep.source import Item, Options, Row, Sample, Source
 from data_prep.spool import Spool
@@ -34,7 +34,7 @@ def read(source: Path, options: Options) -> Source:
     entries = [(file, split, _read_entries(file, found)) for file, split in files]
     label_field = _choose_attribute([entry for _, _, part in entries for entry in part], source, options.label_field)
     for file, split, part in entries:
-        pictures = Pictures(picture_folders(file, source, options))
+        pictures = pictures_for(file, source, options)
         for number, entry in enumerate(part):
             if fault := _fault(entry):
                 found.errors.append(f"{file}: entry {number} {fault}")

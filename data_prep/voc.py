@@ -16,14 +16,14 @@ from data_prep.files import (
     is_picture,
     is_set,
     number,
-    picture_folders,
+    pictures_for,
     read_text,
     read_xml,
     relative_name,
     stated_size,
 )
 from data_prep.source import Item, Options, Row, Sample, Source, problem
-from data_prep.splits import ALIASES, split_of, without_suffix
+from data_prep.splits import ALIASES, split_of, split_of_folders, without_suffix
 from data_prep.spool import Spool
 
 _ANNOTATION_FOLDERS = {"annotations", "labels", "xml", "xmls"}
@@ -35,31 +35,41 @@ def recognise(sample: Sample) -> str | None:
 
 
 def read(source: Path, options: Options) -> Source:
-    root, annotations = _find_annotations(existing(source))
-    files = sorted(path for path in files_below(annotations) if _is_annotation(path))
-    if not files:
-        raise UserError(f"{source} holds no .xml file. VOC has one for each picture.")
     found = Source(Spool(options.scratch), layout="xyxy")
+    places = _find_annotations(existing(source))
+    for root, annotations in places:
+        # Several data sets are the splits of one: names tell from which an image is, and a folder above them its split.
+        _read_set(root, annotations, annotations if len(places) == 1 else source, options, found)
+    if not len(found.items) and not found.errors:
+        raise UserError(f"{source} holds no .xml file. VOC has one for each picture.")
+    _warn_of_pictures_without_xml(found)
+    return found
+
+
+def _read_set(root: Path, annotations: Path, top: Path, options: Options, found: Source) -> None:
+    """The images of one folder of XML files, named as seen from `top`."""
+    files = sorted(path for path in files_below(annotations) if _is_annotation(path))
     pictures: dict[Path, Pictures] = {}
     splits = _read_image_sets(root, {relative_name(file.with_suffix(""), annotations) for file in files}, found)
     for file in files:
         if file.parent not in pictures:
-            pictures[file.parent] = Pictures(_picture_folders(file, root, annotations, options))
-        item = _read_item(file, annotations, pictures[file.parent], found)
+            # The XML's own folder has a counterpart below that of the pictures.
+            below = file.parent.relative_to(annotations)
+            homes = [options.images] if options.images else [root / "JPEGImages", root / "images"]
+            mirrored = [home / below for home in homes if (home / below).is_dir()]
+            pictures[file.parent] = pictures_for(file, root, options, mirrored)
+        item = _read_item(file, top, pictures[file.parent], found)
         if item and splits is None:
-            folder = file.relative_to(annotations).parts[0]
-            item.split = split_of(folder) if annotations == root and folder != file.name else None
+            item.split = split_of_folders(file, top)
             found.items.append(item)
         elif item:
             own = splits.get(relative_name(file.with_suffix(""), annotations), [None])
             for item.split in own:
                 found.items.append(item)
-    _warn_of_pictures_without_xml(found)
-    return found
 
 
 def _is_annotation(path: Path) -> bool:
-    return path.suffix == ".xml" and not path.name.startswith(".")
+    return path.suffix.lower() == ".xml" and not path.name.startswith(".")
 
 
 def _warn_of_pictures_without_xml(found: Source) -> None:
@@ -71,8 +81,9 @@ def _warn_of_pictures_without_xml(found: Source) -> None:
         found.warnings.append(f"{len(bare)} picture(s) have no .xml file and are left out, such as {bare[0]}")
 
 
-def _find_annotations(source: Path) -> tuple[Path, Path]:
-    """(devkit root, folder of the XML files); both are SOURCE where the files lie with the pictures."""
+def _find_annotations(source: Path) -> list[tuple[Path, Path]]:
+    """[(devkit root, folder of the XML files)]: one, or one for each split that a folder above is named after. Both are
+    SOURCE where the files lie with the pictures."""
     if source.is_file():
         raise UserError(f"{source} is a file; VOC needs the folder that holds Annotations, or the .xml files.")
     folders = [path for path in [source, *sorted(source.glob("*")), *sorted(source.glob("*/*"))] if path.is_dir()]
@@ -81,20 +92,12 @@ def _find_annotations(source: Path) -> tuple[Path, Path]:
         for path in folders
         if path.name.lower() in _ANNOTATION_FOLDERS and any(map(_is_annotation, files_below(path)))
     ]
-    if len(roots) > 1:
+    splits = [split_of_folders(path, source) for path in roots]
+    if len(roots) > 1 and (None in splits or len({*splits}) < len(splits)):
         raise UserError(
             f"{source} holds several VOC data sets; pass one of them:", [str(path.parent) for path in roots]
         )
-    if source in roots:
-        return source.parent, source
-    return (roots[0].parent, roots[0]) if roots else (source, source)
-
-
-def _picture_folders(file: Path, root: Path, annotations: Path, options: Options) -> list[Path]:
-    """The XML's own folder and its counterpart below JPEGImages or images, before the folders that every format has."""
-    below = file.parent.relative_to(annotations)
-    mirrored = [] if options.images else [root / "JPEGImages" / below, root / "images" / below]
-    return [*(folder for folder in mirrored if folder.is_dir()), *picture_folders(file, root, options)]
+    return [(path.parent, path) for path in roots] or [(source, source)]
 
 
 def _read_image_sets(root: Path, ids: set[str], found: Source) -> dict[str, list[str]] | None:
@@ -122,12 +125,12 @@ def _listed_id(line: str, ids: set[str]) -> str:
     return next((spelling for spelling in spellings if spelling in ids), spellings[1])
 
 
-def _read_item(file: Path, annotations: Path, pictures: Pictures, found: Source) -> Item | None:
+def _read_item(file: Path, top: Path, pictures: Pictures, found: Source) -> Item | None:
     tree = read_xml(file, "annotation", found)
     if tree is None:
         return None
     picture = _find_picture(file, (tree.findtext("filename") or "").strip(), pictures)
-    name = relative_name(file.with_name(file.stem + picture.suffix), annotations)
+    name = relative_name(file.with_name(file.stem + picture.suffix), top)
     size = stated_size(tree.findtext("size/width"), tree.findtext("size/height"))
     return Item(name, str(picture), [_read_object(node) for node in tree.findall("object")], size=size)
 

@@ -7,15 +7,26 @@ picture without a label file is an empty image.
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import yaml
 
 from boxtune.errors import UserError
-from data_prep.files import existing, files_below, is_output, list_pictures, number, read_text, relative_name
+from data_prep.files import (
+    endings,
+    existing,
+    files_below,
+    is_absolute,
+    is_output,
+    list_pictures,
+    number,
+    read_text,
+    relative_name,
+)
 from data_prep.source import Item, Options, Row, Sample, Source
-from data_prep.splits import ALIASES, split_of
+from data_prep.splits import ALIASES, split_of, split_of_folders
 from data_prep.spool import Spool
 
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
@@ -45,12 +56,15 @@ def read(source: Path, options: Options) -> Source:
     if not pictures:
         reasons = "; ".join(found.errors + found.warnings) or "Name their folder with --images."
         raise UserError(f"{settings_file or root}: found no picture. {reasons}")
-    used: set[str] = set()
+    used: dict[str, Path] = {}  # the picture of each label file
+    bare: dict[str | None, list[Path]] = {split: [] for _, split in pictures}
     read_box = _box_before_points if "kpt_shape" in settings else _box_cxcywh
     for picture, split in pictures:
         labels = _label_file(picture, root, options)
+        if labels and used.setdefault(str(labels), picture) != picture:
+            found.errors.append(f"{labels} would be the labels of both {used[str(labels)]} and {picture}")
         rows = _read_labels(labels, names, read_box, found) if labels else []
-        used |= {str(labels)} if labels else set()
+        bare[split] += [] if labels else [picture]
         found.items.append(Item(relative_name(picture, options.images or root), str(picture), rows, split))
     if not used:
         example = _label_candidates(pictures[0][0], root, options)
@@ -58,11 +72,21 @@ def read(source: Path, options: Options) -> Source:
             f"{root}: none of the {len(pictures)} pictures has a label file; looked for",
             [str(path) for path in example],
         )
+    counts = Counter(split for _, split in pictures)
+    for split, paths in bare.items():
+        if len(paths) == counts[split]:
+            places = ", ".join(str(path) for path in _label_candidates(paths[0], root, options))
+            which = f"the {split} split" if split else "no split"
+            found.warnings.append(
+                f"none of the {len(paths)} pictures of {which} has a label file, so all count as empty; looked for {places}"
+            )
     for path, split in _orphans(label_folders, used, root, options):
         # As an item it is reported with all other missing pictures.
-        picture = root / re.sub(r"\blabels\b", "images", os.path.relpath(path.with_suffix(""), root), count=1)
+        below = os.path.relpath(path.with_suffix(""), root)
+        folder = options.images or root
+        picture = folder / re.sub(r"\blabels\b", "." if options.images else "images", below, count=1)
         rows = _read_labels(path, names, read_box, found)
-        found.items.append(Item(relative_name(picture, root), str(picture), rows, split))
+        found.items.append(Item(relative_name(picture, folder), str(picture), rows, split))
     return found
 
 
@@ -112,8 +136,8 @@ def _find_pictures(
     ]
     if not declared:
         folder = options.images or root
-        listed = [(path, _split_of_path(path, folder)) for path in list_pictures(folder, options)]
-        return listed, {_label_folder(path): split for path, split in listed}
+        listed = [(path, split_of_folders(path, folder)) for path in list_pictures(folder, options)]
+        return listed, {_label_folder(path): split for path, split in listed} | {root: None}
     pictures: dict[tuple[Path, str | None], None] = {}
     label_folders: dict[Path, str | None] = {}
     for word, value in declared:
@@ -137,16 +161,12 @@ def _find_pictures(
     return list(pictures), label_folders
 
 
-def _split_of_path(picture: Path, folder: Path) -> str | None:
-    splits = {split_of(part) for part in picture.relative_to(folder).parts[:-1]} - {None}
-    return splits.pop() if len(splits) == 1 else None
-
-
 def _resolve(entry: str, settings: dict, settings_file: Path, options: Options) -> Path | None:
-    """A path of data.yaml: below its `path` or beside the file, then without the ../ that Roboflow writes."""
+    """A path of data.yaml: below its `path` or beside the file, then without the ../ that Roboflow writes, or what is left
+    of another machine's path."""
     base = settings_file.parent / str(settings.get("path") or "")
     roots = [base, settings_file.parent, *([options.images] if options.images else [])]
-    spellings = [entry, re.sub(r"^(\.\./)+", "", entry)]
+    spellings = [entry, re.sub(r"^(\.\./)+", "", entry), *(endings(entry)[1:] if is_absolute(entry) else [])]
     candidates = [root / spelling for spelling in spellings for root in roots]
     return next((Path(os.path.abspath(path)) for path in candidates if os.path.exists(path)), None)
 
@@ -154,8 +174,13 @@ def _resolve(entry: str, settings: dict, settings_file: Path, options: Options) 
 def _read_list(path: Path, root: Path) -> list[Path]:
     """The pictures that a text file lists, relative to its own folder or to that of data.yaml."""
     lines = (line.strip() for line in read_text(path).splitlines())
-    places = [(path.parent / line, root / line) for line in lines if line]
-    return [Path(os.path.abspath(second if os.path.isfile(second) else first)) for first, second in places]
+    listed = []
+    for line in lines:
+        if line:
+            spellings = endings(line) if is_absolute(line) else [line]
+            places = [folder / spelling for spelling in spellings for folder in (root, path.parent)]
+            listed.append(next((place for place in places if os.path.isfile(place)), path.parent / line))
+    return [Path(os.path.abspath(place)) for place in listed]
 
 
 def _label_folder(picture: Path) -> Path:
@@ -171,7 +196,8 @@ def _label_candidates(picture: Path, root: Path, options: Options) -> list[Path]
     name = picture.stem + ".txt"
     places = [_label_folder(picture) / name, picture.with_suffix(".txt"), picture.parent / "labels" / name]
     if options.images:
-        places += [root / name, root / "labels" / name]
+        below = os.path.relpath(picture.with_suffix(".txt"), options.images)
+        places += [root / below, root / "labels" / below, root / name, root / "labels" / name]
     return list(dict.fromkeys(places))
 
 
@@ -210,7 +236,7 @@ def _box_cxcywh(values: list) -> list:
 
 
 def _orphans(
-    label_folders: dict[Path, str | None], used: set[str], root: Path, options: Options
+    label_folders: dict[Path, str | None], used: Iterable[str], root: Path, options: Options
 ) -> Iterator[tuple[Path, str | None]]:
     """(label file, split) of those whose picture is missing. Beside pictures only a text of rows is taken for one."""
     seen = {*used}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_prep_sources import coco, failure, prepared, voc_xml
-from PIL import Image
+from PIL import Image, ImageFile
 
 from boxtune.images import load_image
 
@@ -163,3 +163,25 @@ def giant_png() -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4) + header + zlib.crc32(header).to_bytes(4) + (9000).to_bytes(4) + b"IDAT"
     )
+
+
+def test_whatever_a_decoder_raises_on_a_torn_file_is_an_oserror(tmp_path):
+    """Pillow's decoder of AVIF raises RuntimeError, that of BMP OverflowError and so on, on bytes that fuzzing found."""
+
+    class Decoder(ImageFile.ImageFile):
+        format = "TORN"
+
+        def _open(self):
+            self._size, self._mode = (4, 4), "RGB"
+
+        def load(self):
+            raise OverflowError("size does not fit in an int")
+
+    Image.register_open("TORN", Decoder, lambda prefix: prefix.startswith(b"TORN"))
+    try:
+        (tmp_path / "a.torn").write_bytes(b"TORN")
+        with pytest.raises(OSError, match="OverflowError: size does not fit"):
+            load_image(tmp_path / "a.torn")
+    finally:
+        Image.OPEN.pop("TORN")
+        Image.ID.remove("TORN")

@@ -51,7 +51,8 @@ def test_csv_splits_and_missing_pictures(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"a,b,c\n1,2,3\n", "cannot tell the columns"),
+        (b"a,b,c\n1,2,3\n", "the header a,b,c lacks columns"),
+        (b"a.png,2,3\n", "cannot tell the columns"),
         (b"filename,class\na.png,cat\n", "xmin"),
         (b"filename,xmin,ymin,width,height,class\na.png,1,2,30,40,cat\n", "right edge: xmax, x_max"),
         (b"", "is empty"),

@@ -115,15 +115,14 @@ def test_labelme_shapes_become_the_boxes_around_them(tmp_path, capsys):
     (tmp_path / "in" / "settings.json").write_text("{}")
     records, problems, printed = prepared(capsys, "labelme", tmp_path / "in", "--out", tmp_path / "out")
     assert records["a"]["objects"] == {
-        "bbox": [[10, 20, 30, 60], [5, 5, 9, 30], [5, 5, 9, 30], [45, 35, 55, 45], [1, 1, 9, 9]],
-        "category": ["cell"] * 5,
-        "ignore": [False] * 4 + [True],
+        "bbox": [[10, 20, 30, 60], [5, 5, 9, 30], [5, 5, 9, 30], [45, 35, 55, 45], [1, 1, 9, 9], [5, 5, 6, 6]],
+        "category": ["cell"] * 6,
+        "ignore": [False] * 4 + [True, False],
     }
-    assert sorted(kind for _, kind, _ in kinds(problems)) == ["bad_box", "no_box", "no_box", "no_box"]
+    assert sorted(kind for _, kind, _ in kinds(problems)) == ["bad_box", "no_box", "no_box"]
     assert [entry["value"]["shape_type"] for entry in problems if entry["kind"] == "no_box"] == [
         "point",
         "linestrip",
-        "mask",
     ]
     assert "1 .json file(s) have no `shapes`" in printed
 

@@ -94,6 +94,13 @@ def test_a_model_of_which_every_weight_was_trained_is_not_called_merged(squares,
     assert "Merged from an adapter" not in card.content
 
 
+def test_names_of_classes_are_shown_letter_by_letter(runs, tmp_path):
+    folder = shutil.copytree(runs["qwen3_vl"] / "final", tmp_path / "final")
+    replace(Grounding.load(folder), classes=["<person>", "__cat__", "a`b"]).save(folder)
+    write_card(folder, "finder")
+    assert "finds `<person>`, `__cat__`, `` a`b `` in pictures" in (folder / "README.md").read_text()
+
+
 def test_a_base_of_the_hub_is_named(runs, tmp_path):
     folder = tmp_path / "run" / "final"
     shutil.copytree(runs["qwen2_vl"] / "final", folder)
