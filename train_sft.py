@@ -41,7 +41,7 @@ from boxtune.noise import NOISE_LABEL, require_free_label
 from boxtune.policy import PolicyLoss
 from boxtune.prompts import first_question, format_sentence, is_standard
 from boxtune.recipe import Recipe, load_recipe
-from boxtune.records import Record, in_order, read_arguments, read_info, read_splits, write_arguments
+from boxtune.records import Record, image_path, in_order, read_arguments, read_info, read_splits, write_arguments
 from boxtune.run_folder import resolve_output, save_final
 from boxtune.run_info import changed_data, changed_keys, save_run_info
 from boxtune.trackers import usable_trackers
@@ -58,6 +58,15 @@ def say(message: str) -> None:
     """Print once, however many processes train."""
     if PartialState().is_main_process:
         print(message, flush=True)
+
+
+def require_one_gpu_each(count: int) -> None:
+    """Raises UserError where one process has several GPUs, which would be torch's DataParallel; TRL refuses that late."""
+    if count > 1:
+        raise UserError(
+            f"this machine has {count} GPUs, and each needs a process of its own. For one of them: CUDA_VISIBLE_DEVICES=0 make "
+            'train …; for all: LAUNCH=".venv/bin/accelerate launch --config_file recipes/accelerate/ddp.yaml".'
+        )
 
 
 def prepare_data(recipe: Recipe) -> Path:
@@ -95,6 +104,9 @@ def read_examples(data_dir: Path, object_order: str) -> dict[str, list[Record]]:
     splits = {split: [in_order(record, object_order) for record in records] for split, records in splits.items()}
     if not splits.get("train"):
         raise UserError(f"{data_dir} has no training images.")
+    paths = [image_path(record, data_dir) for records in splits.values() for record in records]
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        raise UserError(f"{len(missing)} of {len(paths)} pictures are gone. Prepare the data again:", missing)
     return splits
 
 
@@ -277,6 +289,7 @@ def build_trainer(
         callbacks.append(EpochCallback(collator.variation))
     if recipe.grounding.early_stopping_patience is not None:
         callbacks.append(transformers.EarlyStoppingCallback(recipe.grounding.early_stopping_patience))
+        training.restore_callback_states_from_checkpoint = True  # a resumed run has the evaluations before it behind it
     with accepting(f"{recipe.name}: the trainer refuses a value"):
         trainer = GroundingTrainer(
             model=model,
@@ -320,7 +333,7 @@ def push_final(recipe: Recipe, final: Path) -> None:
     training = recipe.training
     repo = training.hub_model_id or model_name(final)
     try:
-        url = push_folder(final, repo, private=training.hub_private_repo, token=training.hub_token)
+        url = push_folder(final, repo, private=training.hub_private_repo, token=recipe.hub_token)
     except UserError as error:
         print(f"warning: {error}", file=sys.stderr)
     else:
@@ -333,6 +346,7 @@ def main(argv: list[str] | None = None) -> None:
     recipe = load_recipe(sys.argv[1:] if argv is None else argv)
     for note in recipe.notes:
         say(f"note: {note}")
+    require_one_gpu_each(recipe.training.n_gpu)
     config = load_config(recipe.model.model_name_or_path, recipe.model.model_revision)
     codec_for(config)
     losses = choose_losses(recipe)
@@ -362,7 +376,7 @@ def main(argv: list[str] | None = None) -> None:
         recipe.training.report_to = []
     # The trainer would push checkpoints and a card of its own; what the hub gets is the finished model with ours.
     push, recipe.training.push_to_hub = recipe.training.push_to_hub, False
-    if push and not is_logged_in(recipe.training.hub_token):
+    if push and not is_logged_in(recipe.hub_token):
         say(f"note: push_to_hub: you are not logged in, so the model will stay here. {LOG_IN}")
         push = False
     model = build_model(recipe, config)

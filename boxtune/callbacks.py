@@ -12,6 +12,7 @@ class InterruptCallback(TrainerCallback):
 
     def __init__(self):
         self.interrupted = False
+        self.stopped = False
         self._previous = {}
 
     def _request_stop(self, signum, frame):
@@ -24,18 +25,29 @@ class InterruptCallback(TrainerCallback):
             self._previous[number] = signal.signal(number, self._request_stop)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if args.world_size > 1:
-            # All processes must stop at the same step, or those that go on wait for the others forever.
-            flag = torch.tensor(float(self.interrupted), device=args.device)
-            torch.distributed.all_reduce(flag)
-            self.interrupted = flag.item() > 0
+        self._agree(args)
         if self.interrupted:
-            control.should_save = True
-            control.should_training_stop = True
+            self.stopped = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+            # With a limit of 1 the trainer ends by removing all checkpoints but the best, this one as well.
+            args.save_total_limit = None
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.stopped:  # the step has saved all there is
+            control.should_save = control.should_evaluate = False
 
     def on_train_end(self, args, state, control, **kwargs):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._agree(args)
+
+    def _agree(self, args) -> None:
+        """All processes must stop at the same step, or those that go on wait for the others forever."""
+        if args.world_size > 1:
+            flag = torch.tensor(float(self.interrupted), device=args.device)
+            torch.distributed.all_reduce(flag)
+            if flag.item() > 0:  # a signal may have come meanwhile, so the flag is never taken back
+                self.interrupted = True
 
 
 class BeginCallback(TrainerCallback):

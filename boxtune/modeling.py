@@ -200,7 +200,7 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a model onto this process's device. Raises UserError where the weights are torn, missing or misshapen."""
     # FSDP shares the weights out itself; otherwise each process loads onto its own GPU.
-    if device_map is None and torch.cuda.is_available() and not is_fsdp_enabled():
+    if device_map is None and PartialState().device.type == "cuda" and not is_fsdp_enabled():
         device_map = {"": PartialState().local_process_index}
     with reading(f"the weights of {model_id}", "Get the model again."):
         try:
@@ -259,8 +259,10 @@ def quantised_modules(model: torch.nn.Module) -> dict[str, dict[str, int]]:
 def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """(trainable, all) parameters; a 4-bit weight counts its logical elements."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    # Two 4-bit values share a byte.
-    return trainable, sum(p.numel() * (2 if isinstance(p, bnb.nn.Params4bit) else 1) for p in model.parameters())
+    # Two 4-bit values share a byte, and bytes may be stored as wider numbers (bnb_4bit_quant_storage).
+    return trainable, sum(
+        p.numel() * (2 * p.element_size() if isinstance(p, bnb.nn.Params4bit) else 1) for p in model.parameters()
+    )
 
 
 def describe_modules(model: torch.nn.Module) -> str:

@@ -1,9 +1,7 @@
 """All prompt text, and how a record becomes a conversation. Nothing else in the project spells a prompt."""
 
-import re
-
 from boxtune.codecs import Codec
-from boxtune.records import Record, answer_objects
+from boxtune.records import PLACEHOLDER, Record, answer_objects
 
 IMAGE = "<image>"
 SYSTEM_PROMPT = "You are a helpful assistant that locates objects in images."
@@ -23,8 +21,6 @@ QUESTIONS = (
     "Where is each {} in this picture?",
 )
 
-_PLACEHOLDER = re.compile(r"<boxes(?::(.+))?>", re.DOTALL)
-
 
 def join_names(names: list[str], word: str = "and") -> str:
     """["a", "b", "c"] → "a, b and c"."""
@@ -38,7 +34,7 @@ def question(classes: list[str], wording: str = QUESTIONS[0]) -> str:
 
 def answer_category(turn: str) -> tuple[bool, str | None]:
     """(whether an assistant turn stands for boxes, the one category it is about or None for all)."""
-    match = _PLACEHOLDER.fullmatch(turn)
+    match = PLACEHOLDER.fullmatch(turn)
     return (match is not None, match.group(1) if match else None)
 
 

@@ -4,7 +4,7 @@ import difflib
 import math
 import sys
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -135,7 +135,8 @@ class GroundingArguments:
 
 @dataclass
 class Recipe:
-    """`values` is the merged flat mapping that was parsed; `notes` says what was changed to fit this machine."""
+    """`values` is the merged flat mapping that was parsed; `notes` says what was changed to fit this machine. `hub_token` is
+    in neither `values` nor `training`, which are saved with every checkpoint."""
 
     name: str
     values: dict
@@ -143,6 +144,7 @@ class Recipe:
     grounding: GroundingArguments
     training: SFTConfig
     model: ModelConfig
+    hub_token: str | None
 
 
 # Keys of TRL's dataclasses that would do nothing here, or break what was checked before training, and their only value.
@@ -167,6 +169,7 @@ _FIXED = {
     "hub_strategy": "every_save",
     "hub_always_push": False,
     "hub_revision": None,
+    "train_sampling_strategy": "random",
     "trust_remote_code": False,
 }
 # What numbers may be, beyond their type. NaN fails every comparison; None is not compared.
@@ -390,10 +393,16 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
     if metric in ("AP", "AP50", "mean_iou") and grounding.answer == "click":
         problems.append(f"metric_for_best_model: points have no {metric}; use f1 with answer: click")
     is_cost = metric in COSTS or metric.endswith("loss")
-    if (metric in METRICS or is_cost) and training.greater_is_better != (not is_cost):
+    is_gain = metric in METRICS or metric == "mean_token_accuracy"
+    if (is_gain or is_cost) and training.greater_is_better != (not is_cost):
         right = str(not is_cost).lower()
         problems.append(
             f"greater_is_better: set it to {right} with {metric}, or the worst checkpoint is taken for the best"
+        )
+    if training.torch_compile and (any(weights) or grounding.end_token_weight != 1):
+        problems.append(
+            "torch_compile: the losses on boxes read hidden states through a hook, which a compiled model may pass by; leave out "
+            "either"
         )
     if grounding.early_stopping_patience is not None and not training.load_best_model_at_end:
         problems.append("early_stopping_patience: needs load_best_model_at_end: true and metric_for_best_model")
@@ -422,10 +431,11 @@ def _without_rivals(values: dict, later: Iterable[str]) -> dict:
     return {key: value for key, value in values.items() if key not in rivals}
 
 
-def fit_to_machine(values: dict) -> tuple[dict, list[str]]:
-    """The values this machine can run, and one sentence for every change."""
+def fit_to_machine(values: dict, overridden: Collection[str] = ()) -> tuple[dict, list[str]]:
+    """The values this machine can run, and one sentence for every change. A precision of the command line is left alone."""
     values, notes = dict(values), []
     wants_bf16 = bool(values.get("bf16")) or values.get("dtype") == "bfloat16"
+    wants_bf16 = wants_bf16 and not {"dtype", "bf16", "fp16"} & set(overridden)
     if not torch.cuda.is_available():
         values["use_cpu"] = not torch.backends.mps.is_available()
     elif wants_bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -445,7 +455,8 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
     parser = _RecipeParser([GroundingArguments, SFTConfig, ModelConfig], allow_abbrev=False)
     _check_keys(sources, rest, parser)
     # What the command line changes belongs to the record of the run as much as the YAML does.
-    overridden = {key.removeprefix("--").partition("=")[0].replace("-", "_") for key in rest if key.startswith("--")}
+    options = parser._option_string_actions  # a flag such as --no_gradient_checkpointing sets another key than its own
+    overridden = {options[word.partition("=")[0]].dest for word in rest if word.startswith("--")}
     values, *changes = sources.values()
     if "data_dir" in overridden:  # the recipe's own data at that place, not what an overlay would draw there
         changes = [{key: value for key, value in change.items() if key not in _DATA_KEYS} for change in changes]
@@ -457,7 +468,7 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
     values.setdefault("data_dir", f"data/{recipe_path.stem}")
     values.setdefault("run_name", name)
     values.setdefault("disable_tqdm", False)  # transformers drops the bar with its notes, which scripts silence
-    values, notes = fit_to_machine(values)
+    values, notes = fit_to_machine(values, overridden)
     types = _declared_types()
     parser.set_defaults_with_config(**{key: _as_default(value, types[key]) for key, value in values.items()})
     with accepting(f"recipe {name} has a value that cannot be used"):
@@ -483,4 +494,6 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
             f"make train RECIPE={recipe_path.stem} OVERLAY=tiny. On its own: add "
             f'ARGS="--data_dir {grounding.data_dir}".'
         )
-    return Recipe(name, values, notes, grounding, training, model)
+    hub_token, training.hub_token = training.hub_token, None
+    values.pop("hub_token", None)
+    return Recipe(name, values, notes, grounding, training, model, hub_token)

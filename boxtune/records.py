@@ -35,6 +35,9 @@ _ARGUMENTS = "arguments.json"
 # What boxtune makes; --overwrite deletes nothing else.
 _OWN_NAMES = {*(f"{split}.jsonl" for split in SPLITS), "dataset.json", "problems.jsonl", "images", _ARGUMENTS}
 
+# A whole assistant turn that stands for all objects, or for those of one category.
+PLACEHOLDER = re.compile(r"<boxes(?::(.+))?>", re.DOTALL)
+
 # Line breaks and other control characters, halves of characters (surrogates), special tokens, and the words that stand for
 # pictures and boxes in a turn.
 _UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|<\||<click>|<image>|<boxes[:>]")
@@ -135,7 +138,24 @@ def record_problems(record: Any) -> list[str]:
         problems.append(
             f"{name}: a turn holds half a character, or one of the tokens that end turns or stand for pictures"
         )
+    else:
+        answers = [placeholder_problem(turn["content"], columns["category"]) for turn in turns[1::2]]
+        problems += [f"{name}: {problem}" for problem in answers if problem]
     return problems
+
+
+def placeholder_problem(answer: str, labels: list[str]) -> str | None:
+    """What is wrong with an answer that seems to stand for objects, which bear `labels`; None where nothing is."""
+    whole = PLACEHOLDER.fullmatch(answer)
+    named = whole and whole.group(1)
+    if not whole or (named and label_problem(named)):
+        if re.search(r"<boxes[:>]", answer):
+            return f"{shown(answer)}: <boxes> and <boxes:NAME> stand for objects only where they are the whole answer"
+    elif (
+        named and named not in labels and (alike := [label for label in labels if label.casefold() == named.casefold()])
+    ):
+        return f"{shown(answer)}: there are none of that name, but of {shown(alike[0])}"
+    return None
 
 
 def info_problems(info: Any) -> list[str]:

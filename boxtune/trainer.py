@@ -115,7 +115,7 @@ class GroundingTrainer(SFTTrainer):
         if self.state.global_step == 0 and not torch.isfinite(loss):
             raise UserError(
                 f"the first loss is {loss.item()}: this model overflows in {self.args.mixed_precision or 'this precision'}. "
-                "Train in bf16 (a GPU of compute capability 8.0 or later) or float32."
+                "Train in bf16 (a GPU of compute capability 8.0 or later) or float32: --dtype float32 --bf16 false --fp16 false."
             )
         return result
 

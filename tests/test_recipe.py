@@ -123,6 +123,10 @@ def test_values_out_of_range_are_named(tmp_path, key, value, rule):
         (["--metric_for_best_model", "iou_loss"], "'iou_loss' is not logged; choose from AP, AP50"),
         (["--metric_for_best_model", "iou_loss", "--iou_loss_weight", "0.5"], None),
         (["--metric_for_best_model", "eval_mean_token_accuracy"], None),
+        (
+            ["--overlay", "quality", "--metric_for_best_model", "eval_mean_token_accuracy"],
+            "greater_is_better: set it to true with mean_token_accuracy",
+        ),
         (["--metric_for_best_model", "eval_loss"], None),
         (["--metric_for_best_model", "eval_fn", "--greater_is_better", "false"], None),
         (["--overlay", "quality"], None),
@@ -218,6 +222,15 @@ def test_a_gpu_without_bf16_trains_in_fp16_and_says_so(monkeypatch):
     assert (values["bf16"], values["fp16"], values["dtype"]) == (False, True, "float16")
     assert len(notes) == 1
     assert "fp32 adapters under fp16" in notes[0]
+    asked = {"bf16": True, "dtype": "bfloat16"}
+    assert fit_to_machine(asked, {"dtype", "bf16"}) == (asked, []), "the command line decides"
+
+
+def test_a_flag_that_says_no_belongs_to_the_record():
+    plain = load_recipe(["--config", "tiny_nutrition_qlora", "--gradient_checkpointing", "true"])
+    assert plain.values["gradient_checkpointing"] is True
+    recipe = load_recipe(["--config", "nutrition_qlora", "--overlay", "tiny", "--no_gradient_checkpointing"])
+    assert recipe.training.gradient_checkpointing is False and recipe.values["gradient_checkpointing"] is False
 
 
 def run(*arguments, script="train_sft.py", **options) -> subprocess.CompletedProcess:

@@ -50,11 +50,27 @@ def with_objects(**columns) -> dict:
             GOOD | {"messages": [{"role": "user", "content": "no picture"}, GOOD["messages"][1]]},
             "must name <image> once",
         ),
+        *(
+            (GOOD | {"messages": [GOOD["messages"][0], {"role": "assistant", "content": answer}]}, words)
+            for answer, words in (
+                ("<boxes>\n", "only where they are the whole answer"),
+                ("There: <boxes>", "only where they are the whole answer"),
+                ("<boxes:cat> <boxes:dog>", "only where they are the whole answer"),
+                ("<boxes:Cat>", "there are none of that name, but of 'cat'"),
+            )
+        ),
     ],
 )
 def test_every_breach_is_named(record, message):
     assert record_problems(GOOD) == []
     assert any(message in problem for problem in record_problems(record)), record_problems(record)
+
+
+def test_answers_may_be_words_or_of_a_class_that_is_not_there():
+    for answer in ("<boxes:dog>", "<boxes:zebra>", "None that I can see.", "a < b"):
+        assert (
+            record_problems(GOOD | {"messages": [GOOD["messages"][0], {"role": "assistant", "content": answer}]}) == []
+        )
 
 
 def test_objects_can_be_put_in_order():

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,11 +24,12 @@ import train_sft
 from boxtune import calibration
 from boxtune.box_validation import LIBRARY_METRICS, METRICS
 from boxtune.checkpoint import load_checkpoint_model, open_checkpoint
+from boxtune.errors import UserError
 from boxtune.grounding import Grounding
 from boxtune.lora import PARTS
 from boxtune.modeling import quantised_modules
 from boxtune.recipe import RECIPES, load_recipe
-from boxtune.records import read_records
+from boxtune.records import image_path, read_records
 from boxtune.run_folder import last_whole_checkpoint
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -206,6 +208,96 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(squares, tmp_path):
     resumed = load_file(cut / "final" / "adapter_model.safetensors")
     assert resumed.keys() == reference.keys()
     assert all(torch.equal(resumed[key], reference[key]) for key in reference)
+
+
+def test_a_resumed_run_stops_as_early_as_an_uninterrupted_one(squares, tmp_path):
+    """A loss that stays as it is is the best at step 1; three evaluations later patience ends, wherever the run was cut."""
+    options = [
+        "--max_steps",
+        8,
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        1,
+        "--save_steps",
+        1,
+        "--learning_rate",
+        1e-12,
+    ]
+    options += [
+        "--load_best_model_at_end",
+        "true",
+        "--metric_for_best_model",
+        "eval_loss",
+        "--greater_is_better",
+        "false",
+    ]
+    options += ["--early_stopping_patience", 3, "--save_total_limit", 9]
+    run = train(squares, tmp_path / "run", *options)
+    assert last_whole_checkpoint(run).name == "checkpoint-4"
+    for name in ("final", "checkpoint-4"):
+        shutil.rmtree(run / name)
+    assert last_whole_checkpoint(run).name == "checkpoint-3"
+    train(squares, run, *options, "--resume_from_checkpoint", "true")
+    assert last_whole_checkpoint(run).name == "checkpoint-4"
+
+
+def test_an_interrupt_keeps_its_checkpoint_beside_the_best(squares, tmp_path, capsys):
+    """With a limit of one checkpoint transformers ends by removing all but the best; nothing is evaluated any more."""
+    options = ["--max_steps", 400, "--eval_strategy", "epoch", "--save_strategy", "epoch", "--save_total_limit", 1]
+    options += [
+        "--load_best_model_at_end",
+        "true",
+        "--metric_for_best_model",
+        "eval_loss",
+        "--greater_is_better",
+        "false",
+    ]
+    steps = len(read_records(squares, "train"))
+
+    def interrupt():
+        while not (tmp_path / "run" / f"checkpoint-{steps}" / "trainer_state.json").is_file():
+            time.sleep(0.05)
+        time.sleep(0.3)  # somewhere in the second epoch
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(SystemExit) as stop:
+        train(squares, tmp_path / "run", *options, "--learning_rate", 1e-12)
+    assert stop.value.code == 130
+    (step,) = re.findall(r"stopped at step (\d+)", capsys.readouterr().out)
+    last = last_whole_checkpoint(tmp_path / "run")
+    assert last.name == f"checkpoint-{step}" and int(step) > steps
+    logged = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    assert int(step) % steps == 0 or not any(row["step"] == int(step) for row in logged if "eval_loss" in row)
+
+
+def test_a_token_is_saved_nowhere(squares, tmp_path):
+    token = "hf_" + "secret" * 5
+    run = train(squares, tmp_path / "run", "--hub_token", token, "--save_steps", 1)
+    files = [path for path in run.rglob("*") if path.is_file()]
+    assert {"recipe.yaml", "training_args.bin"} <= {path.name for path in files}
+    assert not [path for path in files if token.encode() in path.read_bytes()]
+
+
+def test_a_picture_that_is_gone_is_said_before_training(squares, tmp_path, capsys):
+    data = shutil.copytree(squares, tmp_path / "data")
+    record = read_records(data, "train")[-1]
+    gone = image_path(record, data)
+    lines = (data / "train.jsonl").read_text()
+    (data / "train.jsonl").write_text(lines.replace(record["image"], f"{gone}.moved"))
+    with pytest.raises(SystemExit) as stop:
+        train(data, tmp_path / "run", "--dataloader_num_workers", 2)
+    assert stop.value.code == 2
+    assert "1 of" in (message := capsys.readouterr().err) and f"{gone}.moved" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_gpus_need_as_many_processes():
+    train_sft.require_one_gpu_each(0)
+    train_sft.require_one_gpu_each(1)
+    with pytest.raises(UserError, match=r"CUDA_VISIBLE_DEVICES=0 make train .*ddp.yaml"):
+        train_sft.require_one_gpu_each(2)
 
 
 def test_a_resumption_that_is_refused_leaves_the_runs_record(squares, tmp_path, capsys):
