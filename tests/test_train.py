@@ -210,29 +210,15 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(squares, tmp_path):
     assert all(torch.equal(resumed[key], reference[key]) for key in reference)
 
 
+# A loss that never changes: the first checkpoint stays the best.
+STILL = ["--learning_rate", 1e-12, "--load_best_model_at_end", "true", "--metric_for_best_model", "eval_loss"]
+STILL += ["--greater_is_better", "false"]
+
+
 def test_a_resumed_run_stops_as_early_as_an_uninterrupted_one(squares, tmp_path):
-    """A loss that stays as it is is the best at step 1; three evaluations later patience ends, wherever the run was cut."""
-    options = [
-        "--max_steps",
-        8,
-        "--eval_strategy",
-        "steps",
-        "--eval_steps",
-        1,
-        "--save_steps",
-        1,
-        "--learning_rate",
-        1e-12,
-    ]
-    options += [
-        "--load_best_model_at_end",
-        "true",
-        "--metric_for_best_model",
-        "eval_loss",
-        "--greater_is_better",
-        "false",
-    ]
-    options += ["--early_stopping_patience", 3, "--save_total_limit", 9]
+    """The best is step 1; three evaluations later patience ends, wherever the run was cut."""
+    options = [*STILL, "--eval_strategy", "steps", "--eval_steps", 1, "--save_steps", 1, "--save_total_limit", 9]
+    options += ["--early_stopping_patience", 3, "--max_steps", 8]
     run = train(squares, tmp_path / "run", *options)
     assert last_whole_checkpoint(run).name == "checkpoint-4"
     for name in ("final", "checkpoint-4"):
@@ -244,15 +230,8 @@ def test_a_resumed_run_stops_as_early_as_an_uninterrupted_one(squares, tmp_path)
 
 def test_an_interrupt_keeps_its_checkpoint_beside_the_best(squares, tmp_path, capsys):
     """With a limit of one checkpoint transformers ends by removing all but the best; nothing is evaluated any more."""
-    options = ["--max_steps", 400, "--eval_strategy", "epoch", "--save_strategy", "epoch", "--save_total_limit", 1]
-    options += [
-        "--load_best_model_at_end",
-        "true",
-        "--metric_for_best_model",
-        "eval_loss",
-        "--greater_is_better",
-        "false",
-    ]
+    options = [*STILL, "--max_steps", 400, "--eval_strategy", "epoch", "--save_strategy", "epoch"]
+    options += ["--save_total_limit", 1]
     steps = len(read_records(squares, "train"))
 
     def interrupt():
@@ -263,7 +242,7 @@ def test_an_interrupt_keeps_its_checkpoint_beside_the_best(squares, tmp_path, ca
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(SystemExit) as stop:
-        train(squares, tmp_path / "run", *options, "--learning_rate", 1e-12)
+        train(squares, tmp_path / "run", *options)
     assert stop.value.code == 130
     (step,) = re.findall(r"stopped at step (\d+)", capsys.readouterr().out)
     last = last_whole_checkpoint(tmp_path / "run")
