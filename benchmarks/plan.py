@@ -100,9 +100,9 @@ time. The recipe has therefore gone from 32 to 64; what is compared here and in 
         (
             AS_IS,
             nutrition("bf16", "bf16 adapters", "--adapter_dtype", "bfloat16"),
-            nutrition("fp32-low", "fp32 adapters, learning rate 1e-4", "--learning_rate", "1e-4"),
+            nutrition("fp32-low", "fp32 adapters, learning rate 3e-4", "--learning_rate", "3e-4"),
             nutrition(
-                "bf16-low", "bf16 adapters, learning rate 1e-4", "--adapter_dtype", "bfloat16", "--learning_rate", "1e-4"
+                "bf16-low", "bf16 adapters, learning rate 3e-4", "--adapter_dtype", "bfloat16", "--learning_rate", "3e-4"
             ),
         ),
     ),
