@@ -114,14 +114,20 @@ time. The recipe has therefore gone from 32 to 64; what is compared here and in 
             nutrition("random", "random, drawn once", "--object_order", "random"),
             nutrition("source", "as annotated", "--object_order", "source"),
         ),
+        """Raster stays: largest first and a random order lose 5 and 4 points of mean IoU, and F1 tends down with it. The base was
+taught raster in four of five answers, so part of that is habit.""",
     ),
     Table(
         "Pixels or 0…1000?",
         (AS_IS, nutrition("pixels", "pixels of the resized input", "--codec", "qwen2_5_vl")),
+        """What the base was taught: this one knows 0…1000, and 160 steps in pixels reach F1 0.10 where its own frame reaches
+0.49. So a recipe writes a family's own coordinates unless `codec` says otherwise.""",
     ),
     Table(
         "Does a larger picture help? (The recipe's is of 224 × 224 pixels.)",
         (AS_IS, nutrition("larger", "twice the pixels", "--max_pixels", "100352")),
+        """Not this base, which was pretrained on pictures of up to 256 × 256: twice the pixels cost 2.5 points of mean IoU and
+nearly twice the time.""",
     ),
     Table(
         "Blood cells (tiny_bccd_voc): does a larger picture help?",
