@@ -97,14 +97,19 @@ time. The recipe has therefore gone from 32 to 64; what is compared here and in 
     ),
     Table(
         "Which precision for the adapters? (The recipe's are fp32, its learning rate 1e-3.)",
+        (AS_IS, nutrition("bf16", "bf16 adapters", "--adapter_dtype", "bfloat16")),
+    ),
+    Table(
+        "And at a third of the rate?",
         (
-            AS_IS,
-            nutrition("bf16", "bf16 adapters", "--adapter_dtype", "bfloat16"),
             nutrition("fp32-low", "fp32 adapters, learning rate 3e-4", "--learning_rate", "3e-4"),
             nutrition(
                 "bf16-low", "bf16 adapters, learning rate 3e-4", "--adapter_dtype", "bfloat16", "--learning_rate", "3e-4"
             ),
         ),
+        """At 1e-3 bf16 adapters lose nothing that shows. At 3e-4 they lose 2.5 points of F1 (-4.5 to -0.6) and 3.5 of mean IoU:
+the smaller a step, the more of it rounds away. So adapters stay in fp32, whatever the rate. At 1e-4 and 1e-5 neither learns in
+160 steps to answer at all.""",
     ),
     Table(
         "Which order of the objects? (The recipe's is raster: top, then left.)",

@@ -77,13 +77,14 @@ def format_table(metrics_by_name: dict[str, dict]) -> Table:
 
 
 def format_class_table(metrics_by_name: dict[str, dict]) -> Table:
-    """One row per class; AP, F1, TP, FP and FN of every run."""
-    table = Table()
-    table.add_column("class")
-    table.add_column("truth", justify="right")
+    """One row per class; AP, F1, TP, FP and FN of every run. Two runs fit 80 columns; of numbers no digit is ever cut."""
+    table = Table(padding=(0, 1) if len(metrics_by_name) == 1 else 0)
+    table.add_column("class", overflow="fold")
+    table.add_column("truth", justify="right", no_wrap=True)
     for name in metrics_by_name:
         for i, column in enumerate(("AP", "F1", "TP", "FP", "FN")):
-            table.add_column(Text(f"{name}\n{column}" if i == 0 else f"\n{column}"), justify="right")
+            head = Text(f"{name}\n{column}" if i == 0 else f"\n{column}")
+            table.add_column(head, justify="right", no_wrap=True)
     runs = [metrics["per_class"] for metrics in metrics_by_name.values()]
     for label in dict.fromkeys(label for run in runs for label in run):
         rows = [run.get(label, {}) for run in runs]

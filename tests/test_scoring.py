@@ -420,6 +420,15 @@ def row_of(text, title):
     return [cell.strip() for cell in line.split("│")[1:-1]]
 
 
+def test_two_runs_class_by_class_fit_a_narrow_terminal():
+    record = a_record(boxes=[[0, 0, 10, 10], [20, 0, 30, 10]], labels=["nutrition-table", "a name of many words"])
+    metrics = score_one(record, a_prediction(boxes=[[0, 0, 10, 10]]), ["nutrition-table", "a name of many words"])
+    console = Console(width=80, file=io.StringIO())
+    console.print(format_class_table({"base": metrics, "tuned": metrics}))
+    assert "…" not in console.file.getvalue()
+    assert row_of(console.file.getvalue(), "nutrition-table").count("0.000") == 4
+
+
 def test_tables_show_runs_side_by_side_with_their_difference():
     record = a_record(boxes=[[0, 0, 10, 10], [20, 0, 30, 10]], labels=["cat", "[bold]dog"])
     classes = ["cat", "[bold]dog"]
