@@ -254,9 +254,13 @@ def test_a_server_that_is_down_or_serves_something_else(run, tuned, tmp_path, ca
     assert "--base has no effect with --server" in refusal(capsys, url, run, tmp_path, "--base")
 
 
+@pytest.mark.parametrize("given_up", [False, True])
 @pytest.mark.parametrize("status", [200, 503])
-def test_a_reply_that_breaks_off_is_asked_for_again(status):
+def test_a_reply_that_breaks_off_is_asked_for_again_while_somebody_waits(status, given_up):
     replies = [(status, 100), (200, 2)]
+    event = threading.Event()
+    if given_up:
+        event.set()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -273,7 +277,13 @@ def test_a_reply_that_breaks_off_is_asked_for_again(status):
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server, pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "PAUSES", (0,))
         threading.Thread(target=http_server.serve_forever, daemon=True).start()
-        assert server._post(f"http://127.0.0.1:{http_server.server_port}", {}) == {} and not replies
+        address = f"http://127.0.0.1:{http_server.server_port}"
+        if given_up:
+            with pytest.raises(UserError, match=r"cannot be reached|answered 503"):
+                server._post(address, {}, event)
+        else:
+            assert server._post(address, {}, event) == {}
+        assert len(replies) == given_up
         http_server.shutdown()
 
 
@@ -313,7 +323,7 @@ def test_a_key_that_no_header_can_carry_is_named(monkeypatch):
     ],
 )
 def test_a_reply_of_another_shape_is_told_as_that(tiny_models, squares, monkeypatch, reply):
-    monkeypatch.setattr(server, "_post", lambda url, body: reply)
+    monkeypatch.setattr(server, "_post", lambda *_: reply)
     asked = server.Served("http://there/v1", {"id": "m"}, make_collator(tiny_models["qwen3_vl"], squares))
     with pytest.raises(UserError, match="does not answer as OpenAI's chat does"):
         asked.ask([], "m")
