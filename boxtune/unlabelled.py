@@ -1,6 +1,5 @@
 """Pictures without truth: the records that ask a model about them, and its answers drawn on copies of them."""
 
-import json
 import math
 import os
 import sys
@@ -15,7 +14,7 @@ from boxtune.images import load_image
 from boxtune.pictures import inspect_all
 from boxtune.predictions import Prediction
 from boxtune.prompts import question
-from boxtune.records import Record, label_problem
+from boxtune.records import Record, label_problem, read_json_lines
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 # Beyond this many times the range of training, along a side, a picture is another kind of picture.
@@ -141,7 +140,7 @@ def remove_copies(predictions: Path, folder: Path) -> None:
     if not predictions.is_file():
         return
     with reading(str(predictions), "Remove it, or choose another --out."):
-        ids = [json.loads(line)["id"] for line in predictions.read_text(encoding="utf-8").splitlines()]
+        ids = [line["id"] for _, line in read_json_lines(predictions)]
     for copy in (folder / _copy_name(name) for name in ids):
         if _is_below(copy, folder):  # the file may be anyone's
             copy.unlink(missing_ok=True)

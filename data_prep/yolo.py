@@ -7,7 +7,6 @@ picture without a label file is an empty image.
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -57,14 +56,14 @@ def read(source: Path, options: Options) -> Source:
         reasons = "; ".join(found.errors + found.warnings) or "Name their folder with --images."
         raise UserError(f"{settings_file or root}: found no picture. {reasons}")
     used: dict[str, Path] = {}  # the picture of each label file
-    bare: dict[str | None, list[Path]] = {split: [] for _, split in pictures}
+    labelled: set[str | None] = set()  # splits with a label file
     read_box = _box_before_points if "kpt_shape" in settings else _box_cxcywh
     for picture, split in pictures:
         labels = _label_file(picture, root, options)
         if labels and used.setdefault(str(labels), picture) != picture:
             found.errors.append(f"{labels} would be the labels of both {used[str(labels)]} and {picture}")
         rows = _read_labels(labels, names, read_box, found) if labels else []
-        bare[split] += [] if labels else [picture]
+        labelled |= {split} if labels else set()
         found.items.append(Item(relative_name(picture, options.images or root), str(picture), rows, split))
     if not used:
         example = _label_candidates(pictures[0][0], root, options)
@@ -72,14 +71,13 @@ def read(source: Path, options: Options) -> Source:
             f"{root}: none of the {len(pictures)} pictures has a label file; looked for",
             [str(path) for path in example],
         )
-    counts = Counter(split for _, split in pictures)
-    for split, paths in bare.items():
-        if len(paths) == counts[split]:
-            places = ", ".join(str(path) for path in _label_candidates(paths[0], root, options))
-            which = f"the {split} split" if split else "no split"
-            found.warnings.append(
-                f"none of the {len(paths)} pictures of {which} has a label file, so all count as empty; looked for {places}"
-            )
+    for split in dict.fromkeys(split for _, split in pictures if split not in labelled):
+        paths = [picture for picture, own in pictures if own == split]
+        places = ", ".join(str(path) for path in _label_candidates(paths[0], root, options))
+        which = f"the {split} split" if split else "no split"
+        found.warnings.append(
+            f"none of the {len(paths)} pictures of {which} has a label file, so all count as empty; looked for {places}"
+        )
     for path, split in _orphans(label_folders, used, root, options):
         # As an item it is reported with all other missing pictures.
         below = os.path.relpath(path.with_suffix(""), root)

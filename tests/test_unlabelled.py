@@ -58,7 +58,11 @@ def test_copies_of_an_earlier_call_go_and_nothing_else(tmp_path):
     predictions = tmp_path / "out" / "predictions.jsonl"
     remove_copies(predictions, copies)
     assert (copies / "a.png.jpg").is_file(), "there was no earlier call"
-    predictions.write_text("".join(json.dumps({"id": name}) + "\n" for name in ("a.png", "sub/b.png", "../c.png")))
+    # A model's answer may hold a line separator of Unicode, which is no end of a line here.
+    lines = [
+        json.dumps({"id": name, "text": "\u2028"}, ensure_ascii=False) for name in ("a.png", "sub/b.png", "../c.png")
+    ]
+    predictions.write_text("\n".join(lines))
     remove_copies(predictions, copies)
     left = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.jpg")}
     assert left == {"pictures/mine.jpg", "c.png.jpg"}
