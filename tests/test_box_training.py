@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import FAMILIES
 from safetensors.torch import load_file
-from test_train import train
+from training import train
 from trl import SFTTrainer
 
 from boxtune.records import read_records, write_dataset

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_train import train
+from training import train
 
 import evaluate
 from boxtune.codecs import CODECS

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import ROOT
 from huggingface_hub import ModelCard
-from test_train import train
+from training import train
 
 
 class _Hub(BaseHTTPRequestHandler):

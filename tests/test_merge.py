@@ -9,7 +9,7 @@ import torch
 from conftest import FAMILIES
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from test_train import train
+from training import train
 from transformers import AutoModelForImageTextToText
 
 import evaluate

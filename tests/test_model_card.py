@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from conftest import FAMILIES
 from huggingface_hub import ModelCard
-from test_train import train
+from training import train
 
 import evaluate
 import merge_adapter

@@ -8,7 +8,7 @@ from conftest import FAMILIES, ROOT, make_record
 from PIL import Image
 from test_box_training import WEIGHTS
 from test_collator import make_collator
-from test_train import train
+from training import train
 from trl.trainer.utils import add_fused_lm_head
 
 from boxtune.collator import IGNORE_INDEX

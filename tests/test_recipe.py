@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from test_train import train
+from training import train
 
 import train_sft
 from boxtune.errors import UserError

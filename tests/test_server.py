@@ -15,7 +15,7 @@ import torch
 from conftest import FAMILIES, ROOT
 from PIL import Image
 from test_collator import make_collator
-from test_train import train
+from training import train
 
 import evaluate
 import merge_adapter

@@ -1,14 +1,11 @@
-"""Training: every recipe on the tiny model, resuming, interruption, and what a run leaves behind."""
+"""Training: every recipe on the tiny model, what is refused, and what a run leaves behind."""
 
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -18,11 +15,10 @@ from conftest import FAMILIES, ROOT
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training import train
 
 import evaluate
 import train_sft
-from boxtune import calibration
-from boxtune.box_validation import LIBRARY_METRICS, METRICS
 from boxtune.checkpoint import load_checkpoint_model, open_checkpoint
 from boxtune.errors import UserError
 from boxtune.grounding import Grounding
@@ -30,20 +26,9 @@ from boxtune.lora import PARTS
 from boxtune.modeling import quantised_modules
 from boxtune.recipe import RECIPES, load_recipe
 from boxtune.records import image_path, read_records
-from boxtune.run_folder import last_whole_checkpoint
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in (RECIPES / "overlays").glob("*.yaml"))
-
-
-def train(data, out, *extra, config="tiny_nutrition_qlora", overlay=None):
-    """Two optimiser steps of one example each, in this process."""
-    overlays = ["--overlay", overlay] if overlay else []
-    fixed = ["--data_dir", data, "--output_dir", out, "--per_device_train_batch_size", 1]
-    fixed += ["--gradient_accumulation_steps", 1, "--logging_steps", 1, "--eval_strategy", "no", "--max_steps", 2]
-    fixed += ["--eval_images", 0]
-    train_sft.main([str(word) for word in ["--config", config, *overlays, *fixed, *extra]])
-    return Path(out)
 
 
 def parts_of(recipe) -> set[str]:
@@ -192,65 +177,6 @@ def test_full_fine_tuning_saves_a_whole_model(squares, tmp_path, tiny_models, ca
     assert not (run / "final" / "adapter_config.json").exists()
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(squares, tmp_path):
-    """Same data order, optimiser state, dropout and schedule: the weights agree to the bit on one machine."""
-    steps = ("--max_steps", 6, "--save_steps", 3, "--lora_dropout", 0.1)
-    whole = train(squares, tmp_path / "whole", *steps)
-    cut = train(squares, tmp_path / "cut", *steps)
-    reference = load_file(whole / "final" / "adapter_model.safetensors")
-    # Make `cut` look killed while it was saving step 6: no final folder, a torn last checkpoint.
-    for name in ("final", "checkpoint-6"):
-        for path in sorted((cut / name).rglob("*"), reverse=True):
-            if name == "final" or path.name == "trainer_state.json":
-                path.unlink()
-    (cut / "final").rmdir()
-    train(squares, cut, *steps, "--resume_from_checkpoint", "true")
-    resumed = load_file(cut / "final" / "adapter_model.safetensors")
-    assert resumed.keys() == reference.keys()
-    assert all(torch.equal(resumed[key], reference[key]) for key in reference)
-
-
-# A loss that never changes: the first checkpoint stays the best.
-STILL = ["--learning_rate", 1e-12, "--load_best_model_at_end", "true", "--metric_for_best_model", "eval_loss"]
-STILL += ["--greater_is_better", "false"]
-
-
-def test_a_resumed_run_stops_as_early_as_an_uninterrupted_one(squares, tmp_path):
-    """The best is step 1; three evaluations later patience ends, wherever the run was cut."""
-    options = [*STILL, "--eval_strategy", "steps", "--eval_steps", 1, "--save_steps", 1, "--save_total_limit", 9]
-    options += ["--early_stopping_patience", 3, "--max_steps", 8]
-    run = train(squares, tmp_path / "run", *options)
-    assert last_whole_checkpoint(run).name == "checkpoint-4"
-    for name in ("final", "checkpoint-4"):
-        shutil.rmtree(run / name)
-    assert last_whole_checkpoint(run).name == "checkpoint-3"
-    train(squares, run, *options, "--resume_from_checkpoint", "true")
-    assert last_whole_checkpoint(run).name == "checkpoint-4"
-
-
-def test_an_interrupt_keeps_its_checkpoint_beside_the_best(squares, tmp_path, capsys):
-    """With a limit of one checkpoint transformers ends by removing all but the best; nothing is evaluated any more."""
-    options = [*STILL, "--max_steps", 400, "--eval_strategy", "epoch", "--save_strategy", "epoch"]
-    options += ["--save_total_limit", 1]
-    steps = len(read_records(squares, "train"))
-
-    def interrupt():
-        while not (tmp_path / "run" / f"checkpoint-{steps}" / "trainer_state.json").is_file():
-            time.sleep(0.05)
-        time.sleep(0.3)  # somewhere in the second epoch
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(SystemExit) as stop:
-        train(squares, tmp_path / "run", *options)
-    assert stop.value.code == 130
-    (step,) = re.findall(r"stopped at step (\d+)", capsys.readouterr().out)
-    last = last_whole_checkpoint(tmp_path / "run")
-    assert last.name == f"checkpoint-{step}" and int(step) > steps
-    logged = json.loads((last / "trainer_state.json").read_text())["log_history"]
-    assert int(step) % steps == 0 or not any(row["step"] == int(step) for row in logged if "eval_loss" in row)
-
-
 def test_a_token_is_saved_nowhere(squares, tmp_path):
     token = "hf_" + "secret" * 5
     run = train(squares, tmp_path / "run", "--hub_token", token, "--save_steps", 1)
@@ -277,53 +203,6 @@ def test_several_gpus_need_as_many_processes():
     train_sft.require_one_gpu_each(1)
     with pytest.raises(UserError, match=r"CUDA_VISIBLE_DEVICES=0 make train .*ddp.yaml"):
         train_sft.require_one_gpu_each(2)
-
-
-def test_a_resumption_that_is_refused_leaves_the_runs_record(squares, tmp_path, capsys):
-    run = train(squares, tmp_path / "run")
-    before = {name: (run / name).read_bytes() for name in ("recipe.yaml", "run.json", "first_batch.txt")}
-    with pytest.raises(SystemExit) as error:
-        train(squares, run, "--resume_from_checkpoint", "true", "--max_steps", 3, "--lora_parts", "merger")
-    assert error.value.code == 2
-    assert "checkpoint-2" in capsys.readouterr().err
-    assert {name: (run / name).read_bytes() for name in before} == before
-
-
-def test_an_existing_run_is_never_overwritten_unasked(squares, tmp_path, capsys):
-    run = train(squares, tmp_path / "run")
-    before = (run / "final" / "adapter_model.safetensors").stat().st_mtime_ns
-    with pytest.raises(SystemExit) as stop:
-        train(squares, tmp_path / "run")
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
-    assert "--resume_from_checkpoint true" in message
-    assert "--overwrite_output_dir true" in message
-    assert (run / "final" / "adapter_model.safetensors").stat().st_mtime_ns == before
-    train(squares, tmp_path / "run", "--overwrite_output_dir", "true")
-    assert (run / "final" / "adapter_model.safetensors").stat().st_mtime_ns > before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_a_checkpoint_to_resume_from(number, squares, tmp_path):
-    command = [sys.executable, "train_sft.py", "--config", "tiny_nutrition_qlora", "--data_dir", str(squares)]
-    command += ["--output_dir", str(tmp_path / "run"), "--eval_strategy", "no", "--save_strategy", "no"]
-    command += ["--per_device_train_batch_size", "1", "--max_steps", "4000", "--logging_steps", "1"]
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 120
-        while "'loss'" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
-            time.sleep(0.3)
-        process.send_signal(number)
-        code = process.wait(timeout=60)
-    text = (tmp_path / "log").read_text()
-    assert code == 130, text
-    assert "Traceback" not in text
-    assert "--resume_from_checkpoint true" in text
-    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
-    assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] >= 1
-    assert (checkpoint / "grounding.json").is_file()
-    assert last_whole_checkpoint(tmp_path / "run") == checkpoint
 
 
 def test_overlong_examples_stop_or_are_dropped_and_listed(squares, tmp_path, capsys):
@@ -395,99 +274,6 @@ def test_trackers_that_are_absent_or_not_logged_in_do_not_stop_a_run(squares, tm
     logged = EventAccumulator(str(events), size_guidance={"images": 0}).Reload().Tags()
     assert {"eval/AP50", "eval/f1", "eval/mean_iou", "train/loss"} <= set(logged["scalars"])
     assert sorted(logged["images"])[0] == "eval/pictures/0"
-
-
-def test_answering_validation_in_training_changes_no_step(squares, tmp_path):
-    """Generation leaves dropout, caches and random numbers as it found them."""
-    losses = []
-    for count in (0, 4):
-        options = ("--eval_images", count, "--max_steps", 4, "--eval_strategy", "steps", "--eval_steps", 1)
-        run = train(squares, tmp_path / f"run{count}", *options, "--lora_dropout", 0.1)
-        history = json.loads((run / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
-        losses.append([(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry])
-        assert any("eval_AP50" in entry for entry in history) == bool(count)
-    assert len(losses[0]) == 4 and losses[0] == losses[1]
-
-
-def test_evaluation_leaves_training_in_4_bit_as_it_was(squares, tmp_path):
-    """Also where a CPU has kernels for inference with weights of another layout."""
-    steps = []
-    for when in ("no", "steps"):
-        options = ("--eval_strategy", when, "--eval_steps", 1, "--eval_images", 2, "--max_steps", 3)
-        run = train(squares, tmp_path / when, *options, "--learning_rate", 1e-3, "--warmup_steps", 0)
-        history = json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
-        steps.append([(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry])
-    assert len(steps[0]) == 3 and steps[0] == steps[1]
-
-
-def test_boxes_found_in_training_are_those_of_evaluate(squares, tmp_path):
-    options = ("--eval_strategy", "steps", "--eval_steps", 2, "--load_best_model_at_end", "true")
-    options += ("--metric_for_best_model", "eval_mean_iou", "--per_device_eval_batch_size", 2, "--eval_images", 8)
-    run = train(squares, tmp_path / "run", *options)
-    state = json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())
-    (found,) = [entry for entry in state["log_history"] if "eval_AP50" in entry]
-    assert state["best_metric"] == found["eval_mean_iou"]
-    logged = {key.removeprefix("eval_") for key in found if key.startswith("eval_")}
-    assert logged == {*METRICS, *LIBRARY_METRICS} - {"aux_loss"}, "what a recipe may choose the best checkpoint by"
-    evaluate.main(["--ckpt", str(run / "final"), "--split", "validation", "--batch-size", "2"])
-    metrics = json.loads((run / "eval" / "metrics.json").read_text())
-    matching = metrics["matching"]
-    wanted = [metrics["AP"], metrics["AP50"], matching["f1"], matching["mean_iou_gt"], matching["fp"], matching["fn"]]
-    assert [found[f"eval_{key}"] for key in ("AP", "AP50", "f1", "mean_iou", "fp", "fn")] == wanted
-
-
-def test_training_ends_early_where_boxes_get_no_better(squares, tmp_path):
-    options = ("--learning_rate", 1e-12, "--max_steps", 6, "--eval_images", 2, "--load_best_model_at_end", "true")
-    options += ("--eval_strategy", "steps", "--eval_steps", 1, "--save_strategy", "steps", "--save_steps", 1)
-    options += ("--metric_for_best_model", "eval_AP50", "--early_stopping_patience", 2)
-    run = train(squares, tmp_path / "run", *options)
-    state = json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())
-    assert [entry["eval_AP50"] for entry in state["log_history"] if "eval_AP50" in entry] == [state["best_metric"]] * 3
-    assert state["best_global_step"] == 1 and not (run / "checkpoint-4").exists()
-
-
-def test_scores_are_calibrated_on_validation_and_rank_as_before(squares, tmp_path, monkeypatch):
-    """Six pictures hold too few boxes for a fit, which has its own tests; what it returns must reach evaluation."""
-    fitted = []
-    monkeypatch.setattr(train_sft, "fit", lambda scores, hits: fitted.append((scores, hits)) or [2.0, 0.5])
-    run = train(squares, tmp_path / "run", "--eval_images", 6)
-    ((scores, hits),) = fitted
-    assert len(scores) == len(hits) > 0 and len(set(scores)) > 1
-    slope, intercept = Grounding.load(run / "final").calibration
-    evaluate.main(["--ckpt", str(run / "final"), "--split", "train"])
-    lines = [json.loads(line) for line in (run / "eval" / "predictions.jsonl").read_text().splitlines()]
-    objects = [line["objects"] for line in lines if line["objects"]["category"]]
-    raw = [score for each in objects for score in each["score_product"]]
-    score = [score for each in objects for score in each["score"]]
-    assert score == pytest.approx(calibration.calibrate(raw, [slope, intercept]), abs=2e-6)
-    assert score == [value for each in objects for value in each["score_calibrated"]]
-    metrics = json.loads((run / "eval" / "metrics.json").read_text())
-    assert metrics["score_source"] == "calibrated"
-    assert sum(row["objects"] for row in metrics["calibration"]["bins"]) == len(score)
-
-
-def test_a_best_model_by_boxes_needs_boxes(squares, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        train(squares, tmp_path / "run", "--metric_for_best_model", "eval_AP50", "--eval_images", 0)
-    assert stop.value.code == 2
-    assert "AP50 is measured only where eval_images is above 0" in capsys.readouterr().err
-
-
-def test_a_best_model_by_boxes_needs_something_to_find(squares, tmp_path, capsys):
-    data = tmp_path / "data"
-    shutil.copytree(squares, data)
-    lines = [json.loads(line) for line in (data / "validation.jsonl").read_text().splitlines()]
-    for record in lines:
-        record["objects"]["ignore"] = [True] * len(record["objects"]["bbox"])
-    (data / "validation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
-    options = ("--eval_strategy", "steps", "--eval_steps", 1, "--eval_images", 4, "--metric_for_best_model", "AP")
-    with pytest.raises(SystemExit) as stop:
-        train(data, tmp_path / "run", *options)
-    assert stop.value.code == 2
-    assert (
-        "AP tells nothing, as the 4 pictures of validation that are answered hold no object" in capsys.readouterr().err
-    )
-    assert not (tmp_path / "run").exists()
 
 
 def test_the_data_is_prepared_once(tmp_path, capsys):

@@ -11,8 +11,8 @@ from conftest import FAMILIES, make_record
 from PIL import Image
 from safetensors.torch import load_file
 from test_collator import make_collator
-from test_train import train
 from torch.utils.data import DataLoader
+from training import train
 
 import evaluate
 import train_sft
