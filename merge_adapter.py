@@ -15,7 +15,7 @@ from accelerate import PartialState
 
 from boxtune.checkpoint import open_checkpoint, quiet_libraries
 from boxtune.errors import UserError, command
-from boxtune.files import path_argument
+from boxtune.files import path_argument, replace_folder
 from boxtune.merging import merge_shards
 from boxtune.model_card import model_name, write_card
 from boxtune.records import SPLITS, read_info, read_records
@@ -99,9 +99,7 @@ def main(argv: list[str] | None = None) -> None:
                 f"the merged model does not agree with bf16 base + adapter: {report['bf16_base_and_adapter']}. Nothing was "
                 "kept. Has the base changed since training?"
             )
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
+        replace_folder(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     print(f"merged model: {out}")

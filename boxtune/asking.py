@@ -11,7 +11,7 @@ from boxtune.collator import GroundingCollator
 from boxtune.confidence import SCORERS
 from boxtune.errors import UserError
 from boxtune.generation import generate_answers
-from boxtune.predictions import Prediction, predict
+from boxtune.predictions import Prediction, partial_of, predict
 from boxtune.prompts import first_question
 from boxtune.records import Record, image_path
 from boxtune.server import Served, find_model
@@ -34,10 +34,8 @@ def answer(
     warn_of_new_wording(records, grounding.questions)
     settings = {
         "weights": weights_identity(checkpoint),
-        "checkpoint": args.ckpt,
         "grounding": vars(grounding),
         "precision": args.precision,
-        "batch_size": args.batch_size,
         "scorers": SCORERS,
         "questions": [
             [record["id"], first_question(record), *picture_identity(record, data_dir)] for record in records
@@ -49,8 +47,7 @@ def answer(
         url = args.server.rstrip("/")
         served = find_model(url, args.served_model, args.ckpt, checkpoint, args.trust_server)
         ask = partial(Served(url, served, collator, args.trust_server).answers, requests=args.batch_size)
-        # How many requests are under way changes no answer.
-        settings |= {"server": url, "served": served["id"], "batch_size": None}
+        settings |= {"server": url, "served": served["id"]}
         return {"tuned": predict(ask, records, path, settings=settings, description=served["id"])}
     model = load_checkpoint_model(checkpoint, args.precision)
     answers = {}
@@ -61,10 +58,14 @@ def answer(
         base_settings = settings | {"adapter": False}
         with model.disable_adapter():
             base_path = out / "base" / "predictions.jsonl"
-            answers["base"] = predict(ask, records, base_path, settings=base_settings, description="base model")
+            answers["base"] = predict(
+                ask, records, base_path, settings=base_settings, description="base model", keep_partial=True
+            )
     ask = partial(generate_answers, model, collator, batch_size=args.batch_size)
     description = "tuned model" if args.base else "answering"  # alone, it may be any model
     answers["tuned"] = predict(ask, records, path, settings=settings, description=description)
+    if args.base:  # kept until here, so that an interruption among the tuned model's answers costs none of the base's
+        partial_of(base_path).unlink()
     return answers
 
 

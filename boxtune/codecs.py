@@ -237,7 +237,7 @@ def _parse_json(text: str) -> _Parsed:
         return _scan_json(text)
     items = [data] if isinstance(data, dict) else data
     if not isinstance(items, list) or not all(isinstance(item, dict) and "bbox_2d" in item for item in items):
-        return _scan_json(text)
+        return _scan_json(text, whole=not body[end:].strip())
     parsed = _Parsed()
     places = [place for _, _, place in _scan_json(text).objects]
     for item, place in zip(items, places if len(places) == len(items) else [None] * len(items), strict=True):
@@ -254,8 +254,8 @@ def _parse_json(text: str) -> _Parsed:
     return parsed
 
 
-def _scan_json(text: str) -> _Parsed:
-    """One pass that collects every complete {…} which holds a bbox_2d."""
+def _scan_json(text: str, whole: bool = False) -> _Parsed:
+    """One pass that collects every complete {…} which holds a bbox_2d. `whole` says that the text is JSON to its end."""
     parsed = _Parsed()
     if _FENCE.search(text):
         parsed.note("fence")
@@ -271,9 +271,11 @@ def _scan_json(text: str) -> _Parsed:
             parsed.objects.append((values, label, place.moved(position - len(body) - len(end))))
     around = _FENCE.sub("", "".join(before for before, *_ in pieces).replace("{}", ""))
     torn = any(len(run) > len(body) or (run and not end) for _, run, body, end in pieces)
-    if torn or ("[" in around and "]" not in around):
+    if not whole and (torn or ("[" in around and "]" not in around)):
         parsed.note("truncated")
-    empty_list = not parsed.objects and re.sub(r"\s+", "", around) == "[]"
+    others = sum(bool(end) and not read[body] for _, _, body, end in pieces)  # {…} that say no box
+    parsed.problems += ["bad_box"] * others
+    empty_list = not parsed.objects and not others and re.sub(r"\s+", "", around) == "[]"
     if re.search(r"[^\s,\[\]]", around):
         parsed.note("prose")
     if not parsed.objects and not empty_list:

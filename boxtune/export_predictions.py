@@ -8,11 +8,12 @@ import csv
 import io
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 from boxtune.boxes import box_xyxy_to_cxcywh, box_xyxy_to_xywh
 from boxtune.errors import UserError
-from boxtune.files import is_file_name, write_whole
+from boxtune.files import is_file_name, replace_folder, write_whole
 from boxtune.predictions import Prediction
 from boxtune.prompts import answer_category
 from boxtune.records import SPLIT_FOLDERS, Record, flat_name
@@ -115,20 +116,24 @@ def _yolo_name(record_id: str) -> str:
 
 def write_yolo(out: Path, records: list[Record], rows: list[Rows], classes: list[str], split: str | None) -> Path:
     """yolo/labels/SPLIT/ID.txt, `class cx cy width height confidence` in shares of the picture, and yolo/classes.txt."""
-    folder = out / "yolo"
-    if folder.exists():
-        shutil.rmtree(folder)  # an earlier export, as check_exports has seen
-    labels = folder / "labels" / SPLIT_FOLDERS[split] if split else folder / "labels"
-    labels.mkdir(parents=True)
-    for record, objects in zip(records, rows, strict=True):
-        boxes_cxcywh = box_xyxy_to_cxcywh([box for box, *_ in objects]) / ([record["width"], record["height"]] * 2)
-        lines = [
-            f"{number} " + " ".join(f"{value:.9f}" for value in box) + f" {score:.6f}\n"
-            for box, (_, number, score) in zip(boxes_cxcywh, objects, strict=True)
-        ]
-        (labels / _yolo_name(record["id"])).write_text("".join(lines), encoding="utf-8")
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-    return labels
+    place = Path("labels", SPLIT_FOLDERS[split]) if split else Path("labels")
+    out.mkdir(parents=True, exist_ok=True)
+    whole = Path(tempfile.mkdtemp(prefix=".yolo.", dir=out))
+    try:
+        (whole / place).mkdir(parents=True)
+        for record, objects in zip(records, rows, strict=True):
+            boxes_cxcywh = box_xyxy_to_cxcywh([box for box, *_ in objects]) / ([record["width"], record["height"]] * 2)
+            lines = [
+                f"{number} " + " ".join(f"{value:.9f}" for value in box) + f" {score:.6f}\n"
+                for box, (_, number, score) in zip(boxes_cxcywh, objects, strict=True)
+            ]
+            (whole / place / _yolo_name(record["id"])).write_text("".join(lines), encoding="utf-8")
+        (whole / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+        whole.chmod(0o755)
+        replace_folder(whole, out / "yolo")  # what is there is an earlier export, as check_exports has seen
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
+    return out / "yolo" / place
 
 
 def write_supervision(

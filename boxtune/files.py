@@ -1,7 +1,8 @@
-"""Writing a file as a whole or not at all."""
+"""Writing a file, or a folder, as a whole or not at all."""
 
 import argparse
 import os
+import shutil
 from pathlib import Path
 
 
@@ -39,3 +40,18 @@ def write_whole(path: str | Path, text: str) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_folder(whole: Path, folder: Path) -> None:
+    """Rename `whole` to `folder`. One that is there is moved aside until then: whatever comes between, one of them stands."""
+    if not folder.exists():
+        os.rename(whole, folder)
+        return
+    aside = folder.with_name(f".{folder.name[:64]}.{os.getpid()}.old")
+    os.rename(folder, aside)
+    try:
+        os.rename(whole, folder)
+    except BaseException:
+        os.rename(aside, folder)
+        raise
+    shutil.rmtree(aside)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import compress
 from pathlib import Path
@@ -248,10 +249,12 @@ def predict(
     *,
     settings: dict,
     description: str = "generating",
+    keep_partial: bool = False,
 ) -> list[Prediction]:
     """Write predictions.jsonl at `path`, going on where an interrupted call with the same `settings` stopped.
 
-    `ask` answers records in any order. Returns the predictions in the order of `records`.
+    `ask` answers records in any order. Returns the predictions in the order of `records`. With `keep_partial` a later call
+    finds them all, until the caller removes `partial_of(path)`.
     """
     with PredictionWriter(path, fingerprint(settings)) as writer:
         missing = [record for record in records if record["id"] not in writer.done]
@@ -259,8 +262,13 @@ def predict(
             for prediction in ask(missing):
                 writer.add(prediction)
                 bar.update()
-        writer.finish([record["id"] for record in records])
+        writer.finish([record["id"] for record in records], keep_partial)
         return [writer.done[record["id"]] for record in records]
+
+
+def partial_of(path: Path) -> Path:
+    """Where the answers of `path` lie until all are there."""
+    return path.with_name(f"{path.name}.partial")
 
 
 class PredictionWriter:
@@ -272,13 +280,13 @@ class PredictionWriter:
                     writer.add(predict(record))
             writer.finish([record["id"] for record in records])
 
-    The first line of the partial file holds the fingerprint. Another fingerprint starts over. A last line that was cut off
-    is dropped. `finish` writes PATH as a whole and removes the partial file.
+    The first line of the partial file holds the fingerprint. Another fingerprint starts over, and says so where answers are
+    lost by it. A last line that was cut off is dropped. `finish` writes PATH as a whole and removes the partial file.
     """
 
     def __init__(self, path: str | Path, fingerprint: str):
         self.path = Path(path)
-        self.partial = self.path.with_name(f"{self.path.name}.partial")
+        self.partial = partial_of(self.path)
         self.fingerprint = fingerprint
         self.done: dict[str, Prediction] = {}
         self._file: IO[bytes]
@@ -293,6 +301,12 @@ class PredictionWriter:
             self._file.truncate(end)
             self.done = {prediction["id"]: prediction for prediction in lines[1:]}
         else:
+            if lines[1:]:
+                print(
+                    f"note: {len(lines) - 1} answers in {self.partial} are of another model, other data or other options; "
+                    "all is asked anew",
+                    file=sys.stderr,
+                )
             self._file.truncate(0)
             self._write(header)
         return self
@@ -304,11 +318,12 @@ class PredictionWriter:
         self.done[prediction["id"]] = prediction
         self._write(prediction)
 
-    def finish(self, order_of_ids: list[str]) -> None:
+    def finish(self, order_of_ids: list[str], keep_partial: bool = False) -> None:
         """Write predictions.jsonl in this order. Raises KeyError where an id was never added."""
         write_whole(self.path, "".join(to_json_line(self.done[name]) for name in order_of_ids))
         self._file.close()
-        self.partial.unlink()
+        if not keep_partial:
+            self.partial.unlink()
 
     def _write(self, value: dict) -> None:
         self._file.write(to_json_line(value).encode("utf-8", errors="backslashreplace"))

@@ -6,7 +6,6 @@ neither torch nor transformers.
 
 import hashlib
 import json
-import os
 import random
 import re
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 
 from boxtune.boxes import box_area
 from boxtune.errors import UserError, reading, shown
-from boxtune.files import write_whole
+from boxtune.files import replace_folder, write_whole
 
 SPLITS = ("train", "validation", "test")
 # What tools for detectors call them.
@@ -324,9 +323,7 @@ def write_dataset(
         if staged_images is not None:
             shutil.move(staged_images, temporary / "images")
         temporary.chmod(0o755)
-        if directory.exists():
-            shutil.rmtree(directory)
-        os.rename(temporary, directory)
+        replace_folder(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

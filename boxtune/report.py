@@ -154,16 +154,19 @@ def _plot(curves: dict, metrics: dict) -> list[dict]:
 def _confusion(confusion: dict, per_class: dict) -> dict:
     """The matrix of the classes with most truth, and of the rows and columns that are no class.
 
-    "rows": [(name, [(count, share of its row)])], "columns": names, "classes": how many of the classes it shows.
+    "rows": [(name, is a class, [(count, share of its row, is on the diagonal)])], "columns": [(name, is a class)], "classes": how
+    many of the classes it shows. A class may bear the name of a row that is none.
     """
-    kept = {*sorted(per_class, key=lambda name: -per_class[name]["truth"])[:MATRIX_CLASSES]}
-    columns = [j for j, name in enumerate(confusion["columns"]) if name in kept or name not in per_class]
-    rows = [
-        (name, [(row[j], row[j] / max(1, sum(row))) for j in columns])
-        for name, row in zip(confusion["rows"], confusion["matrix"], strict=True)
-        if name in kept or name not in per_class
-    ]
-    return {"rows": rows, "columns": [confusion["columns"][j] for j in columns], "classes": len(kept)}
+    count = len(confusion["rows"]) - 1  # the classes come first, in rows and columns alike
+    by_truth = sorted(range(count), key=lambda i: -per_class[confusion["rows"][i]]["truth"])
+    kept = sorted(by_truth[:MATRIX_CLASSES])
+    columns = [*kept, *range(count, len(confusion["columns"]))]
+    rows = []
+    for i in (*kept, count):
+        row = confusion["matrix"][i]
+        cells = [(row[j], row[j] / max(1, sum(row)), i == j < count) for j in columns]
+        rows.append((confusion["rows"][i], i < count, cells))
+    return {"rows": rows, "columns": [(confusion["columns"][j], j < count) for j in columns], "classes": len(kept)}
 
 
 def _worst_half(limit: int) -> int:

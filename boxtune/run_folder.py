@@ -7,6 +7,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from boxtune.errors import UserError, reading
+from boxtune.files import replace_folder
 from boxtune.model_card import model_name, write_card
 from boxtune.recipe import Recipe
 from boxtune.trainer import RESUME_REMEDY, GroundingTrainer
@@ -65,6 +66,4 @@ def save_final(trainer: GroundingTrainer, output_dir: Path) -> None:
         for name in ("recipe.yaml", "run.json", "first_batch.txt"):
             shutil.copyfile(output_dir / name, partial / name)
         write_card(partial, model_name(output_dir / "final"))
-        if (output_dir / "final").exists():  # a resumed run that had already ended
-            shutil.rmtree(output_dir / "final")
-        partial.rename(output_dir / "final")
+        replace_folder(partial, output_dir / "final")  # one is there where a resumed run had already ended

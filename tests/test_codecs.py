@@ -123,6 +123,8 @@ JSON_ANSWER = encode("qwen3_vl", [[64, 48, 320, 240], [0, 0, 640, 480]], ["cat",
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 3, "4"], "label": "bird"}]', ["bad_box"]),
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 3, NaN], "label": "bird"}]', ["float", "bad_box"]),
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 3, 4]}]', ["key_order", "bad_label"]),
+        (JSON_ANSWER[:-1] + ', {"bbox": [1, 2, 3, 4], "label": "bird"}]', ["bad_box"]),
+        (f'{{"objects": {JSON_ANSWER}}}', ["prose"]),
         (JSON_ANSWER.replace("}, {", "}]\n[{"), ["spacing"]),
         (JSON_ANSWER[1:-1].replace("}, {", "}\n{"), ["spacing"]),
         ("```json\n" + JSON_ANSWER.replace('"cat"', '"cat", "attributes": {"x": {"y": 1}}') + "\n```", ["fence"]),
@@ -169,7 +171,16 @@ def test_out_of_range_is_clipped_and_nothing_is_unparsable():
     answer = codec.decode('[{"bbox_2d": [-5, 10, 9999, 200], "label": "cat"}]', IMAGE, INPUT)
     assert (answer.problems, answer.boxes_xyxy[0][0], answer.boxes_xyxy[0][2]) == (["clipped"], 0, 640)
     for name, texts in {
-        "qwen2_5_vl": ["", "no objects", "None", "{}", "[1, 2]", '"[]"', "null"],
+        "qwen2_5_vl": [
+            "",
+            "no objects",
+            "None",
+            "{}",
+            "[1, 2]",
+            '"[]"',
+            "null",
+            '[{"bbox": [1, 2, 30, 40], "label": "x"}]',
+        ],
         "qwen2_vl": ["", "[]", "none", "(1,2),(3,4)"],
         "qwen2_vl_click": ["", "[]", "500,500"],
     }.items():

@@ -440,3 +440,27 @@ def test_an_interrupted_evaluation_goes_on(run, squares, tmp_path, monkeypatch):
     os.utime(picture, (1, 1))
     evaluate.main(common)
     assert [len(ids) for ids in asked] == [6, 6]
+
+
+def test_an_interruption_among_the_tuned_models_answers_costs_none_of_the_bases(run, tmp_path, monkeypatch):
+    from boxtune import asking
+
+    honest, asked = asking.generate_answers, []
+
+    def watched(model, collator, records, batch_size):
+        asked.append(len(records))
+        for i, row in enumerate(honest(model, collator, records, batch_size)):
+            if len(asked) == 2 and i == 3:
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr(asking, "generate_answers", watched)
+    out = tmp_path / "out"
+    common = ["--base", "--out", str(out), "--max-new-tokens", "10"]
+    with pytest.raises(SystemExit):
+        evaluate.main(["--ckpt", str(run / "final"), "--batch-size", "2", *common])
+    evaluate.main(
+        ["--ckpt", f"{run / 'final'}/", "--batch-size", "3", *common]
+    )  # spelt otherwise, and in other batches
+    assert asked == [6, 6, 0, 3]
+    assert not list(out.rglob("*.partial"))

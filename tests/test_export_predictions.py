@@ -1,7 +1,9 @@
 """Predictions for other tools: each form is read by the tool it is for, or by its rules, and says what we said."""
 
 import csv
+import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 import evaluate
 from boxtune.errors import UserError
-from boxtune.export_predictions import check_exports
+from boxtune.export_predictions import check_exports, write_yolo
 from boxtune.predictions import make_prediction
 from boxtune.records import read_records, write_dataset
 from data_prep.__main__ import main as data_prep
@@ -137,6 +139,23 @@ def test_a_second_export_replaces_the_first_and_nothing_else(scored, tmp_path, c
         export(scored, tmp_path, "yolo")
     assert stop.value.code == 2 and "data.yaml" in capsys.readouterr().err
     assert (tmp_path / "yolo" / "data.yaml").read_text() == "my own data set"
+
+
+def test_an_export_that_is_cut_leaves_the_one_before(scored, tmp_path, monkeypatch):
+    export(scored, tmp_path, "yolo")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    write, written = Path.write_text, []
+
+    def full(path, *args, **kwargs):
+        written.append(path)
+        if len(written) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_yolo(tmp_path, read_records(scored[0], "validation"), [[]] * 12, CLASSES, "validation")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_labels_without_scores_are_somebodys_own_and_stay(tmp_path):

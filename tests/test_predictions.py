@@ -9,7 +9,7 @@ import pytest
 from boxtune.codecs import CODECS
 from boxtune.confidence import DEFAULT, SCORERS, TokenScores
 from boxtune.errors import UserError
-from boxtune.predictions import PredictionWriter, fingerprint, make_prediction, read_predictions
+from boxtune.predictions import PredictionWriter, fingerprint, make_prediction, partial_of, read_predictions
 from boxtune.scoring import score
 
 CAT = '[{"bbox_2d": [56, 28, 112, 56], "label": "cat"}]'
@@ -249,10 +249,6 @@ def path(tmp_path):
     return tmp_path / "run" / "predictions.jsonl"
 
 
-def partial_of(path):
-    return path.with_name("predictions.jsonl.partial")
-
-
 def interrupted_run(path, names, mark="mark"):
     with pytest.raises(KeyboardInterrupt), PredictionWriter(path, mark) as writer:
         for name in names:
@@ -305,12 +301,14 @@ def test_every_cut_of_the_partial_file_is_survived(path):
         assert partial_of(path).read_bytes() == whole, cut
 
 
-def test_another_fingerprint_starts_over(path):
+def test_another_fingerprint_starts_over_and_says_so(path, capsys):
     interrupted_run(path, "ab", mark="old")
+    assert not capsys.readouterr().err
     with PredictionWriter(path, "new") as writer:
         assert writer.done == {}
         writer.add(a_prediction("c"))
     assert len(partial_of(path).read_text().splitlines()) == 2
+    assert f"2 answers in {partial_of(path)} are of another model" in capsys.readouterr().err
 
 
 def test_an_old_result_stays_until_the_new_one_is_complete(path):

@@ -1,6 +1,7 @@
 """The prepared data set as a file format: every breach is named, and writing is all or nothing."""
 
 import json
+import os
 
 import pytest
 from conftest import make_record
@@ -167,6 +168,32 @@ def test_nothing_is_replaced_unasked_or_by_half(tmp_path):
         write(tmp_path / "d", [with_objects(bbox=[[0, 0, float("inf"), 1], [1, 2, 3, 4]])], overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert read_records(tmp_path / "d", "train") == [GOOD]
+
+
+def test_what_comes_between_leaves_the_old_data_set_or_the_new_one(tmp_path, monkeypatch):
+    data = tmp_path / "d"
+    write(data, [GOOD])
+    rename, calls = os.rename, []
+
+    def fails_once(*paths):
+        calls.append(paths)
+        if len(calls) == 2:  # the old one is aside, the new one not yet in its place
+            raise KeyboardInterrupt
+        rename(*paths)
+
+    monkeypatch.setattr(os, "rename", fails_once)
+    with pytest.raises(KeyboardInterrupt):
+        write(data, [GOOD, GOOD | {"id": "b"}], overwrite=True)
+    monkeypatch.undo()
+    assert read_records(data, "train") == [GOOD] and [*tmp_path.iterdir()] == [data]
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("boxtune.files.shutil.rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(data, [GOOD, GOOD | {"id": "b"}], overwrite=True)
+    assert len(read_records(data, "train")) == 2
 
 
 def test_questions_read_as_a_person_would_ask():

@@ -473,6 +473,17 @@ def test_many_classes_stay_readable(folder):
     assert "the table has all 30" in html
 
 
+def test_a_class_may_be_called_background(folder):
+    """The rows and columns that are no class stay, and are marked as such."""
+    names = [*(f"class {i:02d}" for i in range(25)), "background"]
+    record = a_record("good", [[30 * i, 0, 30 * i + 27, 90] for i in range(25)], names[:25])
+    html, _ = write(folder, [record], [answer(record, [[0, 0, 28, 188]], ["class 00"])], names)
+    rows = re.findall(r"<tr>(.*?)</tr>", re.search(r'<table class="matrix.*?</table>', html, re.DOTALL)[0])
+    assert re.findall(r'<th class="soft"><span>(.*?)</span>', rows[0]) == ["unknown label", "background"]
+    assert re.findall(r">(\d+|·)</td>", rows[2])[-1] == "1"  # what nobody found
+    assert '<th class="soft">background</th>' in rows[-1] and 'class="same"' not in rows[-1]
+
+
 def test_kinds_of_mistake_confusion_sizes_and_intervals_are_shown(folder):
     names = [f"class {i:02d}" for i in range(30)]
     record = a_record("good", [[30 * i, 0, 30 * i + 27, 90] for i in range(30)], names)
