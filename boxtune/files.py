@@ -1,9 +1,15 @@
-"""Writing a file, or a folder, as a whole or not at all."""
+"""Files and folders: what is a picture by its name, what lies below, and writing them as a whole or not at all."""
 
 import argparse
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+PICTURE_SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm", ".pbm",
+    ".tga", ".mpo", ".avif",
+}  # fmt: skip
 
 
 def path_argument(text: str) -> Path:
@@ -22,6 +28,25 @@ def folder_problems(path: Path) -> list[str]:
 def is_file_name(name: str) -> bool:
     """Whether it has at most the 255 bytes that most file systems allow."""
     return len(name.encode(errors="replace")) <= 255
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path looks like a picture by its name; hidden files are none."""
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+
+
+def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Every file at any depth, and every broken link. Linked folders are entered too, but not where links form a loop, and
+    no hidden ones, where tools such as notebooks keep copies."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            if not path.name.startswith("."):
+                yield from files_below(path, (*above, real))
+        else:
+            yield path
 
 
 def write_whole(path: str | Path, text: str) -> None:

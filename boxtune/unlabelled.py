@@ -8,7 +8,7 @@ from pathlib import Path
 
 from boxtune.drawing import caption, draw_boxes, draw_points
 from boxtune.errors import UserError, reading
-from boxtune.files import is_file_name
+from boxtune.files import PICTURE_SUFFIXES, files_below, is_file_name, is_picture
 from boxtune.grounding import Grounding
 from boxtune.images import load_image
 from boxtune.pictures import inspect_all
@@ -16,7 +16,6 @@ from boxtune.predictions import Prediction
 from boxtune.prompts import question
 from boxtune.records import Record, label_problem, read_json_lines
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 # Beyond this many times the range of training, along a side, a picture is another kind of picture.
 UNLIKE = 2.0
 
@@ -64,16 +63,14 @@ def records_without_truth(place: Path, classes: list[str], out: Path, skip_bad_i
 def _find_pictures(place: Path, copies: Path) -> tuple[Path, list[Path]]:
     """(the folder that holds all, the pictures of a folder, a list or a single file, not those below `copies`)."""
     if place.is_dir():
-        found = sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        # "._" is what macOS leaves beside a picture; an earlier call has left its own copies.
-        found = [path for path in found if not (path.is_dir() or path.name.startswith("._"))]
-        paths = [path for path in found if not _is_below(path, copies)]
+        found = sorted(filter(is_picture, files_below(place)))
+        paths = [path for path in found if not _is_below(path, copies)]  # an earlier call has left its own copies
         if found and not paths:
             raise UserError(
                 f"{place} holds no pictures but those below {copies}, where copies go; choose another --out."
             )
         if not paths:
-            raise UserError(f"{place} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+            raise UserError(f"{place} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}).")
         return place, paths
     if not place.is_file():
         raise UserError(f"--images {place} does not exist; name a folder, a picture, or a .txt with a path a line.")

@@ -9,8 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 from boxtune.errors import UserError
+from boxtune.files import files_below
 from data_prep.csv_table import delimiter_of
-from data_prep.files import files_below, is_output
+from data_prep.files import is_output
 from data_prep.source import Options, Sample
 
 _FILES, _OF_A_KIND = 20_000, 5  # that are listed, and that are opened of each kind

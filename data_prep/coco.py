@@ -1,6 +1,7 @@
 """COCO: one JSON file, or one for each split (annotations/instances_val2017.json, or train/_annotations.coco.json).
 
-An object without `bbox` counts by the box around its polygons.
+An object without `bbox` counts by the box around its polygons. A picture without `file_name` is the one at the end of its
+`coco_url`, as in LVIS.
 """
 
 from pathlib import Path
@@ -43,8 +44,9 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
     names = _read_categories(file, data, found)
     pictures = pictures_for(file, source, options)
     images: dict[object, dict] = {}
+    stated = {image["id"] for image in data["images"] if isinstance(image, dict) and _is_id(image.get("id"))}
     for number, image in enumerate(data["images"]):
-        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or not _is_id(image.get("id")):
+        if not isinstance(image, dict) or not _file_name(image) or not _is_id(image.get("id")):
             found.errors.append(f"{file}: images[{number}] needs id and file_name, got {image!r:.100}")
         elif image["id"] in images:
             found.errors.append(f"{file}: images[{number}]: id {image['id']!r} stands twice")
@@ -55,18 +57,26 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
         where = f"{file}: annotations[{number}]"
         if not isinstance(entry, dict) or not _is_id(entry.get("image_id")) or not _is_id(entry.get("category_id")):
             found.errors.append(f"{where} needs image_id and category_id, got {entry!r:.100}")
-        elif entry["image_id"] not in images:
+        elif entry["image_id"] not in stated:
             found.errors.append(f"{where}: image_id {entry['image_id']!r} is in no entry of images")
         elif entry["category_id"] not in names:
             found.errors.append(f"{where}: category_id {entry['category_id']!r} is in no entry of categories")
-        else:
+        elif entry["image_id"] in images:  # else its image was refused, which has been said
             entries[entry["image_id"]].append(entry)
     for image_id, image in images.items():
-        picture = pictures.find(image["file_name"])
-        name = picture_name(image["file_name"], picture, file, source)
+        picture = pictures.find(_file_name(image))
+        name = picture_name(_file_name(image), picture, file, source)
         rows = [_read_object(entry, names) for entry in entries[image_id]]
         size = stated_size(image.get("width"), image.get("height"))
         found.items.append(Item(name, str(picture), rows, split, size))
+
+
+def _file_name(image: dict) -> str | None:
+    """What names the picture: `file_name`, or the last two parts of `coco_url`, as train2017/000000001.jpg; None for neither."""
+    if isinstance(image.get("file_name"), str):
+        return image["file_name"]
+    address = image.get("coco_url")
+    return "/".join(address.split("/")[-2:]) if isinstance(address, str) else None
 
 
 def _read_object(entry: dict, names: dict[object, str]) -> Row:
@@ -107,11 +117,15 @@ def _read_categories(file: Path, data: dict, found: Source) -> dict[object, str]
     used = [entry.get("category_id") for entry in data["annotations"] if isinstance(entry, dict)]
     used = {number for number in used if _is_id(number)}
     parents = [category.get("supercategory") for category in categories]
-    for number, name in names.items():
-        if name in parents and number not in used and len(names) > 1 and _is_root(categories, number):
-            found.warnings.append(f"{file}: class {name!r} only groups the others and is left out")
-        elif name not in found.classes:
-            found.classes.append(name)
+    grouping = [
+        number
+        for number, name in names.items()
+        if name in parents and number not in used and len(names) > 1 and _is_root(categories, number)
+    ]
+    kept = dict.fromkeys(name for number, name in names.items() if number not in grouping)
+    found.classes += [name for name in kept if name not in found.classes]
+    for name in [names[number] for number in grouping if names[number] not in kept]:
+        found.warnings.append(f"{file}: class {name!r} only groups the others and is left out")
     return names
 
 

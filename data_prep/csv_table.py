@@ -1,7 +1,8 @@
 """CSV: a row for each object, several rows a picture; one file, or one for each split.
 
 With a header, columns are known by their names. Without one, rows are `filename,xmin,ymin,xmax,ymax,class` or TensorFlow's
-`filename,width,height,class,xmin,ymin,xmax,ymax`. A row whose box fields are empty stands for an empty image.
+`filename,width,height,class,xmin,ymin,xmax,ymax`. A row whose box fields are empty stands for an empty image. Objects that
+are marked in a column `ignore`, `iscrowd` or `difficult` are ignored.
 """
 
 import csv
@@ -9,10 +10,11 @@ import re
 from pathlib import Path
 
 from boxtune.errors import UserError
-from data_prep.files import annotation_files, number, picture_name, pictures_for, stated_size
+from data_prep.files import annotation_files, is_set, number, picture_name, pictures_for, stated_size
 from data_prep.source import Item, Options, Row, Sample, Source
 from data_prep.splits import split_of
 from data_prep.spool import Spool
+from data_prep.table_fields import IGNORE
 
 _NAMES = {
     "image": ("filename", "file_name", "image", "image_path", "image_name", "img", "path", "file", "image_id"),
@@ -24,6 +26,7 @@ _NAMES = {
     "width": ("width", "image_width", "img_width"),
     "height": ("height", "image_height", "img_height"),
     "split": ("split", "subset", "set"),
+    **{mark: (mark,) for mark in IGNORE},
 }
 _MEANING = {"x0": "left edge", "y0": "top edge", "x1": "right edge", "y1": "bottom edge"}
 _BOX = ("x0", "y0", "x1", "y1")
@@ -53,6 +56,7 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
     if columns is None:
         columns = _columns_without_header(file, [cells for _, cells in lines])
     else:
+        _warn_of_unread(lines[0][1], columns, found)
         lines = lines[1:]
     pictures = pictures_for(file, source, options)
     items: dict[tuple[str, str | None], Item] = {}
@@ -74,11 +78,19 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
             size = stated_size(row.get("width"), row.get("height"))
             items[row["image"], own] = Item(name, str(picture), [], own, size)
         if any(row[edge] for edge in _BOX):
-            items[row["image"], own].rows.append(Row([number(row[edge]) for edge in _BOX], row["class"]))
+            ignore = any(is_set(row.get(mark)) for mark in IGNORE)
+            items[row["image"], own].rows.append(Row([number(row[edge]) for edge in _BOX], row["class"], ignore))
     found.items.extend(items.values())
     if unknown_splits:
         words = ", ".join(sorted(unknown_splits))
         found.warnings.append(f"{file}: as a split, {words:.200} is none of train, validation and test")
+
+
+def _warn_of_unread(header: list[str], columns: dict[str, int], found: Source) -> None:
+    unread = [cell.strip() for i, cell in enumerate(header) if cell.strip() and i not in columns.values()]
+    warning = f"columns that are not read: {', '.join(unread)}"
+    if unread and warning not in found.warnings:  # the files of all splits have the same
+        found.warnings.append(warning)
 
 
 def header_words(cells: list[str]) -> list[str]:
@@ -108,8 +120,10 @@ def read_lines(file: Path) -> list[tuple[int, list[str]]]:
 
 
 def _header_columns(file: Path, cells: list[str]) -> dict[str, int] | None:
-    """{what: column} from a header; None where the first row is none: it names no column, and holds a number or nothing
-    somewhere."""
+    """{what: column} from a header; None where the first row is none: it holds the four numbers of a box, or it names no
+    column, and holds a number or nothing somewhere."""
+    if sum(isinstance(number(cell), int | float) for cell in cells) >= len(_BOX):
+        return None  # though the class may be called as a column is, such as `left`
     words = [re.sub(r"[\s\-]+", "_", cell.strip().lower()) for cell in cells]
     names = dict(_NAMES)
     if "x0" in words:  # x0, y0, x1, y1: here x1 is the right edge

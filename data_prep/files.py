@@ -5,17 +5,13 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from boxtune.errors import UserError
+from boxtune.files import PICTURE_SUFFIXES, files_below, is_picture
 from data_prep.source import Options, Source
 from data_prep.splits import ALIASES, split_of
 
-PICTURE_SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm", ".pbm",
-    ".tga", ".mpo", ".avif",
-}  # fmt: skip
 _FORMAT_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 
 
@@ -101,11 +97,6 @@ def relative_name(path: Path, folder: Path) -> str:
     return safe_name(os.path.relpath(path, folder))
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a path looks like a picture by its name; hidden files are none."""
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
-
-
 def suffix_of(content: bytes) -> str:
     """The file ending of an encoded picture; torn ones are reported with all other pictures."""
     from PIL import Image  # which -h can do without
@@ -115,20 +106,6 @@ def suffix_of(content: bytes) -> str:
             return _FORMAT_SUFFIXES.get(image.format, f".{image.format.lower()}")
     except (OSError, ValueError, LookupError, RuntimeError, EOFError):
         return ".bin"
-
-
-def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Every file at any depth, and every broken link. Linked folders are entered too, but not where links form a loop, and
-    no hidden ones, where tools such as notebooks keep copies."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            if not path.name.startswith("."):
-                yield from files_below(path, (*above, real))
-        else:
-            yield path
 
 
 def list_pictures(folder: Path, options: Options) -> list[Path]:

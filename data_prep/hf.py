@@ -13,7 +13,8 @@ from itertools import chain, islice
 from pathlib import Path
 
 from boxtune.errors import UserError
-from data_prep.files import files_below, safe_name, stated_size, suffix_of
+from boxtune.files import files_below
+from data_prep.files import safe_name, stated_size, suffix_of
 from data_prep.source import Item, Options, Sample, Source, plain
 from data_prep.splits import split_of
 from data_prep.spool import Spool

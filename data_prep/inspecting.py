@@ -29,9 +29,9 @@ def inspect_items(found: Source, options: Options) -> tuple[Spool[Inspected], li
 
     Bad pictures are errors, or left out and problems if the user says so. Raises UserError where none is left.
     """
-    entries, problems = choose_entries(
-        [Entry(number, item.name, item.picture, item.split) for number, item in enumerate(found.items)]
-    )
+    entries = [Entry(number, item.name, item.picture, item.split) for number, item in enumerate(found.items)]
+    entries, problems, warnings = choose_entries(entries, by_folders=options.split_ratio is None)
+    found.warnings += warnings
     named, errors = name_entries(entries)
     inspected, bad = Spool(options.scratch), {}
     pictures = inspect_all([entry.picture for entry in named.values()], options.workers)

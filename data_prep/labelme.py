@@ -12,10 +12,10 @@ import os
 from pathlib import Path
 
 from boxtune.errors import UserError
+from boxtune.files import files_below
 from data_prep.files import (
     Pictures,
     existing,
-    files_below,
     is_output,
     is_set,
     pictures_for,
@@ -26,7 +26,6 @@ from data_prep.files import (
 )
 from data_prep.shapes import are_numbers, box_of_ellipse, box_of_points
 from data_prep.source import Item, Options, Row, Sample, Source
-from data_prep.splits import split_of_folders
 from data_prep.spool import Spool
 
 # A mask's points are the corners of its box; `rotation` is X-AnyLabeling's turned rectangle.
@@ -100,7 +99,7 @@ def _read_item(file: Path, folder: Path, data: dict, pictures: Pictures, found: 
     picture = _find_picture(file, folder, data, pictures, options)
     name = relative_name(file.with_name(file.stem + picture.suffix), folder)
     size = stated_size(data.get("imageWidth"), data.get("imageHeight"))
-    item = Item(name, str(picture), [], split_of_folders(file, folder), size)
+    item = Item(name, str(picture), [], size=size)
     groups: dict[tuple[str, str], Row] = {}
     for shape in data["shapes"]:
         box_xyxy, label = _box_of(shape), str(shape.get("label") or "").strip()

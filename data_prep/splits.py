@@ -1,8 +1,9 @@
-"""Which image belongs to which split: the source's own division, or a stable hash of the id."""
+"""Which image belongs to which split: the source's own division, that of the pictures' folders, or a stable hash of the id."""
 
 import hashlib
 import re
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from pathlib import PurePosixPath
 
 from boxtune.records import SPLITS
 from data_prep.source import Entry, problem
@@ -23,18 +24,20 @@ def split_of(text: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def split_of_folders(path: Path, top: Path) -> str | None:
-    """The split that the folders between `top` and a file speak of; None for none or several."""
-    found = {split_of(part) for part in path.relative_to(top).parts[:-1]} - {None}
+def split_of_folders(name: str) -> str | None:
+    """The split that the folders in the name of a file speak of; None for none or several."""
+    found = {split_of(part) for part in PurePosixPath(name).parts[:-1]} - {None}
     return found.pop() if len(found) == 1 else None
 
 
-def choose_entries(entries: list[Entry]) -> tuple[list[Entry], list[dict]]:
-    """(entries that belong to a split, problems for those left out).
+def choose_entries(entries: list[Entry], by_folders: bool) -> tuple[list[Entry], list[dict], list[str]]:
+    """(entries that belong to a split, problems for those left out, warnings).
 
-    `trainval` is left out where its parts exist, and is the training split where they do not. Where the source divides
-    its images, an image that it gives no split is left out.
+    Where the source divides its images, by lists, files or a column, or else `by_folders` in their names, an image that it
+    gives no split is left out. `trainval` is left out where its parts exist, and is the training split where they do not.
     """
+    by_folders = by_folders and not any(entry.split for entry in entries)
+    warnings = _divide_by_folders(entries) if by_folders else []
     named = {entry.split for entry in entries} - {None}
     if "trainval" in named:
         parts_exist = bool(named & {"train", "validation"})
@@ -42,11 +45,32 @@ def choose_entries(entries: list[Entry]) -> tuple[list[Entry], list[dict]]:
             if entry.split == "trainval":
                 entry.split = None if parts_exist else "train"
     if not named:
-        return entries, []
+        return entries, [], warnings
     kept = [entry for entry in entries if entry.split]
     placed = {entry.name for entry in kept}
     lost = sorted({entry.name for entry in entries} - placed)
-    return kept, [problem(without_suffix(name), "no_split", None, "image left out") for name in lost]
+    problems = [problem(without_suffix(name), "no_split", None, "image left out") for name in lost]
+    return kept, problems, warnings
+
+
+def _divide_by_folders(entries: list[Entry]) -> list[str]:
+    """Give each entry the split that the folders in its name speak of; warnings, for a folder's name may mean something else."""
+    splits = [split_of_folders(entry.name) for entry in entries]
+    counts = Counter(splits)
+    named = [split for split in ALIASES if split in counts]
+    if len(named) == 1 and None in counts:  # `train` beside `bus` and `car` is a vehicle
+        split = named[0]
+        example = without_suffix(entries[splits.index(split)].name)
+        return [
+            f"folders name only the {split} split, for {counts[split]} picture(s) such as {example}, and none for the other "
+            f"{counts[None]}: taken for no division. If it is one, name the folders of the others after their split too"
+        ]
+    for entry, split in zip(entries, splits, strict=True):
+        entry.split = split
+    if len(named) < 2:
+        return []
+    said = ", ".join(f"{counts[split]} {split}" for split in named)
+    return [f"the splits are those that the pictures' folders name ({said}); --split-ratio divides anew"]
 
 
 def without_suffix(name: str) -> str:

@@ -13,7 +13,7 @@ _LABELS = (
     "category_name", "class_name", "label_name", "category", "categories", "label", "labels", "class", "classes", "name",
     "names", "category_id", "class_id", "label_id",
 )  # fmt: skip
-_IGNORE = ("ignore", "iscrowd", "is_crowd", "difficult")
+IGNORE = ("ignore", "iscrowd", "is_crowd", "difficult")
 _NUMBERED = ("category_id", "class_id", "label_id")  # say what the class's name says, and are not kept beside it
 
 
@@ -82,9 +82,9 @@ def read_objects(row: dict, fields: Fields, names: list[str] | None, warnings: l
     # Beside the row's own lists stand other things of the picture, and even beside the objects' lists a count may stand.
     others = {key: values for key, values in columns.items() if key not in {fields.bbox, fields.label, *_NUMBERED}}
     if not fields.parent:
-        others = {key: values for key, values in others.items() if key in _IGNORE and isinstance(values, list)}
+        others = {key: values for key, values in others.items() if key in IGNORE and isinstance(values, list)}
     lengths = {key: len(values) if isinstance(values, list) else None for key, values in columns.items()}
-    needed = [fields.bbox, fields.label, *(key for key in others if key in _IGNORE)]
+    needed = [fields.bbox, fields.label, *(key for key in others if key in IGNORE)]
     if len({lengths[key] for key in needed}) > 1:
         return (
             f"the columns of {fields.parent or 'the row'} differ in length: { {key: lengths[key] for key in needed} }"
@@ -97,7 +97,7 @@ def read_objects(row: dict, fields: Fields, names: list[str] | None, warnings: l
     rows = []
     for i, (box, label) in enumerate(zip(boxes, labels, strict=True)):
         extra = {key: values[i] for key, values in others.items()}
-        marks = [extra.pop(key, False) for key in _IGNORE]
+        marks = [extra.pop(key, False) for key in IGNORE]
         if isinstance(label, list | dict):
             return f"{fields.label} must have one class for each box, got {label!r:.100}"
         label = int(label) if isinstance(label, float) and label.is_integer() else label

@@ -9,11 +9,10 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from boxtune.errors import UserError
+from boxtune.files import files_below, is_picture
 from data_prep.files import (
     Pictures,
     existing,
-    files_below,
-    is_picture,
     is_set,
     number,
     pictures_for,
@@ -39,15 +38,16 @@ def read(source: Path, options: Options) -> Source:
     places = _find_annotations(existing(source))
     for root, annotations in places:
         # Several data sets are the splits of one: names tell from which an image is, and a folder above them its split.
-        _read_set(root, annotations, annotations if len(places) == 1 else source, options, found)
+        split = split_of_folders(relative_name(annotations, source)) if len(places) > 1 else None
+        _read_set(root, annotations, source if split else annotations, split, options, found)
     if not len(found.items) and not found.errors:
         raise UserError(f"{source} holds no .xml file. VOC has one for each picture.")
     _warn_of_pictures_without_xml(found)
     return found
 
 
-def _read_set(root: Path, annotations: Path, top: Path, options: Options, found: Source) -> None:
-    """The images of one folder of XML files, named as seen from `top`."""
+def _read_set(root: Path, annotations: Path, top: Path, split: str | None, options: Options, found: Source) -> None:
+    """The images of one folder of XML files, named as seen from `top`, and of `split` where no lists divide them."""
     files = sorted(path for path in files_below(annotations) if _is_annotation(path))
     pictures: dict[Path, Pictures] = {}
     splits = _read_image_sets(root, {relative_name(file.with_suffix(""), annotations) for file in files}, found)
@@ -60,7 +60,7 @@ def _read_set(root: Path, annotations: Path, top: Path, options: Options, found:
             pictures[file.parent] = pictures_for(file, root, options, mirrored)
         item = _read_item(file, top, pictures[file.parent], found)
         if item and splits is None:
-            item.split = split_of_folders(file, top)
+            item.split = split
             found.items.append(item)
         elif item:
             own = splits.get(relative_name(file.with_suffix(""), annotations), [None])
@@ -92,7 +92,7 @@ def _find_annotations(source: Path) -> list[tuple[Path, Path]]:
         for path in folders
         if path.name.lower() in _ANNOTATION_FOLDERS and any(map(_is_annotation, files_below(path)))
     ]
-    splits = [split_of_folders(path, source) for path in roots]
+    splits = [split_of_folders(relative_name(path, source)) for path in roots]
     if len(roots) > 1 and (None in splits or len({*splits}) < len(splits)):
         raise UserError(
             f"{source} holds several VOC data sets; pass one of them:", [str(path.parent) for path in roots]

@@ -7,16 +7,17 @@ picture without a label file is an empty image.
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import yaml
 
 from boxtune.errors import UserError
+from boxtune.files import files_below
 from data_prep.files import (
     endings,
     existing,
-    files_below,
     is_absolute,
     is_output,
     list_pictures,
@@ -31,6 +32,8 @@ from data_prep.spool import Spool
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
 # How YAML writes that a split has no pictures.
 _NOTHING = ("", "null", "~")
+# Where detectors of this format write what they find, and pictures of it.
+_RUN = re.compile(r"(^|/)runs/(detect|segment|pose|obb|train|val)/")
 
 
 def recognise(sample: Sample) -> str | None:
@@ -56,35 +59,49 @@ def read(source: Path, options: Options) -> Source:
         reasons = "; ".join(found.errors + found.warnings) or "Name their folder with --images."
         raise UserError(f"{settings_file or root}: found no picture. {reasons}")
     used: dict[str, Path] = {}  # the picture of each label file
+    members: dict[str | None, list[Path]] = defaultdict(list)  # pictures of each split
     labelled: set[str | None] = set()  # splits with a label file
     read_box = _box_before_points if "kpt_shape" in settings else _box_cxcywh
     for picture, split in pictures:
+        name = relative_name(picture, options.images or root)
+        part = split or split_of_folders(name)
+        members[part].append(picture)
         labels = _label_file(picture, root, options)
         if labels and used.setdefault(str(labels), picture) != picture:
             found.errors.append(f"{labels} would be the labels of both {used[str(labels)]} and {picture}")
         rows = _read_labels(labels, names, read_box, found) if labels else []
-        labelled |= {split} if labels else set()
-        found.items.append(Item(relative_name(picture, options.images or root), str(picture), rows, split))
+        labelled |= {part} if labels else set()
+        found.items.append(Item(name, str(picture), rows, split))
+    if not used and not any(picture.is_file() for picture, _ in pictures):
+        raise UserError(
+            f"{settings_file or root}: none of {len(pictures)} pictures is there; name their folder with --images. Looked for",
+            [str(picture) for picture, _ in pictures[:5]],
+        )
     if not used:
         example = _label_candidates(pictures[0][0], root, options)
         raise UserError(
             f"{root}: none of the {len(pictures)} pictures has a label file; looked for",
             [str(path) for path in example],
         )
-    for split in dict.fromkeys(split for _, split in pictures if split not in labelled):
-        paths = [picture for picture, own in pictures if own == split]
+    for split in [split for split in members if split not in labelled]:
+        paths = members[split]
         places = ", ".join(str(path) for path in _label_candidates(paths[0], root, options))
         which = f"the {split} split" if split else "no split"
         found.warnings.append(
             f"none of the {len(paths)} pictures of {which} has a label file, so all count as empty; looked for {places}"
         )
+    predictions = []
     for path, split in _orphans(label_folders, used, root, options):
         # As an item it is reported with all other missing pictures.
         below = os.path.relpath(path.with_suffix(""), root)
+        if _RUN.search(below):
+            predictions.append(path)
+            continue
         folder = options.images or root
         picture = folder / re.sub(r"\blabels\b", "." if options.images else "images", below, count=1)
         rows = _read_labels(path, names, read_box, found)
         found.items.append(Item(relative_name(picture, folder), str(picture), rows, split))
+    _warn_of_runs("label file", predictions, found)
     return found
 
 
@@ -128,14 +145,17 @@ def _read_names(settings: dict, settings_file: Path | None, root: Path) -> dict[
 def _find_pictures(
     settings: dict, settings_file: Path | None, root: Path, options: Options, found: Source
 ) -> tuple[list[tuple[Path, str | None]], dict[Path, str | None]]:
-    """([(picture, split)], {label folder: split}). Without data.yaml the split is read from the folders' names."""
+    """([(picture, split)], {label folder: split}). The split is None where data.yaml names none."""
     declared = [
         (word, settings[word]) for words in ALIASES.values() for word in words if settings.get(word, "") not in _NOTHING
     ]
     if not declared:
         folder = options.images or root
-        listed = [(path, split_of_folders(path, folder)) for path in list_pictures(folder, options)]
-        return listed, {_label_folder(path): split for path, split in listed} | {root: None}
+        listed = list_pictures(folder, options)
+        drawn = [path for path in listed if _RUN.search(os.path.relpath(path, folder))]
+        _warn_of_runs("picture", drawn, found)
+        own = sorted({*listed} - {*drawn})
+        return [(path, None) for path in own], dict.fromkeys([*map(_label_folder, own), root])
     pictures: dict[tuple[Path, str | None], None] = {}
     label_folders: dict[Path, str | None] = {}
     for word, value in declared:
@@ -155,7 +175,8 @@ def _find_pictures(
                 pictures.update(((path, split), None) for path in listed)
                 label_folders.update((folder, split) for folder in {_label_folder(path) for path in listed})
             else:
-                pictures.update(((path, split), None) for path in _read_list(place, settings_file.parent))
+                folders = [settings_file.parent, place.parent, *([options.images] if options.images else [])]
+                pictures.update(((path, split), None) for path in _read_list(place, folders, found))
     return list(pictures), label_folders
 
 
@@ -169,16 +190,23 @@ def _resolve(entry: str, settings: dict, settings_file: Path, options: Options) 
     return next((Path(os.path.abspath(path)) for path in candidates if os.path.exists(path)), None)
 
 
-def _read_list(path: Path, root: Path) -> list[Path]:
-    """The pictures that a text file lists, relative to its own folder or to that of data.yaml."""
-    lines = (line.strip() for line in read_text(path).splitlines())
-    listed = []
-    for line in lines:
-        if line:
-            spellings = endings(line) if is_absolute(line) else [line]
-            places = [folder / spelling for spelling in spellings for folder in (root, path.parent)]
-            listed.append(next((place for place in places if os.path.isfile(place)), path.parent / line))
-    return [Path(os.path.abspath(place)) for place in listed]
+def _read_list(path: Path, folders: list[Path], found: Source) -> list[Path]:
+    """The pictures that a text file lists, in one of `folders`, with all folders of their own or without the first ones:
+    CVAT writes `data/` before them."""
+    listed: dict[Path, str] = {}
+    for line in filter(str.strip, read_text(path).splitlines()):
+        name = os.path.normpath(line.strip())
+        places = [folder / spelling for spelling in endings(name) for folder in folders]
+        place = next((place for place in places if os.path.isfile(place)), path.parent / name)
+        place = Path(os.path.abspath(place))
+        if listed.setdefault(place, name) != name:
+            found.errors.append(f"{path}: {listed[place]} and {name} would both be {place}, and there is no other")
+    return list(listed)
+
+
+def _warn_of_runs(what: str, paths: list[Path], found: Source) -> None:
+    if paths:
+        found.warnings.append(f"{len(paths)} {what}(s) are of a detector's runs and are left out, such as {paths[0]}")
 
 
 def _label_folder(picture: Path) -> Path:

@@ -53,6 +53,12 @@ def test_yolo_says_where_a_whole_split_has_no_label_file(tmp_path, capsys):
     *_, printed = prepared(capsys, "yolo", root, "--out", tmp_path / "out")
     assert "none of the 1 pictures of the validation split has a label file, so all count as empty" in printed
 
+    for name in ("data.yaml", "val_labels/b.txt"):
+        (root / name).unlink()
+    write(root / "classes.txt", "cat\n")
+    *_, printed = prepared(capsys, "yolo", root, "--out", tmp_path / "by_folders")
+    assert "none of the 1 pictures of the validation split has a label file, so all count as empty" in printed
+
 
 def test_yolo_paths_of_another_machine(tmp_path, capsys):
     yaml = "path: /content/drive/set\nnames: [cat]\ntrain: /content/drive/set/images/train\nval: /content/drive/set/val.txt\n"
@@ -61,6 +67,48 @@ def test_yolo_paths_of_another_machine(tmp_path, capsys):
     write(root / "val.txt", "/content/drive/set/images/val/b.png\n")
     records, *_ = prepared(capsys, "yolo", root, "--out", tmp_path / "out")
     assert splits_of(records) == {"images/train/a": "train", "images/val/b": "validation"}
+
+
+def test_yolo_as_cvat_exports_it(tmp_path, capsys):
+    """Its lists have `data/` before the names of files that lie beside them."""
+    files = {"images/train/a.png": "0 0.5 0.5 0.2 0.2\n", "images/train/b.png": "0 0.5 0.5 0.2 0.2\n"}
+    root = yolo(tmp_path / "in", "path: .\nnames: {0: cat}\ntrain: train.txt\n", files)
+    write(root / "train.txt", "data/images/train/a.png\ndata/images/train/b.png\n")
+    records, *_ = prepared(capsys, "yolo", root, "--out", tmp_path / "out")
+    assert {name: len(record["objects"]["bbox"]) for name, record in records.items()} == {
+        "images/train/a": 1,
+        "images/train/b": 1,
+    }
+
+    (root / "images").rename(tmp_path / "pics")
+    message = failure(capsys, "yolo", root, "--out", tmp_path / "o")
+    assert "data.yaml: none of 2 pictures is there; name their folder with --images" in message
+    assert "label file" not in message, "the labels are all there"
+    records, *_ = prepared(capsys, "yolo", root, "--images", tmp_path / "pics", "--out", tmp_path / "elsewhere")
+    assert {name: len(record["objects"]["bbox"]) for name, record in records.items()} == {"train/a": 1, "train/b": 1}
+
+
+def test_yolo_lists_whose_names_mean_one_picture_are_refused(tmp_path, capsys):
+    root = yolo(tmp_path / "in", "names: [cat]\ntrain: train.txt\n", {"images/0.png": "0 0.5 0.5 0.2 0.2\n"})
+    write(root / "train.txt", "images/0.png\n./images/0.png\n")
+    assert len(prepared(capsys, "yolo", root, "--out", tmp_path / "out")[0]) == 1
+    write(root / "train.txt", "cam1/images/0.png\ncam2/images/0.png\n")
+    message = failure(capsys, "yolo", root, "--out", tmp_path / "o")
+    assert "cam1/images/0.png and cam2/images/0.png would both be" in message
+
+
+def test_yolo_runs_of_a_detector_are_left_out(tmp_path, capsys):
+    write(tmp_path / "in" / "classes.txt", "cat\n")
+    picture(tmp_path / "in" / "images" / "a.png")
+    write(tmp_path / "in" / "labels" / "a.txt", "0 0.5 0.5 0.2 0.2\n")
+    run = tmp_path / "in" / "runs" / "detect" / "predict"
+    drawn = picture(run / "a.png")
+    for name in ("a", "seen_elsewhere"):
+        write(run / "labels" / f"{name}.txt", "0 0.4 0.4 0.2 0.2 0.93\n")
+    records, problems, printed = prepared(capsys, "yolo", tmp_path / "in", "--out", tmp_path / "out")
+    assert list(records) == ["images/a"] and problems == []
+    assert f"1 picture(s) are of a detector's runs and are left out, such as {drawn}" in printed
+    assert f"2 label file(s) are of a detector's runs and are left out, such as {run / 'labels' / 'a.txt'}" in printed
 
 
 # ---- VOC -------------------------------------------------------------------------------------------------------------
@@ -133,6 +181,38 @@ def test_names_with_folders_give_way_to_the_folder_that_the_user_names(tmp_path,
     words = ("--images", tmp_path / "pics", "--out", tmp_path / "out")
     records, *_ = prepared(capsys, "coco", folder / "annotations.json", *words)
     assert [record["image"] for record in records.values()] == [str(place)]
+
+
+def test_coco_pictures_may_be_named_by_coco_url(tmp_path, capsys):
+    folder = coco(tmp_path / "in", [[[1, 2, 30, 40]]])
+    data = json.loads((folder / "annotations.json").read_text())
+    del data["images"][0]["file_name"]
+    data["images"][0]["coco_url"] = "http://images.cocodataset.org/train2017/000000001.jpg"
+    (folder / "annotations.json").write_text(json.dumps(data))
+    place = picture(folder / "train2017" / "000000001.jpg")
+    records, *_ = prepared(capsys, "coco", folder, "--out", tmp_path / "out")
+    assert {name: record["image"] for name, record in records.items()} == {"train2017/000000001": str(place)}
+
+
+def test_coco_annotations_of_a_refused_picture_are_no_further_errors(tmp_path, capsys):
+    folder = coco(tmp_path / "in", [[[1, 2, 30, 40]], [[1, 2, 30, 40], [5, 6, 7, 8]]])
+    data = json.loads((folder / "annotations.json").read_text())
+    del data["images"][1]["file_name"]
+    (folder / "annotations.json").write_text(json.dumps(data))
+    message = failure(capsys, "coco", folder, "--out", tmp_path / "out")
+    assert "images[1] needs id and file_name" in message and "1 problem(s)" in message
+
+
+def test_coco_class_that_another_id_bears_too_is_not_called_left_out(tmp_path, capsys):
+    folder = coco(tmp_path / "in", [[[1, 2, 30, 40]]], name="_annotations.coco.json")
+    data = json.loads((folder / "_annotations.coco.json").read_text())
+    data["categories"] = [
+        {"id": 0, "name": "cat", "supercategory": "none"},
+        {"id": 7, "name": "cat", "supercategory": "cat"},
+    ]
+    (folder / "_annotations.coco.json").write_text(json.dumps(data))
+    records, _, printed = prepared(capsys, "coco", folder, "--out", tmp_path / "out")
+    assert records["p0"]["objects"]["category"] == ["cat"] and "left out" not in printed
 
 
 # ---- labelme, tables --------------------------------------------------------------------------------------------------

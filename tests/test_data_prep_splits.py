@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_prep_sources import failure, kinds, picture, prepared, voc
+from data_prep_sources import failure, kinds, picture, prepared, voc, voc_xml
 
 from boxtune.records import read_info
 from data_prep.prepare import ask
@@ -142,6 +142,88 @@ def test_the_sources_own_division_is_kept_unless_a_ratio_is_given():
 )
 def test_split_names(name, split):
     assert split_of(name) == split
+
+
+def in_folders(folder: Path, kind: str, names: list[str]) -> Path:
+    """A source of any kind whose pictures have folders in their names."""
+    for name in names:
+        picture(folder / f"{name}.png")
+        if kind == "voc":
+            (folder / f"{name}.xml").write_text(voc_xml("", (100, 80), [("cat", 0, [1, 2, 30, 40])]))
+        elif kind == "labelme":
+            shapes = [{"label": "cat", "points": [[1, 2], [30, 40]], "shape_type": "rectangle"}]
+            (folder / f"{name}.json").write_text(json.dumps({"shapes": shapes}))
+        elif kind == "yolo":
+            (folder / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.2")
+    if kind == "yolo":
+        (folder / "classes.txt").write_text("cat")
+    elif kind == "csv":
+        rows = "".join(f"{name}.png,1,2,30,40,cat\n" for name in names)
+        (folder / "labels.csv").write_text(f"filename,xmin,ymin,xmax,ymax,class\n{rows}")
+    elif kind == "jsonl":
+        objects = {"bbox": [[60, 50, 95, 75]], "category": ["cat"]}
+        rows = [json.dumps({"file_name": f"{name}.png", "objects": objects}) for name in names]
+        (folder / "metadata.jsonl").write_text("\n".join(rows))
+    elif kind == "coco":
+        images = [{"id": i, "file_name": f"{name}.png"} for i, name in enumerate(names)]
+        things = [{"image_id": i, "category_id": 1, "bbox": [1, 2, 30, 40]} for i in range(len(names))]
+        data = {"images": images, "annotations": things, "categories": [{"id": 1, "name": "cat"}]}
+        (folder / "boxes.json").write_text(json.dumps(data))
+    elif kind == "via":
+        shape = {"name": "rect", "x": 1, "y": 2, "width": 30, "height": 40}
+        regions = [{"shape_attributes": shape, "region_attributes": {"kind": "cat"}}]
+        entries = {name: {"filename": f"{name}.png", "regions": regions} for name in names}
+        (folder / "via.json").write_text(json.dumps(entries))
+    return folder
+
+
+KINDS = ("voc", "labelme", "yolo", "csv", "jsonl", "coco", "via")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folders_that_name_several_splits_divide(tmp_path, capsys, kind):
+    names = [f"{split}/{i}" for split in ("train", "val", "test") for i in range(3)]
+    source = in_folders(tmp_path / "in", kind, [*names, "spare/9"])
+    records, problems, printed = prepared(capsys, kind, source, "--out", tmp_path / "out")
+    wanted = {"train": "train", "val": "validation", "test": "test"}
+    assert {name: record["split"] for name, record in records.items()} == {
+        name: wanted[name.split("/")[0]] for name in names
+    }
+    assert kinds(problems) == [("spare/9", "no_split", None)]
+    assert "the splits are those that the pictures' folders name (3 train, 3 validation, 3 test)" in printed
+    # Who divides anew wants all pictures.
+    records, *_ = prepared(capsys, kind, source, "--split-ratio", "50,50,0", "--out", tmp_path / "anew")
+    assert sorted(records) == sorted([*names, "spare/9"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_folder_called_as_a_split_among_others_divides_nothing(tmp_path, capsys, kind):
+    names = [f"{vehicle}/{i}" for vehicle in ("bus", "car", "train") for i in range(4)]
+    records, problems, printed = prepared(
+        capsys, kind, in_folders(tmp_path / "in", kind, names), "--out", tmp_path / "out"
+    )
+    assert sorted(records) == sorted(names) and problems == []
+    assert {record["split"] for record in records.values()} == {"train", "validation", "test"}
+    assert "folders name only the train split, for 4 picture(s) such as train/0, and none for the other 8" in printed
+
+
+def test_a_split_column_outweighs_the_folders(tmp_path, capsys):
+    rows = []
+    for folder, split in (("train", "test"), ("val", "train"), ("test", "")):
+        picture(tmp_path / "in" / folder / "0.png")
+        rows.append(f"{folder}/0.png,1,2,30,40,cat,{split}\n")
+    (tmp_path / "in" / "a.csv").write_text("filename,xmin,ymin,xmax,ymax,class,split\n" + "".join(rows))
+    records, problems, printed = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
+    assert {name: record["split"] for name, record in records.items()} == {"train/0": "test", "val/0": "train"}
+    assert kinds(problems) == [("test/0", "no_split", None)] and "folders" not in printed
+
+
+def test_voc_data_sets_of_splits_may_have_lists_or_none(tmp_path, capsys):
+    voc(tmp_path / "in" / "train", ["a", "b"], {"train": ["a"], "val": ["b"]})
+    voc(tmp_path / "in" / "test", ["c"])
+    records, *_ = prepared(capsys, "voc", tmp_path / "in", "--out", tmp_path / "out")
+    splits = {name.split("/")[-1]: record["split"] for name, record in records.items()}
+    assert splits == {"a": "train", "b": "validation", "c": "test"}
 
 
 def test_voc_lists_trainval_only_where_its_parts_are_missing(tmp_path, capsys):

@@ -36,6 +36,33 @@ def test_csv_columns(tmp_path, capsys, text):
     assert first["image"] == str(tmp_path / "in" / "images" / "a.png")
 
 
+@pytest.mark.parametrize("column", ["difficult", "IsCrowd", "is_crowd", "ignore"])
+def test_csv_objects_that_are_marked_are_ignored(tmp_path, capsys, column):
+    picture(tmp_path / "in" / "a.png")
+    rows = "a.png,1,2,30,40,cat,0\na.png,5,6,70,80,cat,1\n"
+    (tmp_path / "in" / "boxes.csv").write_text(f"filename,xmin,ymin,xmax,ymax,class,{column}\n{rows}")
+    records, _, printed = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
+    assert records["a"]["objects"]["ignore"] == [False, True] and "not read" not in printed
+
+
+def test_csv_columns_that_are_not_read_are_named_once(tmp_path, capsys):
+    for split in ("train", "test"):
+        picture(tmp_path / "in" / f"{split}.png")
+        header = "filename,width,height,xmin,ymin,xmax,ymax,class,occluded,Area\n"
+        (tmp_path / "in" / f"{split}.csv").write_text(f"{header}{split}.png,100,80,1,2,30,40,cat,1,7\n")
+    *_, printed = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
+    assert printed.count("columns that are not read: occluded, Area\n") == 1
+
+
+@pytest.mark.parametrize("row", ["a.png,1,2,30,40,{}\n", "a.png,100,80,{},1,2,30,40\n"])
+@pytest.mark.parametrize("name", ["left", "bottom"])
+def test_csv_rows_whose_class_is_called_as_a_column_are_no_header(tmp_path, capsys, row, name):
+    picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "boxes.csv").write_text(row.format(name) + row.format("cat"))
+    records, *_ = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
+    assert records["a"]["objects"]["category"] == [name, "cat"]
+
+
 def test_csv_splits_and_missing_pictures(tmp_path, capsys):
     for split in ("train", "test"):
         picture(tmp_path / "in" / f"{split}.png")

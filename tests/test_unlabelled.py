@@ -50,6 +50,15 @@ def test_a_folder_one_picture_or_a_list_of_paths(tmp_path):
     assert asked(tmp_path / "list.txt") == {"pictures/a.png": (60, 40), "elsewhere/a.png": (7, 9)}
 
 
+def test_a_folder_means_the_pictures_that_data_prep_would_find(tmp_path):
+    folder = tmp_path / "pictures"
+    for name in ("a.jpg", "b.ppm", "._c.jpg", ".ipynb_checkpoints/a-checkpoint.jpg"):
+        picture(folder / name)
+    picture(tmp_path / "elsewhere" / "d.png")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    assert [*asked(folder)] == ["a.jpg", "b.ppm", "linked/d.png"]
+
+
 def test_copies_of_an_earlier_call_go_and_nothing_else(tmp_path):
     copies = tmp_path / "out" / "pictures"
     for name in ("a.png.jpg", "sub/b.png.jpg", "mine.jpg"):
