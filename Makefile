@@ -13,6 +13,8 @@ VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 # Several GPUs: make train LAUNCH=".venv/bin/accelerate launch --config_file recipes/accelerate/ddp.yaml"
 LAUNCH ?= $(PYTHON)
+# Several processes that are told to stop finish their step and save a checkpoint; torch would give them 30 seconds.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 600
 RECIPE_ARGS = --config $(RECIPE) $(if $(OVERLAY),--overlay $(OVERLAY)) --output_dir $(RUN) $(ARGS)
 
 .PHONY: help train recipe check eval merge benchmark test quality format install clean

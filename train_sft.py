@@ -15,7 +15,6 @@ import torch
 import transformers
 from accelerate import PartialState
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.integrations.fsdp import is_fsdp_enabled
 
 from boxtune.box_validation import METRICS, BoxValidation, require_objects
 from boxtune.calibration import fit
@@ -36,6 +35,8 @@ from boxtune.modeling import (
     load_model,
     load_processor,
     nf4_config,
+    require_full_precision,
+    uses_fsdp,
 )
 from boxtune.noise import NOISE_LABEL, require_free_label
 from boxtune.policy import PolicyLoss
@@ -66,6 +67,15 @@ def require_one_gpu_each(count: int) -> None:
         raise UserError(
             f"this machine has {count} GPUs, and each needs a process of its own. For one of them: CUDA_VISIBLE_DEVICES=0 make "
             'train …; for all: LAUNCH=".venv/bin/accelerate launch --config_file recipes/accelerate/ddp.yaml".'
+        )
+
+
+def require_whole_weights() -> None:
+    """Raises UserError under ZeRO-3, which shares out weights as they load; 4-bit ones do not load like that."""
+    if is_deepspeed_zero3_enabled():
+        raise UserError(
+            "ZeRO-3 is not supported: launch with recipes/accelerate/zero2.yaml, or with fsdp.yaml for a base that fits no "
+            "single GPU."
         )
 
 
@@ -243,17 +253,12 @@ def choose_losses(recipe: Recipe) -> tuple[BoxLosses | None, PolicyLoss | None]:
     if options.grounding_mode == "policy":
         weights = BoxLosses(0, 0, 0, end_token=options.end_token_weight)
     chosen = weights or None, None if options.grounding_mode == "teacher_forced" else sampled
-    if any(chosen) and is_sharded():
+    if any(chosen) and uses_fsdp():
         raise UserError(
             "iou_loss_weight, fp_loss_weight, fn_loss_weight and end_token_weight need the whole LM head in each process. "
             "Launch with recipes/accelerate/ddp.yaml or zero2.yaml, or leave them out."
         )
     return chosen
-
-
-def is_sharded() -> bool:
-    """Whether each process holds a part of the weights only."""
-    return is_fsdp_enabled() or is_deepspeed_zero3_enabled()
 
 
 def build_trainer(
@@ -306,13 +311,13 @@ def build_trainer(
             peft_config=peft_config,
             callbacks=callbacks,
         )
-    if box_validation and is_sharded():
+    if box_validation and uses_fsdp():
         # Each process would answer other pictures with weights of which it holds a part.
         if (training.metric_for_best_model or "").removeprefix("eval_") in METRICS:
             raise UserError(
-                f"metric_for_best_model: {training.metric_for_best_model} is not measured under FSDP and ZeRO-3; use eval_loss."
+                f"metric_for_best_model: {training.metric_for_best_model} is not measured under FSDP; use eval_loss."
             )
-        say("note: under FSDP and ZeRO-3 no boxes are generated while training")
+        say("note: under FSDP no boxes are generated while training")
         trainer.box_validation = None
     return trainer
 
@@ -347,8 +352,10 @@ def main(argv: list[str] | None = None) -> None:
     for note in recipe.notes:
         say(f"note: {note}")
     require_one_gpu_each(recipe.training.n_gpu)
+    require_whole_weights()
     config = load_config(recipe.model.model_name_or_path, recipe.model.model_revision)
     codec_for(config)
+    require_full_precision(config, recipe.model.model_name_or_path)
     losses = choose_losses(recipe)
     resume_from, replaced = resolve_output(recipe)
     data_dir = prepare_data(recipe)
@@ -399,7 +406,8 @@ def main(argv: list[str] | None = None) -> None:
     except torch.OutOfMemoryError as error:
         fewer = "fewer grounding_samples, " if trainer.policy_loss else ""
         raise UserError(
-            f"out of GPU memory ({error}). Try {fewer}OVERLAY=small_gpu, then a lower max_pixels."
+            f"out of GPU memory ({error}). Try {fewer}OVERLAY=small_gpu, then a lower max_pixels; where an evaluation ran out, "
+            "a lower per_device_eval_batch_size."
         ) from None
     except ImportError as error:  # an optional package that a value asks for
         raise UserError(f"{recipe.name}: {error}") from None

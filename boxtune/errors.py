@@ -86,7 +86,8 @@ def command(main):
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            # One of a data loader's worker comes with that process's traceback before it.
+            print(f"error: {str(error).rpartition('boxtune.errors.UserError: ')[2].rstrip()}", file=sys.stderr)
         except OSError as error:
             if error.errno not in _NO_SPACE | _BAD_PATH:
                 raise

@@ -8,6 +8,7 @@ import bitsandbytes as bnb
 import jinja2
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from huggingface_hub import hf_hub_download, model_info
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -27,11 +28,10 @@ from transformers import (
     PreTrainedModel,
     ProcessorMixin,
 )
-from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.utils import is_flash_attn_2_available
 
 from boxtune.codecs import CODECS, Codec
-from boxtune.errors import UserError, reading
+from boxtune.errors import UserError, accepting, reading
 from boxtune.lora import adapted_modules, in_words
 
 VISION_TOWER = "model.visual"
@@ -178,14 +178,29 @@ def nf4_config(
     The head stays as it is, and by default the vision tower: quantised towers and heads lose boxes.
     """
     skip = [name for name in family_of(config).nf4_skip if not (vision and name == VISION_TOWER)]
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=double_quant,
-        bnb_4bit_compute_dtype=compute_dtype,
-        bnb_4bit_quant_storage=storage,
-        llm_int8_skip_modules=skip,
-    )
+    with accepting(f"bnb_4bit_quant_storage {storage}, or another setting of NF4, is refused"):
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=double_quant,
+            bnb_4bit_compute_dtype=compute_dtype,
+            bnb_4bit_quant_storage=storage,
+            llm_int8_skip_modules=skip,
+        )
+
+
+def require_full_precision(config: PretrainedConfig, model_id: str) -> None:
+    """Raises UserError for a model that was quantised by whoever published it: which parts, and how, would be theirs to say."""
+    if getattr(config, "quantization_config", None):
+        raise UserError(
+            f"{model_id} is quantised already, and its adapter could not be merged. Name the model that it was made of; "
+            "load_in_4bit: true quantises that."
+        )
+
+
+def uses_fsdp() -> bool:
+    """Whether accelerate shards the weights. (transformers' is_fsdp_enabled asks besides for one way to load them.)"""
+    return parse_flag_from_env("ACCELERATE_USE_FSDP")
 
 
 def load_model(
@@ -199,9 +214,9 @@ def load_model(
     **kwargs,
 ) -> PreTrainedModel:
     """Load a model onto this process's device. Raises UserError where the weights are torn, missing or misshapen."""
-    # FSDP shares the weights out itself; otherwise each process loads onto its own GPU.
-    if device_map is None and PartialState().device.type == "cuda" and not is_fsdp_enabled():
-        device_map = {"": PartialState().local_process_index}
+    # FSDP shares the weights out itself, from main memory; otherwise each process loads onto its own GPU.
+    if device_map is None and PartialState().device.type == "cuda":
+        device_map = {"": "cpu" if uses_fsdp() else PartialState().local_process_index}
     with reading(f"the weights of {model_id}", "Get the model again."):
         try:
             model, report = AutoModelForImageTextToText.from_pretrained(

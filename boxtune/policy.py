@@ -55,19 +55,15 @@ def advantages(costs: Tensor) -> Tensor:
 
 
 @contextmanager
-def answering(model: torch.nn.Module, backbone: torch.nn.Module) -> Iterator[None]:
-    """The model as it generates: no dropout, no gradient checkpointing, and afterwards all as it was found.
-
-    `rope_deltas` is where Qwen-VL models remember the positions of the last prompt.
-    """
-    was_training, rope_deltas = model.training, backbone.rope_deltas
+def answering(model: torch.nn.Module) -> Iterator[None]:
+    """The model as it generates: no dropout, no gradient checkpointing, and afterwards as it was found."""
+    was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
         model.train(was_training)
-        backbone.rope_deltas = rope_deltas
 
 
 @dataclass(frozen=True)
@@ -79,17 +75,17 @@ class PolicyLoss:
     every: int
 
     def __call__(
-        self, forward, model, backbone, collator: GroundingCollator, inputs: dict[str, Tensor], asked: dict
+        self, forward, model, collator: GroundingCollator, inputs: dict[str, Tensor], asked: dict
     ) -> tuple[Tensor, dict[str, float]]:
         """(the loss, weighed already; what to log of the answers: their mean `policy_cost`, its parts before weighing, and the
         share of questions whose answers all cost the same, of which nothing can be learned).
 
-        `forward` is the model as it trains, wrapped as it may be, `model` the same unwrapped, `backbone` what lies below its
-        LM head. `inputs` are the batch's pixel_values and image_grid_thw, `asked` its questions (collator.ask).
+        `forward` is the model as it trains, wrapped as it may be, `model` the same unwrapped. `inputs` are the batch's
+        pixel_values and image_grid_thw, `asked` its questions (collator.ask).
         """
         prompt = {key: asked[key] for key in ("input_ids", "attention_mask", "mm_token_type_ids")}
         pictures = {key: inputs[key] for key in ("pixel_values", "image_grid_thw")}
-        with answering(model, backbone):
+        with answering(model):
             sequences = model.generate(**prompt, **pictures, generation_config=self._sampling(collator))
         length = prompt["input_ids"].shape[1]
         kept = until_stop(sequences[:, length:], stop_ids(collator.tokenizer))

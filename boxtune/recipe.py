@@ -200,6 +200,7 @@ _RANGES = {
     "must be from 0 to 4294967295": (lambda value: 0 <= value < 2**32, "seed", "data_seed"),
     "must be at least 1, or -1 to count epochs instead": (lambda value: value == -1 or value >= 1, "max_steps"),
 }
+_ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -347,6 +348,11 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
         problems.append(f"min_pixels: {grounding.min_pixels} must not exceed max_pixels, {grounding.max_pixels}")
     if model.dtype not in _DTYPES:
         problems.append(f"dtype: {model.dtype!r} must be one of {', '.join(_DTYPES)}")
+    if model.attn_implementation not in _ATTENTION and "/" not in (model.attn_implementation or ""):
+        problems.append(
+            f"attn_implementation: {model.attn_implementation!r} must be one of {', '.join(filter(None, _ATTENTION))}, or a "
+            "kernel of the hub (OWNER/NAME)"
+        )
     if grounding.codec is not None and grounding.codec not in BOX_CODECS:
         problems.append(
             f"codec: {grounding.codec!r} must be one of {', '.join(BOX_CODECS)}, or null for the model's own"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
@@ -66,12 +67,22 @@ class GroundingTrainer(SFTTrainer):
         self.gradient_squares: dict[str, torch.Tensor] = {}
         self.digit_ids = self.processing_class.tokenizer.convert_tokens_to_ids(list("0123456789"))
         self.box_validation = box_validation
-        if not self.is_fsdp_enabled:
-            # TRL casts the adapters of a 4-bit model to bf16, where small updates round to nothing, and which a
-            # GradScaler refuses. FSDP needs one dtype throughout, so there they stay as TRL left them.
-            for parameter in self.model.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.to(adapter_dtype)
+        self.adapter_dtype = adapter_dtype
+        self._cast_adapters()
+        visual = self._base().base_model.visual
+        if not any(parameter.requires_grad for parameter in visual.blocks.parameters()):
+            # With gradient checkpointing transformers has the pictures of Qwen2-VL and Qwen2.5-VL ask for gradients, and a frozen
+            # tower would be run a second time, and backwards, for what nobody reads.
+            visual.blocks[0].register_forward_pre_hook(lambda module, args: (args[0].detach(), *args[1:]))
+
+    def _cast_adapters(self) -> None:
+        """TRL casts the adapters of a 4-bit model to bf16, where small updates round to nothing, and which a GradScaler
+        refuses. FSDP needs one dtype throughout, so there they stay as TRL left them."""
+        if self.is_fsdp_enabled:
+            return
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(self.adapter_dtype)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Counts, beside the tokens of a step, the boxes and decisions of all its micro-batches: for each process, over which
@@ -138,11 +149,9 @@ class GroundingTrainer(SFTTrainer):
 
     def _sampled_loss(self, model, inputs: dict, asked: dict, steps: int) -> torch.Tensor:
         """A micro-batch's part of the loss of a step of `steps` of them."""
-        backbone = self._base().base_model
-        with last_hidden_states(backbone) as hidden:
-            loss, found = self.policy_loss(
-                model, self.accelerator.unwrap_model(model), backbone, self.data_collator, inputs, asked
-            )
+        with last_hidden_states(self._base().base_model) as hidden:
+            unwrapped = self.accelerator.unwrap_model(model)
+            loss, found = self.policy_loss(model, unwrapped, self.data_collator, inputs, asked)
         self._note({"policy_loss": loss, **{name: loss.new_tensor(value) for name, value in found.items()}})
         self._note_gradients({"policy": loss / steps}, hidden[-1])
         return loss / steps
@@ -215,6 +224,15 @@ class GroundingTrainer(SFTTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         with reading(resume_from_checkpoint, RESUME_REMEDY):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._cast_adapters()  # PEFT reads them as fp32, whatever they were
+
+    def _load_callback_state(self) -> None:
+        """What the callbacks had counted; the values they work by are the recipe's, which may have changed since."""
+        for callback in self.callback_handler.callbacks:
+            stored = self.state.stateful_callbacks.get(type(callback).__name__)
+            if stored and isinstance(callback, EarlyStoppingCallback):
+                stored["args"] = callback.state()["args"]
+        super()._load_callback_state()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with reading(str(checkpoint), RESUME_REMEDY):

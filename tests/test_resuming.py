@@ -56,6 +56,27 @@ def test_a_resumed_run_stops_as_early_as_an_uninterrupted_one(squares, tmp_path)
     assert last_whole_checkpoint(run).name == "checkpoint-4"
 
 
+def test_a_resumed_run_has_the_patience_of_its_recipe(squares, tmp_path):
+    options = [*STILL, "--eval_strategy", "steps", "--eval_steps", 1, "--save_steps", 1, "--save_total_limit", 9]
+    options += ["--max_steps", 8, "--early_stopping_patience"]
+    run = train(squares, tmp_path / "run", *options, 1)
+    assert last_whole_checkpoint(run).name == "checkpoint-2"
+    train(squares, run, *options, 3, "--resume_from_checkpoint", "true")
+    assert last_whole_checkpoint(run).name == "checkpoint-4"
+
+
+def test_bf16_adapters_stay_bf16_in_a_resumed_run(squares, tmp_path):
+    options = ("--adapter_dtype", "bfloat16", "--max_steps", 4, "--save_steps", 2, "--learning_rate", 1e-3)
+    whole = train(squares, tmp_path / "whole", *options)
+    reference = load_file(whole / "final" / "adapter_model.safetensors")
+    for name in ("final", "checkpoint-4"):
+        shutil.rmtree(whole / name)
+    train(squares, whole, *options, "--resume_from_checkpoint", "true")
+    resumed = load_file(whole / "final" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in resumed.values()} == {torch.bfloat16}
+    assert all(torch.equal(resumed[key], reference[key]) for key in reference)
+
+
 def test_an_interrupt_keeps_its_checkpoint_beside_the_best(squares, tmp_path, capsys):
     """With a limit of one checkpoint transformers ends by removing all but the best; nothing is evaluated any more."""
     options = [*STILL, "--max_steps", 400, "--eval_strategy", "epoch", "--save_strategy", "epoch"]

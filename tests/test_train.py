@@ -19,6 +19,7 @@ from training import train
 
 import evaluate
 import train_sft
+from benchmarks.losses import make_trainer
 from boxtune.checkpoint import load_checkpoint_model, open_checkpoint
 from boxtune.errors import UserError
 from boxtune.grounding import Grounding
@@ -196,6 +197,73 @@ def test_a_picture_that_is_gone_is_said_before_training(squares, tmp_path, capsy
     assert stop.value.code == 2
     assert "1 of" in (message := capsys.readouterr().err) and f"{gone}.moved" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_a_picture_that_tears_while_a_worker_reads_it_is_no_traceback(squares, tmp_path, capsys):
+    data = shutil.copytree(squares, tmp_path / "data")
+    lines = (data / "train.jsonl").read_text()
+    for record in read_records(data, "train"):
+        torn = tmp_path / f"{record['id']}.png"
+        torn.write_bytes(image_path(record, data).read_bytes()[:300])
+        lines = lines.replace(json.dumps(record["image"]), json.dumps(str(torn)))
+    (data / "train.jsonl").write_text(lines)
+    with pytest.raises(SystemExit) as stop:
+        train(data, tmp_path / "run", "--dataloader_num_workers", 1)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert re.search(r"^error: \S+: cannot read \S+ \(.*\)\. Prepare the data again\.$", error, re.MULTILINE), error
+    assert "Traceback" not in error
+
+
+def test_a_base_that_is_quantised_already_is_refused(squares, tmp_path, tiny_models, capsys):
+    base = shutil.copytree(tiny_models["qwen2_vl"], tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SystemExit) as stop:
+        train(squares, tmp_path / "run", "--model_name_or_path", base)
+    assert stop.value.code == 2 and "is quantised already" in capsys.readouterr().err
+
+
+def test_values_that_only_the_library_knows_are_refused_by_name(squares, tmp_path, capsys):
+    for key, value, words in (
+        ("attn_implementation", "flash_attn_2", "must be one of eager, sdpa, flash_attention_2"),
+        ("bnb_4bit_quant_storage", "bf16", "bnb_4bit_quant_storage bf16"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            train(squares, tmp_path / "run", f"--{key}", value)
+        assert stop.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_frozen_tower_runs_once(family, tiny_models, squares, tmp_path):
+    """With gradient checkpointing, too, where a layer that needs gradients runs twice."""
+    options = ["--model_name_or_path", str(tiny_models[family]), "--gradient_checkpointing", "true"]
+    options += ["--lora_vision", "false", "--per_device_train_batch_size", "1", "--max_steps", "1"]
+    options += ["--output_dir", str(tmp_path), "--eval_strategy", "no", "--save_strategy", "no"]
+    trainer = make_trainer(str(squares), tuple(options))
+    model = trainer._base().base_model
+    runs = {"visual": [], "language_model": []}
+    for part, layers in (("visual", model.visual.blocks), ("language_model", model.language_model.layers)):
+        for layer in layers:
+            layer.mlp.register_forward_pre_hook(lambda *_, part=part: runs[part].append(1))
+    trainer.train()
+    assert len(runs["visual"]) == len(model.visual.blocks)
+    assert len(runs["language_model"]) == 2 * len(model.language_model.layers)
+
+
+def test_under_fsdp_losses_that_need_the_whole_head_are_refused(monkeypatch):
+    recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--iou_loss_weight", "1"])
+    assert any(train_sft.choose_losses(recipe))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="need the whole LM head"):
+        train_sft.choose_losses(recipe)
+
+
+def test_an_overlay_that_sets_the_rank_sets_its_scale():
+    for name in OVERLAYS:
+        values = yaml.safe_load((RECIPES / "overlays" / f"{name}.yaml").read_text())
+        assert ("lora_r" in values) == ("lora_alpha" in values), name
 
 
 def test_several_gpus_need_as_many_processes():
