@@ -38,7 +38,7 @@ class Stage:
     kinds: tuple[str, ...]  # of scene, as often as they are named
     counts: tuple[int, ...]  # of things scattered
     shares: tuple[float, float]  # their long sides over the picture's short side
-    area: tuple[int, int]  # pixels of the picture that the model will see
+    area: tuple[int, int]  # pixels of the picture, before the processor's budget
     absent: float = 0.0  # share of questions about a class that is not there
     raster: float = 1.0  # share of answers in the order of lines of print; the others by area, or in any order
     photo: bool = False  # whether things lie turned, on cards, cut by the border, out of focus

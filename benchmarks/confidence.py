@@ -33,6 +33,7 @@ SCENES = "scenes:"
 PICTURES = 300
 DRAWS, ORDERS = 200, 5
 PAGE = FOLDER.parent / "docs" / "confidence.md"
+TRAIN = 'make benchmark ARGS="--only as-is --again"'
 START, END = "<!-- table -->", "<!-- end of table -->"
 
 
@@ -63,7 +64,7 @@ def answered(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
         return ask(word, split)
     parts = [ask(str(path), "test") for path in sorted(Path().glob(word))]  # a fold has no validation split
     if not parts:
-        raise UserError(f"no checkpoint is called {word}; train the folds: make benchmark")
+        raise UserError(f"no checkpoint is called {word}; train the folds: {TRAIN}")
     records, predictions = ([row for part in parts for row in part[i]] for i in (0, 1))
     return records, predictions, parts[0][2]
 
@@ -149,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--write", action="store_true", help="put the table into docs/confidence.md")
     args = parser.parse_args(argv)
-    head = ["model", "pictures, boxes", "equal scores", *SCORERS, "calibration error"]
+    head = ["model", "pictures, predicted boxes", "equal scores", *SCORERS, "calibration error"]
     rows = [head, ["---"] * len(head), *(compare(word, args.split) for word in args.models)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     print(table)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.bootstrap import VALUES, differences, intervals, values_of
 from benchmarks.plan import CHOICES, DATA_SETS, LOSSES, SHORTER, Experiment, Table
+from boxtune.errors import UserError
 from boxtune.files import write_whole
 from boxtune.pages import text_template
 
@@ -41,6 +42,7 @@ def write_pages(identities: set[str], bases: dict[str, list[str]]) -> list[Path]
         """(their results, the mark of the earlier base that they are of, or "")."""
         names = {experiment.name for experiment in experiments}
         if found := [result for result in current if result["experiment"] in names]:
+            require_one_data_set(found)
             return found, ""
         older = [result for result in earlier if result["experiment"] in names]
         last = older[-1]["base_sha256"] if older else []
@@ -66,6 +68,18 @@ def write_pages(identities: set[str], bases: dict[str, list[str]]) -> list[Path]
             machines=machines(found for _, found, _ in losses),
         ),
     ]
+
+
+def require_one_data_set(results: list[dict]) -> None:
+    """Raises UserError where results that stand in one table are of different data."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for result in results:
+        kinds.setdefault(tuple(result["data_sha256"]), []).append(f"{result['experiment']} seed {result['seed']}")
+    if len(kinds) > 1:
+        fewest = min(kinds.values(), key=len)
+        raise UserError(
+            "these were measured on other data than the rest of their table; measure them with --again:", fewest
+        )
 
 
 def base_mark(hashes: list[str]) -> str:
@@ -109,10 +123,22 @@ def row(experiment: Experiment, results: list[dict]) -> dict[str, str]:
         "mean_iou_gt_interval": "",
         **cells,
         "per_class": [class_row(name, base, tuned) for name in tuned[0]["per_class"]] if tuned else [],
-        "seconds": f"{statistics.mean(result['seconds']['training'] for result in found):.0f}" if found else "",
+        "empty": empty_cell(tuned),
+        # The median, because what else the machine did lengthens some runs.
+        "seconds": f"{statistics.median(result['seconds']['training'] for result in found):.0f}" if found else "",
         "peak": f"{max(result['peak_mib'] for result in found)}" if found else "",
         "seeds": str(len(found)) if found else "",
     }
+
+
+def empty_cell(runs: list[dict]) -> str:
+    """ "9 of 18": of the pictures without truth those that got a box, on average; empty where every picture holds some."""
+    images = runs[0]["empty_images"]["images"] if runs else 0
+    return (
+        f"{statistics.mean(run['empty_images']['with_false_positives'] for run in runs):.3g} of {images}"
+        if images
+        else ""
+    )
 
 
 def choice_rows(table: Table, results: list[dict]) -> list[dict[str, str]]:

@@ -1,10 +1,11 @@
 """Measure what docs/results.md and docs/losses.md report, then write them.
 
-    make benchmark [ARGS="--only bccd"]        python -m benchmarks.run [--only TEXT] [--jobs N] [--list] [--write-only]
+    make benchmark [ARGS="--only bccd"]     python -m benchmarks.run [--only TEXT] [--again] [--jobs N] [--list] [--write-only]
 
 Every experiment of plan.py is trained and evaluated once for each seed. A result is kept in benchmarks/results.jsonl and
 belongs to the recipe, options and base weights that made it; what is there is not measured again, so an interrupted
-benchmark goes on, and a changed recipe leaves its cells empty until they are measured anew. What an earlier base gave stays
+benchmark goes on, and a changed recipe leaves its cells empty until they are measured anew; --again measures and replaces it
+all the same. What an earlier base gave stays
 on the pages, marked as its own, until the present one has been measured. The real data sets are looked
 for below $BOXTUNE_DATA, or data/sources; experiments whose data is absent are left out, and said to be.
 """
@@ -27,6 +28,7 @@ from benchmarks.plan import EXPERIMENTS, SEEDS, Experiment
 from benchmarks.process import at_least_one, timed
 from benchmarks.results import RESULTS, read_results, write_pages
 from boxtune.errors import UserError, command
+from boxtune.files import write_whole
 from boxtune.matching import ImageScore, image_scores, scored_hits
 from boxtune.predictions import read_predictions
 from boxtune.prompts import as_asked
@@ -106,6 +108,8 @@ def measure(experiment: Experiment, seed: int, threads: int, data_dirs: list[Pat
     records, answers, base_answers = [], [], []
     seconds = {"training": 0.0, "evaluation": 0.0}
     peak, with_base = 0, experiment.base and seed == SEEDS[0]
+    # What a benchmark writes itself changes none of its runs.
+    revision = git_revision(ROOT, besides=("benchmarks/results.jsonl", "docs"))
     for data_dir in data_dirs:
         out = RUNS / "-".join([experiment.name, f"seed{seed}", *([data_dir.name] if experiment.folds else [])])
         log = out.with_suffix(".log")
@@ -133,8 +137,7 @@ def measure(experiment: Experiment, seed: int, threads: int, data_dirs: list[Pat
         "threads": threads,
         "data_sha256": [data_hash(path) for path in data_dirs],
         "device": f"{device_name()}, {os.cpu_count()} cores",
-        # What a benchmark writes itself changes none of its runs.
-        "git_revision": git_revision(ROOT, besides=("benchmarks/results.jsonl", "docs")),
+        "git_revision": revision,
         "versions": versions(),
     }
 
@@ -188,16 +191,22 @@ def measure_all(missing: list[tuple[Experiment, int]], jobs: int) -> None:
         ]
         for result in tqdm(as_completed(results), total=len(results), unit="run"):
             tqdm.write(f"{result.result()['experiment']} seed {result.result()['seed']}")
-            with open(RESULTS, "a", encoding="utf-8") as lines:
-                lines.write(to_json_line(result.result()))
+            keep(result.result())
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def keep(result: dict) -> None:
+    """Add a result to results.jsonl, in place of the one that it repeats."""
+    others = [other for other in read_results() if other["identity"] != result["identity"]]
+    write_whole(RESULTS, "".join(map(to_json_line, [*others, result])))
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="TEXT", help="the experiment TEXT, or all whose name holds it")
+    parser.add_argument("--again", action="store_true", help="measure what is measured already too, and replace it")
     parser.add_argument("--list", action="store_true", help="say what is measured and what is not, and stop")
     parser.add_argument("--write-only", action="store_true", help="write both pages from what is measured")
     parser.add_argument(
@@ -221,7 +230,8 @@ def main(argv: list[str] | None = None) -> None:
     if not args.write_only:
         for name, source in absent.items():
             print(f"left out: {name}: no {source}; set BOXTUNE_DATA to where the data sets lie", file=sys.stderr)
-        missing = [(e, seed) for e, seed in jobs if identity(e, seed) not in done and e.name not in absent]
+        wanted = [(e, seed) for e, seed in jobs if e.name not in absent]
+        missing = [(e, seed) for e, seed in wanted if args.again or identity(e, seed) not in done]
         measure_all(missing, args.jobs)
     identities = {identity(experiment, seed) for experiment in EXPERIMENTS.values() for seed in SEEDS}
     bases = {experiment.name: base_hashes(recipe_values(experiment)) for experiment in EXPERIMENTS.values()}

@@ -16,6 +16,7 @@ from benchmarks.bootstrap import intervals
 from benchmarks.folds import write_folds
 from benchmarks.plan import CHOICES, DATA_SETS, EXPERIMENTS, LOSSES, SEEDS
 from benchmarks.run import identity, missed_by_fp, summary
+from boxtune.errors import UserError
 from boxtune.matching import image_scores
 from boxtune.recipe import load_recipe
 from boxtune.records import read_info, read_records
@@ -101,6 +102,7 @@ def fake_result(experiment: str, seed: int, hits: int = 1, base: str = "new") ->
         "seed": seed,
         "identity": f"{experiment}/{seed}" if base == "new" else f"{experiment}/{seed}/{base}",
         "base_sha256": [base],
+        "data_sha256": ["data"],
         "tuned": summary(records, [hit], ["cat", "dog"]),
         "base": None,
         "seconds": {"training": 12, "evaluation": 3},
@@ -164,6 +166,35 @@ def test_losses_are_compared_seed_by_seed_with_the_plain_recipe(tmp_path, monkey
     assert [cell.strip() for cell in first.split("|")[1:-1]] == cells
     assert "| 1.000 ± 0.000 | +0.333 (+0.333 to +0.333) |" in last and "| +0.500 (+0.500 to +0.500) |" in last
     assert last.endswith("| 0 ± 0 | 0 ± 0 | -100% (-100% to -100%) |")
+
+
+def test_results_of_other_data_do_not_stand_in_one_table(tmp_path, monkeypatch):
+    names = [experiment.name for experiment in CHOICES[0].experiments[:3]]
+    measured = [fake_result(name, 0) for name in names]
+    measured[1]["data_sha256"] = ["other"]
+    monkeypatch.setattr(results, "read_results", lambda: measured)
+    monkeypatch.setattr(results, "DOCS", tmp_path)
+    with pytest.raises(UserError, match=f"{names[1]} seed 0") as error:
+        results.write_pages({result["identity"] for result in measured}, BASES)
+    assert error.value.problems == [f"{names[1]} seed 0"]
+
+
+def test_a_result_that_is_measured_again_replaces_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results.jsonl")
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results.jsonl")
+    for name, hits in (("nutrition", 1), ("bccd_voc", 1), ("nutrition", 2)):
+        run.keep(fake_result(name, 0, hits))
+    kept = [(result["experiment"], result["tuned"]["f1"]) for result in results.read_results()]
+    assert kept == [("bccd_voc", pytest.approx(2 / 3)), ("nutrition", 1.0)]
+
+
+def test_runs_that_came_out_otherwise_widen_the_interval():
+    """Every picture alike, so all that is left is which runs were drawn: of 0 and 1, a quarter of the draws has only one."""
+    runs = [
+        {key: [value] * 50 for key in ("tp", "iou")} | {"fp": [0] * 50, "fn": [1 - value] * 50, "truth": [1] * 50}
+        for value in (0, 1)
+    ]
+    assert intervals(runs) == {"f1": [0.0, 1.0], "mean_iou_gt": [0.0, 1.0]}
 
 
 def test_choices_are_compared_seed_by_seed_with_the_first_row(tmp_path, monkeypatch):
