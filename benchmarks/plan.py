@@ -142,8 +142,8 @@ the annotations loses nothing that shows. The base was taught raster in four of 
             bccd("as-is", "the recipe as it is, 224 × 224"),
             bccd("larger", "twice the pixels", "--max_pixels", "100352"),
         ),
-        """Not with this base, and by one seed: twice the pixels find fewer cells, within chance, and both answer with red cells
-alone: white cells, 71 pixels across at 224 × 224 and so large enough, are never named.""",
+        """Not with this base: twice the pixels cost 2.3 points of F1 (-4.3 to -0.2), and both answer with red cells alone: white
+cells, 71 pixels across at 224 × 224 and so large enough, are never named.""",
     ),
 )  # fmt: skip
 
