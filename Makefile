@@ -11,7 +11,7 @@ CKPT ?= $(RUN)/final
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
-# Several GPUs: make train LAUNCH=".venv/bin/accelerate launch --config_file recipes/accelerate/ddp.yaml"
+# Several GPUs: make train RECIPE=nutrition_qlora LAUNCH=".venv/bin/accelerate launch --config_file recipes/accelerate/ddp.yaml"
 LAUNCH ?= $(PYTHON)
 # Several processes that are told to stop finish their step and save a checkpoint; torch would give them 30 seconds.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 600

@@ -1,15 +1,20 @@
 """Evaluate a checkpoint, or predictions that were made before.
 
     python evaluate.py --ckpt DIR [--data DIR] [--split test] [--out DIR]
-    python evaluate.py --predictions FILE --data DIR [--split test] [--out DIR] [--reparse] [--allow-missing] [--score NAME]
-    python evaluate.py --ckpt DIR --images FOLDER|PICTURE|LIST.txt [--classes a,b] [--out DIR] [--skip-bad-images]
+    python evaluate.py --predictions FILE [--data DIR] [--split test] [--out DIR]
+                       [--reparse] [--allow-missing] [--score NAME]
+    python evaluate.py --ckpt DIR --images FOLDER|PICTURE|LIST.txt [--classes a,b]
+                       [--out DIR] [--skip-bad-images]
     python evaluate.py --compare RUN_A RUN_B [--data DIR] [--split test] [--out DIR]
 
-Each but the last takes --export coco,yolo,supervision, which writes the boxes for other tools as well.
+Each but the last takes --export coco,yolo,supervision, which writes the boxes for other tools as
+well.
 
-Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or a hub id; with --server URL
-a server that speaks OpenAI's chat protocol, such as vLLM, answers in its place. Scoring predictions loads no model and needs
-no image; only the report's pictures do. --compare takes two folders with predictions.jsonl of the same images, or the files,
+Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or
+a hub id; with --server URL a server that speaks OpenAI's chat protocol, such as vLLM, answers in
+its place. Scoring predictions loads no model and needs no image; only the report's pictures do.
+--predictions and --compare take a run's folder, or the predictions.jsonl in it; what --data and
+--split leave open is read from the metrics.json beside it. --compare takes two of the same images
 and writes comparison.json and comparison.html.
 """
 
@@ -212,42 +217,45 @@ def print_results(runs: dict[str, dict], out: Path, as_json: bool) -> None:
     print(f"metrics: {out / 'metrics.json'}\nreport:  {out / 'report.html'}")
 
 
+def told_data(args: argparse.Namespace, files: list[Path]) -> tuple[Path, str]:
+    """(prepared data set, split) of predictions: as the options say, or else as the evaluations that wrote them."""
+    told = args.data or agreed_provenance(files, "data")
+    if told is None:
+        raise UserError("no metrics.json beside these predictions tells their data set; give --data DIR.")
+    return Path(told), choose_split(Path(told), args.split or agreed_provenance(files, "split"))
+
+
 def score_predictions(args: argparse.Namespace) -> None:
-    split = choose_split(args.data, args.split)
-    records = [as_asked(record) for record in read_records(args.data, split)]
-    predictions, missing = read_predictions(
-        args.predictions, records, allow_missing=args.allow_missing, reparse=args.reparse
-    )
+    path = find_predictions(args.predictions)
+    data_dir, split = told_data(args, [path])
+    records = [as_asked(record) for record in read_records(data_dir, split)]
+    predictions, missing = read_predictions(path, records, allow_missing=args.allow_missing, reparse=args.reparse)
     if args.score:
         predictions = with_score(predictions, args.score)
     if missing:
         print(
             f"warning: {len(missing)} of {len(records)} images have no prediction and count as empty", file=sys.stderr
         )
-    out = args.out or rescored_folder(args.predictions.parent)
-    classes = read_info(args.data)["classes"]
+    out = args.out or rescored_folder(path.parent)
+    classes = read_info(data_dir)["classes"]
     if args.export:
         check_exports(args.export, out, is_click(predictions), records)
         say(export_predictions(args.export, out, records, predictions, classes, split))
     about = {
         "split": split,
-        "data": str(args.data),
-        "predictions": str(args.predictions),
+        "data": str(data_dir),
+        "predictions": str(path),
         "missing": len(missing),
         "reparse": args.reparse,
         "score": args.score,
     }
-    metrics = write_results(out, records, predictions, classes, args.data, about, str(args.predictions))
-    print_results({args.predictions.parent.name or "predictions": metrics}, out, args.json)
+    metrics = write_results(out, records, predictions, classes, data_dir, about, str(path))
+    print_results({path.parent.name or "predictions": metrics}, out, args.json)
 
 
 def compare_runs(args: argparse.Namespace) -> None:
     files = [find_predictions(run) for run in args.compare]
-    told = args.data or agreed_provenance(files, "data")
-    if told is None:
-        raise UserError("no metrics.json beside these predictions tells their data set; give --data DIR.")
-    data_dir = Path(told)
-    split = choose_split(data_dir, args.split or agreed_provenance(files, "split"))
+    data_dir, split = told_data(args, files)
     ids = common_ids(files)
     records = [as_asked(record) for record in read_records(data_dir, split) if record["id"] in ids]
     answers = [read_predictions(path, records)[0] for path in files]

@@ -1,8 +1,9 @@
 """Merge an adapter into its base: python merge_adapter.py --ckpt DIR --out DIR
 
-Writes a bf16 model with processor and prompt, shard by shard, so that memory holds one shard of the base and not the
-model. Then loads it strictly and compares it with bf16 base + adapter: logits and generated boxes must agree, or the
-command fails and leaves nothing. What NF4 moved is measured and reported.
+Writes a bf16 model with processor and prompt, shard by shard, so that memory holds one shard of
+the base and not the model. Then loads it strictly and compares it with bf16 base + adapter: logits
+and generated boxes must agree, or the command fails and leaves nothing. What NF4 moved is measured
+and reported.
 """
 
 import argparse

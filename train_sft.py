@@ -47,7 +47,7 @@ from boxtune.run_folder import resolve_output, save_final
 from boxtune.run_info import changed_data, changed_keys, save_run_info
 from boxtune.trackers import usable_trackers
 from boxtune.trainer import GroundingTrainer
-from boxtune.training_data import answer_budget, as_dataset, drop_or_refuse_overlong, measure
+from boxtune.training_data import answer_budget, as_dataset, describe_overlong, measure, overlong
 from boxtune.variation import EpochCallback, Variation
 from data_prep.__main__ import main as prepare
 
@@ -71,7 +71,7 @@ def require_one_gpu_each(count: int) -> None:
 
 
 def require_whole_weights() -> None:
-    """Raises UserError under ZeRO-3, which shares out weights as they load; 4-bit ones do not load like that."""
+    """Raises UserError under ZeRO-3, which shares weights out as they load, where we load them whole onto each GPU."""
     if is_deepspeed_zero3_enabled():
         raise UserError(
             "ZeRO-3 is not supported: launch with recipes/accelerate/zero2.yaml, or with fsdp.yaml for a base that fits no "
@@ -190,24 +190,29 @@ def build_variation(recipe: Recipe, grounding: Grounding, records: list[Record])
 
 def fit_lengths(recipe: Recipe, splits: dict, collator: GroundingCollator) -> dict[str, list[Record]]:
     """The examples within max_length; sets the answer budget. All over-long ones are listed, none is cut."""
-    fitting = {}
+    limit, fitting = recipe.training.max_length, {}
     for split, records in splits.items():
         noise_objects = recipe.grounding.noise_objects if split == "train" else 0.0
         lengths = measure(records, collator, noise_objects)
-        fitting[split], dropped = drop_or_refuse_overlong(
-            records, lengths, recipe.training.max_length, recipe.grounding.overlong, split, noise_objects
-        )
+        too_long = overlong(lengths, limit)
+        if too_long and recipe.grounding.overlong == "error":
+            raise UserError(
+                f"{len(too_long)} of {len(records)} examples of {split} exceed max_length {limit}. Raise max_length, lower "
+                f"max_pixels{f' or noise_objects, {noise_objects}' if noise_objects else ''}, or set `overlong: drop`:",
+                describe_overlong(too_long),
+            )
+        for line in describe_overlong(too_long):
+            say(f"dropped from {split}, over max_length {limit}: {line}")
+        dropped = {entry.id for entry in too_long}
+        fitting[split] = [record for record in records if record["id"] not in dropped]
         if records and not fitting[split]:
-            raise UserError(f"no example of {split} fits max_length {recipe.training.max_length}.")
-        for line in dropped:
-            say(f"dropped from {split}, over max_length {recipe.training.max_length}: {line}")
+            raise UserError(f"no example of {split} fits max_length {limit}.")
         if split == "train":
-            kept = {record["id"] for record in fitting[split]}
-            lengths = [entry for entry in lengths if entry.id in kept]
+            lengths = [entry for entry in lengths if entry.id not in dropped]
             collator.grounding.max_new_tokens = answer_budget(lengths)
             widened = sum(entry.widened for entry in lengths)
             say(
-                f"tokens: longest example {max(e.total for e in lengths)} of max_length {recipe.training.max_length}, "
+                f"tokens: longest example {max(e.total for e in lengths)} of max_length {limit}, "
                 f"longest answer {max(e.answer for e in lengths)}; {widened} boxes widened to one coordinate step"
             )
     return fitting
@@ -218,7 +223,6 @@ def build_model(recipe: Recipe, config):
     dtype = getattr(torch, options.dtype)
     quantization = (
         nf4_config(
-            config,
             dtype,
             options.use_bnb_nested_quant,
             options.bnb_4bit_quant_storage,
@@ -285,7 +289,14 @@ def build_trainer(
         training.load_best_model_at_end = False
         recipe.grounding.early_stopping_patience = None
     box_validation = None
-    if splits.get("validation") and recipe.grounding.eval_images:
+    if splits.get("validation") and recipe.grounding.eval_images and uses_fsdp():
+        # Each process would answer other pictures with weights of which it holds a part.
+        if (training.metric_for_best_model or "").removeprefix("eval_") in METRICS:
+            raise UserError(
+                f"metric_for_best_model: {training.metric_for_best_model} is not measured under FSDP; use eval_loss."
+            )
+        say("note: under FSDP no boxes are generated while training")
+    elif splits.get("validation") and recipe.grounding.eval_images:
         box_validation = BoxValidation(
             collator, splits["validation"], recipe.grounding.eval_images, training.per_device_eval_batch_size
         )
@@ -296,7 +307,7 @@ def build_trainer(
         callbacks.append(transformers.EarlyStoppingCallback(recipe.grounding.early_stopping_patience))
         training.restore_callback_states_from_checkpoint = True  # a resumed run has the evaluations before it behind it
     with accepting(f"{recipe.name}: the trainer refuses a value"):
-        trainer = GroundingTrainer(
+        return GroundingTrainer(
             model=model,
             args=training,
             grounding=collator.grounding,
@@ -311,15 +322,6 @@ def build_trainer(
             peft_config=peft_config,
             callbacks=callbacks,
         )
-    if box_validation and uses_fsdp():
-        # Each process would answer other pictures with weights of which it holds a part.
-        if (training.metric_for_best_model or "").removeprefix("eval_") in METRICS:
-            raise UserError(
-                f"metric_for_best_model: {training.metric_for_best_model} is not measured under FSDP; use eval_loss."
-            )
-        say("note: under FSDP no boxes are generated while training")
-        trainer.box_validation = None
-    return trainer
 
 
 def calibrate(trainer: GroundingTrainer, collator: GroundingCollator, records: list[Record]) -> None:

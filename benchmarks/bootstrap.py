@@ -37,7 +37,8 @@ def values_of(run: dict[str, list[float]]) -> dict[str, float]:
 def differences(
     before: list[dict[str, list[float]]], after: list[dict[str, list[float]]], seed: int = 0
 ) -> dict[str, list[float]]:
-    """{"f1", "f1_75", "mean_iou_gt": [low, high]} of the mean of after[i] − before[i]: paired by pictures, and by runs."""
+    """{"f1", "f1_75", "mean_iou_gt": [low, high]} of the mean of after[i] − before[i]: paired by pictures and by runs, as many
+    before as after."""
     drawn = []
     for runs in (before, after):
         loose, strict = _drawn(runs, COUNTS, seed), _drawn(runs, [STRICT.get(key, key) for key in COUNTS], seed)
@@ -49,7 +50,6 @@ def _drawn(runs: list[dict[str, list[float]]], keys: Sequence[str], seed: int) -
     """{"f1", "mean_iou_gt": (draws,)} means over the runs that were drawn; the same seed draws the same."""
     counts = np.array([[run[key] for key in keys] for run in runs], dtype=float)  # (runs, 5, pictures)
     sums = np.stack([counts @ weights for weights in draws(counts.shape[2], DRAWS, seed)])  # (draws, runs, 5)
-    shares = np.random.default_rng([seed, len(runs)]).multinomial(len(runs), [1 / len(runs)] * len(runs), DRAWS) / len(
-        runs
-    )
-    return {name: (values * shares).sum(axis=1) for name, values in f1_and_iou(sums).items()}
+    # The runs' draws are a stream of their own, or they would go with the pictures'.
+    times = np.random.default_rng([seed, len(runs)]).multinomial(len(runs), [1 / len(runs)] * len(runs), DRAWS)
+    return {name: (values * times).sum(axis=1) / len(runs) for name, values in f1_and_iou(sums).items()}

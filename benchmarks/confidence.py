@@ -33,7 +33,6 @@ SCENES = "scenes:"
 PICTURES = 300
 DRAWS, ORDERS = 200, 5
 PAGE = FOLDER.parent / "docs" / "confidence.md"
-TRAIN = 'make benchmark ARGS="--only as-is --again"'
 START, END = "<!-- table -->", "<!-- end of table -->"
 
 
@@ -64,7 +63,7 @@ def answered(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
         return ask(word, split)
     parts = [ask(str(path), "test") for path in sorted(Path().glob(word))]  # a fold has no validation split
     if not parts:
-        raise UserError(f"no checkpoint is called {word}; train the folds: {TRAIN}")
+        raise UserError(f'no checkpoint is called {word}; train the folds: make benchmark ARGS="--only as-is --again"')
     records, predictions = ([row for part in parts for row in part[i]] for i in (0, 1))
     return records, predictions, parts[0][2]
 

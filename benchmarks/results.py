@@ -134,11 +134,9 @@ def row(experiment: Experiment, results: list[dict]) -> dict[str, str]:
 def empty_cell(runs: list[dict]) -> str:
     """ "9 of 18": of the pictures without truth those that got a box, on average; empty where every picture holds some."""
     images = runs[0]["empty_images"]["images"] if runs else 0
-    return (
-        f"{statistics.mean(run['empty_images']['with_false_positives'] for run in runs):.3g} of {images}"
-        if images
-        else ""
-    )
+    if not images:
+        return ""
+    return f"{statistics.mean(run['empty_images']['with_false_positives'] for run in runs):.3g} of {images}"
 
 
 def choice_rows(table: Table, results: list[dict]) -> list[dict[str, str]]:

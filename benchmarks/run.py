@@ -4,10 +4,10 @@
 
 Every experiment of plan.py is trained and evaluated once for each seed. A result is kept in benchmarks/results.jsonl and
 belongs to the recipe, options and base weights that made it; what is there is not measured again, so an interrupted
-benchmark goes on, and a changed recipe leaves its cells empty until they are measured anew; --again measures and replaces it
-all the same. What an earlier base gave stays
-on the pages, marked as its own, until the present one has been measured. The real data sets are looked
-for below $BOXTUNE_DATA, or data/sources; experiments whose data is absent are left out, and said to be.
+benchmark goes on, and a changed recipe leaves its cells empty until they are measured anew; --again measures what is there
+too, and replaces it. What an earlier base gave stays on the pages, marked as its own, until the present one has been measured.
+The real data sets are looked for below $BOXTUNE_DATA, or data/sources; experiments whose data is absent are left out, and said
+to be.
 """
 
 import argparse
@@ -177,21 +177,18 @@ def missed_by_fp(pictures: list[ImageScore], answers: list[dict]) -> list[int]:
     return missing[np.searchsorted(false, np.arange(false[-1] + 1), side="right") - 1].tolist()
 
 
-def measure_all(missing: list[tuple[Experiment, int]], jobs: int) -> None:
+def measure_all(due: list[tuple[Experiment, int]], jobs: int) -> None:
     """Measure, `jobs` at a time, and keep each result at once. Raises what the first failure raised, and starts no more."""
     # Here, so that no two runs make the same data.
-    data_dirs = {
-        experiment: prepare(experiment) for experiment in dict.fromkeys(experiment for experiment, _ in missing)
-    }
+    data_dirs = {experiment: prepare(experiment) for experiment in dict.fromkeys(experiment for experiment, _ in due)}
     threads = max(1, torch.get_num_threads() // jobs)
     pool = ThreadPoolExecutor(jobs)
     try:
-        results = [
-            pool.submit(measure, experiment, seed, threads, data_dirs[experiment]) for experiment, seed in missing
-        ]
-        for result in tqdm(as_completed(results), total=len(results), unit="run"):
-            tqdm.write(f"{result.result()['experiment']} seed {result.result()['seed']}")
-            keep(result.result())
+        futures = [pool.submit(measure, experiment, seed, threads, data_dirs[experiment]) for experiment, seed in due]
+        for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
+            result = future.result()
+            tqdm.write(f"{result['experiment']} seed {result['seed']}")
+            keep(result)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -231,8 +228,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, source in absent.items():
             print(f"left out: {name}: no {source}; set BOXTUNE_DATA to where the data sets lie", file=sys.stderr)
         wanted = [(e, seed) for e, seed in jobs if e.name not in absent]
-        missing = [(e, seed) for e, seed in wanted if args.again or identity(e, seed) not in done]
-        measure_all(missing, args.jobs)
+        measure_all([(e, seed) for e, seed in wanted if args.again or identity(e, seed) not in done], args.jobs)
     identities = {identity(experiment, seed) for experiment in EXPERIMENTS.values() for seed in SEEDS}
     bases = {experiment.name: base_hashes(recipe_values(experiment)) for experiment in EXPERIMENTS.values()}
     print(f"written: {', '.join(map(str, write_pages(identities, bases)))}")

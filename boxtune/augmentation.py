@@ -17,7 +17,7 @@ from torchvision.tv_tensors import BoundingBoxes
 
 from boxtune.boxes import box_area
 from boxtune.prompts import answer_category
-from boxtune.records import MAX_ASPECT_RATIO, Record
+from boxtune.records import MAX_ASPECT_RATIO, Record, with_objects
 
 # In the order in which they are done. A flip mirrors letters, so it is for pictures in which left and right are alike.
 OPERATIONS = ("crop", "flip", "resize", "color", "blur", "jpeg")
@@ -98,7 +98,7 @@ def _place(record: Record, boxes_xyxy: np.ndarray, image_size: tuple[int, int]) 
     visible = np.minimum(inside[:, 2] - inside[:, 0], inside[:, 3] - inside[:, 1]) > 0
     shares = np.divide(box_area(inside), box_area(boxes_xyxy), out=np.zeros(len(inside)), where=visible)
     kept = np.flatnonzero(visible).tolist()
-    objects = {key: [column[i] for i in kept] for key, column in record["objects"].items()}
+    objects = with_objects(record, kept)["objects"]
     objects["bbox"] = inside[kept].tolist()
     objects["ignore"] = [bool(record["objects"]["ignore"][i] or shares[i] < MIN_VISIBLE) for i in kept]
     return record | {"width": width, "height": height, "objects": objects}

@@ -119,8 +119,8 @@ def load_checkpoint_model(checkpoint: Checkpoint, precision: str | None = None) 
     dtype = getattr(torch, grounding.compute_dtype if precision == "nf4" else precision)
     base = grounding.base_model if checkpoint.adapter else checkpoint.path
     revision = grounding.base_revision if checkpoint.adapter else None
-    config = load_config(base, revision)
-    quantization = nf4_config(config, dtype, vision=grounding.quantized_vision) if precision == "nf4" else None
+    codec_for(load_config(base, revision))  # names what is wrong before any weights are fetched
+    quantization = nf4_config(dtype, vision=grounding.quantized_vision) if precision == "nf4" else None
     model = load_model(base, dtype=dtype, quantization=quantization, revision=revision)
     if checkpoint.adapter:
         with reading(f"the adapter in {checkpoint.adapter}", "Take another checkpoint of the run."):

@@ -17,8 +17,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 # What a parser may report. Text problems appear once per answer, object problems once per object.
-TEXT_PROBLEMS = ("fence", "prose", "spacing", "quotes", "float", "key_order", "truncated", "unparsable")
-OBJECT_PROBLEMS = ("bad_box", "bad_label", "clipped")
 
 
 class Place(NamedTuple):
@@ -273,7 +271,7 @@ def _scan_json(text: str, whole: bool = False) -> _Parsed:
     torn = any(len(run) > len(body) or (run and not end) for _, run, body, end in pieces)
     if not whole and (torn or ("[" in around and "]" not in around)):
         parsed.note("truncated")
-    others = sum(bool(end) and not read[body] for _, _, body, end in pieces)  # {…} that say no box
+    others = sum(bool(end) and ":" in body and not read[body] for _, _, body, end in pieces)  # {…} that say no box
     parsed.problems += ["bad_box"] * others
     empty_list = not parsed.objects and not others and re.sub(r"\s+", "", around) == "[]"
     if re.search(r"[^\s,\[\]]", around):

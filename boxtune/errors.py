@@ -86,7 +86,7 @@ def command(main):
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            # One of a data loader's worker comes with that process's traceback before it.
+            # A data loader's worker puts its traceback before the message.
             print(f"error: {str(error).rpartition('boxtune.errors.UserError: ')[2].rstrip()}", file=sys.stderr)
         except OSError as error:
             if error.errno not in _NO_SPACE | _BAD_PATH:

@@ -30,12 +30,12 @@ def parse_arguments(argv: list[str] | None, description: str) -> argparse.Namesp
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--ckpt", help="adapter folder, merged model or hub id")
-    what.add_argument("--predictions", type=path_argument, help="predictions.jsonl to score again")
+    what.add_argument("--predictions", type=path_argument, help="a run, or predictions.jsonl, to score again")
     what.add_argument(
         "--compare", nargs=2, type=path_argument, metavar=("RUN_A", "RUN_B"), help="runs, or predictions, of one split"
     )
     parser.add_argument(
-        "--data", type=path_argument, help="prepared data set; default: the one the checkpoint was trained on"
+        "--data", type=path_argument, help="prepared data set; default: the checkpoint's own, or the predictions'"
     )
     parser.add_argument("--split", help="train, validation or test (default)")
     parser.add_argument(
@@ -65,7 +65,7 @@ def parse_arguments(argv: list[str] | None, description: str) -> argparse.Namesp
         "--export", type=wanted_exports, default=[], help=f"also write the boxes as {', '.join(EXPORTS)}, by commas"
     )
     parser.add_argument("--limit", type=int, help="only the first N images of the split")
-    parser.add_argument("--batch-size", type=int, default=16, help="images at once; with --server, requests at once")
+    parser.add_argument("--batch-size", type=int, default=16, help="images at once (default 16); with --server, requests at once")
     parser.add_argument("--max-new-tokens", type=int, help="default: from the training answers")
     parser.add_argument("--max-pixels", type=int, help="only for models that were not trained here")
     parser.add_argument(
@@ -92,8 +92,6 @@ def parse_arguments(argv: list[str] | None, description: str) -> argparse.Namesp
         problems += [f"{flag(name)} needs --server URL" for name in ("served_model", "trust_server") if name in given]
     if args.out is not None:
         problems += [f"--out: {problem}" for problem in folder_problems(args.out)]
-    if mode == "--predictions" and not args.data:
-        problems.append("--predictions needs --data DIR, the prepared data set that they answer")
     for name in ("limit", "batch_size", "max_new_tokens", "max_pixels"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             problems.append(f"{flag(name)} must be at least 1, got {getattr(args, name)}")

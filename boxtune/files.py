@@ -68,7 +68,11 @@ def write_whole(path: str | Path, text: str) -> None:
 
 
 def replace_folder(whole: Path, folder: Path) -> None:
-    """Rename `whole` to `folder`. One that is there is moved aside until then: whatever comes between, one of them stands."""
+    """Rename `whole` to `folder`. One that is there is moved aside until then: whatever comes between, one of them stands.
+
+    Through a link, which stays.
+    """
+    folder = folder.resolve()
     if not folder.exists():
         os.rename(whole, folder)
         return

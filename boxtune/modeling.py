@@ -1,7 +1,6 @@
 """Model and processor: families, loading, NF4, and what was really quantised and adapted."""
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -30,42 +29,25 @@ from transformers import (
 )
 from transformers.utils import is_flash_attn_2_available
 
-from boxtune.codecs import CODECS, Codec
+from boxtune.codecs import BOX_CODECS, CODECS, Codec
 from boxtune.errors import UserError, accepting, reading
 from boxtune.lora import adapted_modules, in_words
 
+# As transformers ≥ 5 names it in all three families.
 VISION_TOWER = "model.visual"
 
 
-@dataclass(frozen=True)
-class Family:
-    """Facts of one architecture. Module names are those of transformers ≥ 5 (`model.visual`, `model.language_model`)."""
-
-    codec: str
-    # bitsandbytes skips a module whose path starts with, or ends in, one of these names.
-    nf4_skip: tuple[str, ...] = (VISION_TOWER, "lm_head")
-
-
-FAMILIES = {
-    "qwen2_vl": Family(codec="qwen2_vl"),
-    "qwen2_5_vl": Family(codec="qwen2_5_vl"),
-    "qwen3_vl": Family(codec="qwen3_vl"),
-}
-
-
-def family_of(config: PretrainedConfig) -> Family:
-    """The family named by a model config. Raises UserError for an architecture that has no codec."""
-    if config.model_type not in FAMILIES:
-        raise UserError(
-            f"model type {config.model_type!r} is not supported; supported: {', '.join(FAMILIES)}. "
-            "A new family needs a codec in boxtune/codecs.py and a row in boxtune/modeling.py."
-        )
-    return FAMILIES[config.model_type]
-
-
 def codec_for(config: PretrainedConfig, answer: str = "boxes", name: str | None = None) -> Codec:
-    """The codec of a family for `answer` "boxes" or "click"; `name` is another family's that is wanted instead."""
-    return CODECS[name or family_of(config).codec + ("_click" if answer == "click" else "")]
+    """The codec of a model's family for `answer` "boxes" or "click"; `name` is another family's that is wanted instead.
+
+    Raises UserError for an architecture that has none.
+    """
+    if config.model_type not in BOX_CODECS:
+        raise UserError(
+            f"model type {config.model_type!r} is not supported; supported: {', '.join(BOX_CODECS)}. A new family needs a "
+            "codec in boxtune/codecs.py."
+        )
+    return CODECS[name or config.model_type + ("_click" if answer == "click" else "")]
 
 
 def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
@@ -167,7 +149,6 @@ def best_attention(dtype: torch.dtype) -> str:
 
 
 def nf4_config(
-    config: PretrainedConfig,
     compute_dtype: torch.dtype,
     double_quant: bool = True,
     storage: str | None = None,
@@ -177,7 +158,8 @@ def nf4_config(
 
     The head stays as it is, and by default the vision tower: quantised towers and heads lose boxes.
     """
-    skip = [name for name in family_of(config).nf4_skip if not (vision and name == VISION_TOWER)]
+    # bitsandbytes skips a module whose path starts with, or ends in, one of these names.
+    skip = ["lm_head"] if vision else [VISION_TOWER, "lm_head"]
     with accepting(f"bnb_4bit_quant_storage {storage}, or another setting of NF4, is refused"):
         return BitsAndBytesConfig(
             load_in_4bit=True,
@@ -210,12 +192,11 @@ def load_model(
     quantization: BitsAndBytesConfig | None = None,
     attn_implementation: str | None = None,
     revision: str | None = None,
-    device_map: str | dict | None = None,
-    **kwargs,
 ) -> PreTrainedModel:
     """Load a model onto this process's device. Raises UserError where the weights are torn, missing or misshapen."""
     # FSDP shares the weights out itself, from main memory; otherwise each process loads onto its own GPU.
-    if device_map is None and PartialState().device.type == "cuda":
+    device_map = None
+    if PartialState().device.type == "cuda":
         device_map = {"": "cpu" if uses_fsdp() else PartialState().local_process_index}
     with reading(f"the weights of {model_id}", "Get the model again."):
         try:
@@ -227,7 +208,6 @@ def load_model(
                 attn_implementation=attn_implementation or best_attention(dtype),
                 device_map=device_map,
                 output_loading_info=True,
-                **kwargs,
             )
         except ImportError as error:
             raise UserError(

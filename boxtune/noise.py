@@ -13,7 +13,7 @@ import numpy as np
 
 from boxtune.codecs import Answer
 from boxtune.errors import UserError
-from boxtune.records import Record, answer_objects
+from boxtune.records import Record, answer_objects, with_objects
 
 # What noise objects are labelled, and the kind of problem that they are in predictions.
 NOISE_LABEL = "noise"
@@ -59,7 +59,7 @@ def without_noise(answer: Answer, noise_label: str) -> Answer:
 def true_objects(record: Record, noise_label: str) -> Record:
     """The record without its noise objects."""
     kept = [i for i, label in enumerate(record["objects"]["category"]) if label != noise_label]
-    return record | {"objects": {key: [column[i] for i in kept] for key, column in record["objects"].items()}}
+    return with_objects(record, kept)
 
 
 def _append(record: Record, boxes_xyxy: list[list[float]]) -> Record:

@@ -95,8 +95,6 @@ def read_predictions(
     Raises UserError that lists every bad line and every foreign, duplicate or missing id.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name the predictions.jsonl in it.")
     if not path.is_file():
         raise UserError(f"{path} does not exist. Make predictions: python evaluate.py --ckpt DIR --data DIR")
     by_id = {record["id"]: record for record in records}
@@ -107,6 +105,8 @@ def read_predictions(
         problems += [f"line {number}: {problem}" for problem in wrong]
         if isinstance(line, dict) and isinstance(line.get("id"), str):
             found.setdefault(line["id"], line)
+    if found and not found.keys() & by_id.keys():
+        raise UserError(f"{path}: none of these {len(found)} predictions is of this split; check --data and --split.")
     missing = [name for name in by_id if name not in found]
     if not allow_missing:
         problems += [f"{name}: no prediction; predict it, or use --allow-missing" for name in missing]

@@ -1,7 +1,7 @@
 """All prompt text, and how a record becomes a conversation. Nothing else in the project spells a prompt."""
 
 from boxtune.codecs import Codec
-from boxtune.records import PLACEHOLDER, Record, answer_objects
+from boxtune.records import PLACEHOLDER, Record, answer_objects, with_objects
 
 IMAGE = "<image>"
 SYSTEM_PROMPT = "You are a helpful assistant that locates objects in images."
@@ -44,7 +44,7 @@ def format_sentence(codec: Codec) -> str:
 
 def first_question(record: Record) -> str:
     """The record's own first user turn, which evaluation asks."""
-    return next(turn["content"] for turn in record["messages"] if turn["role"] == "user")
+    return record["messages"][0]["content"]
 
 
 def is_standard(record: Record) -> bool:
@@ -61,8 +61,7 @@ def as_asked(record: Record) -> Record:
     if stands_for_boxes and category is None:
         return record
     kept = [i for i, label in enumerate(record["objects"]["category"]) if stands_for_boxes and label == category]
-    objects = {key: [column[i] for i in kept] for key, column in record["objects"].items()}
-    return record | {"objects": objects}
+    return with_objects(record, kept)
 
 
 def user_content(text: str, sentence: str) -> list[dict]:
@@ -81,6 +80,10 @@ def as_text(content: list[dict]) -> str:
     return "".join(part.get("text", IMAGE) for part in content)
 
 
+def _system_turn(prompt: str) -> list[dict]:
+    return [{"role": "system", "content": [{"type": "text", "text": prompt}]}] if prompt else []
+
+
 def render(
     record: Record, codec: Codec, input_size: tuple[int, int], system_prompt: str, sentence: str
 ) -> tuple[list[dict], int]:
@@ -89,8 +92,7 @@ def render(
     `input_size` is the (height, width) that the image processor produced for this record's picture.
     """
     image_size = (record["height"], record["width"])
-    conversation = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}] if system_prompt else []
-    widened = 0
+    conversation, widened = _system_turn(system_prompt), 0
     turns = record["messages"]
     for i, turn in enumerate(turns):
         if turn["role"] == "user":
@@ -101,16 +103,15 @@ def render(
             continue
         stands_for_boxes, category = answer_category(turn["content"])
         text = turn["content"]
-        if stands_for_boxes and turn["role"] == "assistant":
+        if stands_for_boxes:
             boxes_xyxy, labels = answer_objects(record, category)
             encoded = codec.encode(boxes_xyxy, labels, image_size, input_size)
             text, widened = encoded.text, widened + encoded.widened
-        conversation.append({"role": turn["role"], "content": [{"type": "text", "text": text}]})
+        conversation.append({"role": "assistant", "content": [{"type": "text", "text": text}]})
     return conversation, widened
 
 
 def render_question(record: Record, system_prompt: str, sentence: str) -> list[dict]:
     """The conversation that evaluation sends: system turn and the record's first question."""
-    system = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}] if system_prompt else []
     sentence = sentence if answer_category(record["messages"][1]["content"])[0] else ""
-    return [*system, {"role": "user", "content": user_content(first_question(record), sentence)}]
+    return [*_system_turn(system_prompt), {"role": "user", "content": user_content(first_question(record), sentence)}]

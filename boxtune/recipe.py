@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from boxtune.augmentation import OPERATIONS
@@ -150,6 +151,7 @@ class Recipe:
 # Keys of TRL's dataclasses that would do nothing here, or break what was checked before training, and their only value.
 _FIXED = {
     "use_dora": False,
+    "fsdp": None,
     "load_in_8bit": False,
     "bnb_4bit_quant_type": "nf4",
     "lora_modules_to_save": None,
@@ -200,7 +202,7 @@ _RANGES = {
     "must be from 0 to 4294967295": (lambda value: 0 <= value < 2**32, "seed", "data_seed"),
     "must be at least 1, or -1 to count epochs instead": (lambda value: value == -1 or value >= 1, "max_steps"),
 }
-_ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+_ATTENTION = ("eager", *(name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if not name.startswith("paged|")))
 _DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -348,10 +350,11 @@ def _check_values(grounding: GroundingArguments, training: SFTConfig, model: Mod
         problems.append(f"min_pixels: {grounding.min_pixels} must not exceed max_pixels, {grounding.max_pixels}")
     if model.dtype not in _DTYPES:
         problems.append(f"dtype: {model.dtype!r} must be one of {', '.join(_DTYPES)}")
-    if model.attn_implementation not in _ATTENTION and "/" not in (model.attn_implementation or ""):
+    attention = model.attn_implementation
+    if attention and attention not in _ATTENTION and "/" not in attention:
+        known = ", ".join(_ATTENTION)
         problems.append(
-            f"attn_implementation: {model.attn_implementation!r} must be one of {', '.join(filter(None, _ATTENTION))}, or a "
-            "kernel of the hub (OWNER/NAME)"
+            f"attn_implementation: {attention!r} must be one of {known}, or a kernel of the hub (OWNER/NAME)"
         )
     if grounding.codec is not None and grounding.codec not in BOX_CODECS:
         problems.append(

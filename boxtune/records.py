@@ -63,6 +63,11 @@ def in_order(record: Record, order: str) -> Record:
         positions.sort(key=lambda i: -areas[i])
     elif order == "random":
         random.Random(record["id"]).shuffle(positions)
+    return with_objects(record, positions)
+
+
+def with_objects(record: Record, positions: Iterable[int]) -> Record:
+    """The record with just these objects, in this order."""
     return record | {"objects": {key: [column[i] for i in positions] for key, column in record["objects"].items()}}
 
 
@@ -301,7 +306,7 @@ def write_dataset(
 
     `staged_images` is a folder that becomes DIR/images. Raises UserError where DIR exists and `overwrite` is not set.
     """
-    directory = Path(directory).resolve()  # through a link, so that replacing the folder leaves the link
+    directory = Path(directory).resolve()  # so that the temporary folder lies on the same disk
     check_writable_target(directory, overwrite)
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name[:64]}.", dir=directory.parent))

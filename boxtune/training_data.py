@@ -8,7 +8,6 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from boxtune.collator import EncodedRecord, GroundingCollator, expected_input_size
-from boxtune.errors import UserError
 from boxtune.noise import with_longest_noise
 from boxtune.prompts import is_standard
 from boxtune.records import Record, image_path
@@ -53,26 +52,6 @@ def describe_overlong(entries: list[Lengths]) -> list[str]:
         f"{entry.id}: {entry.total} tokens (image {entry.image}, question {entry.question}, answer {entry.answer})"
         for entry in entries
     ]
-
-
-def drop_or_refuse_overlong(
-    records: list[Record],
-    lengths: list[Lengths],
-    max_length: int | None,
-    policy: str,
-    split: str,
-    noise_objects: float = 0.0,
-) -> tuple[list[Record], list[str]]:
-    """(records that fit, lines on the dropped ones). Raises UserError that lists all of them where policy is "error"."""
-    too_long = overlong(lengths, max_length)
-    if too_long and policy == "error":
-        raise UserError(
-            f"{len(too_long)} of {len(records)} examples of {split} exceed max_length {max_length}. Raise max_length, lower "
-            f"max_pixels{f' or noise_objects, {noise_objects}' if noise_objects else ''}, or set `overlong: drop`:",
-            describe_overlong(too_long),
-        )
-    dropped = {entry.id for entry in too_long}
-    return [record for record in records if record["id"] not in dropped], describe_overlong(too_long)
 
 
 def answer_budget(lengths: list[Lengths]) -> int:

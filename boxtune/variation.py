@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from boxtune.augmentation import augment
 from boxtune.noise import with_noise
 from boxtune.prompts import QUESTIONS, first_question, is_standard, question
-from boxtune.records import Record, in_order
+from boxtune.records import Record, in_order, with_objects
 
 # With `prompt_variety`, the share of examples that keep the record's own words, which evaluation will use.
 OWN_WORDS = 0.5
@@ -74,9 +74,9 @@ class Variation:
         wording = draw.choice(QUESTIONS) if other_words else QUESTIONS[0]
         if asked is not None:
             kept = [i for i, name in enumerate(objects["category"]) if name == asked]
-            objects = {key: [column[i] for i in kept] for key, column in objects.items()}
+            record = with_objects(record, kept)
         asks = {"role": "user", "content": question(self.classes if asked is None else [asked], wording)}
-        return record | {"objects": objects, "messages": [asks, *record["messages"][1:]]}
+        return record | {"messages": [asks, *record["messages"][1:]]}
 
     def questions(self, records: list[Record]) -> list[str]:
         """Every question that training on `records` may ask: their own first, then those that are drawn."""

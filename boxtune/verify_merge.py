@@ -13,6 +13,7 @@ from boxtune.boxes import box_iou, match_greedy
 from boxtune.checkpoint import Checkpoint, load_checkpoint_model, open_checkpoint
 from boxtune.collator import GroundingCollator
 from boxtune.generation import generate_answers
+from boxtune.matching import same_label
 from boxtune.predictions import Prediction
 from boxtune.records import Record
 
@@ -81,12 +82,12 @@ def box_agreement(answers_a: list[Prediction], answers_b: list[Prediction]) -> f
     for a, b in ((a["objects"], b["objects"]) for a, b in zip(answers_a, answers_b, strict=True)):
         labels_a, labels_b = a["category"], b["category"]
         shape = (len(labels_a), len(labels_b))
-        same_label = np.array([[x == y for y in labels_b] for x in labels_a], dtype=bool).reshape(shape)
+        same = same_label(labels_a, labels_b)
         if "point" in a:
             near = [[math.dist(p, q) <= 1 for q in b["point"]] for p in a["point"]]
-            similarity = np.array(near, dtype=float).reshape(shape) * same_label
+            similarity = np.array(near, dtype=float).reshape(shape) * same
         else:
-            similarity = box_iou(a["bbox"], b["bbox"]) * same_label
+            similarity = box_iou(a["bbox"], b["bbox"]) * same
         overlap += sum(float(similarity[pair]) for pair in match_greedy(similarity))
         count += len(labels_a) + len(labels_b)
     return 2 * overlap / count if count else 1.0

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from boxtune.codecs import CODECS, OBJECT_PROBLEMS, TEXT_PROBLEMS
+from boxtune.codecs import CODECS
+from boxtune.report import MEANINGS
 
 IMAGE, INPUT = (480, 640), (476, 644)  # (height, width)
 BOXES = [c for c in CODECS.values() if not c.is_click]
@@ -125,6 +126,7 @@ JSON_ANSWER = encode("qwen3_vl", [[64, 48, 320, 240], [0, 0, 640, 480]], ["cat",
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 3, 4]}]', ["key_order", "bad_label"]),
         (JSON_ANSWER[:-1] + ', {"bbox": [1, 2, 3, 4], "label": "bird"}]', ["bad_box"]),
         (f'{{"objects": {JSON_ANSWER}}}', ["prose"]),
+        (f"The set {{1, 2}}: {JSON_ANSWER}", ["prose"]),
         (JSON_ANSWER.replace("}, {", "}]\n[{"), ["spacing"]),
         (JSON_ANSWER[1:-1].replace("}, {", "}\n{"), ["spacing"]),
         ("```json\n" + JSON_ANSWER.replace('"cat"', '"cat", "attributes": {"x": {"y": 1}}') + "\n```", ["fence"]),
@@ -206,7 +208,7 @@ FRAGMENTS = [
 @settings(max_examples=600, deadline=None)
 def test_parsers_never_raise_and_give_valid_boxes(text, codec):
     answer = codec.decode(text, IMAGE, INPUT)
-    assert set(answer.problems) <= {*TEXT_PROBLEMS, *OBJECT_PROBLEMS}
+    assert set(answer.problems) <= MEANINGS.keys()
     assert len(answer.labels) == len(answer.boxes_xyxy) + len(answer.points_xy)
     for x0, y0, x1, y1 in answer.boxes_xyxy:
         assert 0 <= x0 < x1 <= 640

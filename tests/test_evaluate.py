@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from training import train
 
 import evaluate
+import merge_adapter
 from boxtune.codecs import CODECS
 from boxtune.collator import expected_input_size
 from boxtune.errors import UserError
@@ -402,8 +403,36 @@ def test_options_that_would_do_nothing_are_refused(capsys):
         evaluate.main(["--predictions", "p.jsonl", "--limit", "3", "--batch-size", "0"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    for words in ("--limit has no effect with --predictions", "needs --data", "--batch-size must be at least 1"):
+    for words in ("--limit has no effect with --predictions", "--batch-size must be at least 1"):
         assert words in error
+
+
+def test_a_runs_own_predictions_are_scored_without_naming_their_data(evaluated, tmp_path, capsys):
+    evaluate.main(["--predictions", str(evaluated), "--out", str(tmp_path), "--json"])
+    again, before = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, evaluated))
+    assert again["matching"] == before["matching"] and again["provenance"]["data"] == before["provenance"]["data"]
+    shutil.copy(evaluated / "predictions.jsonl", tmp_path / "alone.jsonl")
+    (tmp_path / "metrics.json").unlink()
+    capsys.readouterr()
+    for words, message in (
+        ((str(tmp_path / "alone.jsonl"),), "tells their data set; give --data DIR"),
+        ((str(tmp_path / "nowhere"),), "nowhere does not exist"),
+        (
+            (str(evaluated), "--split", "train"),
+            "none of these 6 predictions is of this split; check --data and --split",
+        ),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            evaluate.main(["--predictions", *words])
+        assert stop.value.code == 2
+        assert message in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
+def test_help_fits_a_page(capsys):
+    for main in (evaluate.main, merge_adapter.main):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
 
 
 def test_an_interrupted_evaluation_goes_on(run, squares, tmp_path, monkeypatch):
