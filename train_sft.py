@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from boxtune.box_validation import METRICS, BoxValidation, require_objects
 from boxtune.calibration import fit
@@ -26,10 +25,12 @@ from boxtune.grounding import Grounding
 from boxtune.hub import LOG_IN, is_logged_in, push_folder
 from boxtune.lora import lora_config, lora_targets
 from boxtune.losses import BoxLosses
+from boxtune.machine import fit_workers, require_machine
 from boxtune.matching import image_scores, scored_hits
 from boxtune.model_card import model_name
 from boxtune.modeling import (
     codec_for,
+    commit_of,
     describe_modules,
     load_config,
     load_model,
@@ -59,24 +60,6 @@ def say(message: str) -> None:
     """Print once, however many processes train."""
     if PartialState().is_main_process:
         print(message, flush=True)
-
-
-def require_one_gpu_each(count: int) -> None:
-    """Raises UserError where one process has several GPUs, which would be torch's DataParallel; TRL refuses that late."""
-    if count > 1:
-        raise UserError(
-            f"this machine has {count} GPUs, and each needs a process of its own. For one of them: CUDA_VISIBLE_DEVICES=0 make "
-            'train …; for all: LAUNCH=".venv/bin/accelerate launch --config_file recipes/accelerate/ddp.yaml".'
-        )
-
-
-def require_whole_weights() -> None:
-    """Raises UserError under ZeRO-3, which shares weights out as they load, where we load them whole onto each GPU."""
-    if is_deepspeed_zero3_enabled():
-        raise UserError(
-            "ZeRO-3 is not supported: launch with recipes/accelerate/zero2.yaml, or with fsdp.yaml for a base that fits no "
-            "single GPU."
-        )
 
 
 def prepare_data(recipe: Recipe) -> Path:
@@ -137,8 +120,7 @@ def describe_grounding(
         max_pixels=size["longest_edge"],
         max_new_tokens=0,
         base_model=recipe.model.model_name_or_path,
-        # The commit rather than "main", so that evaluating and merging later use the same base. Folders have none.
-        base_revision=getattr(config, "_commit_hash", None),
+        base_revision=commit_of(recipe.model.model_name_or_path, recipe.model.model_revision),
         base_precision="nf4" if recipe.model.load_in_4bit else recipe.model.dtype,
         quantized_vision=recipe.grounding.quantize_vision,
         compute_dtype=recipe.model.dtype,
@@ -353,8 +335,7 @@ def main(argv: list[str] | None = None) -> None:
     recipe = load_recipe(sys.argv[1:] if argv is None else argv)
     for note in recipe.notes:
         say(f"note: {note}")
-    require_one_gpu_each(recipe.training.n_gpu)
-    require_whole_weights()
+    require_machine(recipe.training.n_gpu)
     config = load_config(recipe.model.model_name_or_path, recipe.model.model_revision)
     codec_for(config)
     require_full_precision(config, recipe.model.model_name_or_path)
@@ -368,6 +349,8 @@ def main(argv: list[str] | None = None) -> None:
         recipe.model.model_name_or_path, recipe.model.model_revision, options.min_pixels, options.max_pixels
     )
     grounding = describe_grounding(recipe, config, processor, splits, read_info(data_dir)["classes"])
+    if note := fit_workers(recipe.training, grounding.max_pixels):
+        say(f"note: {note}")
     variation = build_variation(recipe, grounding, splits["train"])
     if variation:
         grounding.questions = variation.questions(splits["train"])

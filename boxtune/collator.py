@@ -6,11 +6,13 @@ exactly the answers and their end tokens are supervised.
 
 import copy
 import json
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch.utils.data import get_worker_info
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from transformers import ProcessorMixin
 from transformers.image_utils import SizeDict
@@ -209,6 +211,10 @@ class GroundingCollator:
         }
 
     def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        if get_worker_info() and os.getpgrp() != os.getpid():
+            # A signal to the whole group, as of Ctrl-C, `timeout` or a cluster, is for the training process, which finishes its
+            # step and saves; a worker would die of it in the middle of that step.
+            os.setpgid(0, 0)
         records, images = zip(*map(self._read, examples), strict=True)
         return self.batch_conversations(list(records), *self._process(list(images)))
 

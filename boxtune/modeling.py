@@ -65,6 +65,14 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
         return AutoConfig.from_pretrained(model_id, revision=revision)
 
 
+def commit_of(model_id: str, revision: str | None = None) -> str | None:
+    """The commit of a hub model that is in the local cache, rather than "main", so that evaluating and merging later use the
+    same base; None for a folder."""
+    if Path(model_id).is_dir():
+        return None
+    return Path(hf_hub_download(model_id, "config.json", revision=revision, local_files_only=True)).parent.name
+
+
 def require_hub_model(model_id: str, revision: str | None = None) -> None:
     """Ask the hub once, without the retries of a download, unless the model is in the local cache."""
     try:

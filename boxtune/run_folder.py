@@ -3,11 +3,13 @@
 import shutil
 from pathlib import Path
 
+from peft import PeftModel
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from boxtune.errors import UserError, reading
 from boxtune.files import replace_folder
+from boxtune.generation import greedy_config
 from boxtune.model_card import model_name, write_card
 from boxtune.recipe import Recipe
 from boxtune.trainer import RESUME_REMEDY, GroundingTrainer
@@ -65,5 +67,9 @@ def save_final(trainer: GroundingTrainer, output_dir: Path) -> None:
     if trainer.is_world_process_zero():
         for name in ("recipe.yaml", "run.json", "first_batch.txt"):
             shutil.copyfile(output_dir / name, partial / name)
+        if not isinstance(trainer.model, PeftModel):
+            # Servers follow this file, and the hub's asks for sampling and a repetition penalty.
+            tokenizer = trainer.processing_class.tokenizer
+            greedy_config(tokenizer, trainer.grounding.max_new_tokens).save_pretrained(partial)
         write_card(partial, model_name(output_dir / "final"))
         replace_folder(partial, output_dir / "final")  # one is there where a resumed run had already ended

@@ -57,10 +57,10 @@ def observe(checkpoint: Checkpoint, precision: str, records: list[Record], data_
         batch = {key: value.to(model.device) for key, value in batch.items()}
         # Only the positions that predict answers: the prompt's logits decide nothing.
         taught = torch.tensor(encoded.labels).roll(-1) >= 0
-        logits.append(model(**batch).logits[0, taught].float().cpu())
+        logits.append(model(**batch).logits[0, taught].cpu())
         if checkpoint.adapter:
             with model.disable_adapter():
-                base_logits.append(model(**batch).logits[0, taught].float().cpu())
+                base_logits.append(model(**batch).logits[0, taught].cpu())
     for prediction in generate_answers(model, collator, records, batch_size=1):
         answers[prediction["id"]] = prediction
     del model
@@ -72,8 +72,11 @@ def observe(checkpoint: Checkpoint, precision: str, records: list[Record], data_
 
 def logit_difference(logits_a: list[torch.Tensor], logits_b: list[torch.Tensor]) -> float:
     """Root mean square difference relative to the root mean square of `logits_b`."""
-    a, b = torch.cat(logits_a).double(), torch.cat(logits_b).double()
-    return ((a - b).square().mean().sqrt() / b.square().mean().sqrt().clamp(min=1e-12)).item()
+    difference = reference = 0.0
+    for a, b in zip(logits_a, logits_b, strict=True):  # one by one: a vocabulary of float64 numbers a token fills memory
+        difference += (a.double() - b.double()).square().sum().item()
+        reference += b.double().square().sum().item()
+    return math.sqrt(difference / max(reference, 1e-24))
 
 
 def box_agreement(answers_a: list[Prediction], answers_b: list[Prediction]) -> float:

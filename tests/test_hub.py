@@ -13,6 +13,8 @@ from conftest import ROOT
 from huggingface_hub import ModelCard
 from training import train
 
+from boxtune.modeling import commit_of
+
 
 class _Hub(BaseHTTPRequestHandler):
     """Keeps what is committed, whole, in `server.files`; answers no other question."""
@@ -51,6 +53,22 @@ class _Hub(BaseHTTPRequestHandler):
             body += self.rfile.read(size)
             self.rfile.readline()
         return body
+
+
+def test_a_base_of_the_hub_is_remembered_by_its_commit(tmp_path, monkeypatch):
+    """So that evaluation and merging do not follow a branch that has moved on."""
+    commits = {"main": "0" * 40, "v2": "1" * 40}
+    for branch, commit in commits.items():
+        snapshot = tmp_path / "models--me--base" / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text("{}")
+        reference = tmp_path / "models--me--base" / "refs" / branch
+        reference.parent.mkdir(exist_ok=True)
+        reference.write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert commit_of("me/base") == commit_of("me/base", "main") == commits["main"]
+    assert commit_of("me/base", "v2") == commit_of("me/base", commits["v2"]) == commits["v2"]
+    assert commit_of(str(tmp_path)) is None
 
 
 @pytest.fixture

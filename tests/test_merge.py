@@ -167,9 +167,13 @@ def test_names_on_disk_lead_to_modules():
 
 
 def test_measures_of_agreement():
-    logits = [torch.tensor([[3.0, 4.0]])]
+    logits, others = ([torch.randn(n, 5, generator=torch.manual_seed(n + i)) for n in (3, 1)] for i in (0, 9))
     assert logit_difference(logits, logits) == 0
-    assert logit_difference([torch.zeros(1, 2)], logits) == pytest.approx(1)
+    a, b = (torch.cat(each).double() for each in (others, logits))
+    assert logit_difference(others, logits) == pytest.approx(
+        ((a - b).square().mean() / b.square().mean()).sqrt().item()
+    )
+    assert logit_difference([torch.zeros_like(each) for each in logits], logits) == pytest.approx(1)
 
     def answer(boxes_xyxy, labels):
         return {"objects": {"bbox": boxes_xyxy, "category": labels}}

@@ -103,12 +103,13 @@ def test_sigterm_leaves_a_checkpoint_to_resume_from(squares, tmp_path):
     command = [sys.executable, "train_sft.py", "--config", "tiny_nutrition_qlora", "--data_dir", str(squares)]
     command += ["--output_dir", str(tmp_path / "run"), "--eval_strategy", "no", "--save_strategy", "no"]
     command += ["--per_device_train_batch_size", "1", "--max_steps", "4000", "--logging_steps", "1"]
+    command += ["--dataloader_num_workers", "2"]
     with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         deadline = time.monotonic() + 120
         while "'loss'" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
             time.sleep(0.3)
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and clusters do
         code = process.wait(timeout=60)
     text = (tmp_path / "log").read_text()
     assert code == 130, text
