@@ -23,7 +23,8 @@ VALUES = {"AP": "AP", "AP50": "AP50", "f1": "F1", "mean_iou_gt": "mean IoU (all 
 # Mean IoUs of an image that are closer than this are equal: predictions are rounded.
 TIE = 0.001
 SHOWN, SIDE, MAX_BYTES = 24, 480, 40_000
-COLORS = {"truth": "#15a34a", "hit": "#2563eb", "false": "#f0501e"}
+# As in report.html: dark enough for white letters, and on a dark card still seen.
+COLORS = {"truth": "#12803b", "hit": "#2563eb", "false": "#c93a0c"}
 
 
 def find_predictions(run: Path) -> Path:
@@ -31,6 +32,8 @@ def find_predictions(run: Path) -> Path:
     for path in (run, run / "predictions.jsonl", run / "eval" / "predictions.jsonl"):
         if path.is_file():
             return path
+    if not run.exists():
+        raise UserError(f"{run} does not exist. Make predictions: python evaluate.py --ckpt DIR --data DIR")
     raise UserError(
         f"{run} holds no predictions.jsonl, nor does {run / 'eval'}. Evaluate it first: python evaluate.py --ckpt DIR"
     )

@@ -130,7 +130,7 @@ function recount() {
     cell.textContent = kinds.get(cell.dataset.mistake) || 0;
   });
   document.querySelectorAll("[data-threshold]").forEach((place) => {
-    place.textContent = threshold ? `Boxes of score ${threshold} and above.` : "";
+    place.textContent = threshold ? `Boxes of score ${threshold} and above${place.dataset.threshold}.` : "";
   });
 }
 
@@ -148,7 +148,8 @@ function writeCounts(parent, counts) {
     cell.textContent = texts[cell.dataset.count] ?? values[cell.dataset.count];
   });
   const change = parent.querySelector("[data-change-from]");
-  if (change) change.textContent = difference(change.dataset.changeFrom, f1);
+  // The baseline's F1 is of all its boxes: above a threshold there is nothing to compare with.
+  if (change) change.textContent = threshold ? "–" : difference(change.dataset.changeFrom, f1);
 }
 
 function difference(before, after) {
@@ -210,12 +211,16 @@ function newCard(n) {
   const image = images[n], figure = at("card").content.firstElementChild.cloneNode(true);
   const find = (selector) => figure.querySelector(selector);
   find(".picture").style.aspectRatio = Math.max(1, image.width / image.height); // a tall one would tear the grid
+  find("img").alt = image.id;
   if (image.picture) find("img").src = image.picture;
   else find("img").replaceWith(trouble(image));
   find("b").textContent = image.id;
   find(".size").textContent = `${image.width} × ${image.height}`;
   find(".problems").textContent = image.problems.length ? `problems: ${image.problems.join(", ")}` : "";
   find("pre").textContent = image.text;
+  for (const summary of figure.querySelectorAll("summary")) {
+    summary.setAttribute("aria-label", `${summary.textContent} of ${image.id}`);
+  }
   return figure;
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from boxtune.bootstrap import DRAWS
 from boxtune.boxes import box_iou
 from boxtune.drawing import thumbnail, to_data_uri
 from boxtune.files import write_whole
@@ -42,7 +43,7 @@ MEANINGS = {
     "truncated": "the answer breaks off; the objects before that count",
     "looped": "one sequence stood three times over; the answer was ended there",
     "unparsable": "nothing could be read; the answer counts as empty",
-    "bad_box": "a box has reversed corners, a wrong count or no numbers; it was dropped",
+    "bad_box": "a box has reversed corners, a wrong count or no numbers, or an object says none; it was dropped",
     "bad_label": "an object has no label; it was dropped",
     "clipped": "a coordinate lay outside the picture and was moved to its border",
     "noise": "an object that the model itself labelled as none; it was dropped, and the answer counts as clean",
@@ -65,8 +66,8 @@ def write_report(
     """Write one HTML file. `predictions[i]` answers `records[i]`; `metrics` and `curves` come from `score` and `curves`.
 
     Pictures are read from `data_dir`; one that is missing or torn is shown as a grey field and counted. Of more than `limit`
-    images the page shows that many: the worst half, and others drawn by `seed`. `baseline_metrics` are compared with
-    `metrics` wherever a number stands.
+    images the page shows that many: the worst half, and others drawn by `seed`. `baseline_metrics`, those of the
+    base model before training, are compared with `metrics` wherever a number stands.
     """
     iou_threshold, classes, click = metrics["matching"]["iou_threshold"], [*metrics["per_class"]], is_click(predictions)
     scores = image_scores(records, predictions, iou_threshold)
@@ -86,6 +87,7 @@ def write_report(
         images=len(records),
         truth=sum(image.tp + image.fn for image in scores),
         numbers=_compare(headline_rows(metrics), headline_rows(baseline_metrics) if baseline_metrics else None),
+        draws=DRAWS,
         tiles={name: metrics["intervals"].get(INTERVALS.get(name)) for name in TILES},
         classes=[
             {"name": name, **row, "before": baseline_metrics["per_class"].get(name) if baseline_metrics else None}

@@ -51,6 +51,8 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--max-pixels {args.max_pixels}: less than one token of {args.family}.")
     if args.pictures < 0:
         raise UserError(f"--pictures {args.pictures}: must not be negative.")
+    if args.out and args.out.is_dir():
+        raise UserError(f"--out {args.out} is a folder; name a file, such as {args.out / 'show.html'}.")
     args.data = args.data.resolve()
     facts = collect(read_splits(args.data), read_info(args.data)["classes"], args)
     out = args.out or args.data.with_name(f"{args.data.name}.html")
@@ -59,6 +61,8 @@ def main(args: argparse.Namespace) -> None:
     write_whole(out, page_template(Path(__file__).with_name("show.html.jinja")).render(facts))
     for finding in facts["findings"]:
         print(f"{finding['title']}: {finding['text']}")
+    if not facts["findings"]:
+        print("nothing suspicious")
     print(f"written to {out}")
 
 
@@ -122,11 +126,14 @@ def bars(title: str, values, edges: list[float], whole: bool = False) -> dict:
 
 
 def budgets(records: list[Record], family, max_pixels: int) -> list[dict]:
-    """Tokens and objects too small at the recipe's budget, at others round it, and at the one that would keep them."""
-    wanted = {max_pixels: "the recipe's", **{round(max_pixels * factor): "" for factor in (0.25, 0.5, 2, 4)}}
+    """Tokens and objects too small at `max_pixels`, at others round it, and at the one that would keep them."""
+    wanted = {
+        max_pixels: "this page's --max-pixels",
+        **{round(max_pixels * factor): "" for factor in (0.25, 0.5, 2, 4)},
+    }
     if keeping := keeping_budget(records, family):
         wanted[keeping] = "keeps 99 % of what the pictures resolve" + (
-            ", the recipe's" if keeping == max_pixels else ""
+            ", this page's --max-pixels" if keeping == max_pixels else ""
         )
     rows = []
     for budget in sorted(wanted):
@@ -149,6 +156,13 @@ def find(splits: dict[str, list[Record]], classes: list[str], args: argparse.Nam
     records = [record for members in splits.values() for record in members]
     split_of = {record["id"]: split for split, members in splits.items() for record in members}
     family, found = FAMILIES[args.family], []
+    bare = [split for split, members in splits.items() if all(all(r["objects"]["ignore"]) for r in members)]
+    if bare or not splits:
+        text = f"none that counts in {', '.join(bare) or 'any split'}, so nothing to learn or to measure there. "
+        text += "Look at the source, and in problems.jsonl for what was dropped."
+        ignored = {split: sum(len(r["objects"]["ignore"]) for r in splits[split]) for split in bare}
+        examples = [f"{split}: {len(splits[split])} picture(s), {ignored[split]} ignored object(s)" for split in bare]
+        found.append({"title": "no objects", "text": text, "examples": examples})
     small = too_small(records, family, args.max_pixels)
     if small.any():
         ids = [record["id"] for record in records for _ in record["objects"]["bbox"]]
@@ -165,13 +179,17 @@ def find(splits: dict[str, list[Record]], classes: list[str], args: argparse.Nam
     if boxes := duplicate_boxes(records):
         examples = [f"{name}: {label}, IoU {iou:.2f}" for name, label, iou in boxes[:LISTED]]
         text = (
-            f"{len(boxes)} pair(s) of boxes of one class are almost the same; the model would learn to repeat itself."
+            f"{len(boxes)} pair(s) of boxes of one class are almost the same; the model would learn to repeat itself. "
         )
+        text += "Remove one of each from the annotations."
         found.append({"title": "duplicate boxes", "text": text, "examples": examples})
     pairs, across, shown = alike_pictures(splits, args.data, LISTED)
     if pairs:
         text = f"{pairs} pair(s) of pictures look the same, {across} of them in two splits"
-        text += ", where they make scores better than they are." if across else "."
+        if across:
+            text += ", where they make scores better than they are: move both into one split, or remove one."
+        else:
+            text += ". Remove the copies."
         examples = [f"{a} ({split_of[a]}) and {b} ({split_of[b]})" for a, b in shown]
         found.append({"title": "alike pictures", "text": text, "examples": examples})
     if names := alike_names(classes):

@@ -74,6 +74,9 @@ def test_better_boxes_win_where_there_are_boxes(runs, squares, capsys):
     assert json.loads((out / "comparison.json").read_text(encoding="utf-8")) == result
     page = (out / "comparison.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg") == 2 * (6 - empty) and not re.search(r"https?:", page)
+    assert "95 %: 300 draws of the images; another training seed may differ by more." in page
+    shown = [f"{row['id']}: truth and answer {run}" for row in result["images"] for run in "AB"]
+    assert re.findall('alt="(.*?)"', page) == shown
     errors = [max(row["errors"]) for row in result["images"]]
     assert errors == sorted(errors, reverse=True)
     back = comparison(runs["good"], runs["poor"], capsys=capsys)
@@ -128,7 +131,9 @@ def test_runs_that_cannot_be_compared_are_refused(runs, squares, tmp_path, capsy
     assert "give --data DIR" in refused(shorter, shorter, capsys=capsys)
     message = refused(runs["good"], shorter, "--data", squares, capsys=capsys)
     assert f"{json.loads(lines[0])['id']}: not in {shorter}" in message
-    assert "Evaluate it first" in refused(tmp_path / "nowhere", shorter, capsys=capsys)
+    assert "does not exist. Make predictions" in refused(tmp_path / "nowhere", shorter, capsys=capsys)
+    (tmp_path / "untried").mkdir()
+    assert "Evaluate it first" in refused(tmp_path / "untried", shorter, capsys=capsys)
     other = tmp_path / "other"
     shutil.copytree(runs["good"], other)
     metrics = json.loads((other / "eval" / "metrics.json").read_text(encoding="utf-8"))

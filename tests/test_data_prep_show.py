@@ -132,8 +132,10 @@ def test_the_page_names_what_is_suspicious(data, capsys):
     main(["show", str(data), "--max-pixels", "22500", "--pictures", "3"])
     said, page = capsys.readouterr().out, data.with_name("data.html").read_text()
     assert "too small: 4 of 12 objects are thinner than a patch (14 px) at max_pixels 22500, 4 of them in" in said
-    assert "duplicate boxes: 4 pair(s)" in said and "alike names: " in said
+    assert "duplicate boxes: 4 pair(s)" in said and "Remove one of each" in said and "alike names: " in said
     assert "alike pictures: 1 pair(s) of pictures look the same, 1 of them in two splits" in said
+    assert "move both into one split, or remove one." in said and "nothing suspicious" not in said
+    assert "<td>22500</td>" in page and "this page&#39;s --max-pixels" in page
     assert "t0 (train) and v&lt;b&gt; (validation)" in page and "&#39;cell&#39; and &#39;Cells&#39;" in page
     assert page.count("data:image/jpeg;base64,") == 3
     assert not re.search(r"(src|href)=\"https?:", page)
@@ -145,7 +147,31 @@ def test_a_clean_set_is_said_to_be_clean(tmp_path, capsys):
     write_dataset(tmp_path / "d", name="d", source_format="x", classes=["cell"], splits=splits, problems=[])
     main(["show", str(tmp_path / "d"), "--out", str(tmp_path / "page.html")])
     assert "Nothing suspicious" in (tmp_path / "page.html").read_text()
-    assert capsys.readouterr().out == f"written to {tmp_path / 'page.html'}\n"
+    assert capsys.readouterr().out == f"nothing suspicious\nwritten to {tmp_path / 'page.html'}\n"
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ()])
+def test_a_split_without_an_object_that_counts_is_suspicious(tmp_path, capsys, splits):
+    path = str(scenery(tmp_path / "a.png", 1))
+    members = {
+        "train": [record("a", [[10, 10, 110, 110]], (300, 300), image=path)],
+        "test": [record("b", [[10, 10, 110, 110]], (300, 300), image=str(scenery(tmp_path / "b.png", 2)))],
+    }
+    members["test"][0]["objects"]["ignore"] = [True]
+    splits = {split: members[split] for split in splits}
+    write_dataset(tmp_path / "d", name="d", source_format="x", classes=["cell"], splits=splits, problems=[])
+    main(["show", str(tmp_path / "d")])
+    assert f"no objects: none that counts in {'test' if splits else 'any split'}, " in capsys.readouterr().out
+    page = (tmp_path / "d.html").read_text()
+    assert "Nothing suspicious" not in page
+    assert ("test: 1 picture(s), 1 ignored object(s)" in page) == bool(splits)
+
+
+def test_a_folder_is_no_page(data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["show", str(data), "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert f"name a file, such as {tmp_path / 'show.html'}." in capsys.readouterr().err
 
 
 def test_torn_pictures_are_all_named(data, capsys):

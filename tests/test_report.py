@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from boxtune.average_precision import curves
+from boxtune.comparison import COLORS
 from boxtune.matching import image_scores, worst_first
 from boxtune.mistakes import MISTAKES, mistakes
 from boxtune.predictions import make_prediction
@@ -264,7 +265,8 @@ def test_boxes_are_drawn_where_they_are_in_the_colour_of_what_they_are(folder, t
     assert len(re.findall(r'<li class="(?:found|missed|hit|false)">', dom)) == len(
         shapes
     )  # the same for whoever has no pointer
-    assert len(re.findall('<img alt="" src="data:image/jpeg;base64,', dom)) == 3
+    assert re.findall('<img alt="(.*?)" src="data:image/jpeg;base64,', dom) == ["bad", "good", "empty"]
+    assert re.findall('<summary aria-label="(.*?)">', dom)[:2] == ["boxes of bad", "answer text of bad"]
     assert "score at least" not in dom  # all scores are equal
 
 
@@ -437,8 +439,55 @@ def test_a_baseline_is_compared(folder, crowd, browse):
     before, after = (numbers["matching"]["tp"] for numbers in (baseline, metrics))
     assert f"true positives {before} {after} +{after - before}" in text
     assert f"from {baseline['matching']['recall']:.3f}" in text
+    assert "Changes are against the baseline, the base model before training." in text
     assert cells_of(browse()) == cells_of(html)
-    assert "baseline F1" not in write(folder, records, predictions)[0]
+    assert "baseline" not in write(folder, records, predictions)[0].split("<script>")[0]
+
+
+def test_what_a_threshold_does_not_reach_is_said_and_not_compared(folder, crowd, browse):
+    records, predictions = crowd
+    baseline = score(records, predictions, ["cat", "dog"])
+    write(folder, records, predictions, baseline_metrics=baseline)
+
+    def changes(page):
+        return [text for key, text in cells_of(page) if key and re.fullmatch(r"[\d.]+", key)]
+
+    assert changes(browse()) == ["+0.000", "+0.000"]
+    dom = browse("#score=0.6")
+    assert changes(dom) == ["–", "–"]
+    said = re.findall('<p class="soft" data-threshold=.*?>(.*?)</p>', dom)
+    assert said == [
+        "Boxes of score 0.6 and above; AP, AP50 and the baseline are of all boxes.",
+        "Boxes of score 0.6 and above.",
+    ]
+    write(folder, records, predictions)
+    assert "Boxes of score 0.6 and above; AP and AP50 are of all boxes." in browse("#score=0.6")
+
+
+def luminance(color):
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def contrast(a, b):
+    """As WCAG 2 defines it: 1 to 21."""
+    dark, light = sorted((luminance(a), luminance(b)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_labels_and_curves_can_be_told_from_what_they_lie_on(folder, three):
+    html, _ = write(folder, *three)
+    labels = dict(re.findall("--(truth|hit|false|grey): (#[0-9a-f]{6});", html))
+    curve_colors = re.findall("--c: (#[0-9a-f]{6});", html)
+    assert (len(labels), len(curve_colors)) == (4, 8)
+    assert {key: labels[key] for key in COLORS} == COLORS  # one set for both pages
+    cards = ("#ffffff", "#1d2126")
+    assert "--card: #fff;" in html and f"--card: {cards[1]};" in html
+    for color in labels.values():
+        assert contrast(color, "#ffffff") >= 4.5, color
+    for color in (*labels.values(), *curve_colors):
+        assert min(contrast(color, card) for card in cards) >= 3, color
 
 
 def test_parse_problems_are_explained_and_raw_text_is_kept(folder):
@@ -503,6 +552,7 @@ def test_kinds_of_mistake_confusion_sizes_and_intervals_are_shown(folder):
     assert f"medium 30 24 {metrics['sizes']['medium']['fp']} 6" in text
     low, high = metrics["intervals"]["f1"]
     assert f"95 %: {low:.3f} to {high:.3f}" in text
+    assert "95 %: 300 draws of the images; another training seed may differ by more." in text
     assert "The 20 classes with most truth, of 30." in text
     matrix = re.search(r'<table class="matrix.*?</table>', html, re.DOTALL)[0]
     rows = re.findall(r"<tr>(.*?)</tr>", matrix)
