@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         examples += check_batch(batch, records, processor, codec, grounding)
 
     faulty = [example for example in examples if example.problems]
+    boxes = sum(example.count_boxes() for example in examples)
     dropped = sum(info["problems"].get(kind, 0) for kind in ("bad_box", "clipped"))
     objects = sum(split["objects"] for split in info["splits"].values())
     path = Path(recipe.training.output_dir) / "check.html"
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         "data": f"{data_dir} ({objects} objects; {dropped} clipped or dropped at conversion)",
         "pixel budget": f"{grounding.min_pixels} to {grounding.max_pixels}",
         "max_length": str(recipe.training.max_length),
+        "boxes checked": str(boxes),
         "boxes widened to one step": str(sum(entry.widened for entry in lengths)),
     }
     write_check_report(path, recipe.name, examples, lengths, recipe.training.max_length, facts)
@@ -68,7 +70,10 @@ def main(argv: list[str] | None = None) -> None:
     for line in describe_overlong(too_long):
         print(f"over max_length {recipe.training.max_length}: {line}", file=sys.stderr)
     longest = max(entry.total for entry in lengths)
-    print(f"{len(examples) - len(faulty)} of {len(examples)} sampled examples decode back to their source boxes")
+    if boxes or faulty:
+        print(f"{len(examples) - len(faulty)} of {len(examples)} sampled examples decode back to their source boxes")
+    else:
+        print(f"no box was checked: none of the {len(examples)} sampled examples holds one")
     print(f"{len(too_long)} of {len(lengths)} examples exceed max_length; the longest has {longest} tokens")
     print(f"look at: {path}")
     if faulty or too_long:

@@ -30,6 +30,10 @@ class CheckedExample:
     problems: list[str] = field(default_factory=list)
     image: Image.Image | None = None
 
+    def count_boxes(self) -> int:
+        """How many boxes, or points, its labels say."""
+        return sum(len(answer.labels) for answer in self.answers)
+
 
 def supervised_texts(labels: torch.Tensor, tokenizer) -> list[str]:
     """The answers in one row of labels (T,), each without its end token. An answer that lacks one keeps a note of it."""

@@ -65,7 +65,9 @@ def parse_arguments(argv: list[str] | None, description: str) -> argparse.Namesp
         "--export", type=wanted_exports, default=[], help=f"also write the boxes as {', '.join(EXPORTS)}, by commas"
     )
     parser.add_argument("--limit", type=int, help="only the first N images of the split")
-    parser.add_argument("--batch-size", type=int, default=16, help="images at once (default 16); with --server, requests at once")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="images at once (default 16); with --server, requests at once"
+    )
     parser.add_argument("--max-new-tokens", type=int, help="default: from the training answers")
     parser.add_argument("--max-pixels", type=int, help="only for models that were not trained here")
     parser.add_argument(

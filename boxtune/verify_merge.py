@@ -73,7 +73,9 @@ def observe(checkpoint: Checkpoint, precision: str, records: list[Record], data_
 def logit_difference(logits_a: list[torch.Tensor], logits_b: list[torch.Tensor]) -> float:
     """Root mean square difference relative to the root mean square of `logits_b`."""
     difference = reference = 0.0
-    for a, b in zip(logits_a, logits_b, strict=True):  # one by one: a vocabulary of float64 numbers a token fills memory
+    for a, b in zip(
+        logits_a, logits_b, strict=True
+    ):  # one by one: a vocabulary of float64 numbers a token fills memory
         difference += (a.double() - b.double()).square().sum().item()
         reference += b.double().square().sum().item()
     return math.sqrt(difference / max(reference, 1e-24))

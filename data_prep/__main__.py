@@ -25,7 +25,7 @@ FORMATS = {
     "aabb": (aabb, "JSON list with objects of class and bbox_aabb in fractions"),
     "jsonl": (jsonl, "JSON lines: metadata.jsonl of an `imagefolder`, or the folder that holds it"),
     "hf": (hf, "any detection table of `datasets`: a hub id, .parquet files, or a save_to_disk folder"),
-    "openfoodfacts": (openfoodfacts, "table of `datasets`: a hub id, .parquet files, or a save_to_disk folder"),
+    "openfoodfacts": (openfoodfacts, "a table such as openfoodfacts/nutrition-table-detection: as hf, y before x"),
 }
 # Options that only some formats read.
 FIELDS = {
@@ -83,7 +83,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, argparse.Action]:
     """(the parser, its subparsers: one for each format that has a source)."""
     parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
     formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
-    guess = "whichever of these formats SOURCE is recognised as"
+    guess = f"whichever format SOURCE is recognised as, of {', '.join(FORMATS)}"
     for name, (module, text) in {**FORMATS, "auto": (auto, guess)}.items():
         own = formats.add_parser(name, help=text, description=module.__doc__, formatter_class=_Plain)
         own.add_argument("source", metavar="SOURCE", type=path_argument, help=text)

@@ -1,6 +1,8 @@
-"""AABB: a JSON list of pictures whose objects have `class` and `bbox_aabb`, [x1, y1, x2, y2] in fractions from 0 to 1.
+"""AABB: a JSON list of pictures whose objects have `class` and `bbox_aabb`, [x1, y1, x2, y2] in
+fractions from 0 to 1.
 
-`image` names the picture, `image_path` where it lies, if elsewhere. Whatever else an object or a picture has is kept.
+`image` names the picture, `image_path` where it lies, if elsewhere. Whatever else an object or
+a picture has is kept.
 """
 
 import os

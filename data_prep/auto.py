@@ -1,4 +1,5 @@
-"""Which format a source is of: every format looks at a sample of its files and says what it recognises."""
+"""Which format a source is of: every format looks at a sample of its files and says what it
+recognises."""
 
 import csv
 import json
@@ -9,16 +10,24 @@ from pathlib import Path
 from types import ModuleType
 
 from boxtune.errors import UserError
-from boxtune.files import files_below
+from boxtune.files import files_below, is_picture
 from data_prep.csv_table import delimiter_of
 from data_prep.files import is_output
 from data_prep.source import Options, Sample
 
 _FILES, _OF_A_KIND = 20_000, 5  # that are listed, and that are opened of each kind
+_LISTED = 20  # names beside a path that does not exist
 
 
 def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]], options: Options) -> str:
     """The name of the one format that fits, which is said with its reason. Raises UserError where none or several do."""
+    if not source.exists() and source.parent.name and source.parent.is_dir():  # a path, and no OWNER/NAME of the hub
+        there = sorted(path.name for path in source.parent.iterdir() if not path.name.startswith("."))
+        listed = ", ".join(there[:_LISTED]) + (", …" if len(there) > _LISTED else "")
+        raise UserError(
+            f"{source} does not exist ({source.parent}/ holds: {listed or 'nothing'}). Correct the path; a data set of the hub "
+            "that is called so is read as hf."
+        )
     sample = _sample(source, options)
     reasons = {name: reason for name, (module, _) in formats.items() if (reason := module.recognise(sample))}
     if len(reasons) == 1:
@@ -32,6 +41,10 @@ def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]], options:
         )
     if not source.exists():
         raise UserError(f"{source} does not exist, and is no id of the hub, OWNER/NAME.")
+    if sample.files and all(map(is_picture, sample.files)):
+        raise UserError(
+            f"{source} holds only pictures. Name the annotations as SOURCE, and these with --images {source}."
+        )
     raise UserError(
         f"{source} is of no format that is known: {sample.describe()}. There are:",
         [f"{name}: {text}" for name, (_, text) in formats.items()],

@@ -1,7 +1,8 @@
-"""COCO: one JSON file, or one for each split (annotations/instances_val2017.json, or train/_annotations.coco.json).
+"""COCO: one JSON file, or one for each split (annotations/instances_val2017.json, or
+train/_annotations.coco.json).
 
-An object without `bbox` counts by the box around its polygons. A picture without `file_name` is the one at the end of its
-`coco_url`, as in LVIS.
+An object without `bbox` counts by the box around its polygons. A picture without `file_name` is
+the one at the end of its `coco_url`, as in LVIS.
 """
 
 from pathlib import Path

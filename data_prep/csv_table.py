@@ -1,8 +1,10 @@
 """CSV: a row for each object, several rows a picture; one file, or one for each split.
 
-With a header, columns are known by their names. Without one, rows are `filename,xmin,ymin,xmax,ymax,class` or TensorFlow's
-`filename,width,height,class,xmin,ymin,xmax,ymax`. A row whose box fields are empty stands for an empty image. Objects that
-are marked in a column `ignore`, `iscrowd` or `difficult` are ignored.
+With a header, columns are known by their names. Without one, rows are
+`filename,xmin,ymin,xmax,ymax,class` or TensorFlow's
+`filename,width,height,class,xmin,ymin,xmax,ymax`. The class may be absent where --default-class
+names it. A row whose box fields are empty stands for an empty image. Objects that are marked in
+a column `ignore`, `iscrowd` or `difficult` are ignored.
 """
 
 import csv
@@ -30,14 +32,14 @@ _NAMES = {
 }
 _MEANING = {"x0": "left edge", "y0": "top edge", "x1": "right edge", "y1": "bottom edge"}
 _BOX = ("x0", "y0", "x1", "y1")
-_NEEDED = ("image", *_BOX, "class")
 _PLAIN = ("image", *_BOX, "class")
 _TENSORFLOW = ("image", "width", "height", "class", *_BOX)
 
 
 def recognise(sample: Sample) -> str | None:
-    heads = (path for path, cells in sample.csv_heads if len(cells) >= len(_PLAIN) and "region_attributes" not in cells)
-    return next((f"{path} has a row for each object" for path in heads), None)
+    heads = [(path, cells) for path, cells in sample.csv_heads if "region_attributes" not in cells]
+    tables = (path for path, cells in heads if len(cells) >= len(_PLAIN) or {"image", *_BOX} <= _named(cells).keys())
+    return next((f"{path} has a row for each object" for path in tables), None)
 
 
 def read(source: Path, options: Options) -> Source:
@@ -52,9 +54,9 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
     lines = read_lines(file)
     if not lines:
         raise UserError(f"{file} is empty. It needs a row for each object.")
-    columns = _header_columns(file, lines[0][1])
+    columns = _header_columns(file, lines[0][1], options)
     if columns is None:
-        columns = _columns_without_header(file, [cells for _, cells in lines])
+        columns = _columns_without_header(file, [cells for _, cells in lines], options)
     else:
         _warn_of_unread(lines[0][1], columns, found)
         lines = lines[1:]
@@ -79,7 +81,8 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
             items[row["image"], own] = Item(name, str(picture), [], own, size)
         if any(row[edge] for edge in _BOX):
             ignore = any(is_set(row.get(mark)) for mark in IGNORE)
-            items[row["image"], own].rows.append(Row([number(row[edge]) for edge in _BOX], row["class"], ignore))
+            box = [number(row[edge]) for edge in _BOX]
+            items[row["image"], own].rows.append(Row(box, row.get("class", ""), ignore))
     found.items.extend(items.values())
     if unknown_splits:
         words = ", ".join(sorted(unknown_splits))
@@ -119,11 +122,8 @@ def read_lines(file: Path) -> list[tuple[int, list[str]]]:
         raise UserError(f"{file}: not UTF-8 text ({error}). Save the file as UTF-8.") from None
 
 
-def _header_columns(file: Path, cells: list[str]) -> dict[str, int] | None:
-    """{what: column} from a header; None where the first row is none: it holds the four numbers of a box, or it names no
-    column, and holds a number or nothing somewhere."""
-    if sum(isinstance(number(cell), int | float) for cell in cells) >= len(_BOX):
-        return None  # though the class may be called as a column is, such as `left`
+def _named(cells: list[str]) -> dict[str, int]:
+    """{what: column} of the cells that are understood as names of columns."""
     words = [re.sub(r"[\s\-]+", "_", cell.strip().lower()) for cell in cells]
     names = dict(_NAMES)
     if "x0" in words:  # x0, y0, x1, y1: here x1 is the right edge
@@ -132,25 +132,39 @@ def _header_columns(file: Path, cells: list[str]) -> dict[str, int] | None:
     for key, spellings in names.items():
         if spelling := next((spelling for spelling in spellings if spelling in words), None):
             columns[key] = words.index(spelling)
+    return columns
+
+
+def _header_columns(file: Path, cells: list[str], options: Options) -> dict[str, int] | None:
+    """{what: column} from a header; None where the first row is none: it holds the four numbers of a box, or it names no
+    column, and holds a number or nothing somewhere."""
+    if sum(isinstance(number(cell), int | float) for cell in cells) >= len(_BOX):
+        return None  # though the class may be called as a column is, such as `left`
+    columns = _named(cells)
     named = any(edge in columns for edge in _BOX) or ("image" in columns and "class" in columns)
     if not named and not all(cell.strip() and isinstance(number(cell), str) for cell in cells):
         return None
-    if missing := [key for key in _NEEDED if key not in columns]:
+    if missing := [key for key in _needed(options) if key not in columns]:
         wanted = [f"{_MEANING.get(key, key)}: {', '.join(_NAMES[key])}" for key in missing]
+        remedy = " Where all objects are of one class, name it with --default-class." if "class" in missing else ""
         raise UserError(
             f"{file}: the header {','.join(cells)} lacks columns. Boxes are read by their four edges (width and height are those "
-            "of the picture). Understood names are:",
+            f"of the picture).{remedy} Understood names are:",
             wanted,
         )
     return columns
 
 
-def _columns_without_header(file: Path, rows: list[list[str]]) -> dict[str, int]:
+def _needed(options: Options) -> tuple[str, ...]:
+    return _PLAIN[:-1] if options.default_class else _PLAIN
+
+
+def _columns_without_header(file: Path, rows: list[list[str]], options: Options) -> dict[str, int]:
     """The order of columns, told from the first complete row by the place of the one that is no number."""
     example = next((cells for cells in rows if all(cell.strip() for cell in cells)), rows[0])
     text_columns = [i for i, cell in enumerate(example[1:], 1) if cell.strip() and isinstance(number(cell), str)]
-    for order, class_column in ((_PLAIN, 5), (_TENSORFLOW, 3)):
-        if len(example) == len(order) and text_columns in ([class_column], [] if order == _PLAIN else [class_column]):
+    for order, texts in ((_PLAIN, [5]), (_PLAIN, []), (_TENSORFLOW, [3]), (_needed(options), [])):
+        if len(example) == len(order) and text_columns == texts:
             return {key: i for i, key in enumerate(order)}
     header = ",".join(_NAMES[key][0] for key in _PLAIN)
     raise UserError(f"{file}: cannot tell the columns of {','.join(example)}. Add a header, such as {header}.")

@@ -1,8 +1,9 @@
 """CVAT for images 1.1: annotations.xml of an export, beside the folder `images` or not.
 
-Boxes count as they are, turned boxes, polygons, ellipses and masks by the box around them; points, lines, cuboids and
-skeletons are left out and listed. An object's attributes are kept; a picture's subset is its split. In a project's export,
-pictures of several subsets may bear one name: the subset is then part of it where it is no split.
+Boxes count as they are, turned boxes, polygons, ellipses and masks by the box around them;
+points, lines, cuboids and skeletons are left out and listed. An object's attributes are kept; a
+picture's subset is its split. In a project's export, pictures of several subsets may bear one
+name: the subset is then part of it where it is no split.
 """
 
 import xml.etree.ElementTree as ElementTree

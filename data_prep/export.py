@@ -1,13 +1,17 @@
 """A prepared data set for other trainers and tools.
 
-    python -m data_prep export DATA --export trl          --family qwen2_5_vl --max-pixels 1003520 --out DIR
-    python -m data_prep export DATA --export swift        --family qwen3_vl --max-pixels 1003520 --out DIR
-    python -m data_prep export DATA --export llamafactory --family qwen2_5_vl --max-pixels 1003520 --out DIR
-    python -m data_prep export DATA --export coco --out DIR
-    python -m data_prep export DATA --export yolo --out DIR
+    python -m data_prep export DATA --out DIR --export coco
+    python -m data_prep export DATA --out DIR --export yolo
+    python -m data_prep export DATA --out DIR --export trl \\
+        --family qwen2_5_vl --max-pixels 1003520
+    python -m data_prep export DATA --out DIR --export swift \\
+        --family qwen3_vl --max-pixels 1003520
+    python -m data_prep export DATA --out DIR --export llamafactory \\
+        --family qwen2_5_vl --max-pixels 1003520
 
-Questions and answers are worded as boxtune words them. Qwen2.5-VL's boxes are pixels of the picture that the model
-sees, so they hold for one pixel budget only, which the other trainer must be given too; what is printed says how.
+Questions and answers are worded as boxtune words them. Qwen2.5-VL's boxes are pixels of the
+picture that the model sees, so they hold for one pixel budget only, which the other trainer
+must be given too; what is printed says how.
 """
 
 import argparse

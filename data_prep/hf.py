@@ -1,8 +1,9 @@
-"""Any object detection table of `datasets`: a hub id, a Parquet file, a folder of Parquet files named after their splits, or
-a `save_to_disk` folder.
+"""Any object detection table of `datasets`: a hub id, a Parquet file, a folder of Parquet files
+named after their splits, or a `save_to_disk` folder.
 
-Which columns hold the picture, the boxes and the classes, and how the boxes are written, is told from the table and said;
---image-field, --bbox-field, --label-field and --bbox-format say it instead.
+Which columns hold the picture, the boxes and the classes, and how the boxes are written, is
+told from the table and said; --image-field, --bbox-field, --label-field and --bbox-format say
+it instead.
 """
 
 import os
@@ -49,11 +50,7 @@ def is_openfoodfacts(sample: Sample) -> bool:
     return False
 
 
-def read(source: Path, options: Options) -> Source:
-    return read_table(source, options)
-
-
-def read_table(source: Path, options: Options, fields: Fields | None = None) -> Source:
+def read(source: Path, options: Options, fields: Fields | None = None) -> Source:
     """Every row as an item, its pictures written to `options.scratch`. Without `fields` they are chosen, and said."""
     found = Source(Spool(options.scratch), layout=options.bbox_format, fractions=None)
     rows, names_taken = _rows(source, options), set()

@@ -12,6 +12,7 @@ from data_prep.spool import Spool
 
 # How many pictures are named where none can be read.
 LISTED = 5
+NAME_FOLDER = "Do they lie elsewhere? Name their folder with --images."
 # Of every usual file system.
 _LONGEST_NAME = 255
 
@@ -24,8 +25,8 @@ class Inspected(NamedTuple):
     picture: Picture | str
 
 
-def inspect_items(found: Source, options: Options) -> tuple[Spool[Inspected], list[dict], list[str], list[str]]:
-    """(pictures to go on with, problems so far, errors in names, bad pictures).
+def inspect_items(found: Source, options: Options) -> tuple[Spool[Inspected], list[dict], list[str], dict[str, str]]:
+    """(pictures to go on with, problems so far, errors in names, reasons of bad pictures by id).
 
     Bad pictures are errors, or left out and problems if the user says so. Raises UserError where none is left.
     """
@@ -44,11 +45,20 @@ def inspect_items(found: Source, options: Options) -> tuple[Spool[Inspected], li
             inspected.append(Inspected(item_id, item, picture))
     problems += found.problems
     if not options.skip_bad_images:
-        return inspected, problems, errors, [f"{item_id}: {reason}" for item_id, reason in bad.items()]
+        return inspected, problems, errors, bad
     if bad and not inspected:
-        raise UserError(f"No image is left, all {len(bad)} are bad. The first of them:", [*bad.values()][:LISTED])
+        missing = options.images is None and any(map(is_missing, bad.values()))
+        raise UserError(
+            f"No image is left, all {len(bad)} are bad. {NAME_FOLDER + ' ' if missing else ''}The first of them:",
+            [*bad.values()][:LISTED],
+        )
     problems += [problem(item_id, "bad_image", reason, "image left out") for item_id, reason in bad.items()]
-    return inspected, problems, errors, []
+    return inspected, problems, errors, {}
+
+
+def is_missing(reason: str) -> bool:
+    """Whether a picture cannot be used because there is none, so that it may lie elsewhere."""
+    return reason.startswith("missing")
 
 
 def name_entries(entries: list[Entry]) -> tuple[dict[str, Entry], list[str]]:

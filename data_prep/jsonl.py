@@ -1,7 +1,8 @@
-"""JSON lines beside pictures, as `imagefolder` of `datasets` has them: metadata.jsonl, with `file_name` and `objects`.
+"""JSON lines beside pictures, as `imagefolder` of `datasets` has them: metadata.jsonl, with
+`file_name` and `objects`.
 
-Which fields hold the boxes and the classes, and how the boxes are written, is told from the file and said; --image-field,
---bbox-field, --label-field and --bbox-format say it instead.
+Which fields hold the boxes and the classes, and how the boxes are written, is told from the
+file and said; --image-field, --bbox-field, --label-field and --bbox-format say it instead.
 """
 
 import json

@@ -1,8 +1,9 @@
 """labelme: one JSON file for each picture, beside it or in a folder of its own.
 
-Rectangles count as they are, polygons, circles, masks and turned rectangles by the box around them, shapes of one label and
-group_id by the box around them all; points and lines are left out and listed. The picture is the one that imagePath names,
-else the one that bears the file's own name, else the one that the file holds as imageData.
+Rectangles count as they are, polygons, circles, masks and turned rectangles by the box around
+them, shapes of one label and group_id by the box around them all; points and lines are left out
+and listed. The picture is the one that imagePath names, else the one that bears the file's own
+name, else the one that the file holds as imageData.
 """
 
 import base64

@@ -1,8 +1,9 @@
 """Label Studio: its JSON or JSON-MIN export.
 
-Rectangles count as they are, turned rectangles, polygons and ellipses by the box around them; key points and brush strokes
-are left out and listed. Of several annotations of a task the first that was not cancelled counts; a task without one is left
-out. Where a region has labels of several controls, --label-field names the control (`from_name`) that gives the class.
+Rectangles count as they are, turned rectangles, polygons and ellipses by the box around them;
+key points and brush strokes are left out and listed. Of several annotations of a task the first
+that was not cancelled counts; a task without one is left out. Where a region has labels of
+several controls, --label-field names the control (`from_name`) that gives the class.
 """
 
 import os

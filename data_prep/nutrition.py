@@ -1,10 +1,11 @@
-"""Product pictures with labelled nutrition tables, drawn on the spot: data for a first training without a download.
+"""Product pictures with labelled nutrition tables, drawn on the spot: data for a first training
+without a download.
 
     python -m data_prep nutrition --out data/nutrition --num-images 600 --seed 0
 
-The pictures are our own and free to use. Picture i depends on the seed and i alone, and its split on i alone, so a larger
-data set holds the smaller one. With --as-openfoodfacts the same pictures are written in the columns of
-openfoodfacts/nutrition-table-detection instead.
+The pictures are our own and free to use. Picture i depends on the seed and i alone, and its
+split on i alone, so a larger data set holds the smaller one. With --as-openfoodfacts the same
+pictures are written in the columns of openfoodfacts/nutrition-table-detection instead.
 """
 
 import argparse

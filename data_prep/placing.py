@@ -21,6 +21,12 @@ LAYOUTS = {
     "yxyx": box_yxyx_to_xyxy,
     "cxcywh": box_cxcywh_to_xyxy,
 }
+_WORDS = {
+    "xyxy": "x0 y0 x1 y1",
+    "xywh": "x0 y0 width height",
+    "yxyx": "y0 x0 y1 x1",
+    "cxcywh": "cx cy width height",
+}
 # In pixels nobody writes y first. In fractions TensorFlow does, and since a picture's fractions know no width and height, such
 # boxes fit as x-first ones too: then the user must say.
 _GUESSED = ("xywh", "xyxy", "cxcywh")
@@ -46,6 +52,7 @@ class Placed:
     contradictions: list[str] = field(default_factory=list)
     checked: int = 0
     within_unit: int = 0
+    beyond_unit: int = 0
     in_pixels: bool = False
     largest: float = 0
 
@@ -67,6 +74,7 @@ def place_rows(item_id: str, item: Item, source: Source, picture: Picture) -> Pl
         box, contradicts = next(boxes)
         placed.checked += 1
         placed.within_unit += not source.fractions and max(box) <= 1
+        placed.beyond_unit += source.fractions and max(row.box) > _WITHIN_UNIT
         placed.largest = max(placed.largest, *box)
         if contradicts:
             placed.contradictions.append(f"{item_id} ({width} × {height}): {row.category} {row.box}")
@@ -187,6 +195,7 @@ class Summary:
     classes: set[str] = field(default_factory=set)
     checked: int = 0
     within_unit: int = 0
+    beyond_unit: int = 0  # boxes that should be fractions, and are greater than 1
     pixels: int = 0  # boxes written in pixels
     largest: float = 0  # of their coordinates
     least_side: float = math.inf  # the longer one of the smallest picture that has such boxes
@@ -204,6 +213,7 @@ class Summary:
         bad = [entry for entry in part.problems if entry["kind"] == "bad_box"]
         self.checked += part.checked
         self.within_unit += part.within_unit
+        self.beyond_unit += part.beyond_unit
         if part.in_pixels and part.checked:
             self.pixels += part.checked
             self.largest = max(self.largest, part.largest)
@@ -217,13 +227,24 @@ class Summary:
             self.emptied_example = self.emptied_example or part.id
 
 
-def check_convention(found: Summary) -> None:
-    """Raise UserError where no box is usable, or so many cannot be right that their numbers must mean something else."""
+def check_convention(found: Summary, source: Source, may_be_said: bool) -> None:
+    """Raise UserError where no box is usable, or so many cannot be right that their numbers must mean something else.
+
+    `may_be_said` is whether --bbox-format says how the boxes of `source` are written.
+    """
     if found.contradicting >= 3 and found.contradicting > found.checked / 5:
+        read_as = f"{_WORDS[source.layout]} in {'fractions of the picture' if source.fractions else 'pixels'}"
+        if found.beyond_unit > found.contradicting / 2:
+            guess, remedy = "and these look like pixels", "Divide them by its width and height"
+        else:
+            guess = "and may be corners, a corner and a size, or y before x instead, or for pictures of another size"
+            remedy = "Mend them"
+        if may_be_said:
+            remedy = f"Say how they are written with --bbox-format {{{','.join(LAYOUTS)}}}"
         raise UserError(
             f"The box convention looks wrong: {found.contradicting} of {found.checked} boxes are inverted or reach outside "
-            "their picture. Are they [x, y, width, height] taken for corners, y before x, or made for pictures of another "
-            "size? Pass the format that the boxes have, or --allow-bad-boxes if they are really so. Examples:",
+            f"their picture. Boxes are read as {read_as}, {guess}. {remedy}, or pass --allow-bad-boxes if they are really so. "
+            "Examples:",
             found.contradictions,
         )
     if found.checked and found.within_unit >= 0.9 * found.checked:
@@ -240,6 +261,6 @@ def check_convention(found: Summary) -> None:
     if found.dropped and not found.classes:
         raise UserError(
             f"Not one of {found.dropped} boxes can be used. Are they of another format, or text, or masks without a box? "
-            "With --allow-bad-boxes all pictures are taken as empty. Examples:",
+            "Examples:",
             [f"{entry['id']}: {entry['value']!r:.100}" for entry in found.bad_boxes],
         )

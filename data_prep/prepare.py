@@ -13,7 +13,7 @@ from boxtune.errors import UserError
 from boxtune.prompts import question
 from boxtune.records import SPLITS, Record, check_writable_target, record_problems, write_dataset
 from data_prep.classes import filter_objects, settle_classes
-from data_prep.inspecting import LISTED, Inspected, inspect_items
+from data_prep.inspecting import LISTED, NAME_FOLDER, Inspected, inspect_items, is_missing
 from data_prep.placing import Placed, Summary, check_convention, place_rows, settle_convention
 from data_prep.report import print_report
 from data_prep.source import Item, Options, Source, plain
@@ -37,21 +37,21 @@ def prepare(source_format: str, read: Callable[[Path, Options], Source], source:
     if not inspected and not found.errors:
         raise UserError(f"{source} holds no annotated image.")
     classes, class_errors = settle_classes(found, inspected, options)
-    if errors := found.errors + errors + class_errors + bad_pictures:
-        if len(bad_pictures) == len(found.items) > LISTED:
-            where = (
-                f"Do their names fit the files in --images {options.images}?"
-                if options.images
-                else "Do they lie elsewhere? Name their folder with --images."
-            )
+    bad = [f"{item_id}: {reason}" for item_id, reason in bad_pictures.items()]
+    if errors := found.errors + errors + class_errors + bad:
+        if len(bad) == len(found.items) > LISTED:
+            where = f"Do their names fit the files in --images {options.images}?" if options.images else NAME_FOLDER
             raise UserError(
-                f"{source}: none of its {len(bad_pictures)} pictures can be read, nothing is written. {where} The first of them:",
-                bad_pictures[:LISTED],
+                f"{source}: none of its {len(bad)} pictures can be read, nothing is written. {where} The first of them:",
+                bad[:LISTED],
             )
-        hint = " Mend them, or leave bad pictures out with --skip-bad-images." if bad_pictures else ""
+        missing = options.images is None and any(map(is_missing, bad_pictures.values()))
+        elsewhere = ", or name their folder with --images" if missing else ""
+        hint = f" Mend them, or leave bad pictures out with --skip-bad-images{elsewhere}." if bad else ""
         raise UserError(f"{source}: {len(errors)} problem(s), nothing is written.{hint}", errors)
 
-    if found.fractions is None:
+    may_be_said = found.fractions is None  # and then --bbox-format says how boxes are written
+    if may_be_said:
         settle_convention(found, inspected)
     placed, box_problems, summary = Spool(options.scratch), Spool(options.scratch), Summary()
     for part in _place(inspected, found, classes, options):
@@ -59,16 +59,19 @@ def prepare(source_format: str, read: Callable[[Path, Options], Source], source:
         box_problems.extend(part.problems)
         summary.add(part)
     if not options.allow_bad_boxes:
-        check_convention(summary)
+        check_convention(summary, found, may_be_said)
     divided, warnings = divide(summary.splits, options.split_ratio)
     problems.sort(key=itemgetter("id"))
     problems = Spool(options.scratch, heapq.merge(problems, box_problems, key=itemgetter("id")))
     splits = _make_records(placed, divided, classes, summary.columns, options)
-    if 0 < len(splits.get("test", ())) < _FEW:
-        warnings.append(
-            f"the test split holds {len(splits['test'])} picture(s): what is measured on fewer than {_FEW} says little. "
-            "--split-ratio 50,10,40 gives it more"
+    if "train" in splits and not any(_counted_objects(record) for record in splits["train"]):
+        raise UserError(
+            f"{source}: the train split holds no object that counts, in {len(splits['train'])} picture(s); looked for "
+            f"{', '.join(classes)}. There is nothing to learn from it: name the annotations, or other --classes, or give it "
+            f"other pictures with --split-ratio.{' What was warned of:' if found.warnings else ''}",
+            found.warnings,
         )
+    warnings += _scored_warnings(splits, options)
     if summary.emptied:
         warnings.append(
             f"{summary.emptied} picture(s), such as {summary.emptied_example}, count as empty, because none of their objects "
@@ -101,6 +104,25 @@ def _place(inspected: Iterable[Inspected], found: Source, classes: list[str], op
         placed = place_rows(item_id, item, found, picture)
         placed.problems[:0] = others
         yield placed
+
+
+def _counted_objects(record: Record) -> int:
+    return record["objects"]["ignore"].count(False)
+
+
+def _scored_warnings(splits: dict[str, Spool[Record]], options: Options) -> list[str]:
+    """What is amiss with the split that evaluation will use: the test split, or without one validation."""
+    scored = next((split for split in ("test", "validation") if split in splits), None)
+    if scored is None:
+        return ["neither a test nor a validation split: there is nothing to evaluate on"]
+    count = len(splits[scored])
+    warnings = [f"no test split: evaluation will use validation ({count} picture(s))"] if scored != "test" else []
+    if count < _FEW:
+        remedy = "" if options.split_ratio else " --split-ratio 50,10,40 gives a test split more"
+        warnings.append(
+            f"the {scored} split holds {count} picture(s): what is measured on fewer than {_FEW} says little.{remedy}"
+        )
+    return warnings
 
 
 def _duplicate_warnings(divided: dict[str, str], digests: dict[str, bytes]) -> list[str]:

@@ -13,9 +13,7 @@ from rich.table import Table
 
 from boxtune.boxes import box_area
 from boxtune.records import Record
-
-# COCO's bounds between small, medium and large objects, in square pixels.
-_SMALL, _MEDIUM = 32**2, 96**2
+from boxtune.sizes import LIMITS, SIZES
 
 
 @dataclass
@@ -77,8 +75,6 @@ def _sizes(splits: list[_Split]) -> str:
     areas, shares = (np.concatenate(parts) for parts in ([s.areas for s in splits], [s.shares for s in splits]))
     if not len(areas):
         return "no box"
-    small, large = (areas < _SMALL).sum(), (areas > _MEDIUM).sum()
-    return (
-        f"small {small}, medium {len(areas) - small - large}, large {large}; the median box covers {np.median(shares):.2%} "
-        "of its picture"
-    )
+    counts = np.bincount(np.digitize(areas, LIMITS), minlength=len(SIZES))
+    listed = ", ".join(f"{size} {count}" for size, count in zip(SIZES, counts, strict=True))
+    return f"{listed}; the median box covers {np.median(shares):.2%} of its picture"

@@ -1,4 +1,5 @@
-"""Write a recipe for a prepared data set: the values that follow from what the data holds, each with its reason.
+"""Write a recipe for a prepared data set: the values that follow from what the data holds, each
+with its reason.
 
 python -m data_prep recipe DATA --model Qwen/Qwen2.5-VL-3B-Instruct [--out recipes/NAME.yaml]
 make recipe DATA=data/my_data MODEL=Qwen/Qwen2.5-VL-3B-Instruct
@@ -8,6 +9,7 @@ import argparse
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -49,18 +51,25 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"{args.data} has no training pictures; its splits: {', '.join(splits) or 'none'}.")
     is_tiny = Path(args.model).name.startswith("tiny_")
     values = suggest(splits, info["classes"], FAMILIES[family_name], TINY_TOKENS if is_tiny else MOST_TOKENS)
+    # `make` looks for recipes by their names.
+    is_named = out.parent == Path("recipes")
+    check, train = (
+        f"make {target} RECIPE={out.stem}"
+        if is_named
+        else f".venv/bin/python {script} --config {shlex.quote(str(out))}"
+        for target, script in (("check", "check_recipe.py"), ("train", "train_sft.py"))
+    )
     page = text_template(Path(__file__).with_suffix(".yaml.jinja")).render(
         values,
         name=out.stem,
+        check=check,
+        train=train,
         model=args.model,
         data=args.data,
         format=info["format"],
         on_cpu=is_tiny,
     )
     write_whole(out, page)
-    check = (
-        f"make check RECIPE={out.stem}" if out.parent == Path("recipes") else f"python check_recipe.py --config {out}"
-    )
     print(f"written to {out}; next: {check}")
 
 

@@ -1,7 +1,9 @@
-"""VIA (VGG Image Annotator 1 and 2): a project or annotations as JSON, or its CSV; one file, or one for each split.
+"""VIA (VGG Image Annotator 1 and 2): a project or annotations as JSON, or its CSV; one file, or
+one for each split.
 
-Rectangles count as they are, polygons, circles and ellipses by the box around them; points and lines are left out and
-listed. A region's class is its one attribute, or the attribute that --label-field names.
+Rectangles count as they are, polygons, circles and ellipses by the box around them; points and
+lines are left out and listed. A region's class is its one attribute, or the attribute that
+--label-field names.
 """
 
 import math

@@ -1,7 +1,8 @@
-"""Pascal VOC: one XML file for each picture, in Annotations beside JPEGImages, or in the pictures' own folder.
+"""Pascal VOC: one XML file for each picture, in Annotations beside JPEGImages, or in the pictures'
+own folder.
 
-Boxes are taken as written. ImageSets/Main/{train,val,trainval,test}.txt divide the images; files for single classes
-(cat_train.txt) do not.
+Boxes are taken as written. ImageSets/Main/{train,val,trainval,test}.txt divide the images;
+files for single classes (cat_train.txt) do not.
 """
 
 import os
@@ -35,10 +36,8 @@ def recognise(sample: Sample) -> str | None:
 
 def read(source: Path, options: Options) -> Source:
     found = Source(Spool(options.scratch), layout="xyxy")
-    places = _find_annotations(existing(source))
-    for root, annotations in places:
-        # Several data sets are the splits of one: names tell from which an image is, and a folder above them its split.
-        split = split_of_folders(relative_name(annotations, source)) if len(places) > 1 else None
+    for root, annotations, split in _find_annotations(existing(source)):
+        # Several data sets are the splits of one: names tell from which an image is.
         _read_set(root, annotations, source if split else annotations, split, options, found)
     if not len(found.items) and not found.errors:
         raise UserError(f"{source} holds no .xml file. VOC has one for each picture.")
@@ -81,9 +80,9 @@ def _warn_of_pictures_without_xml(found: Source) -> None:
         found.warnings.append(f"{len(bare)} picture(s) have no .xml file and are left out, such as {bare[0]}")
 
 
-def _find_annotations(source: Path) -> list[tuple[Path, Path]]:
-    """[(devkit root, folder of the XML files)]: one, or one for each split that a folder above is named after. Both are
-    SOURCE where the files lie with the pictures."""
+def _find_annotations(source: Path) -> list[tuple[Path, Path, str | None]]:
+    """[(devkit root, folder of the XML files, split)]: one without a split, or one for each that a folder above is named
+    after. Root and folder are SOURCE where the files lie with the pictures."""
     if source.is_file():
         raise UserError(f"{source} is a file; VOC needs the folder that holds Annotations, or the .xml files.")
     folders = [path for path in [source, *sorted(source.glob("*")), *sorted(source.glob("*/*"))] if path.is_dir()]
@@ -92,12 +91,14 @@ def _find_annotations(source: Path) -> list[tuple[Path, Path]]:
         for path in folders
         if path.name.lower() in _ANNOTATION_FOLDERS and any(map(_is_annotation, files_below(path)))
     ]
+    if len(roots) < 2:
+        return [(path.parent, path, None) for path in roots] or [(source, source, None)]
     splits = [split_of_folders(relative_name(path, source)) for path in roots]
-    if len(roots) > 1 and (None in splits or len({*splits}) < len(splits)):
+    if None in splits or len({*splits}) < len(splits):
         raise UserError(
             f"{source} holds several VOC data sets; pass one of them:", [str(path.parent) for path in roots]
         )
-    return [(path.parent, path) for path in roots] or [(source, source)]
+    return [(path.parent, path, split) for path, split in zip(roots, splits, strict=True)]
 
 
 def _read_image_sets(root: Path, ids: set[str], found: Source) -> dict[str, list[str]] | None:

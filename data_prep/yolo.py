@@ -1,8 +1,9 @@
 """YOLO: one text file of rows for each picture, class names in data.yaml (or classes.txt).
 
-A row is `class cx cy w h` in fractions of the picture, with a confidence after it or not, or `class x y x y x y …`, a
-polygon, of which the bounding box is taken; where data.yaml has `kpt_shape`, a box and key points, which are left out. A
-picture without a label file is an empty image.
+A row is `class cx cy w h` in fractions of the picture, with a confidence after it or not, or
+`class x y x y x y …`, a polygon, of which the bounding box is taken; where data.yaml has
+`kpt_shape`, a box and key points, which are left out. A picture without a label file is an
+empty image.
 """
 
 import os
@@ -14,8 +15,9 @@ from pathlib import Path
 import yaml
 
 from boxtune.errors import UserError
-from boxtune.files import files_below
+from boxtune.files import files_below, is_picture
 from data_prep.files import (
+    Pictures,
     endings,
     existing,
     is_absolute,
@@ -32,8 +34,8 @@ from data_prep.spool import Spool
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
 # How YAML writes that a split has no pictures.
 _NOTHING = ("", "null", "~")
-# Where detectors of this format write what they find, and pictures of it.
-_RUN = re.compile(r"(^|/)runs/(detect|segment|pose|obb|train|val)/")
+# Where detectors of this format write what they find, and pictures of it; YOLOv5 calls its runs exp, exp2 and so on.
+_RUN = re.compile(r"(^|/)runs/(detect|segment|pose|obb|(train|val)/exp\d*)/")
 
 
 def recognise(sample: Sample) -> str | None:
@@ -41,8 +43,13 @@ def recognise(sample: Sample) -> str | None:
         if sample.source in (path, path.parent) and re.search(r"^names\s*:", path.read_text("utf-8", "replace"), re.M):
             return f"{path} has names"
     labels = [path for path in sample.of_kind(".txt") if path.name not in _NAME_FILES]
-    named = [path for path in sample.files if path.name in _NAME_FILES and path.parent == sample.source]
-    return f"{named[0]} names classes, and {labels[0]} may be of a picture" if named and labels else None
+    places = _name_files(sample.source)
+    named = [path for path in sample.files if path in places]
+    if named and labels:
+        return f"{named[0]} names classes, and {labels[0]} may be of a picture"
+    stems = {path.stem for path in sample.files if is_picture(path)}
+    rows = (path for path in labels if path.stem in stems and _holds_rows(path))
+    return next((f"{path} begins with a row of numbers, and there is a picture of that name" for path in rows), None)
 
 
 def read(source: Path, options: Options) -> Source:
@@ -90,19 +97,30 @@ def read(source: Path, options: Options) -> Source:
         found.warnings.append(
             f"none of the {len(paths)} pictures of {which} has a label file, so all count as empty; looked for {places}"
         )
-    predictions = []
+    _add_orphans(label_folders, used, names, read_box, root, options, found)
+    return found
+
+
+def _add_orphans(
+    label_folders: dict[Path, str | None],
+    used: Iterable[str],
+    names: dict[int, str],
+    read_box: Callable[[list], list],
+    root: Path,
+    options: Options,
+    found: Source,
+) -> None:
+    """Label files whose picture is missing, as items, so that it is reported with all other missing pictures."""
+    predictions, folder = [], options.images or root
     for path, split in _orphans(label_folders, used, root, options):
-        # As an item it is reported with all other missing pictures.
         below = os.path.relpath(path.with_suffix(""), root)
         if _RUN.search(below):
             predictions.append(path)
             continue
-        folder = options.images or root
         picture = folder / re.sub(r"\blabels\b", "." if options.images else "images", below, count=1)
         rows = _read_labels(path, names, read_box, found)
         found.items.append(Item(relative_name(picture, folder), str(picture), rows, split))
     _warn_of_runs("label file", predictions, found)
-    return found
 
 
 def _find_settings(source: Path) -> tuple[Path | None, Path]:
@@ -135,11 +153,16 @@ def _read_names(settings: dict, settings_file: Path | None, root: Path) -> dict[
         if bad := [key for key, name in pairs if not isinstance(number(key), int) or not isinstance(name, str)]:
             raise UserError(f"{settings_file}: `names` must map whole numbers to class names; look at {bad[0]!r}.")
         return dict(sorted((number(key), name.strip()) for key, name in pairs))
-    for name in _NAME_FILES:
-        if (root / name).is_file():
+    for path in _name_files(root):
+        if path.is_file():
             # A blank line between names counts, for the labels count it; the nameless class is reported.
-            return dict(enumerate(line.strip() for line in read_text(root / name).rstrip().splitlines()))
+            return dict(enumerate(line.strip() for line in read_text(path).rstrip().splitlines()))
     raise UserError(f"{root} names no classes. Add data.yaml with `names: [...]`, or classes.txt with one name a line.")
+
+
+def _name_files(root: Path) -> list[Path]:
+    """Where class names may stand; LabelImg writes them among the labels."""
+    return [folder / name for folder in (root, root / "labels") for name in _NAME_FILES]
 
 
 def _find_pictures(
@@ -158,6 +181,7 @@ def _find_pictures(
         return [(path, None) for path in own], dict.fromkeys([*map(_label_folder, own), root])
     pictures: dict[tuple[Path, str | None], None] = {}
     label_folders: dict[Path, str | None] = {}
+    listed_as: dict[Path, str] = {}
     for word, value in declared:
         split = split_of(word)
         for entry in value if isinstance(value, list) else [value]:
@@ -166,7 +190,12 @@ def _find_pictures(
                 continue
             place = _resolve(entry, settings, settings_file, options)
             if place is None:
-                found.warnings.append(f"{settings_file} names {word}: {entry}, which is absent")
+                wanted = os.path.abspath(settings_file.parent / str(settings.get("path") or "") / entry)
+                trained = ": pictures of the other splits will be trained on" if split == "train" else ""
+                found.warnings.append(
+                    f"{settings_file} names {word}: {entry}, which is absent{trained}. If that is not meant, correct the path; "
+                    f"there is no {wanted}"
+                )
             elif place.is_dir():
                 listed = list_pictures(place, options)
                 if not listed:
@@ -176,7 +205,8 @@ def _find_pictures(
                 label_folders.update((folder, split) for folder in {_label_folder(path) for path in listed})
             else:
                 folders = [settings_file.parent, place.parent, *([options.images] if options.images else [])]
-                pictures.update(((path, split), None) for path in _read_list(place, folders, found))
+                own = _read_list(place, Pictures(folders, options.images is not None), listed_as, found)
+                pictures.update(((path, split), None) for path in own)
     return list(pictures), label_folders
 
 
@@ -190,18 +220,21 @@ def _resolve(entry: str, settings: dict, settings_file: Path, options: Options) 
     return next((Path(os.path.abspath(path)) for path in candidates if os.path.exists(path)), None)
 
 
-def _read_list(path: Path, folders: list[Path], found: Source) -> list[Path]:
-    """The pictures that a text file lists, in one of `folders`, with all folders of their own or without the first ones:
-    CVAT writes `data/` before them."""
-    listed: dict[Path, str] = {}
+def _read_list(path: Path, pictures: Pictures, listed_as: dict[Path, str], found: Source) -> list[Path]:
+    """The pictures that a text file lists. `listed_as` holds by what name each stands in the lists so far."""
+    places = []
     for line in filter(str.strip, read_text(path).splitlines()):
-        name = os.path.normpath(line.strip())
-        places = [folder / spelling for spelling in endings(name) for folder in folders]
-        place = next((place for place in places if os.path.isfile(place)), path.parent / name)
+        name = os.path.normpath(line.strip().replace("\\", "/"))
+        # CVAT writes `data/` before names that hold good without it.
+        both = [pictures.find(spelling) for spelling in (name, name.removeprefix("data/"))]
+        place = next((place for place in both if os.path.isfile(place)), both[0])
+        if place in [folder / name for folder in pictures.folders]:
+            name = os.path.abspath(place)  # the whole name is that file's, however it is spelled
         place = Path(os.path.abspath(place))
-        if listed.setdefault(place, name) != name:
-            found.errors.append(f"{path}: {listed[place]} and {name} would both be {place}, and there is no other")
-    return list(listed)
+        if listed_as.setdefault(place, name) != name:
+            found.errors.append(f"{path}: {listed_as[place]} and {name} would both be {place}, and there is no other")
+        places.append(place)
+    return places
 
 
 def _warn_of_runs(what: str, paths: list[Path], found: Source) -> None:

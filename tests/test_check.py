@@ -1,5 +1,7 @@
 """`make check` must pass what is right and catch every set-up that shifts boxes."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -130,6 +132,19 @@ def test_the_command_passes_and_draws_what_it_saw(squares, tmp_path, capsys):
     page = (tmp_path / "check.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 16
     assert "red square" in page
+
+
+def test_examples_without_a_box_are_no_proof(squares, tmp_path, capsys):
+    """Nothing was compared, so nothing decodes back."""
+    shutil.copytree(squares, tmp_path / "data")
+    records = list(read_records(squares, "train"))
+    bare = [record | {"objects": {"bbox": [], "category": [], "ignore": []}} for record in records]
+    (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in bare))
+    run_check(tmp_path / "data", tmp_path)
+    out = capsys.readouterr().out
+    assert f"no box was checked: none of the {len(bare)} sampled examples holds one" in out
+    (page,) = tmp_path.rglob("check.html")
+    assert "decode back" not in out + page.read_text() and "No box was checked" in page.read_text()
 
 
 def test_the_command_lists_every_overlong_example(squares, tmp_path, capsys):

@@ -90,14 +90,30 @@ def test_boxes_outside_are_clipped_and_listed(tmp_path, capsys):
 
 
 def test_a_wrong_convention_stops_the_run_and_names_examples(tmp_path, capsys):
-    rows = "".join(f"p{i}.png,60,50,20,20,cell\n" for i in range(4))  # x, y, width, height taken for corners
+    # x, y, width, height taken for corners
+    rows = "".join(f"p{i}.png,60,50,20,20,cell\np{i}.png,1,2,30,40,cell\n" for i in range(4))
     for i in range(4):
         picture(tmp_path / "in" / f"p{i}.png")
     (tmp_path / "in" / "boxes.csv").write_text("filename,xmin,ymin,xmax,ymax,class\n" + rows)
     message = failure(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
-    assert "convention looks wrong: 4 of 4" in message and message.count("(100 × 80): cell [60, 50, 20, 20]") == 3
+    assert "convention looks wrong: 4 of 8" in message and message.count("(100 × 80): cell [60, 50, 20, 20]") == 3
+    assert "read as x0 y0 x1 y1 in pixels" in message and "a corner and a size" in message
+    assert "--bbox-format" not in message, "which CSV does not read"
     records, problems, _ = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out", "--allow-bad-boxes")
     assert len(records) == 4 and len(problems) == 4
+
+
+def test_sizes_have_the_borders_that_evaluation_has(tmp_path, capsys):
+    boxes = [[0, 0, 32, 31], [0, 0, 32, 32], [0, 0, 96, 95], [0, 0, 96, 96]]
+    *_, printed = prepared(capsys, "coco", coco(tmp_path / "in", [boxes], size=(100, 100)), "--out", tmp_path / "out")
+    assert "box sizes: small 1, medium 2, large 1; the median box" in printed
+
+
+def test_pixels_where_fractions_are_expected_are_called_so(tmp_path, capsys):
+    source = yolo(tmp_path / "in", "names: [cell]\n", {f"p{i}.png": "0 30 40 20 20\n" for i in range(3)})
+    message = failure(capsys, "yolo", source, "--out", tmp_path / "out")
+    assert "read as cx cy width height in fractions of the picture, and these look like pixels" in message
+    assert "Divide them by its width and height" in message and "--bbox-format" not in message
 
 
 @pytest.mark.parametrize(("wrong", "right", "stops"), [(3, 11, True), (3, 12, False), (2, 2, False), (10, 39, True)])

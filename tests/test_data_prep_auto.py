@@ -6,6 +6,8 @@ import datasets
 import pytest
 from data_prep_sources import coco, failure, picture, prepared, voc, yolo
 
+from data_prep.__main__ import FORMATS, main
+
 BOX = {"x": 10, "y": 20, "width": 30, "height": 40}
 
 
@@ -103,6 +105,51 @@ def test_an_earlier_output_inside_the_source_is_not_looked_at(tmp_path, capsys):
     make("voc", tmp_path / "in")
     for _ in range(2):
         prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "in" / "prepared", "--overwrite")
+
+
+def test_where_only_pictures_are_found_the_annotations_are_asked_for(tmp_path, capsys):
+    picture(tmp_path / "in" / "a.png")
+    message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert f"holds only pictures. Name the annotations as SOURCE, and these with --images {tmp_path / 'in'}" in message
+
+
+def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(tmp_path, capsys, monkeypatch):
+    """`data/aquariun` looks like an id of the hub, where the answer takes long and says nothing of the typing error."""
+    monkeypatch.chdir(tmp_path)
+    make("voc", tmp_path / "data" / "aquarium")
+    message = failure(capsys, "auto", "data/aquariun", "--out", tmp_path / "out")
+    assert "data/aquariun does not exist (data/ holds: aquarium)" in message
+
+
+@pytest.mark.parametrize("place", [".", "labels"])
+def test_yolo_labels_are_recognised_with_the_names_or_without(tmp_path, capsys, place):
+    """LabelImg writes classes.txt among the labels; some tools write none, which the reader of YOLO explains."""
+    picture(tmp_path / "in" / "images" / "a.png")
+    (tmp_path / "in" / "labels").mkdir()
+    (tmp_path / "in" / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert "names no classes. Add data.yaml with `names: [...]`, or classes.txt" in message
+    (tmp_path / "in" / place / "classes.txt").write_text("cup\n")
+    records, *_ = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert records["images/a"]["objects"]["category"] == ["cup"]
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "auto", "nutrition", "recipe", "export"])
+def test_help_fits_a_terminal(capsys, name):
+    with pytest.raises(SystemExit):
+        main([name, "-h"])
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if len(line) > 96] == []
+    if name == "auto":
+        assert all(known in text for known in FORMATS)
+
+
+def test_a_csv_without_a_class_is_recognised(tmp_path, capsys):
+    write(tmp_path / "in", "train.csv", "image,xmin,ymin,xmax,ymax\na.png,1,2,3,4")
+    words = ("auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert "name it with --default-class" in failure(capsys, *words)
+    records, *_ = prepared(capsys, *words, "--default-class", "cup")
+    assert records["a"]["objects"]["category"] == ["cup"]
 
 
 def test_a_csv_with_semicolons_is_recognised(tmp_path, capsys):

@@ -72,7 +72,7 @@ def test_boxes_that_fit_none_are_shown(tmp_path, capsys):
     assert "No convention fits" in message and message.count("(100, 80): [") == 3
     # What the user says is tested too, by the common pipeline.
     again = failure(capsys, "jsonl", folder, "--bbox-format", "xyxy", "--out", tmp_path / "out")
-    assert "The box convention looks wrong" in again
+    assert "The box convention looks wrong" in again and "Say how they are written with --bbox-format {xyxy," in again
 
 
 @pytest.mark.parametrize(

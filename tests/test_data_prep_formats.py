@@ -66,7 +66,7 @@ def test_coco_splits_by_file_with_pictures_in_folders_of_their_own(tmp_path, cap
         picture(root / "0001.jpg")  # not of either split
         data = {
             "images": [{"id": 9, "file_name": "0001.jpg", "width": 100, "height": 80}],
-            "annotations": [{"image_id": 9, "category_id": 90, "bbox": box, "iscrowd": 1}],
+            "annotations": [{"image_id": 9, "category_id": 90, "bbox": box, "iscrowd": int(split == "val2017")}],
             "categories": [{"id": 90, "name": "cup"}, {"id": 3, "name": "car"}],
         }
         (root / "annotations").mkdir(exist_ok=True)
@@ -100,7 +100,11 @@ def test_coco_in_roboflow_folders_leaves_out_the_grouping_class(tmp_path, capsys
 
 def test_coco_images_may_lie_elsewhere_and_in_folders(tmp_path, capsys):
     picture(tmp_path / "store" / "x" / "1.png")
-    data = {"images": [{"id": "s", "file_name": "x/1.png"}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    data = {
+        "images": [{"id": "s", "file_name": "x/1.png"}],
+        "annotations": [{"image_id": "s", "category_id": 1, "bbox": [1, 2, 3, 4]}],
+        "categories": [{"id": 1, "name": "a"}],
+    }
     (tmp_path / "one.json").write_text("\ufeff" + json.dumps(data), encoding="utf-8")
     records, *_ = prepared(
         capsys, "coco", tmp_path / "one.json", "--images", tmp_path / "store", "--out", tmp_path / "out"
@@ -134,7 +138,8 @@ def test_yolo_rows_of_every_kind(tmp_path, capsys):
     files = {"images/a.jpg": rows, "images/b.jpg": None, "images/c.jpg": ""}
     source = yolo(tmp_path / "in", "names: {1: dog, 0: cat}\ntrain: images\n", files)
     (source / "labels" / "classes.txt").write_text("cat\ndog\n")
-    records, problems, _ = prepared(capsys, "yolo", source, "--out", tmp_path / "out")
+    words = ("--split-ratio", "100,0,0", "--out", tmp_path / "out")
+    records, problems, _ = prepared(capsys, "yolo", source, *words)
     assert records["images/a"]["objects"]["bbox"] == [[40, 20, 60, 60], [40, 20, 60, 60], [10, 8, 30, 32]]
     assert records["images/a"]["objects"]["category"] == ["cat", "dog", "cat"]
     assert records["images/b"]["objects"]["bbox"] == records["images/c"]["objects"]["bbox"] == []
@@ -171,6 +176,14 @@ def test_yolo_paths_as_roboflow_and_ultralytics_write_them(tmp_path, capsys):
         "data/images/three/c": "validation",
     }
     assert all(len(record["objects"]["bbox"]) == 1 for record in records.values())
+
+
+def test_yolo_warns_that_other_splits_are_trained_on_where_that_of_training_is_absent(tmp_path, capsys):
+    yaml = "train: ../trian/images\nval: ../valid/images\nnames: ['cat']\n"
+    source = yolo(tmp_path / "in", yaml, {f"valid/images/{name}.jpg": "0 0.5 0.5 0.2 0.5" for name in "abc"})
+    _, _, printed = prepared(capsys, "yolo", source, "--out", tmp_path / "out", "--split-ratio", "34,33,33")
+    assert "names train: ../trian/images, which is absent: pictures of the other splits will be trained on" in printed
+    assert f"correct the path; there is no {tmp_path / 'trian' / 'images'}" in printed
 
 
 def test_yolo_folders_without_yaml_and_labels_beside_the_pictures(tmp_path, capsys):

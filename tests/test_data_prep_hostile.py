@@ -60,7 +60,7 @@ def test_xml_of_encodings_and_entities_that_the_parser_lacks(tmp_path, capsys, h
         ("names: {a: cat}\ntrain: images\n", "look at 'a'"),
         ("names: [cat]\ntrain: {a: images}\n", "train must be a path"),
         ("names: [cat]\ntrain: [images, [images]]\n", "train must be a path"),
-        (f"names: [cat]\ntrain: {'a' * 300}\n", "which is absent"),
+        (f"names: [cat]\ntrain: {'a' * 300}\n", "Correct the path"),
     ],
 )
 def test_yaml_that_makes_no_sense(tmp_path, capsys, yaml, expected):
@@ -113,12 +113,29 @@ def test_coco_values_of_the_wrong_kind(tmp_path, capsys, key, value, expected):
     assert expected in failure(capsys, "coco", source, "--out", tmp_path / "out")
 
 
-def test_pictures_all_of_whose_boxes_are_unusable_are_empty_only_on_demand(tmp_path, capsys):
+def test_boxes_none_of_which_can_be_used_are_no_data_set(tmp_path, capsys):
     source = coco(tmp_path / "in", [[["1", "1", "20", "20"]]] * 4)
     message = failure(capsys, "coco", source, "--out", tmp_path / "out")
     assert "Not one of 4 boxes can be used" in message and message.count("['1', '1', '20', '20']") == 3
-    records, problems, _ = prepared(capsys, "coco", source, "--out", tmp_path / "out", "--allow-bad-boxes")
-    assert len(records) == len(problems) == 4 and not any(record["objects"]["bbox"] for record in records.values())
+    message = failure(capsys, "coco", source, "--out", tmp_path / "out", "--allow-bad-boxes")
+    assert "the train split holds no object" in message
+
+
+def test_a_training_split_without_objects_is_no_data_set(tmp_path, capsys):
+    """However it comes about: empty label files, a label folder of another name, or objects that are all ignored."""
+    box, yaml = "0 0.5 0.5 0.2 0.2", "names: [cat]\ntrain: train/images\nval: val/images\n"
+    source = yolo(tmp_path / "yolo", yaml, {"train/images/a.png": "", "val/images/b.png": box})
+    words = ("yolo", source, "--out", tmp_path / "out")
+    wanted = "the train split holds no object that counts, in 1 picture(s); looked for cat"
+    assert wanted in failure(capsys, *words)
+    (source / "train" / "labels" / "a.txt").write_text(box)
+    (source / "train" / "labels").rename(source / "train" / "label")
+    message = failure(capsys, *words)
+    assert wanted in message and f"looked for {source / 'train' / 'labels' / 'a.txt'}" in message
+    (source / "train" / "label").rename(source / "train" / "labels")
+    assert len(prepared(capsys, *words)[0]) == 2
+    crowd = coco(tmp_path / "coco", [[[1, 1, 20, 20]]] * 3, iscrowd=1)
+    assert "holds no object that counts" in failure(capsys, "coco", crowd, "--out", tmp_path / "o")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +151,8 @@ def test_marks_are_read_as_they_are_meant(tmp_path, capsys, mark, ignored):
     thing = {"class": "cat", "bbox_aabb": [0, 0, 0.5, 0.5], "ignore": mark}
     (sources["aabb"] / "list.json").write_text(json.dumps([{"image": "p0.png", "objects": [thing]}]))
     for name, source in sources.items():
-        records, *_ = prepared(capsys, name, source, "--out", tmp_path / "out" / name)
+        words = ("--split-ratio", "0,0,100", "--out", tmp_path / "out" / name)  # to train on nothing is refused
+        records, *_ = prepared(capsys, name, source, *words)
         assert records["p0"]["objects"]["ignore"] == [ignored], name
 
 

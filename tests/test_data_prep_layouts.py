@@ -92,9 +92,46 @@ def test_yolo_lists_whose_names_mean_one_picture_are_refused(tmp_path, capsys):
     root = yolo(tmp_path / "in", "names: [cat]\ntrain: train.txt\n", {"images/0.png": "0 0.5 0.5 0.2 0.2\n"})
     write(root / "train.txt", "images/0.png\n./images/0.png\n")
     assert len(prepared(capsys, "yolo", root, "--out", tmp_path / "out")[0]) == 1
-    write(root / "train.txt", "cam1/images/0.png\ncam2/images/0.png\n")
+    write(root / "train.txt", "/cam1/images/0.png\n/cam2/images/0.png\n")
     message = failure(capsys, "yolo", root, "--out", tmp_path / "o")
-    assert "cam1/images/0.png and cam2/images/0.png would both be" in message
+    assert "/cam1/images/0.png and /cam2/images/0.png would both be" in message
+    # In two lists as well, else one picture would be learned from and measured on.
+    write(root / "data.yaml", "names: [cat]\ntrain: train.txt\nval: val.txt\n")
+    write(root / "train.txt", "/cam1/images/0.png\n")
+    write(root / "val.txt", "/cam2/images/0.png\n")
+    assert "/cam1/images/0.png and /cam2/images/0.png would both be" in failure(
+        capsys, "yolo", root, "--out", tmp_path / "o"
+    )
+    # One file by two spellings of its whole name is no such case.
+    write(root / "train.txt", f"{root}/images/0.png\n")
+    write(root / "val.txt", "images/0.png\n")
+    *_, printed = prepared(capsys, "yolo", root, "--out", tmp_path / "both")
+    assert "the same picture stands in two splits" in printed
+
+
+def test_yolo_a_missing_picture_of_a_list_is_not_replaced_by_another(tmp_path, capsys):
+    files = {"images/a.png": "0 0.5 0.5 0.2 0.2\n", "images/b.png": "0 0.5 0.5 0.2 0.2\n"}
+    root = yolo(tmp_path / "in", "names: [cat]\ntrain: train.txt\n", files)
+    write(root / "train.txt", "images\\b.png\nother_camera/images/a.png\n")
+    message = failure(capsys, "yolo", root, "--out", tmp_path / "out")
+    assert f"other_camera/images/a: missing: {root / 'other_camera' / 'images' / 'a.png'}" in message
+    assert "images/b" not in message, "Windows writes it so"
+    # A folder that is really called data is no prefix.
+    write(root / "train.txt", "data/images/a.png\nimages/b.png\n")
+    picture(root / "data" / "images" / "a.png")
+    write(root / "data" / "labels" / "a.txt", "0 0.5 0.5 0.2 0.2\n")
+    records, *_ = prepared(capsys, "yolo", root, "--out", tmp_path / "out")
+    assert sorted(records) == ["data/images/a", "images/b"]
+
+
+def test_yolo_a_data_set_below_a_folder_called_runs_is_none_of_a_detector(tmp_path, capsys):
+    files = {f"runs/{split}/images/{split}.png": "0 0.5 0.5 0.2 0.2\n" for split in ("train", "val")}
+    records, *_ = prepared(capsys, "yolo", yolo(tmp_path / "in", "names: [cat]\n", files), "--out", tmp_path / "out")
+    assert len(records) == 2
+    write(tmp_path / "in" / "runs" / "train" / "exp2" / "labels" / "x.txt", "0 0.4 0.4 0.2 0.2 0.93\n")
+    picture(tmp_path / "in" / "runs" / "train" / "exp2" / "batch.png")
+    *_, printed = prepared(capsys, "yolo", tmp_path / "in", "--out", tmp_path / "out", "--overwrite")
+    assert "1 picture(s) are of a detector's runs" in printed
 
 
 def test_yolo_runs_of_a_detector_are_left_out(tmp_path, capsys):

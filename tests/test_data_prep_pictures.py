@@ -148,7 +148,19 @@ def test_skip_bad_images_drops_and_lists_them(tmp_path, capsys):
     ]
     for i in (4, 6):
         (source / f"p{i}.png").unlink()
-    assert "No image is left" in failure(capsys, "coco", source, "--out", tmp_path / "o", "--skip-bad-images")
+    message = failure(capsys, "coco", source, "--out", tmp_path / "o", "--skip-bad-images")
+    assert "No image is left" in message and "Name their folder with --images" in message
+
+
+def test_where_pictures_are_missing_their_folder_is_asked_for(tmp_path, capsys):
+    """Be they few or many; not where the folder is named, or where pictures are torn."""
+    source = coco(tmp_path / "in", [[[1, 1, 20, 20]]] * 3)
+    (source / "p0.png").write_bytes(b"torn")
+    assert "or name their folder" not in failure(capsys, "coco", source, "--out", tmp_path / "o")
+    (source / "p0.png").unlink()
+    assert "or name their folder with --images." in failure(capsys, "coco", source, "--out", tmp_path / "o")
+    message = failure(capsys, "coco", source, "--images", source, "--out", tmp_path / "o")
+    assert "missing" in message and "or name their folder" not in message
 
 
 def test_a_header_that_claims_a_giant_picture_is_no_way_to_exhaust_memory(tmp_path, capsys):

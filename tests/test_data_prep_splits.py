@@ -245,6 +245,18 @@ def test_voc_lists_trainval_only_where_its_parts_are_missing(tmp_path, capsys):
     assert [records[name]["split"] for name in ids] == ["train"] * 4 + ["test"] * 2 and "no validation split" in printed
 
 
+def test_the_split_that_will_be_scored_is_named_where_there_is_no_test_split(tmp_path, capsys):
+    source = voc(tmp_path / "in", ["a", "b", "c"], {"train": ["a", "b"], "val": ["c"]})
+    *_, printed = prepared(capsys, "voc", source, "--out", tmp_path / "out")
+    assert "no test split: evaluation will use validation (1 picture(s))" in printed
+    assert "the validation split holds 1 picture(s): what is measured on fewer than 30 says little" in printed
+    assert "--split-ratio 50,10,40" in printed
+    words = ("--split-ratio", "50,10,40", "--out", tmp_path / "anew")
+    *_, printed = prepared(capsys, "voc", source, *words)
+    assert "the test split holds 1 picture(s)" in printed and "no test split" not in printed
+    assert "--split-ratio 50,10,40" not in printed, "which the user has just given"
+
+
 def test_voc_lists_may_hold_spaces_endings_marks_and_a_byte_order_mark(tmp_path, capsys):
     lists = {"train": ["\ufeffmy cat", "b 1"], "val": ["c.jpg", "d.e"]}
     source = voc(tmp_path / "in", ["my cat", "b", "c", "d.e"], lists)

@@ -82,7 +82,20 @@ def test_values_follow_from_the_data_and_say_why(data, capsys):
     steps = -(-50 // values["gradient_accumulation_steps"]) * values["num_train_epochs"]
     assert f"about {steps} steps" in text and 200 <= steps <= 400
     assert "# recipe: 60 pictures, " in text and "and 25 objects in" in text
-    assert f"next: python check_recipe.py --config {data.parent / 'recipe.yaml'}" in capsys.readouterr().out
+    check = f".venv/bin/python check_recipe.py --config {data.parent / 'recipe.yaml'}"
+    assert f"next: {check}\n" in capsys.readouterr().out
+    # `make` would look for it in recipes.
+    assert f"#   {check} " in text and f"#   .venv/bin/python train_sft.py --config {data.parent}" in text
+    assert "RECIPE=" not in text
+
+
+def test_a_recipe_among_the_recipes_is_named_to_make(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    main(["recipe", str(data), "--model", "Qwen/Qwen2.5-VL-3B-Instruct"])
+    text = (tmp_path / "recipes" / "cells.yaml").read_text()
+    assert "#   make check RECIPE=cells " in text and "#   make train RECIPE=cells\n" in text
+    assert "next: make check RECIPE=cells\n" in capsys.readouterr().out
 
 
 def test_small_pictures_ask_for_no_more_than_they_have(tmp_path):

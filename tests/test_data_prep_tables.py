@@ -13,6 +13,9 @@ from data_prep_sources import failure, picture, prepared
 
 from boxtune.records import read_info
 
+# As test pictures: a training split needs objects, of which these few may have none.
+TO_TEST = ("--split-ratio", "0,0,100")
+
 
 @pytest.mark.parametrize(
     "text",
@@ -29,11 +32,20 @@ def test_csv_columns(tmp_path, capsys, text):
     for name in ("a.png", "b.png"):
         picture(tmp_path / "in" / "images" / name)
     (tmp_path / "in" / "boxes.csv").write_text(text)
-    records, problems, _ = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
+    records, problems, _ = prepared(capsys, "csv", tmp_path / "in", *TO_TEST, "--out", tmp_path / "out")
     first, second = (records[name] for name in sorted(records))
     assert first["objects"]["bbox"] == [[1, 2, 30, 40], [5, 6, 70.5, 80]] and second["objects"]["bbox"] == []
     assert first["objects"]["category"] == ["cat", "dog"] and not problems
     assert first["image"] == str(tmp_path / "in" / "images" / "a.png")
+
+
+@pytest.mark.parametrize("header", ["", "filename,xmin,ymin,xmax,ymax\n"])
+def test_csv_needs_no_class_where_the_user_names_it(tmp_path, capsys, header):
+    picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "boxes.csv").write_text(f"{header}a.png,1,2,30,40\n")
+    words = ("csv", tmp_path / "in", "--default-class", "cat", "--out", tmp_path / "out")
+    objects = prepared(capsys, *words)[0]["a"]["objects"]
+    assert objects == {"bbox": [[1, 2, 30, 40]], "category": ["cat"], "ignore": [False]}
 
 
 @pytest.mark.parametrize("column", ["difficult", "IsCrowd", "is_crowd", "ignore"])
@@ -122,7 +134,7 @@ def test_aabb_keeps_what_else_objects_and_pictures_have(tmp_path, capsys):
         {"image": "b.png", "objects": []},
     ]
     (tmp_path / "in" / "list.json").write_text(json.dumps(entries))
-    records, problems, _ = prepared(capsys, "aabb", tmp_path / "in", "--out", tmp_path / "out")
+    records, problems, _ = prepared(capsys, "aabb", tmp_path / "in", *TO_TEST, "--out", tmp_path / "out")
     assert records["a"]["objects"] == {
         "bbox": [[10, 20, 50, 60], [0, 0, 100, 80]],
         "category": ["cup", "jar"],
@@ -231,7 +243,7 @@ def test_openfoodfacts_folders_with_a_torn_file(tmp_path, capsys, name, content)
     datasets.DatasetDict(train=food_table(tmp_path / "p", 2)).save_to_disk(tmp_path / "disk")
     (tmp_path / "disk" / name).write_text(content)
     if (name, content) == ("train/dataset_info.json", '{"_data_files": 3}'):
-        assert len(prepared(capsys, "openfoodfacts", tmp_path / "disk", "--out", tmp_path / "out")[0]) == 2
+        assert len(prepared(capsys, "openfoodfacts", tmp_path / "disk", *TO_TEST, "--out", tmp_path / "out")[0]) == 2
     else:
         assert "not a table" in failure(capsys, "openfoodfacts", tmp_path / "disk", "--out", tmp_path / "out")
 

@@ -9,6 +9,10 @@ from data_prep_sources import failure, kinds, picture, prepared
 SQUARE = {"all_points_x": [10, 30, 30, 10], "all_points_y": [20, 20, 60, 60], "name": "polygon"}
 
 
+# As test pictures: a training split needs objects, of which these few may have none.
+TO_TEST = ("--split-ratio", "0,0,100")
+
+
 # ---- VIA -------------------------------------------------------------------------------------------------------------
 
 
@@ -65,7 +69,7 @@ def test_via_csv_has_a_row_for_each_region(tmp_path, capsys):
     file = tmp_path / "in" / "via_export_csv.csv"
     for i, first in enumerate((header, header.removeprefix("#"))):  # VIA 1 and VIA 2
         file.write_text("\n".join([first, *rows]))
-        records, *_ = prepared(capsys, "via", file, "--out", tmp_path / f"out{i}")
+        records, *_ = prepared(capsys, "via", file, *TO_TEST, "--out", tmp_path / f"out{i}")
         assert records["a"]["objects"]["bbox"] == [[10, 20, 30, 60]] and records["b"]["objects"]["bbox"] == []
     file.write_text("\n".join([header, *rows, "b.png,1,{},1,0", 'c.png,1,"{}",1,0,"{torn","{}"']))
     message = failure(capsys, "via", file, "--out", tmp_path / "o")
@@ -324,7 +328,7 @@ def test_labelstudio_min_export(tmp_path, capsys):
     entry = {"id": 1, "image": "a.png", "label": [value, value | {"x": 50}], "quality": ["good"], "annotator": 2}
     file = labelstudio(tmp_path / "in" / "min.json", entry, {"id": 2, "image": "b.png"})
     picture(tmp_path / "in" / "b.png")
-    records, *_ = prepared(capsys, "labelstudio", file, "--out", tmp_path / "out")
+    records, *_ = prepared(capsys, "labelstudio", file, *TO_TEST, "--out", tmp_path / "out")
     assert records["a"]["objects"]["bbox"] == [[10, 16, 40, 48], [50, 16, 80, 48]]
     assert records["b"]["objects"]["bbox"] == []
     labelstudio(file, entry, entry | {"label": []})  # of a second annotator
@@ -381,7 +385,7 @@ def test_labelstudio_annotations_that_do_not_count(tmp_path, capsys):
         task("c.png") | {"annotations": [box | {"was_cancelled": True}]},
         task("d.png"),
     )
-    records, problems, printed = prepared(capsys, "labelstudio", file, "--out", tmp_path / "out")
+    records, problems, printed = prepared(capsys, "labelstudio", file, *TO_TEST, "--out", tmp_path / "out")
     assert records["a"]["objects"]["bbox"] == [[50, 16, 80, 48]] and records["d"]["objects"]["bbox"] == []
     assert sorted(records) == ["a", "d"]
     assert kinds(problems) == [("a", "annotations", 2), ("b", "no_annotation", 0), ("c", "no_annotation", 1)]
@@ -414,7 +418,7 @@ def test_labelstudio_names_with_signs_of_addresses(tmp_path, capsys):
         picture(tmp_path / "in" / name)
     tasks = [task("s3://bucket/a#1.png", rectangle(10, 20, 30, 40)), task("b%20c.png") | {"id": 2}]
     file = labelstudio(tmp_path / "in" / "export.json", *tasks)
-    records, *_ = prepared(capsys, "labelstudio", file, "--out", tmp_path / "out")
+    records, *_ = prepared(capsys, "labelstudio", file, *TO_TEST, "--out", tmp_path / "out")
     assert sorted(record["image"].split("/")[-1] for record in records.values()) == ["a#1.png", "b%20c.png"]
 
 
@@ -446,7 +450,7 @@ def test_hostile_numbers_in_cvat(tmp_path, capsys):
     turned = '<box label="cat" xtl="1" ytl="1" xbr="3" ybr="4" rotation="x"/><shape2 label="cat"/>'
     fine = '<box label="cat" xtl="1" ytl="1" xbr="3" ybr="4"><attribute name="difficult">true</attribute></box>'
     cvat(tmp_path / "in" / "annotations.xml", f'<image id="0" name="a.png">{box}{turned}{fine}</image>', ("cat",))
-    records, problems, _ = prepared(capsys, "cvat", tmp_path / "in", "--out", tmp_path / "out")
+    records, problems, _ = prepared(capsys, "cvat", tmp_path / "in", *TO_TEST, "--out", tmp_path / "out")
     assert records["a"]["objects"]["ignore"] == [True]
     assert sorted(kind for _, kind, _ in kinds(problems)) == ["bad_box", "bad_box", "no_box"]
 
@@ -456,5 +460,5 @@ def test_cvat_labels_that_no_box_bears_are_no_classes(tmp_path, capsys):
     file = cvat(tmp_path / "in" / "annotations.xml", '<image id="0" name="a.png"/>', ("man",))
     point = "<label><name>1</name><type>points</type><parent>man</parent></label></labels>"
     file.write_text(file.read_text().replace("</labels>", point))
-    prepared(capsys, "cvat", file, "--out", tmp_path / "out")
+    prepared(capsys, "cvat", file, *TO_TEST, "--out", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["classes"] == ["man"]
