@@ -219,6 +219,8 @@ def print_results(runs: dict[str, dict], out: Path, as_json: bool) -> None:
 
 def told_data(args: argparse.Namespace, files: list[Path]) -> tuple[Path, str]:
     """(prepared data set, split) of predictions: as the options say, or else as the evaluations that wrote them."""
+    if args.data and args.predictions:
+        return args.data, choose_split(args.data, args.split)
     told = args.data or agreed_provenance(files, "data")
     if told is None:
         raise UserError("no metrics.json beside these predictions tells their data set; give --data DIR.")

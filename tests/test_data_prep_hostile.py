@@ -60,7 +60,7 @@ def test_xml_of_encodings_and_entities_that_the_parser_lacks(tmp_path, capsys, h
         ("names: {a: cat}\ntrain: images\n", "look at 'a'"),
         ("names: [cat]\ntrain: {a: images}\n", "train must be a path"),
         ("names: [cat]\ntrain: [images, [images]]\n", "train must be a path"),
-        (f"names: [cat]\ntrain: {'a' * 300}\n", "Correct the path"),
+        (f"names: [cat]\ntrain: {'a' * 300}\n", "correct the path"),
     ],
 )
 def test_yaml_that_makes_no_sense(tmp_path, capsys, yaml, expected):

@@ -119,7 +119,7 @@ def test_sampled_answers_have_the_probabilities_that_each_has_alone(tiny_models,
         return model(**inputs)
 
     policy = PolicyLoss(WEIGHED, samples=3, every=1)
-    _, found = policy(forward, model, model.base_model, collator, batch, batch["asked"])
+    _, found = policy(forward, model, collator, batch, batch["asked"])
     assert found["policy_cost"] == pytest.approx(
         found["policy_iou"] + 0.5 * found["policy_fp"] + 2.0 * found["policy_fn"]
     )
@@ -156,7 +156,7 @@ def test_answers_are_sampled_as_the_gradient_takes_them_to_be_whatever_the_model
     for own in ({}, {"repetition_penalty": 1.5, "temperature": 1e-6, "top_k": 1, "top_p": 0.001}):
         model.generation_config.update(**own)
         torch.manual_seed(0)
-        PolicyLoss(WEIGHED, samples=2, every=1)(forward, model, model.base_model, collator, batch, batch["asked"])
+        PolicyLoss(WEIGHED, samples=2, every=1)(forward, model, collator, batch, batch["asked"])
     assert torch.equal(*sampled)
 
 
@@ -197,7 +197,7 @@ def test_a_step_makes_the_answers_that_cost_less_likelier(squares):
 
     torch.manual_seed(0)
     policy = PolicyLoss(WEIGHED, samples=4, every=1)
-    loss, _ = policy(forward, model, model.base_model, collator, batch, batch["asked"])
+    loss, _ = policy(forward, model, collator, batch, batch["asked"])
     loss.backward()
     [inputs] = calls
     costs = []
