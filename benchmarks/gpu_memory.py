@@ -148,9 +148,8 @@ def train(folder: Path, batch: int, *options: str, steps: int = STEPS) -> dict |
         *("--output_dir", folder / "run", "--overwrite_output_dir", "true", *options),
     ]
     done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False)
-    if re.search(
-        "out of (GPU )?memory|ALLOC_FAILED", done.stderr
-    ):  # near a full card every library says it in its own words
+    # Near a full card every library says it in its own words.
+    if re.search("out of (GPU )?memory|ALLOC_FAILED", done.stderr):
         return None
     if done.returncode:
         raise UserError(f"{' '.join(map(str, words))} failed:", done.stderr.splitlines()[-12:])

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-# What a parser may report. Text problems appear once per answer, object problems once per object.
-
 
 class Place(NamedTuple):
     """Where an object stands in the text of an answer: (start, end) of its numbers and of its label, in characters."""

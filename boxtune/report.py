@@ -33,6 +33,7 @@ WORKERS = 4
 PLOT_CLASSES = 8
 MATRIX_CLASSES = 20
 TILES = ("AP", "AP50", "mean IoU (all truth)", "precision", "recall", "F1")
+# What a parser may report: of the text once an answer, of an object once for each.
 MEANINGS = {
     "fence": "a code fence stood around the answer",
     "prose": "words stood around the objects",
