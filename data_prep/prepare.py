@@ -11,7 +11,7 @@ from pathlib import Path
 
 from boxtune.errors import UserError
 from boxtune.prompts import question
-from boxtune.records import SPLITS, Record, check_writable_target, record_problems, write_dataset
+from boxtune.records import SPLITS, Record, answer_objects, check_writable_target, record_problems, write_dataset
 from data_prep.classes import filter_objects, settle_classes
 from data_prep.inspecting import LISTED, NAME_FOLDER, Inspected, inspect_items, is_missing
 from data_prep.placing import Placed, Summary, check_convention, place_rows, settle_convention
@@ -64,7 +64,7 @@ def prepare(source_format: str, read: Callable[[Path, Options], Source], source:
     problems.sort(key=itemgetter("id"))
     problems = Spool(options.scratch, heapq.merge(problems, box_problems, key=itemgetter("id")))
     splits = _make_records(placed, divided, classes, summary.columns, options)
-    if "train" in splits and not any(_counted_objects(record) for record in splits["train"]):
+    if "train" in splits and not any(answer_objects(record)[0] for record in splits["train"]):
         raise UserError(
             f"{source}: the train split holds no object that counts, in {len(splits['train'])} picture(s); looked for "
             f"{', '.join(classes)}. There is nothing to learn from it: name the annotations, or other --classes, or give it "
@@ -104,10 +104,6 @@ def _place(inspected: Iterable[Inspected], found: Source, classes: list[str], op
         placed = place_rows(item_id, item, found, picture)
         placed.problems[:0] = others
         yield placed
-
-
-def _counted_objects(record: Record) -> int:
-    return record["objects"]["ignore"].count(False)
 
 
 def _scored_warnings(splits: dict[str, Spool[Record]], options: Options) -> list[str]:
