@@ -38,6 +38,16 @@ def draw_points(
     return image
 
 
+def draw_prediction(image: Image.Image, objects: dict, scale: float = 1.0) -> Image.Image:
+    """A copy of an RGB image with a prediction's `objects` in red, each with its label and score.
+
+    `scale` is the image's pixels for each of those that the objects are given in.
+    """
+    draw, places = (draw_points, objects["point"]) if "point" in objects else (draw_boxes, objects["bbox"])
+    captions = [caption(*pair) for pair in zip(objects["category"], objects["score"], strict=True)]
+    return draw(image, [[value * scale for value in place] for place in places], captions, "red")
+
+
 def caption(label: str, score: float) -> str:
     """ "RBC 0.93"; a label that is too long loses its end, not the score."""
     label = label if len(label) <= MAX_LABEL - 5 else label[: MAX_LABEL - 6] + "…"

@@ -1,137 +1,22 @@
 """A recipe: flat YAML, overlays and command line → the dataclasses of TRL and the fields that they lack."""
 
 import difflib
-import math
 import sys
 import typing
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
 
 import torch
 import yaml
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from boxtune.augmentation import OPERATIONS
-from boxtune.box_validation import COSTS, LIBRARY_METRICS, METRICS
-from boxtune.codecs import BOX_CODECS
 from boxtune.errors import UserError, accepting
-from boxtune.lora import PARTS
-from boxtune.losses import BOX_LOSSES, LOSSES
-from boxtune.prompts import SYSTEM_PROMPT
-from boxtune.records import breaks_turns
+from boxtune.recipe_checks import check_values
+from boxtune.recipe_keys import GroundingArguments
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-GROUNDING_MODES = ("teacher_forced", "policy", "both")
-
-
-@dataclass
-class GroundingArguments:
-    """What boxtune adds to TRL's SFTConfig and ModelConfig."""
-
-    data_dir: str = field(default="", metadata={"help": "Prepared data set; made once when absent."})
-    data_format: str | None = field(default=None, metadata={"help": "Converter that makes data_dir, as in data_prep."})
-    data_source: str | None = field(default=None, metadata={"help": "What the converter reads: a path or a hub id."})
-    data_args: list[str] | None = field(default=None, metadata={"help": "Further data_prep options, one item each."})
-    answer: str = field(default="boxes", metadata={"help": "Answer form.", "choices": ["boxes", "click"]})
-    codec: str | None = field(
-        default=None,
-        metadata={"help": "Box text of another family, such as qwen3_vl for 0…1000; default: the model's own."},
-    )
-    object_order: str = field(
-        default="source",
-        metadata={
-            "help": "Order of the objects in an answer: as annotated, in lines of print, largest first, or drawn once.",
-            "choices": ["source", "raster", "area", "random"],
-        },
-    )
-    augment: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "What changes a training picture, and its boxes with it, each time it is shown. flip mirrors print too.",
-            "choices": list(OPERATIONS),
-        },
-    )
-    negative_questions: float = field(
-        default=0.0,
-        metadata={
-            "help": "Share of training examples that ask for one class which the picture lacks; as many ask for one it shows."
-        },
-    )
-    prompt_variety: bool = field(
-        default=False, metadata={"help": "Half of the training questions in other neutral words than the record's own."}
-    )
-    noise_objects: float = field(
-        default=0.0,
-        metadata={"help": "Wrong boxes, labelled noise, for each true one at the end of a training answer (Pix2Seq)."},
-    )
-    system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; saved with the checkpoint."})
-    min_pixels: int | None = field(default=None, metadata={"help": "Smallest area of the resized picture."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Largest area of the resized picture."})
-    lora_parts: list[str] | None = field(
-        default=None,
-        metadata={"help": f"What LoRA adapts, of {', '.join(PARTS)}; instead of lora_target_modules and lora_vision."},
-    )
-    lora_vision: bool = field(
-        default=False, metadata={"help": "Beside lora_target_modules, adapt the linears of the vision tower's blocks."}
-    )
-    quantize_vision: bool = field(default=False, metadata={"help": "With load_in_4bit: the vision tower in NF4 too."})
-    adapter_dtype: str = field(
-        default="float32",
-        metadata={"help": "What trained weights are kept in.", "choices": ["float32", "bfloat16"]},
-    )
-    overlong: str = field(
-        default="error",
-        metadata={"help": "Examples above max_length: stop, or drop and list them.", "choices": ["error", "drop"]},
-    )
-    eval_images: int = field(
-        default=32,
-        metadata={
-            "help": "Pictures of validation that are answered at every evaluation, for eval_AP50 and its like; 0: never."
-        },
-    )
-    iou_loss_weight: float = field(
-        default=0.0, metadata={"help": "Weight of box_loss, beside the LM's loss; 0: plain fine-tuning."}
-    )
-    fp_loss_weight: float = field(
-        default=0.0, metadata={"help": "Weight of stopping where no object follows (docs/losses.md)."}
-    )
-    fn_loss_weight: float = field(default=0.0, metadata={"help": "Weight of going on where another object follows."})
-    box_loss: str = field(
-        default="giou",
-        metadata={
-            "help": "What iou_loss_weight weighs: GIoU or L1 of the expected box, or W1 of its digits.",
-            "choices": BOX_LOSSES,
-        },
-    )
-    end_token_weight: float = field(
-        default=1.0,
-        metadata={"help": "Weight of the tokens that end answers in the LM's loss, against 1 of all others."},
-    )
-    grounding_mode: str = field(
-        default="teacher_forced",
-        metadata={
-            "help": "Where the three weights apply: to the true answer's tokens, to the cost of sampled answers, or both.",
-            "choices": GROUNDING_MODES,
-        },
-    )
-    grounding_every: int = field(default=10, metadata={"help": "Steps from one sampling of answers to the next."})
-    grounding_samples: int = field(default=4, metadata={"help": "Answers that are sampled to each question."})
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Evaluations without improvement before training stops."}
-    )
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete the run that output_dir holds."})
-    requires_gpu: bool = field(default=False, metadata={"help": "Stop at once where there is no CUDA GPU."})
-
-    def __post_init__(self):
-        # argparse checks the choices of what the command line says, not of what a recipe does.
-        for f in fields(self):
-            choices, value = f.metadata.get("choices"), getattr(self, f.name)
-            items = value if isinstance(value, list) else [value]
-            if choices and value is not None and not set(items) <= set(choices):
-                raise ValueError(f"{f.name} must be one of {', '.join(choices)}, got {value!r}.")
 
 
 @dataclass
@@ -146,64 +31,6 @@ class Recipe:
     training: SFTConfig
     model: ModelConfig
     hub_token: str | None
-
-
-# Keys of TRL's dataclasses that would do nothing here, or break what was checked before training, and their only value.
-_FIXED = {
-    "use_dora": False,
-    "fsdp": None,
-    "load_in_8bit": False,
-    "bnb_4bit_quant_type": "nf4",
-    "lora_modules_to_save": None,
-    "lora_target_parameters": None,
-    "lora_task_type": "CAUSAL_LM",
-    "completion_only_loss": None,
-    "assistant_only_loss": False,
-    "pad_to_multiple_of": None,
-    "model_init_kwargs": None,
-    "chat_template_path": None,
-    "eos_token": None,
-    "pad_token": None,
-    "packing": False,
-    "eval_packing": None,
-    "padding_free": False,
-    "dataset_kwargs": None,
-    "hub_strategy": "every_save",
-    "hub_always_push": False,
-    "hub_revision": None,
-    "train_sampling_strategy": "random",
-    "trust_remote_code": False,
-}
-# What numbers may be, beyond their type. NaN fails every comparison; None is not compared.
-_RANGES = {
-    "must be at least 1": (
-        lambda value: value >= 1,
-        *("lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size"),
-        *("gradient_accumulation_steps", "max_length", "min_pixels", "max_pixels", "early_stopping_patience"),
-        *("save_total_limit", "dataset_num_proc", "eval_accumulation_steps", "torch_empty_cache_steps"),
-        "grounding_every",
-    ),
-    "must be above 0, and finite": (
-        lambda value: 0 < value < math.inf,
-        *("learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon"),
-    ),
-    "must be 0 or more, and finite": (
-        lambda value: 0 <= value < math.inf,
-        *("weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha"),
-        *("eval_images", "iou_loss_weight", "fp_loss_weight", "fn_loss_weight", "noise_objects"),
-        "end_token_weight",
-    ),
-    "must be from 0 to 1": (
-        lambda value: 0 <= value <= 1,
-        *("lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor"),
-    ),
-    "must be at least 2, each being compared with the others": (lambda value: value >= 2, "grounding_samples"),
-    "must be from 0 to 0.5": (lambda value: 0 <= value <= 0.5, "negative_questions"),
-    "must be from 0 to 4294967295": (lambda value: 0 <= value < 2**32, "seed", "data_seed"),
-    "must be at least 1, or -1 to count epochs instead": (lambda value: value == -1 or value >= 1, "max_steps"),
-}
-_ATTENTION = ("eager", *(name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if not name.startswith("paged|")))
-_DTYPES = ("bfloat16", "float16", "float32")
 
 
 class _RecipeParser(TrlParser):
@@ -331,94 +158,6 @@ def _did_you_mean(word, known) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _check_values(grounding: GroundingArguments, training: SFTConfig, model: ModelConfig) -> None:
-    """Refuse what would be ignored in silence, and combinations that cannot work."""
-    values = vars(training) | vars(model) | vars(grounding)
-    problems = [
-        f"{key}: {values[key]!r} has no effect in boxtune; leave it at {fixed!r}"
-        for key, fixed in _FIXED.items()
-        if values[key] != fixed
-    ]
-    for rule, (holds, *keys) in _RANGES.items():
-        found = {key: values[key] for key in keys if values[key] is not None}
-        problems += [f"{key}: {value!r} {rule}" for key, value in found.items() if not holds(value)]
-    if model.lora_target_modules == []:
-        problems.append("lora_target_modules: name at least one module, or leave it out for the attention projections")
-    if breaks_turns(grounding.system_prompt):
-        problems.append(f"system_prompt: {grounding.system_prompt!r} holds a special token; take it out")
-    if grounding.min_pixels and grounding.max_pixels and grounding.min_pixels > grounding.max_pixels:
-        problems.append(f"min_pixels: {grounding.min_pixels} must not exceed max_pixels, {grounding.max_pixels}")
-    if model.dtype not in _DTYPES:
-        problems.append(f"dtype: {model.dtype!r} must be one of {', '.join(_DTYPES)}")
-    attention = model.attn_implementation
-    if attention and attention not in _ATTENTION and "/" not in attention:
-        known = ", ".join(_ATTENTION)
-        problems.append(
-            f"attn_implementation: {attention!r} must be one of {known}, or a kernel of the hub (OWNER/NAME)"
-        )
-    if grounding.codec is not None and grounding.codec not in BOX_CODECS:
-        problems.append(
-            f"codec: {grounding.codec!r} must be one of {', '.join(BOX_CODECS)}, or null for the model's own"
-        )
-    if grounding.codec is not None and grounding.answer == "click":
-        problems.append("codec: has no effect with answer: click; leave it out")
-    if grounding.iou_loss_weight and grounding.answer == "click":
-        problems.append("iou_loss_weight: a point has no IoU; leave it out with answer: click")
-    if grounding.grounding_mode != "teacher_forced" and grounding.answer == "click":
-        problems.append("grounding_mode: only answers in boxes can be sampled; use teacher_forced with answer: click")
-    if grounding.end_token_weight != 1 and (training.label_smoothing_factor or training.loss_type != "nll"):
-        problems.append("end_token_weight: weighs plain cross-entropy; leave out label_smoothing_factor and loss_type")
-    if grounding.box_loss != "giou" and (not grounding.iou_loss_weight or grounding.grounding_mode == "policy"):
-        problems.append(
-            f"box_loss: {grounding.box_loss} has no effect while iou_loss_weight is 0, and in grounding_mode: policy"
-        )
-    weights = (grounding.iou_loss_weight, grounding.fp_loss_weight, grounding.fn_loss_weight)
-    if grounding.grounding_mode != "teacher_forced" and not any(weights):
-        problems.append(
-            f"grounding_mode: {grounding.grounding_mode} has no effect while iou_loss_weight, fp_loss_weight and "
-            "fn_loss_weight are 0"
-        )
-    if grounding.lora_parts is not None:
-        rivals = {"lora_target_modules": model.lora_target_modules, "lora_vision": grounding.lora_vision}
-        problems += [f"{key}: lora_parts says it all; leave one out" for key, value in rivals.items() if value]
-        if not grounding.lora_parts or not set(grounding.lora_parts) <= PARTS.keys():
-            problems.append(
-                f"lora_parts: {grounding.lora_parts!r} must name at least one, and only, of {', '.join(PARTS)}"
-            )
-    if grounding.quantize_vision and not model.load_in_4bit:
-        problems.append("quantize_vision: true has no effect without load_in_4bit: true")
-    if model.load_in_4bit and not model.use_peft:
-        problems.append("load_in_4bit: 4-bit weights cannot be trained; set use_peft: true or load_in_4bit: false")
-    if not model.model_name_or_path:
-        problems.append("model_name_or_path: name a model")
-    metric = (training.metric_for_best_model or "").removeprefix("eval_")
-    if metric in METRICS and not grounding.eval_images:
-        problems.append(f"metric_for_best_model: {metric} is measured only where eval_images is above 0")
-    logged = [*METRICS, *LIBRARY_METRICS]
-    if (any(weights) and grounding.grounding_mode != "policy") or grounding.end_token_weight != 1:
-        logged += LOSSES
-    if metric and metric not in logged:
-        problems.append(f"metric_for_best_model: {metric!r} is not logged; choose from {', '.join(logged)}")
-    if metric in ("AP", "AP50", "mean_iou") and grounding.answer == "click":
-        problems.append(f"metric_for_best_model: points have no {metric}; use f1 with answer: click")
-    is_cost = metric in COSTS or metric.endswith("loss")
-    is_gain = metric in METRICS or metric == "mean_token_accuracy"
-    if (is_gain or is_cost) and training.greater_is_better != (not is_cost):
-        right = str(not is_cost).lower()
-        problems.append(
-            f"greater_is_better: set it to {right} with {metric}, or the worst checkpoint is taken for the best"
-        )
-    if training.torch_compile and (any(weights) or grounding.end_token_weight != 1):
-        problems.append(
-            "torch_compile: the losses on boxes read hidden states through a hook, which a compiled model may pass by; leave out "
-            "either"
-        )
-    if grounding.early_stopping_patience is not None and not training.load_best_model_at_end:
-        problems.append("early_stopping_patience: needs load_best_model_at_end: true and metric_for_best_model")
-    if problems:
-        raise UserError("values that cannot be used:", problems)
-
-
 def _as_default(value, types: set[type]):
     """argparse checks and converts a default only when it is text. A list of one may be written without brackets."""
     if not isinstance(value, str | int | float):
@@ -486,7 +225,7 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
         raise UserError(
             f"no key stands before {', '.join(map(repr, words))}: write --key value, and commas, no spaces, between overlays."
         )
-    _check_values(grounding, training, model)
+    check_values(grounding, training, model)
     for part in (grounding, training, model):
         for f in fields(part):
             if f.name in overridden:

@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, WandbCallback
 
-from boxtune.drawing import caption, draw_boxes, draw_points, thumbnail
+from boxtune.drawing import draw_boxes, draw_prediction, thumbnail
 from boxtune.predictions import Prediction
 from boxtune.records import Record
 
@@ -36,17 +36,10 @@ def log_pictures(callbacks: Iterable[TrainerCallback], answered: list[Answered],
 def _drawn(image: Image.Image, record: Record, prediction: Prediction) -> Image.Image:
     """Truth in green, the answer in red."""
     image = thumbnail(image, SIDE)
-    scale = image.width / record["width"]
-
-    def scaled(places: list[list[float]]) -> list[list[float]]:
-        return [[value * scale for value in place] for place in places]
-
-    truth, found = record["objects"], prediction["objects"]
-    image = draw_boxes(image, scaled(truth["bbox"]), truth["category"], "lime")
-    captions = [caption(*pair) for pair in zip(found["category"], found["score"], strict=True)]
-    if "point" in found:
-        return draw_points(image, scaled(found["point"]), captions, "red")
-    return draw_boxes(image, scaled(found["bbox"]), captions, "red")
+    scale, truth = image.width / record["width"], record["objects"]
+    boxes_xyxy = [[value * scale for value in box] for box in truth["bbox"]]
+    image = draw_boxes(image, boxes_xyxy, truth["category"], "lime")
+    return draw_prediction(image, prediction["objects"], scale)
 
 
 def _overlaid(image: Image.Image, record: Record, prediction: Prediction, classes: list[str]):

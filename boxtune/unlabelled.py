@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from boxtune.drawing import caption, draw_boxes, draw_points
+from boxtune.drawing import draw_prediction
 from boxtune.errors import UserError, reading
 from boxtune.files import PICTURE_SUFFIXES, files_below, is_file_name, is_picture
 from boxtune.grounding import Grounding
@@ -146,12 +146,7 @@ def remove_copies(predictions: Path, folder: Path) -> None:
 def draw_predictions(predictions: list[Prediction], folder: Path) -> None:
     """Annotated copies of the pictures, each object with its label and score, as JPEG under `folder`."""
     for prediction in predictions:
-        image, objects = load_image(prediction["image"]), prediction["objects"]
-        captions = [caption(*pair) for pair in zip(objects["category"], objects["score"], strict=True)]
-        if "point" in objects:
-            image = draw_points(image, objects["point"], captions, "red")
-        else:
-            image = draw_boxes(image, objects["bbox"], captions, "red")
+        image = draw_prediction(load_image(prediction["image"]), prediction["objects"])
         target = folder / _copy_name(prediction["id"])
         target.parent.mkdir(parents=True, exist_ok=True)
         image.save(target, quality=90)
