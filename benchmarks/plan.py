@@ -77,7 +77,7 @@ CHOICES = (
             nutrition("full", "full fine-tuning", *FULL),
             nutrition("full-low", "full fine-tuning, a third of the rate", *FULL, "--learning_rate", "3e-4"),
         ),
-        """None that show: on bf16 weights LoRA gains 1.4 points of F1, within chance (-1.4 to +4.1), and the vision tower in
+        """None that could be measured: on bf16 weights LoRA gains 1.4 points of F1, within chance (-1.4 to +4.1), and the vision tower in
 NF4 loses nothing either, here. So NF4 stays, and the tower stays out of it, as it is a small part of the memory. Training every
 weight at a third of the rate gains 3 points of mean IoU (+0.1 to +6.6): a hint that with a model that fits `use_peft: false` is
 worth a try.""",
@@ -95,7 +95,7 @@ worth a try.""",
         """The higher the rank, the more is found: 8 loses 4 points of mean IoU against 32 (-7.3 to -0.7), and 64 gains 3 points
 of F1 (+0.2 to +6.7), each in all three seeds, for little more time. The recipe has therefore gone from 32 to 64; what is compared
 here and in docs/losses.md keeps 32. Attention alone loses 2 points of mean IoU. Adapters in the vision tower gain nothing that
-shows, and take two fifths of the time.""",
+shows, and cost two fifths of the training time.""",
     ),
     Table(
         "Which precision for the adapters? (The recipe's are fp32, its learning rate 1e-3.)",
@@ -185,7 +185,7 @@ LOSSES = (
         "Nutrition tables (tiny_nutrition_qlora)",
         (*losses(nutrition, longer=256), *OTHER_WEIGHTS),
         """At the formula's weights (1 for the IoU, 0.5 and 1) **FP and FN** raise mean IoU by 4 points, and at a fifth of
-them by as much: one object in ten less is missed, and false positives are a seventh more or so. A threshold that takes these
+them by as much: one object in ten less is missed, and false positives are a seventh to a fifth more. A threshold that takes these
 back to plain fine-tuning's number takes most of the gain with it (last column), so the goal set beforehand, fifteen in a
 hundred fewer missed at no more false positives, is not reached. F1 changes by no more than chance. **W1** gains 1.4 points of
 mean IoU, within chance, and adds nothing to FP and FN; its goal, 2 points or 3 of F1 at IoU 0.75, is missed. **GIoU** at
@@ -202,7 +202,7 @@ of mean IoU alike, within chance, with no more false positives. So all terms sta
     Table(
         "Marmot page scans (tiny_marmot_tables_csv), 60 steps, twofold cross-validation",
         losses(marmot, longer=96),
-        """Sixty pages hold 71 tables, so intervals reach seven points of F1 to either side, and a gain has to be as large
+        """Sixty pages hold 71 tables, so intervals reach five to ten points of F1 to either side, and a gain has to be as large
 to show. None does. FP and FN, W1 and policy make no difference beyond chance; GIoU tends down, as on nutrition tables.
 Noise objects raise mean IoU by 2 points, within chance, find no table more and bring three times as many false positives.
 Augmentation costs 5 points of mean IoU, and all together 10 of F1. More steps do harm here: 96 in place of 60 cost

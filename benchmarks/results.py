@@ -55,7 +55,7 @@ def write_pages(identities: set[str], bases: dict[str, list[str]]) -> list[Path]
     return [
         render(
             "results.md",
-            data_sets=[row(experiment, found) | {"base": mark} for experiment, found, mark in data_sets],
+            data_sets=[row(experiment, found) | titled(experiment, mark) for experiment, found, mark in data_sets],
             choices=[(table, choice_rows(table, found), mark) for table, found, mark in choices],
             steps=SHORTER,
             machines=machines(shown),
@@ -85,6 +85,10 @@ def require_one_data_set(results: list[dict]) -> None:
 def base_mark(hashes: list[str]) -> str:
     """How the pages name a base that is not the present one."""
     return ", ".join(value[:8] for value in hashes)
+
+
+def titled(experiment: Experiment, mark: str) -> dict[str, str]:
+    return {"title": f"{experiment.title} (earlier base {mark})"} if mark else {}
 
 
 def machines(shown: Iterable[list[dict]]) -> list[str]:

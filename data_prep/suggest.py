@@ -2,7 +2,7 @@
 with its reason.
 
 python -m data_prep recipe DATA --model Qwen/Qwen2.5-VL-3B-Instruct [--out recipes/NAME.yaml]
-make recipe DATA=data/my_data MODEL=Qwen/Qwen2.5-VL-3B-Instruct
+make recipe DATA=data/parts MODEL=Qwen/Qwen2.5-VL-3B-Instruct
 """
 
 import argparse
