@@ -77,10 +77,10 @@ CHOICES = (
             nutrition("full", "full fine-tuning", *FULL),
             nutrition("full-low", "full fine-tuning, a third of the rate", *FULL, "--learning_rate", "3e-4"),
         ),
-        """None that could be measured: on bf16 weights LoRA gains 1.4 points of F1, within chance (-1.4 to +4.1), and the vision
-tower in NF4 loses nothing either, here. So NF4 stays, and the tower stays out of it, as it is a small part of the memory. Training every
-weight at a third of the rate gains 3 points of mean IoU (+0.1 to +6.6): a hint that with a model that fits `use_peft: false` is
-worth a try.""",
+        """None that could be measured: on bf16 weights LoRA gains 1.4 points of F1, within chance (-1.4 to +4.1), and the
+vision tower in NF4 loses nothing either, here. So NF4 stays, and the tower stays out of it, as it is a small part of the
+memory. Training every weight at a third of the rate gains 3 points of mean IoU (+0.1 to +6.6): a hint that with a model
+that fits `use_peft: false` is worth a try.""",
     ),
     Table(
         "Which rank, and on what?",
