@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
 
     faulty = [example for example in examples if example.problems]
     boxes = sum(example.count_boxes() for example in examples)
-    dropped = sum(info["problems"].get(kind, 0) for kind in ("bad_box", "clipped"))
+    dropped = sum(info["problems"].get(kind, 0) for kind in ("bad_box", "no_box", "other_class", "clipped"))
     objects = sum(split["objects"] for split in info["splits"].values())
     path = Path(recipe.training.output_dir) / "check.html"
     facts = {

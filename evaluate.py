@@ -13,9 +13,9 @@ well.
 Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or
 a hub id; with --server URL a server that speaks OpenAI's chat protocol, such as vLLM, answers in
 its place. Scoring predictions loads no model and needs no image; only the report's pictures do.
---predictions and --compare take a run's folder, or the predictions.jsonl in it; what --data and
---split leave open is read from the metrics.json beside it. --compare takes two of the same images
-and writes comparison.json and comparison.html.
+--predictions and --compare take a run's folder, or the predictions.jsonl in it; without --data,
+the metrics.json beside it says which data and split they are of. --compare takes two of the same
+images and writes comparison.json and comparison.html.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from boxtune.comparison import (
 from boxtune.errors import UserError, command, reading
 from boxtune.evaluate_options import parse_arguments
 from boxtune.export_predictions import check_exports, export_predictions
-from boxtune.files import write_whole
+from boxtune.files import named, write_whole
 from boxtune.grounding import Grounding
 from boxtune.matching import is_click
 from boxtune.predictions import Prediction, read_predictions, with_score
@@ -62,7 +62,7 @@ def choose_split(data_dir: Path, wanted: str | None) -> str:
 
 def evaluation_folder(ckpt: str) -> Path:
     """runs/NAME/eval for runs/NAME/final, runs/NAME/eval_checkpoint-30 for a checkpoint, runs/MODEL/eval for a hub id."""
-    folder = Path(ckpt)
+    folder = named(ckpt)
     if not folder.is_dir():
         return Path("runs") / ckpt.replace("/", "--") / "eval"
     return folder.parent / ("eval" if folder.name == "final" else f"eval_{folder.name}")
@@ -96,7 +96,7 @@ def check_push(ckpt: str, has_card: bool) -> None:
     if not has_card:
         raise UserError(
             f"--push-to-hub: the card tells how well a model trained here, {ckpt}, answers a whole split of its own data. "
-            "Leave out --data, --limit, --precision and --max-new-tokens."
+            "Leave out --data, --limit, --precision, --max-new-tokens and --split train."
         )
     if not is_logged_in():
         raise UserError(f"--push-to-hub: you are not logged in to the hub. {LOG_IN}")
@@ -134,8 +134,9 @@ def evaluate_split(args: argparse.Namespace) -> None:
     split = choose_split(data_dir, args.split)
     classes = read_info(data_dir)["classes"]
     records = [as_asked(record) for record in read_records(data_dir, split)[: args.limit]]
-    # The card tells of the whole split, as trained: another precision, a server or a shorter answer is an experiment.
-    whole = (args.limit, args.precision, args.max_new_tokens, args.server) == (None,) * 4
+    # The card tells of a whole split that training did not see, as trained: another precision, a server or a shorter answer is
+    # an experiment.
+    whole = (args.limit, args.precision, args.max_new_tokens, args.server) == (None,) * 4 and split != "train"
     has_card = whole and data_dir == Path(grounding.data_dir) and is_finished(Path(args.ckpt))
     if args.push_to_hub:
         check_push(args.ckpt, has_card)

@@ -16,7 +16,7 @@ from accelerate import PartialState
 
 from boxtune.checkpoint import open_checkpoint, quiet_libraries
 from boxtune.errors import UserError, command
-from boxtune.files import path_argument, replace_folder
+from boxtune.files import named, path_argument, replace_folder
 from boxtune.merging import merge_shards
 from boxtune.model_card import model_name, write_card
 from boxtune.records import SPLITS, read_info, read_records
@@ -32,6 +32,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --out")
     parser.add_argument("--skip-nf4", action="store_true", help="leave out the comparison with NF4 base + adapter")
     return parser.parse_args(argv)
+
+
+def merged_folder(ckpt: str) -> Path:
+    """runs/NAME/final_merged for runs/NAME/final, runs/OWNER--NAME/final_merged for a hub id."""
+    folder = named(ckpt)
+    if not folder.is_dir():
+        return Path("runs") / ckpt.replace("/", "--") / "final_merged"
+    return folder.with_name(f"{folder.name}_merged")
 
 
 def comparison_records(data_dir: Path, samples: int) -> list[dict]:
@@ -74,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = open_checkpoint(args.ckpt)
     if checkpoint.adapter is None:
         raise UserError(f"{args.ckpt} is no adapter; there is nothing to merge.")
-    out = args.out or checkpoint.adapter.parent / f"{checkpoint.adapter.name}_merged"
+    out = args.out or merged_folder(args.ckpt)
     if out.exists() and not args.overwrite:
         raise UserError(f"{out} exists. Use --overwrite to replace it, or another --out.")
     if out.exists() and not (out / "config.json").is_file():

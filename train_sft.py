@@ -200,7 +200,7 @@ def fit_lengths(recipe: Recipe, splits: dict, collator: GroundingCollator) -> di
     return fitting
 
 
-def build_model(recipe: Recipe, config):
+def build_model(recipe: Recipe):
     options = recipe.model
     dtype = getattr(torch, options.dtype)
     quantization = (
@@ -371,7 +371,7 @@ def main(argv: list[str] | None = None) -> None:
     if push and not is_logged_in(recipe.hub_token):
         say(f"note: push_to_hub: you are not logged in, so the model will stay here. {LOG_IN}")
         push = False
-    model = build_model(recipe, config)
+    model = build_model(recipe)
     trainer = build_trainer(recipe, model, processor, collator, splits, *losses)
     say(describe_modules(trainer.model))
     output_dir = Path(recipe.training.output_dir)
@@ -381,7 +381,7 @@ def main(argv: list[str] | None = None) -> None:
             say(f"note: the resumed run differs from before in: {', '.join(changed)}")
     if trainer.is_world_process_zero():
         for path in replaced:
-            shutil.rmtree(path)
+            path.unlink() if path.is_symlink() else shutil.rmtree(path)
         first_batch = next(iter(trainer.get_train_dataloader()))
         record = partial(save_run_info, output_dir, recipe, trainer.model, processor, first_batch)
         trainer.add_callback(BeginCallback(record))

@@ -1,7 +1,7 @@
 """Before training: are the tokens that will be supervised the boxes of the source, on the picture that the model sees?
 
-Nothing here trusts the collator. Boxes are decoded from the labels of real batches with the codec of the *model's* family
-and the size of the *pixels in the batch*, and compared with the records.
+Boxes are decoded from the labels of real batches, by the recipe's codec and the size of the *pixels in the batch*, and compared
+with the records.
 """
 
 from dataclasses import dataclass, field

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 import transformers
-from huggingface_hub import is_offline_mode, list_repo_files, snapshot_download
+from huggingface_hub import list_repo_files, snapshot_download
+from huggingface_hub.errors import HTTPError
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers import PreTrainedModel, ProcessorMixin
@@ -93,7 +94,10 @@ def open_checkpoint(path: str, max_pixels: int | None = None, max_new_tokens: in
 def _hub_folder(repo_id: str) -> Path | None:
     """The local copy of a hub repository that was trained here (adapter or merged), or None for any other model."""
     require_hub_model(repo_id)
-    names = set(list_repo_files(repo_id)) if not is_offline_mode() else set()
+    try:
+        names = set(list_repo_files(repo_id))
+    except (HTTPError, OSError):  # no network, or none wanted: it is in the cache, or the line before had raised
+        names = {path.name for path in Path(snapshot_download(repo_id, local_files_only=True)).iterdir()}
     return Path(snapshot_download(repo_id)) if names & {"adapter_config.json", FILE_NAME} else None
 
 

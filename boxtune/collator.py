@@ -225,9 +225,11 @@ class GroundingCollator:
         if self.variation is None or not example.get("varied"):
             return record, image
         varied, varied_image = self.variation(record, image)
+        if self.variation.max_length is None:
+            return varied, varied_image
         size = expected_input_size(self.processor, (varied["height"], varied["width"]))
-        length, limit = len(self.encode(varied, size).input_ids), self.variation.max_length
-        return (varied, varied_image) if limit is None or length <= limit else (record, image)
+        fits = len(self.encode(varied, size).input_ids) <= self.variation.max_length
+        return (varied, varied_image) if fits else (record, image)
 
     def batch_conversations(
         self, records: list[Record], features: dict[str, torch.Tensor], sizes: list[tuple[int, int]]

@@ -70,7 +70,7 @@ def _score(text: str, place: Place, before: int, tokens: TokenScores) -> dict[st
         "presence": math.exp(tokens.log_probs[opening].sum()),
         "spread": 1 / (1 + _relative_spread(text, place, tokens)),
     }
-    least = math.exp(min(*box, *name, 0.0)) if len(box) else 0.0
+    least = math.exp(np.min([*box, *name])) if len(box) else 0.0
     return scores | {"minimum": least, "product": math.prod(scores.values())}
 
 
@@ -87,6 +87,6 @@ def _relative_spread(text: str, place: Place, tokens: TokenScores) -> float:
         mean = probabilities @ np.arange(10)
         variances = probabilities @ np.arange(10) ** 2 - mean**2
         place_values = 10.0 ** (number.end() - tokens.spans[digits, 1])
-        deviation = math.sqrt(max(0.0, float(variances @ place_values**2)))
+        deviation = math.sqrt(np.maximum(0.0, variances @ place_values**2))  # which, unlike max, keeps NaN
         shares.append(deviation / max(side, 1.0))
     return sum(shares) / len(shares) if shares else math.inf

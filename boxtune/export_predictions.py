@@ -39,17 +39,19 @@ def check_exports(wanted: list[str], out: Path, click: bool, records: list[Recor
     are too long for names of files."""
     if click:
         raise UserError("--export: the answers are points, so there are no boxes to export. Leave out --export.")
+    if "yolo" not in wanted:
+        return
     yolo = out / "yolo"
-    if "yolo" in wanted and (yolo.is_symlink() or yolo.is_file()):
+    if yolo.is_symlink() or yolo.is_file():
         raise UserError(f"--export: {yolo} is no folder, so it is no earlier export. Use another --out.")
     foreign = {path.name for path in yolo.glob("*")} - {"labels", "classes.txt"}
-    if "yolo" in wanted and foreign:
+    if foreign:
         raise UserError(f"--export: {yolo} holds {min(foreign)!r}, so it is no earlier export. Use another --out.")
     strange = [path for path in (yolo / "labels").rglob("*") if not path.is_dir() and not _is_yolo_export(path)]
-    if "yolo" in wanted and strange:
+    if strange:
         raise UserError(f"--export: {min(strange)} is of no earlier export, and would be lost. Use another --out.")
     too_long = [record["id"] for record in records if not is_file_name(_yolo_name(record["id"]))]
-    if "yolo" in wanted and too_long:
+    if too_long:
         raise UserError("--export: yolo's files of these ids would have names of more than 255 bytes:", too_long)
 
 

@@ -19,6 +19,12 @@ def path_argument(text: str) -> Path:
     return Path(text)
 
 
+def named(text: str) -> Path:
+    """A path whose last part is a name, which `.` and `..` are not."""
+    path = Path(text)
+    return path if path.name not in ("", "..") else path.resolve()
+
+
 def folder_problems(path: Path) -> list[str]:
     """Why no folder can be made at `path`; empty where it can, or is there."""
     problems = [f"{place} is a file; name a folder" for place in (path, *path.parents) if os.path.isfile(place)]

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from boxtune.errors import reading
 from boxtune.files import write_whole
 from boxtune.grounding import Grounding
 from boxtune.pages import text_template
-from boxtune.prompts import IMAGE, as_text, user_content
+from boxtune.prompts import as_text, question, user_content
 from boxtune.score_table import format_number, headline_rows
 
 _SHOWN = ("AP", "AP50", "mean IoU (all truth)", "precision", "recall", "F1", "false positives", "false negatives")
@@ -25,7 +26,7 @@ def write_card(folder: Path, name: str, metrics: dict | None = None) -> None:
     is_adapter = (folder / "adapter_config.json").is_file()
     run = _read(folder / "run.json")
     rows = headline_rows(metrics) if metrics else {}
-    asked = grounding.questions[0] if grounding.questions else f"{IMAGE}Detect every … in the image."
+    asked = grounding.questions[0] if grounding.questions else question(["…"])
     content = user_content(asked, grounding.format_sentence)
     page = text_template(Path(__file__).with_suffix(".md.jinja")).render(
         metadata=card_data(grounding, name, is_adapter, metrics).to_yaml(),
@@ -78,4 +79,7 @@ def card_data(grounding: Grounding, name: str, is_adapter: bool, metrics: dict |
 
 
 def _read(path: Path) -> dict | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with reading(str(path), "Take another checkpoint of the run."):
+        return json.loads(path.read_text(encoding="utf-8"))

@@ -75,13 +75,14 @@ def commit_of(model_id: str, revision: str | None = None) -> str | None:
 
 def require_hub_model(model_id: str, revision: str | None = None) -> None:
     """Ask the hub once, without the retries of a download, unless the model is in the local cache."""
-    try:
-        hf_hub_download(model_id, "config.json", revision=revision, local_files_only=True)
-        return
-    except HFValidationError as error:
-        raise UserError(f"{model_id!r} is no folder and no hub id: {error}") from None
-    except LocalEntryNotFoundError:
-        pass  # not in the cache: the hub must be asked
+    for name in ("config.json", "adapter_config.json"):
+        try:
+            hf_hub_download(model_id, name, revision=revision, local_files_only=True)
+            return
+        except HFValidationError as error:
+            raise UserError(f"{model_id!r} is no folder and no hub id: {error}") from None
+        except LocalEntryNotFoundError:
+            pass  # not in the cache: if the other is not either, the hub must be asked
     try:
         model_info(model_id, revision=revision, timeout=10)
     except GatedRepoError:

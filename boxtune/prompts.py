@@ -32,6 +32,14 @@ def question(classes: list[str], wording: str = QUESTIONS[0]) -> str:
     return IMAGE + wording.format(join_names(classes))
 
 
+def turns_for(classes: list[str], category: str | None = None) -> list[dict]:
+    """The two turns of a record: for all `classes`, or for `category` alone, and the answer that stands for their boxes."""
+    return [
+        {"role": "user", "content": question([category] if category else classes)},
+        {"role": "assistant", "content": f"<boxes:{category}>" if category else "<boxes>"},
+    ]
+
+
 def answer_category(turn: str) -> tuple[bool, str | None]:
     """(whether an assistant turn stands for boxes, the one category it is about or None for all)."""
     match = PLACEHOLDER.fullmatch(turn)

@@ -40,34 +40,28 @@ _FIXED = {
     "train_sampling_strategy": "random",
     "trust_remote_code": False,
 }
-# What numbers may be, beyond their type. NaN fails every comparison; None is not compared.
-_RANGES = {
-    "must be at least 1": (
-        lambda value: value >= 1,
-        *("lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size"),
-        *("gradient_accumulation_steps", "max_length", "min_pixels", "max_pixels", "early_stopping_patience"),
-        *("save_total_limit", "dataset_num_proc", "eval_accumulation_steps", "torch_empty_cache_steps"),
-        "grounding_every",
-    ),
-    "must be above 0, and finite": (
-        lambda value: 0 < value < math.inf,
-        *("learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon"),
-    ),
-    "must be 0 or more, and finite": (
-        lambda value: 0 <= value < math.inf,
-        *("weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha"),
-        *("eval_images", "iou_loss_weight", "fp_loss_weight", "fn_loss_weight", "noise_objects"),
-        "end_token_weight",
-    ),
-    "must be from 0 to 1": (
-        lambda value: 0 <= value <= 1,
-        *("lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor"),
-    ),
-    "must be at least 2, each being compared with the others": (lambda value: value >= 2, "grounding_samples"),
-    "must be from 0 to 0.5": (lambda value: 0 <= value <= 0.5, "negative_questions"),
-    "must be from 0 to 4294967295": (lambda value: 0 <= value < 2**32, "seed", "data_seed"),
-    "must be at least 1, or -1 to count epochs instead": (lambda value: value == -1 or value >= 1, "max_steps"),
-}
+# (rule, its test, keys): what numbers may be, beyond their type. NaN fails every comparison; None is not compared.
+_RANGES = (
+    ("must be at least 1", lambda value: value >= 1, (
+        "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
+        "max_length", "min_pixels", "max_pixels", "early_stopping_patience", "save_total_limit", "dataset_num_proc",
+        "eval_accumulation_steps", "torch_empty_cache_steps", "grounding_every",
+    )),
+    ("must be above 0, and finite", lambda value: 0 < value < math.inf, (
+        "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon",
+    )),
+    ("must be 0 or more, and finite", lambda value: 0 <= value < math.inf, (
+        "weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha", "eval_images",
+        "iou_loss_weight", "fp_loss_weight", "fn_loss_weight", "noise_objects", "end_token_weight",
+    )),
+    ("must be from 0 to 1", lambda value: 0 <= value <= 1, (
+        "lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor",
+    )),
+    ("must be at least 2, each being compared with the others", lambda value: value >= 2, ("grounding_samples",)),
+    ("must be from 0 to 0.5", lambda value: 0 <= value <= 0.5, ("negative_questions",)),
+    ("must be from 0 to 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
+    ("must be at least 1, or -1 to count epochs instead", lambda value: value == -1 or value >= 1, ("max_steps",)),
+)  # fmt: skip
 _ATTENTION = ("eager", *(name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if not name.startswith("paged|")))
 _DTYPES = ("bfloat16", "float16", "float32")
 
@@ -89,7 +83,7 @@ def _fixed_or_out_of_range(values: dict) -> Iterator[str]:
     for key, fixed in _FIXED.items():
         if values[key] != fixed:
             yield f"{key}: {values[key]!r} has no effect in boxtune; leave it at {fixed!r}"
-    for rule, (holds, *keys) in _RANGES.items():
+    for rule, holds, keys in _RANGES:
         for key in keys:
             if values[key] is not None and not holds(values[key]):
                 yield f"{key}: {values[key]!r} {rule}"

@@ -84,7 +84,9 @@ def answer_objects(record: Record, category: str | None = None) -> tuple[list[li
 
 def label_problem(label: object) -> str | None:
     """Why a class name cannot be written into an answer, or None. `<|` would turn into special tokens."""
-    if not isinstance(label, str) or not label.strip():
+    if not isinstance(label, str):
+        return f"class name {shown(label)} is no text"
+    if not label.strip():
         return f"class name {shown(label)} is empty"
     if label != label.strip():
         return f"class name {shown(label)} has space around it"
@@ -143,7 +145,8 @@ def record_problems(record: Any) -> list[str]:
             f"{name}: a turn holds half a character, or one of the tokens that end turns or stand for pictures"
         )
     else:
-        answers = [placeholder_problem(turn["content"], columns["category"]) for turn in turns[1::2]]
+        labels = [label for label in columns["category"] if isinstance(label, str)]  # of others it is said above
+        answers = [placeholder_problem(turn["content"], labels) for turn in turns[1::2]]
         problems += [f"{name}: {problem}" for problem in answers if problem]
     return problems
 
@@ -175,7 +178,8 @@ def info_problems(info: Any) -> list[str]:
     ]
     if problems:
         return problems
-    problems = [problem for problem in map(label_problem, info["classes"]) if problem]
+    problems = [] if info["classes"] else ["classes: must name at least one class"]
+    problems += [problem for problem in map(label_problem, info["classes"]) if problem]
     for split, counts in info["splits"].items():
         if split not in SPLITS:
             problems.append(f"splits: {split!r} must be one of {', '.join(SPLITS)}")

@@ -32,7 +32,7 @@ def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
     """(where to resume from, what a new run replaces). Raises UserError rather than mix two runs in one folder."""
     output_dir = Path(recipe.training.output_dir)
     wanted = recipe.training.resume_from_checkpoint or "false"
-    old = [path for pattern in RUN_FOLDERS for path in sorted(output_dir.glob(pattern))]
+    old = [path for pattern in RUN_FOLDERS for path in sorted(output_dir.glob(pattern)) if path.is_dir()]
     checkpoint = None
     if wanted.lower() in {"true", "1", "yes", "last"}:
         checkpoint = last_whole_checkpoint(output_dir)
@@ -63,6 +63,9 @@ def save_final(trainer: GroundingTrainer, output_dir: Path) -> None:
     """The finished model in output_dir/final, whole or not at all."""
     trainer.require_finite()
     partial = output_dir / "final.partial"
+    if trainer.is_world_process_zero():
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that ended in here; it may have trained other weights
+    trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(partial))
     if trainer.is_world_process_zero():
         for name in ("recipe.yaml", "run.json", "first_batch.txt"):

@@ -14,7 +14,7 @@ from boxtune.records import Record
 SIDE = 640  # longest side of a tracked picture
 TAG = "eval/pictures"
 
-# A picture as it was resized, its record, and the answer to it.
+# A picture, its record, and the answer to it.
 Answered = tuple[Image.Image, Record, Prediction]
 
 

@@ -32,9 +32,13 @@ TRACKED_PICTURES = 8
 
 @contextmanager
 def last_hidden_states(backbone: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    """The (N, T, H) last hidden states of every forward pass within: TRL's fused LM head keeps them to itself."""
+    """The one (N, T, H) of the last forward pass within: TRL's fused LM head keeps it to itself."""
     found: list[torch.Tensor] = []
-    hook = backbone.register_forward_hook(lambda module, args, output: found.append(output.last_hidden_state))
+
+    def keep(module, args, output) -> None:
+        found[:] = [output.last_hidden_state]  # generating, a pass for each token, would pile them up
+
+    hook = backbone.register_forward_hook(keep)
     try:
         yield found
     finally:
@@ -153,7 +157,7 @@ class GroundingTrainer(SFTTrainer):
             unwrapped = self.accelerator.unwrap_model(model)
             loss, found = self.policy_loss(model, unwrapped, self.data_collator, inputs, asked)
         self._note({"policy_loss": loss, **{name: loss.new_tensor(value) for name, value in found.items()}})
-        self._note_gradients({"policy": loss / steps}, hidden[-1])
+        self._note_gradients({"policy": loss / steps}, hidden[0])
         return loss / steps
 
     def _reweigh_ends(self, lm_loss, hidden, labels, targets: dict, num_items_in_batch) -> torch.Tensor:

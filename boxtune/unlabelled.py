@@ -13,7 +13,7 @@ from boxtune.grounding import Grounding
 from boxtune.images import load_image
 from boxtune.pictures import inspect_all
 from boxtune.predictions import Prediction
-from boxtune.prompts import question
+from boxtune.prompts import turns_for
 from boxtune.records import Record, label_problem, read_json_lines
 
 # Beyond this many times the range of training, along a side, a picture is another kind of picture.
@@ -50,10 +50,7 @@ def records_without_truth(place: Path, classes: list[str], out: Path, skip_bad_i
             "width": picture.upright[0],
             "height": picture.upright[1],
             "objects": {"bbox": [], "category": [], "ignore": []},
-            "messages": [
-                {"role": "user", "content": question(classes)},
-                {"role": "assistant", "content": "<boxes>"},
-            ],
+            "messages": turns_for(classes),
         }
         for path, picture in inspected.items()
         if not isinstance(picture, str)

@@ -29,7 +29,7 @@ from PIL import ExifTags, Image
 
 from boxtune.boxes import box_area, box_xyxy_to_cxcywh, box_xyxy_to_xywh
 from boxtune.codecs import CODECS
-from boxtune.errors import UserError
+from boxtune.errors import UserError, reading
 from boxtune.files import path_argument
 from boxtune.images import load_image
 from boxtune.pictures import upright_size
@@ -149,7 +149,9 @@ def place_pictures(out: Path, split: str, records: list[Record], args: argparse.
         target = out / "images" / SPLIT_FOLDERS[split] / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not plain:
-            load_image(source).save(target)
+            with reading(str(source), "Prepare the data again."):
+                image = load_image(source)
+            image.save(target)
         elif args.copy_images:
             shutil.copyfile(source, target)
         else:

@@ -57,7 +57,7 @@ def read(source: Path, options: Options) -> Source:
             continue
         if file.parent not in pictures:
             pictures[file.parent] = pictures_for(file, source, options)
-        found.items.append(_read_item(file, folder, data, pictures[file.parent], found, options))
+        found.items.append(_read_item(file, folder, data, pictures[file.parent], options))
     if len(others) == len(files) and not found.errors:
         raise UserError(f"{source}: no .json file has `shapes`. labelme has one file for each picture.")
     if others:
@@ -96,7 +96,7 @@ def _fault(data: dict) -> str | None:
     return None
 
 
-def _read_item(file: Path, folder: Path, data: dict, pictures: Pictures, found: Source, options: Options) -> Item:
+def _read_item(file: Path, folder: Path, data: dict, pictures: Pictures, options: Options) -> Item:
     picture = _find_picture(file, folder, data, pictures, options)
     name = relative_name(file.with_name(file.stem + picture.suffix), folder)
     size = stated_size(data.get("imageWidth"), data.get("imageHeight"))

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from boxtune.errors import UserError
 from boxtune.files import path_argument
-from boxtune.prompts import question
+from boxtune.prompts import turns_for
 from boxtune.records import SPLITS, Record, check_writable_target, write_dataset
 from data_prep.files import folder_for_scratch
 from data_prep.products.pictures import Picture, draw_picture
@@ -129,10 +129,7 @@ def _record(index: int, picture: Picture) -> Record:
         "width": picture.image.width,
         "height": picture.image.height,
         "objects": {"bbox": picture.boxes_xyxy, "category": [CATEGORY] * count, "ignore": [False] * count},
-        "messages": [
-            {"role": "user", "content": question([CATEGORY])},
-            {"role": "assistant", "content": "<boxes>"},
-        ],
+        "messages": turns_for([CATEGORY]),
     }
 
 

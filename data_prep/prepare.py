@@ -10,7 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from boxtune.errors import UserError
-from boxtune.prompts import question
+from boxtune.prompts import turns_for
 from boxtune.records import SPLITS, Record, answer_objects, check_writable_target, record_problems, write_dataset
 from data_prep.classes import filter_objects, settle_classes
 from data_prep.inspecting import LISTED, NAME_FOLDER, Inspected, inspect_items, is_missing
@@ -219,11 +219,7 @@ def ask(item_id: str, objects: dict[str, list], classes: list[str], questions: s
         chosen = _drawn_class(item_id, present, set(objects["category"]), classes)
     elif questions == "most-common" and present:
         chosen = max(classes, key=present.count)  # of equals the first
-    answer = f"<boxes:{chosen}>" if chosen else "<boxes>"
-    return [
-        {"role": "user", "content": question([chosen] if chosen else classes)},
-        {"role": "assistant", "content": answer},
-    ]
+    return turns_for(classes, chosen)
 
 
 def _drawn_class(item_id: str, present: list[str], seen: set[str], classes: list[str]) -> str | None:

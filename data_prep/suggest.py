@@ -101,7 +101,7 @@ def suggest(
     max_pixels = budget(records, family, most_tokens)
     tokens = image_tokens(records, family, max_pixels)
     most_objects = max(len(record["objects"]["bbox"]) for record in records)
-    letters = max((len(name.encode()) for name in classes), default=0)
+    letters = max(len(name.encode()) for name in classes)
     answer = most_objects * (TOKENS_OF_OBJECT + math.ceil(letters / LETTERS_OF_TOKEN))
     asked = question(classes) + FORMAT_SENTENCES["json"] + SYSTEM_PROMPT
     length = int(tokens.max()) + answer + len(asked) // LETTERS_OF_TOKEN + 32

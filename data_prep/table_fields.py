@@ -70,7 +70,7 @@ def read_objects(row: dict, fields: Fields, names: list[str] | None, warnings: l
     gets a line for each column that is left out."""
     columns = object_columns(row.get(fields.parent) if fields.parent else row)
     neither = columns is not None and columns.get(fields.bbox) is None and columns.get(fields.label) is None
-    if neither and any(row.get(parent) for parent in _PARENTS):
+    if neither and any(isinstance(row.get(parent), list | dict) and row[parent] for parent in _PARENTS):
         return f"neither {fields.bbox} nor {fields.label} in {fields.parent or 'the row'}, which has {', '.join(columns or row)}"
     if neither:
         return []

@@ -80,6 +80,18 @@ def test_spread_is_the_deviation_of_an_edge_in_shares_of_the_side():
     assert found["spread"] == [pytest.approx(1 / (1 + 10 / 222 / 4), abs=1e-6), 1]
 
 
+def test_a_probability_that_a_server_leaves_out_is_not_taken_for_certainty():
+    text = TEXTS["qwen3_vl"]
+    units = text.index("444") + 2
+    unknown = np.full(10, np.nan)
+    found = scores("qwen3_vl", text, tokens_of(text, {}, {units: unknown}))
+    assert found["spread"] == [0, 1]
+    tokens = tokens_of(text, {})
+    tokens.log_probs[units] = np.nan
+    found = scores("qwen3_vl", text, tokens)
+    assert [found[name] for name in ("coordinates", "minimum", "product")] == [[0, 1]] * 3
+
+
 def test_an_object_that_cannot_be_found_in_its_text_scores_nothing():
     """The first object's box is no list, so a reader of pieces finds one object where JSON holds two."""
     text = '[{"bbox_2d": {"x": 1}, "label": "dog"}, {"bbox_2d": [1, 2, 30, 40], "label": "cat"}]'

@@ -229,6 +229,16 @@ def test_torn_pictures_and_foreign_classes_are_all_named(data, capsys):
     assert "'zebra' is not among the classes" in message and not (data.parent / "out_yolo").exists()
 
 
+def test_a_picture_that_tore_since_is_one_message(data, capsys):
+    """Its header is whole, and it must be written anew."""
+    torn = data.parent / "pictures" / "c.jpg"
+    torn.write_bytes(torn.read_bytes()[:-500])
+    with pytest.raises(SystemExit) as stop:
+        run(data, "coco")
+    assert stop.value.code == 2 and f"{torn} cannot be read" in capsys.readouterr().err
+    assert not (data.parent / "out_coco").exists()
+
+
 def test_a_picture_that_changed_since_is_named_with_both_sizes(data, capsys):
     picture(data.parent / "pictures" / "x.png", 50, 60)
     with pytest.raises(SystemExit) as stop:

@@ -228,3 +228,13 @@ def test_options_that_a_format_does_not_read_are_refused(tmp_path, capsys):
     folder = lines(tmp_path / "in", BOXES_XYXY)
     message = failure(capsys, "coco", folder, "--bbox-format", "xywh", "--label-field", "x", "--out", tmp_path / "out")
     assert "--bbox-format is read by jsonl, hf" in message and "--label-field is read by via" in message
+
+
+def test_a_picture_without_objects_may_have_words_of_its_own(tmp_path, capsys):
+    """`annotation`, where objects may lie, here holds a name."""
+    folder = lines(tmp_path / "in", BOXES_XYXY)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().split("\n") if line]
+    rows[-1] = rows[-1] | {"objects": [], "annotation": "by Ann"}
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    records, problems, _ = prepared(capsys, "jsonl", folder, "--bbox-format", "xyxy", "--out", tmp_path / "out")
+    assert records["p4"]["objects"]["bbox"] == [] and not problems

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +14,8 @@ from conftest import ROOT
 from huggingface_hub import ModelCard
 from training import train
 
+from boxtune.checkpoint import open_checkpoint
+from boxtune.grounding import Grounding
 from boxtune.modeling import commit_of
 
 
@@ -69,6 +72,21 @@ def test_a_base_of_the_hub_is_remembered_by_its_commit(tmp_path, monkeypatch):
     assert commit_of("me/base") == commit_of("me/base", "main") == commits["main"]
     assert commit_of("me/base", "v2") == commit_of("me/base", commits["v2"]) == commits["v2"]
     assert commit_of(str(tmp_path)) is None
+
+
+# False: without a network, which the hub's library tries several times.
+@pytest.mark.parametrize("offline", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_model_in_the_cache_is_opened_as_it_was_taught_without_a_network(squares, tmp_path, monkeypatch, offline):
+    run = train(squares, tmp_path / "run")
+    snapshot = tmp_path / "models--me--finder" / "snapshots" / ("0" * 40)
+    shutil.copytree(run / "final", snapshot)
+    (tmp_path / "models--me--finder" / "refs").mkdir()
+    (tmp_path / "models--me--finder" / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    found = open_checkpoint("me/finder")
+    assert found.adapter == snapshot and found.grounding == Grounding.load(run / "final")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,6 +139,16 @@ def test_mistakes_are_named(runs, tiny_models, tmp_path, capsys):
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_merged_model_goes_beside_its_adapter(tmp_path, monkeypatch):
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    assert merge_adapter.merged_folder(str(tmp_path / "run" / "final")) == tmp_path / "run" / "final_merged"
+    monkeypatch.chdir(tmp_path / "run" / "final")
+    assert merge_adapter.merged_folder(".") == tmp_path / "run" / "final_merged"
+    assert merge_adapter.merged_folder("me/finder") == Path(
+        "runs/me--finder/final_merged"
+    )  # and not into the hub's cache
 
 
 def test_a_merged_model_never_replaces_the_base(runs, tiny_models, tmp_path, capsys):

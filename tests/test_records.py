@@ -51,6 +51,11 @@ def with_objects(**columns) -> dict:
             GOOD | {"messages": [{"role": "user", "content": "no picture"}, GOOD["messages"][1]]},
             "must name <image> once",
         ),
+        (
+            with_objects(category=[1, "cat"])
+            | {"messages": [GOOD["messages"][0], {"role": "assistant", "content": "<boxes:cat>"}]},
+            "class name 1 is no text",
+        ),
         *(
             (GOOD | {"messages": [GOOD["messages"][0], {"role": "assistant", "content": answer}]}, words)
             for answer, words in (
@@ -124,7 +129,10 @@ def test_all_bad_lines_are_listed(tmp_path):
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"classes": ["cat"], "splits": ["train"]}'])
+NO_CLASS = '{"name": "d", "format": "coco", "classes": [], "splits": {}, "problems": {}}'
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"classes": ["cat"], "splits": ["train"]}', NO_CLASS])
 def test_a_wrong_dataset_json_is_one_message(tmp_path, text):
     write(tmp_path / "d", [GOOD])
     (tmp_path / "d" / "dataset.json").write_text(text)

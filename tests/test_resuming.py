@@ -98,6 +98,21 @@ def test_an_existing_run_is_never_overwritten_unasked(squares, tmp_path, capsys)
     assert (run / "final" / "adapter_model.safetensors").stat().st_mtime_ns > before
 
 
+def test_a_new_run_replaces_what_is_the_old_ones_and_nothing_else(squares, tmp_path):
+    """A link goes and what it leads to stays, as does a note; what a killed run was saving does not end in the new model."""
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    for folder in (elsewhere, run / "checkpoint-7", run / "final.partial"):
+        folder.mkdir(parents=True)
+    (elsewhere / "config.json").write_text("{}")
+    (run / "final_merged").symlink_to(elsewhere)
+    (run / "eval_notes.txt").write_text("mine")
+    (run / "final.partial" / "model.safetensors").write_text("of other weights")
+    train(squares, run, "--overwrite_output_dir", "true")
+    assert not (run / "final_merged").exists() and not (run / "checkpoint-7").exists()
+    assert (elsewhere / "config.json").read_text() == "{}" and (run / "eval_notes.txt").read_text() == "mine"
+    assert not (run / "final" / "model.safetensors").exists() and (run / "final" / "adapter_config.json").exists()
+
+
 @pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint_to_resume_from(squares, tmp_path):
     command = [sys.executable, "train_sft.py", "--config", "tiny_nutrition_qlora", "--data_dir", str(squares)]
