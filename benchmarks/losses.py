@@ -57,7 +57,7 @@ def make_trainer(data_dir: str, options: tuple[str, ...]) -> GroundingTrainer:
     grounding = describe_grounding(recipe, config, processor, splits, read_info(folder)["classes"])
     collator = GroundingCollator(processor, grounding, folder, build_variation(recipe, grounding, splits["train"]))
     splits = fit_lengths(recipe, splits, collator)
-    model, losses = build_model(recipe, config), choose_losses(recipe)
+    model, losses = build_model(recipe), choose_losses(recipe)
     trainer = build_trainer(recipe, model, processor, collator, splits, *losses)
     trainer.model.train()
     return trainer
