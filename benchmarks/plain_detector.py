@@ -25,9 +25,10 @@ from tqdm import trange
 from boxtune.errors import UserError, command
 from boxtune.files import path_argument
 from boxtune.images import load_image
+from boxtune.matching import image_scores
 from boxtune.prompts import as_asked
-from boxtune.records import Record, answer_objects, image_path, read_info, read_records
-from boxtune.scoring import score
+from boxtune.records import Record, answer_objects, image_path, read_info, read_records, with_objects
+from boxtune.scoring import score, total_rates
 
 MAX_PIXELS = 50_176  # of the recipes tiny_*
 CELL, MULTIPLE = 8, 32  # pixels of a grid's cell; what sides are multiples of
@@ -169,9 +170,7 @@ def predict(model: Detector, record: Record, data: Path, classes: list[str]) -> 
 
 def above(prediction: dict, threshold: float) -> dict:
     """The prediction without boxes that score less."""
-    objects = prediction["objects"]
-    kept = [i for i, value in enumerate(objects["score"]) if value >= threshold]
-    return prediction | {"objects": {key: [column[i] for i in kept] for key, column in objects.items()}}
+    return with_objects(prediction, [i for i, value in enumerate(prediction["objects"]["score"]) if value >= threshold])
 
 
 def train(data: Path, classes: list[str], steps: int, seed: int) -> Detector:
@@ -221,12 +220,15 @@ def main(argv: list[str] | None = None) -> None:
         split: [predict(model, record, args.data, classes) for record in records] for split, records in splits.items()
     }
 
-    def metrics(split: str, threshold: float = 0.0) -> dict:
-        return score(splits[split], [above(prediction, threshold) for prediction in found[split]], classes)
+    def f1_on_validation(threshold: float) -> float:
+        kept = [above(prediction, threshold) for prediction in found["validation"]]
+        return total_rates(image_scores(splits["validation"], kept))["f1"] or 0.0
 
-    best = max(THRESHOLDS, key=lambda threshold: metrics("validation", threshold)["matching"]["f1"] or 0)
-    result = {key: metrics("test", best)["matching"][key] for key in ("f1", "precision", "recall", "mean_iou_gt")}
-    result |= {key: metrics("test")[key] for key in ("AP", "AP50")} | {"threshold": round(float(best), 2)}
+    best = max(THRESHOLDS, key=f1_on_validation)
+    kept = score(splits["test"], [above(prediction, best) for prediction in found["test"]], classes)["matching"]
+    ranked = score(splits["test"], found["test"], classes)
+    result = {key: kept[key] for key in ("f1", "precision", "recall", "mean_iou_gt")}
+    result |= {key: ranked[key] for key in ("AP", "AP50")} | {"threshold": round(float(best), 2)}
     print(json.dumps(result | {"steps": args.steps, "seed": args.seed, "training_seconds": round(seconds)}))
 
 

@@ -146,9 +146,8 @@ def test_a_merged_model_goes_beside_its_adapter(tmp_path, monkeypatch):
     assert merge_adapter.merged_folder(str(tmp_path / "run" / "final")) == tmp_path / "run" / "final_merged"
     monkeypatch.chdir(tmp_path / "run" / "final")
     assert merge_adapter.merged_folder(".") == tmp_path / "run" / "final_merged"
-    assert merge_adapter.merged_folder("me/finder") == Path(
-        "runs/me--finder/final_merged"
-    )  # and not into the hub's cache
+    # And of the hub not into its cache.
+    assert merge_adapter.merged_folder("me/finder") == Path("runs/me--finder/final_merged")
 
 
 def test_a_merged_model_never_replaces_the_base(runs, tiny_models, tmp_path, capsys):
