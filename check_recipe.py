@@ -8,15 +8,15 @@ import random
 import sys
 from pathlib import Path
 
-from boxtune.check import check_batch
-from boxtune.check_report import write_check_report
-from boxtune.checkpoint import quiet_libraries
-from boxtune.collator import GroundingCollator
-from boxtune.errors import command
-from boxtune.modeling import load_config, load_processor
-from boxtune.recipe import load_recipe
-from boxtune.records import read_info
-from boxtune.training_data import as_dataset, describe_overlong, measure, overlong
+from boxtune.batching.collator import GroundingCollator
+from boxtune.batching.label_check import check_batch
+from boxtune.batching.label_check_page import write_check_report
+from boxtune.batching.lengths import as_dataset, describe_overlong, measure, overlong
+from boxtune.common.errors import command
+from boxtune.data.records import read_info
+from boxtune.models.checkpoint import quiet_libraries
+from boxtune.models.loading import load_config, load_processor
+from boxtune.training.recipe import load_recipe
 from train_sft import describe_grounding, prepare_data, read_examples
 
 SAMPLES, BATCH = 32, 8

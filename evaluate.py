@@ -25,8 +25,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from boxtune.average_precision import curves
-from boxtune.comparison import (
+from boxtune.answers.conversation import as_asked
+from boxtune.answers.grounding import Grounding
+from boxtune.answers.predictions import Prediction, read_predictions, with_score
+from boxtune.common.errors import UserError, command, reading
+from boxtune.common.files import named, write_whole
+from boxtune.data.records import Record, read_info, read_records
+from boxtune.inference.evaluate_options import parse_arguments
+from boxtune.inference.unlabelled import draw_predictions, records_without_truth, remove_copies, warn_of_new_sizes
+from boxtune.metrics.average_precision import curves
+from boxtune.metrics.matching import is_click
+from boxtune.metrics.scoring import score
+from boxtune.reports.comparison import (
     agreed_provenance,
     common_ids,
     compare,
@@ -34,19 +44,9 @@ from boxtune.comparison import (
     find_predictions,
     write_comparison,
 )
-from boxtune.errors import UserError, command, reading
-from boxtune.evaluate_options import parse_arguments
-from boxtune.export_predictions import check_exports, export_predictions
-from boxtune.files import named, write_whole
-from boxtune.grounding import Grounding
-from boxtune.matching import is_click
-from boxtune.predictions import Prediction, read_predictions, with_score
-from boxtune.prompts import as_asked
-from boxtune.records import Record, read_info, read_records
-from boxtune.report import write_report
-from boxtune.score_table import format_class_table, format_table
-from boxtune.scoring import score
-from boxtune.unlabelled import draw_predictions, records_without_truth, remove_copies, warn_of_new_sizes
+from boxtune.reports.exports import check_exports, export_predictions
+from boxtune.reports.report import write_report
+from boxtune.reports.score_table import format_class_table, format_table
 
 
 def choose_split(data_dir: Path, wanted: str | None) -> str:
@@ -85,8 +85,8 @@ def say(lines: list[str]) -> None:
 
 def check_push(ckpt: str, has_card: bool) -> None:
     """Raises UserError, before anything is generated, where the model could not be pushed in the end."""
-    from boxtune.hub import LOG_IN, is_logged_in
-    from boxtune.model_card import is_finished
+    from boxtune.models.hub import LOG_IN, is_logged_in
+    from boxtune.reports.model_card import is_finished
 
     if not is_finished(Path(ckpt)):
         raise UserError(
@@ -122,9 +122,9 @@ def write_results(
 
 def evaluate_split(args: argparse.Namespace) -> None:
     """A model on a split with truth: predictions, metrics and report; its card, where it was asked as it was trained."""
-    from boxtune.asking import answer, open_model  # here, so that scoring alone starts without torch
-    from boxtune.hub import push_folder
-    from boxtune.model_card import is_finished, model_name, write_card
+    from boxtune.inference.asking import answer, open_model  # here, so that scoring alone starts without torch
+    from boxtune.models.hub import push_folder
+    from boxtune.reports.model_card import is_finished, model_name, write_card
 
     checkpoint = open_model(args)
     grounding = checkpoint.grounding
@@ -167,7 +167,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
 
 def provenance(args: argparse.Namespace, grounding: Grounding, data_dir: Path, split: str) -> dict:
     """What the metrics of a checkpoint were measured on, and with."""
-    from boxtune.run_info import versions
+    from boxtune.training.run_info import versions
 
     return {
         "split": split,
@@ -185,7 +185,7 @@ def provenance(args: argparse.Namespace, grounding: Grounding, data_dir: Path, s
 
 def answer_pictures(args: argparse.Namespace) -> None:
     """A model on pictures without truth: predictions, and copies of the pictures with boxes."""
-    from boxtune.asking import answer, open_model
+    from boxtune.inference.asking import answer, open_model
 
     checkpoint = open_model(args)
     grounding = checkpoint.grounding

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from boxtune.checkpoint import open_checkpoint, quiet_libraries
-from boxtune.errors import UserError, command
-from boxtune.files import named, path_argument, replace_folder
-from boxtune.merging import merge_shards
-from boxtune.model_card import model_name, write_card
-from boxtune.records import SPLITS, read_info, read_records
-from boxtune.verify_merge import verify
+from boxtune.common.errors import UserError, command
+from boxtune.common.files import named, path_argument, replace_folder
+from boxtune.data.records import SPLITS, read_info, read_records
+from boxtune.inference.merge_check import verify
+from boxtune.models.checkpoint import open_checkpoint, quiet_libraries
+from boxtune.models.merging import merge_shards
+from boxtune.reports.model_card import model_name, write_card
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

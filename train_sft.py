@@ -15,20 +15,19 @@ import torch
 import transformers
 from accelerate import PartialState
 
-from boxtune.box_validation import METRICS, BoxValidation, require_objects
-from boxtune.calibration import fit
-from boxtune.callbacks import BeginCallback, InterruptCallback
-from boxtune.checkpoint import quiet_libraries
-from boxtune.collator import GroundingCollator
-from boxtune.errors import UserError, accepting, command
-from boxtune.grounding import Grounding
-from boxtune.hub import LOG_IN, is_logged_in, push_folder
-from boxtune.lora import lora_config, lora_targets
-from boxtune.losses import BoxLosses
-from boxtune.machine import fit_workers, require_machine
-from boxtune.matching import image_scores, scored_hits
-from boxtune.model_card import model_name
-from boxtune.modeling import (
+from boxtune.answers.calibration import fit
+from boxtune.answers.conversation import first_question, format_sentence, is_standard
+from boxtune.answers.grounding import Grounding
+from boxtune.answers.noise import NOISE_LABEL, require_free_label
+from boxtune.batching.collator import GroundingCollator
+from boxtune.batching.lengths import answer_budget, as_dataset, describe_overlong, measure, overlong
+from boxtune.batching.variation import EpochCallback, Variation
+from boxtune.common.errors import UserError, accepting, command
+from boxtune.data.records import Record, image_path, in_order, read_arguments, read_info, read_splits, write_arguments
+from boxtune.metrics.matching import image_scores, scored_hits
+from boxtune.models.checkpoint import quiet_libraries
+from boxtune.models.hub import LOG_IN, is_logged_in, push_folder
+from boxtune.models.loading import (
     codec_for,
     commit_of,
     describe_modules,
@@ -39,17 +38,18 @@ from boxtune.modeling import (
     require_full_precision,
     uses_fsdp,
 )
-from boxtune.noise import NOISE_LABEL, require_free_label
-from boxtune.policy import PolicyLoss
-from boxtune.prompts import first_question, format_sentence, is_standard
-from boxtune.recipe import Recipe, load_recipe
-from boxtune.records import Record, image_path, in_order, read_arguments, read_info, read_splits, write_arguments
-from boxtune.run_folder import resolve_output, save_final
-from boxtune.run_info import changed_data, changed_keys, save_run_info
-from boxtune.trackers import usable_trackers
-from boxtune.trainer import GroundingTrainer
-from boxtune.training_data import answer_budget, as_dataset, describe_overlong, measure, overlong
-from boxtune.variation import EpochCallback, Variation
+from boxtune.models.lora import lora_config, lora_targets
+from boxtune.reports.model_card import model_name
+from boxtune.training.box_validation import METRICS, BoxValidation, require_objects
+from boxtune.training.callbacks import BeginCallback, InterruptCallback
+from boxtune.training.losses import BoxLosses
+from boxtune.training.machine import fit_workers, require_machine
+from boxtune.training.policy import PolicyLoss
+from boxtune.training.recipe import Recipe, load_recipe
+from boxtune.training.run_folder import resolve_output, save_final
+from boxtune.training.run_info import changed_data, changed_keys, save_run_info
+from boxtune.training.trackers import usable_trackers
+from boxtune.training.trainer import GroundingTrainer
 from data_prep.__main__ import main as prepare
 
 # Pictures of validation, at most, that scores are calibrated on.

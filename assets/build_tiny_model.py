@@ -31,8 +31,8 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from boxtune.codecs import CODECS
-from boxtune.prompts import FORMAT_SENTENCES, SYSTEM_PROMPT, question
+from boxtune.answers.codecs import CODECS
+from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT, question
 
 # Qwen's own order; the first 14 also open the added vocabulary of the hub's tokenizers.
 SPECIAL_TOKENS = [

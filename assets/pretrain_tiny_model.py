@@ -30,13 +30,13 @@ from pretraining_pictures import HELD_OUT_STAGE, STAGES, Scene, Stage, draw_scen
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
-from boxtune.collator import IGNORE_INDEX, GroundingCollator
-from boxtune.files import write_whole
-from boxtune.generation import generate_answers
-from boxtune.grounding import Grounding
-from boxtune.prompts import FORMAT_SENTENCES, SYSTEM_PROMPT, question
-from boxtune.records import in_order, raster_order
-from boxtune.scoring import score
+from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT, question
+from boxtune.answers.grounding import Grounding
+from boxtune.batching.collator import IGNORE_INDEX, GroundingCollator
+from boxtune.common.files import write_whole
+from boxtune.data.records import in_order, raster_order
+from boxtune.inference.generation import generate_answers
+from boxtune.metrics.scoring import score
 
 FAMILY = "qwen3_vl"
 SIZES = {"hidden": 192, "layers": 5, "vision_layers": 7}
@@ -76,7 +76,7 @@ def choose_question(rng: random.Random, scene: Scene, stage: Stage) -> list[str]
 
 
 def choose_order(rng: random.Random, stage: Stage) -> str:
-    """Mostly that of lines of print, else the largest first, else any (see boxtune.records.in_order)."""
+    """Mostly that of lines of print, else the largest first, else any (see boxtune.data.records.in_order)."""
     return rng.choices(("raster", "area", "random"), (stage.raster, (1 - stage.raster) / 2, (1 - stage.raster) / 2))[0]
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from pretraining_objects import CLASSES, WORDY, colour, draw_ground, draw_object, ink_on, object_size, turn
 
 from data_prep.products.packages import Package
-from data_prep.products.pictures import bound, compose, photograph, visible_part
+from data_prep.products.scenes import bound, compose, photograph, visible_part
 
 # What the panels of a package (data_prep.products.labels.DISTRACTORS) are called here.
 PANEL_CLASSES = {

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from boxtune.bootstrap import COUNTS, draws, f1_and_iou, interval
+from boxtune.metrics.bootstrap import COUNTS, draws, f1_and_iou, interval
 
 DRAWS = 2000
 

@@ -1,6 +1,6 @@
 """Which score ranks boxes best? python -m benchmarks.confidence scenes:2 RUN/final [...] [--split validation] [--write]
 
-For every model: AP of the same boxes with each scorer of boxtune/confidence.py, against equal scores, and a 95 % interval of
+For every model: AP of the same boxes with each scorer of confidence.py, against equal scores, and a 95 % interval of
 the difference by drawing pictures with replacement, both answering the same ones (paired). `scenes:SEED` is the embedded base on
 pictures of its own held-out kind, drawn with that seed; any other word is a checkpoint, on the split of the data that it was
 trained on, or a pattern such as 'runs/benchmark/NAME-seed0-fold-*/final' of those of a cross-validation, each on the pictures
@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.results import FOLDER
-from boxtune.average_precision import CocoBoxes, Matches, all_classes
-from boxtune.bootstrap import draws, interval
-from boxtune.calibration import calibrate, fit, reliability
-from boxtune.confidence import DEFAULT, SCORERS
-from boxtune.errors import UserError, command
-from boxtune.files import write_whole
-from boxtune.matching import image_scores, scored_hits
-from boxtune.predictions import fingerprint, predict, read_predictions, with_score
-from boxtune.prompts import as_asked
-from boxtune.records import read_info, read_records, write_dataset
+from boxtune.answers.calibration import calibrate, fit, reliability
+from boxtune.answers.confidence import DEFAULT, SCORERS
+from boxtune.answers.conversation import as_asked
+from boxtune.answers.predictions import fingerprint, predict, read_predictions, with_score
+from boxtune.common.errors import UserError, command
+from boxtune.common.files import write_whole
+from boxtune.data.records import read_info, read_records, write_dataset
+from boxtune.metrics.average_precision import CocoBoxes, Matches, all_classes
+from boxtune.metrics.bootstrap import draws, interval
+from boxtune.metrics.matching import image_scores, scored_hits
 
 OUT = Path("runs/confidence")
 EMBEDDED = "assets/tiny_qwen3_vl"
@@ -69,9 +69,9 @@ def answered(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
 
 
 def ask(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
-    from boxtune.checkpoint import load_checkpoint_model, open_checkpoint, quiet_libraries, weights_identity
-    from boxtune.collator import GroundingCollator
-    from boxtune.generation import generate_answers
+    from boxtune.batching.collator import GroundingCollator
+    from boxtune.inference.generation import generate_answers
+    from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint, quiet_libraries, weights_identity
 
     quiet_libraries()
     seed = word.removeprefix(SCENES) if word.startswith(SCENES) else None

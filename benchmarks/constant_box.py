@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from boxtune.boxes import box_iou, match_greedy
-from boxtune.errors import UserError, command
-from boxtune.records import Record, answer_objects, read_records
+from boxtune.common.errors import UserError, command
+from boxtune.data.boxes import box_iou, match_greedy
+from boxtune.data.records import Record, answer_objects, read_records
 
 IOU_THRESHOLD = 0.5
 MOST_CANDIDATES = 2000

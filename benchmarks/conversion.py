@@ -22,8 +22,8 @@ from rich.table import Table
 from tqdm import tqdm
 
 from benchmarks.process import at_least_one, timed
-from boxtune.boxes import box_xywh_to_xyxy, box_xyxy_to_cxcywh
-from boxtune.errors import command
+from boxtune.common.errors import command
+from boxtune.data.boxes import box_xywh_to_xyxy, box_xyxy_to_cxcywh
 
 WIDTH, HEIGHT, CLASSES = 640, 480, 10
 SHARES = {"tenth": 10, "whole": 1}

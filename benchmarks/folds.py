@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from boxtune.records import Record, image_path, read_info, read_records, write_dataset
+from boxtune.data.records import Record, image_path, read_info, read_records, write_dataset
 
 
 def write_folds(data_dir: Path, out: Path, count: int) -> list[Path]:

@@ -1,7 +1,7 @@
 """Images a second in batches and one at a time: python -m benchmarks.generation [--ckpt DIR] [--data DIR] [--images 64]
 
 Both ask the same model the same questions about the same pictures, greedily and with the same stops: boxtune in batches
-(boxtune/generation.py), the other in a plain loop over transformers' `generate`. They take turns, so that whatever else runs
+(inference/generation.py), the other in a plain loop over transformers' `generate`. They take turns, so that whatever else runs
 on the machine slows both, and the median of the turns' ratios is what counts. Without --ckpt: the embedded base on
 pictures of its own held-out kind (seed 2).
 """
@@ -19,12 +19,12 @@ from transformers import StoppingCriteriaList
 
 from benchmarks.confidence import EMBEDDED, scenes
 from benchmarks.process import at_least_one
-from boxtune.checkpoint import load_checkpoint_model, open_checkpoint, quiet_libraries
-from boxtune.collator import GroundingCollator
-from boxtune.errors import command
-from boxtune.files import path_argument
-from boxtune.generation import LoopStop, generate_answers, greedy_config
-from boxtune.records import read_info, read_records
+from boxtune.batching.collator import GroundingCollator
+from boxtune.common.errors import command
+from boxtune.common.files import path_argument
+from boxtune.data.records import read_info, read_records
+from boxtune.inference.generation import LoopStop, generate_answers, greedy_config
+from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint, quiet_libraries
 
 HELD_OUT_SEED = 2  # the first that neither the base's training nor its own report has used
 

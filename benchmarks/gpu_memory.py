@@ -28,10 +28,10 @@ from transformers import (
 )
 
 from assets.build_tiny_model import build_processor, build_tokenizer
-from boxtune.errors import UserError, command
-from boxtune.modeling import best_attention
-from boxtune.records import to_json_line
-from boxtune.run_info import device_name, versions
+from boxtune.common.errors import UserError, command
+from boxtune.data.records import to_json_line
+from boxtune.models.loading import best_attention
+from boxtune.training.run_info import device_name, versions
 from data_prep.__main__ import main as prepare
 
 ROOT = Path(__file__).resolve().parent.parent

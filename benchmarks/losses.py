@@ -16,13 +16,13 @@ from rich.table import Table
 
 from benchmarks.plan import IOU, NOISE, POLICY, STOPPING, W1
 from benchmarks.process import at_least_one
-from boxtune.checkpoint import quiet_libraries
-from boxtune.collator import GroundingCollator
-from boxtune.errors import command
-from boxtune.modeling import load_config, load_processor
-from boxtune.recipe import load_recipe
-from boxtune.records import read_info
-from boxtune.trainer import GroundingTrainer
+from boxtune.batching.collator import GroundingCollator
+from boxtune.common.errors import command
+from boxtune.data.records import read_info
+from boxtune.models.checkpoint import quiet_libraries
+from boxtune.models.loading import load_config, load_processor
+from boxtune.training.recipe import load_recipe
+from boxtune.training.trainer import GroundingTrainer
 from train_sft import (
     build_model,
     build_trainer,

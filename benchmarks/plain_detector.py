@@ -22,13 +22,13 @@ from torch.nn import functional
 from torchvision.ops import batched_nms, generalized_box_iou_loss, sigmoid_focal_loss
 from tqdm import trange
 
-from boxtune.errors import UserError, command
-from boxtune.files import path_argument
-from boxtune.images import load_image
-from boxtune.matching import image_scores
-from boxtune.prompts import as_asked
-from boxtune.records import Record, answer_objects, image_path, read_info, read_records, with_objects
-from boxtune.scoring import score, total_rates
+from boxtune.answers.conversation import as_asked
+from boxtune.common.errors import UserError, command
+from boxtune.common.files import path_argument
+from boxtune.data.images import load_image
+from boxtune.data.records import Record, answer_objects, image_path, read_info, read_records, with_objects
+from boxtune.metrics.matching import image_scores
+from boxtune.metrics.scoring import score, total_rates
 
 MAX_PIXELS = 50_176  # of the recipes tiny_*
 CELL, MULTIPLE = 8, 32  # pixels of a grid's cell; what sides are multiples of

@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from boxtune.errors import UserError
+from boxtune.common.errors import UserError
 
 
 def at_least_one(text: str) -> int:

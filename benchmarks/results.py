@@ -7,9 +7,9 @@ from pathlib import Path
 
 from benchmarks.bootstrap import VALUES, differences, intervals, values_of
 from benchmarks.plan import CHOICES, DATA_SETS, LOSSES, SHORTER, Experiment, Table
-from boxtune.errors import UserError
-from boxtune.files import write_whole
-from boxtune.pages import text_template
+from boxtune.common.errors import UserError
+from boxtune.common.files import write_whole
+from boxtune.common.templates import text_template
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results.jsonl"

@@ -27,14 +27,14 @@ from benchmarks.folds import write_folds
 from benchmarks.plan import EXPERIMENTS, SEEDS, Experiment
 from benchmarks.process import at_least_one, timed
 from benchmarks.results import RESULTS, read_results, write_pages
-from boxtune.errors import UserError, command
-from boxtune.files import write_whole
-from boxtune.matching import ImageScore, image_scores, scored_hits
-from boxtune.predictions import read_predictions
-from boxtune.prompts import as_asked
-from boxtune.records import data_hash, read_info, read_records, to_json_line
-from boxtune.run_info import device_name, git_revision, versions
-from boxtune.scoring import score
+from boxtune.answers.conversation import as_asked
+from boxtune.answers.predictions import read_predictions
+from boxtune.common.errors import UserError, command
+from boxtune.common.files import write_whole
+from boxtune.data.records import data_hash, read_info, read_records, to_json_line
+from boxtune.metrics.matching import ImageScore, image_scores, scored_hits
+from boxtune.metrics.scoring import score
+from boxtune.training.run_info import device_name, git_revision, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs/benchmark")

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.process import at_least_one
-from boxtune.average_precision import CocoBoxes, all_classes, constant_score_ap
-from boxtune.bootstrap import bootstrap
-from boxtune.errors import command
-from boxtune.matching import image_scores
-from boxtune.mistakes import confusion, count_mistakes
-from boxtune.scoring import score
-from boxtune.sizes import size_scores
+from boxtune.common.errors import command
+from boxtune.metrics.average_precision import CocoBoxes, all_classes, constant_score_ap
+from boxtune.metrics.bootstrap import bootstrap
+from boxtune.metrics.error_types import confusion, count_mistakes
+from boxtune.metrics.matching import image_scores
+from boxtune.metrics.scoring import score
+from boxtune.metrics.sizes import size_scores
 
 CLASSES = [f"thing {i}" for i in range(20)]
 SIDE = 1000

@@ -7,26 +7,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from boxtune.errors import UserError, command
-from boxtune.files import path_argument
-from data_prep import aabb, auto, coco, csv_table, cvat, hf, jsonl, labelme, labelstudio, openfoodfacts, via, voc, yolo
-from data_prep.files import folder_for_scratch
-from data_prep.source import Options
+from boxtune.common.errors import UserError, command
+from boxtune.common.files import path_argument
+from data_prep.formats import FORMATS
+from data_prep.pipeline import recognise as auto
+from data_prep.reading.files import folder_for_scratch
+from data_prep.reading.source import Options
 
-FORMATS = {
-    "voc": (voc, "Pascal VOC: a devkit folder, or .xml files beside their pictures"),
-    "coco": (coco, "COCO: a .json file, or a folder with one for each split"),
-    "yolo": (yolo, "YOLO: data.yaml, or the folder that holds it"),
-    "csv": (csv_table, "CSV: a file, or a folder with one for each split"),
-    "via": (via, "VGG Image Annotator: a .json or .csv file, or a folder with one for each split"),
-    "labelme": (labelme, "labelme: a folder of .json files, beside their pictures or not"),
-    "cvat": (cvat, "CVAT for images 1.1: annotations.xml, or the folder that holds it"),
-    "labelstudio": (labelstudio, "Label Studio: a JSON or JSON-MIN export, or the folder that holds it"),
-    "aabb": (aabb, "JSON list with objects of class and bbox_aabb in fractions"),
-    "jsonl": (jsonl, "JSON lines: metadata.jsonl of an `imagefolder`, or the folder that holds it"),
-    "hf": (hf, "any detection table of `datasets`: a hub id, .parquet files, or a save_to_disk folder"),
-    "openfoodfacts": (openfoodfacts, "a table such as openfoodfacts/nutrition-table-detection: as hf, y before x"),
-}
 # Options that only some formats read.
 FIELDS = {
     "images": tuple(name for name in FORMATS if name not in ("hf", "openfoodfacts")),
@@ -37,10 +24,10 @@ FIELDS = {
 }
 # What does something else than convert; imported when asked for, so that -h and conversions need not wait.
 TOOLS = {
-    "nutrition": ("data_prep.nutrition", "no source: pictures of nutrition tables, generated with their boxes"),
-    "show": ("data_prep.show", "look at a prepared data set before training, as one page"),
-    "recipe": ("data_prep.suggest", "write a recipe for a prepared data set, with its reasons"),
-    "export": ("data_prep.export", "render a prepared data set for other trainers and tools"),
+    "nutrition": ("data_prep.tools.nutrition", "no source: pictures of nutrition tables, generated with their boxes"),
+    "show": ("data_prep.tools.show", "look at a prepared data set before training, as one page"),
+    "recipe": ("data_prep.tools.suggest", "write a recipe for a prepared data set, with its reasons"),
+    "export": ("data_prep.tools.export", "render a prepared data set for other trainers and tools"),
 }
 
 
@@ -166,7 +153,7 @@ def check_fields(name: str, args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from data_prep.prepare import prepare  # numpy, Pillow and rich, which -h can do without
+    from data_prep.pipeline.prepare import prepare  # numpy, Pillow and rich, which -h can do without
 
     out = Path(os.path.realpath(args.out))
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=folder_for_scratch(out)) as scratch:

@@ -11,15 +11,12 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from boxtune.prompts import question
-from boxtune.records import write_dataset
+from boxtune.data.records import write_dataset
+from tests.helpers.records import FAMILIES, ROOT, make_record
 
-ROOT = Path(__file__).resolve().parent.parent
 # The same examples each time, so that a failure is a change's own; --hypothesis-profile=default draws new ones.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
-
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @pytest.fixture(scope="session")
@@ -40,29 +37,6 @@ def tiny_models(tmp_path_factory) -> dict[str, Path]:
     for family in FAMILIES:
         build(family, folder / family, hidden=64, layers=2, vision_layers=3)
     return {family: folder / family for family in FAMILIES}
-
-
-def make_record(
-    name: str, image: str, width: int, height: int, objects: list[tuple[list[float], str]], **extra
-) -> dict:
-    """A prepared record that asks for every class it holds; `ignore` is False throughout."""
-    classes = sorted({label for _, label in objects}) or ["thing"]
-    return {
-        "id": name,
-        "image": image,
-        "width": width,
-        "height": height,
-        "objects": {
-            "bbox": [box for box, _ in objects],
-            "category": [label for _, label in objects],
-            "ignore": [False] * len(objects),
-        },
-        "messages": [
-            {"role": "user", "content": question(extra.pop("classes", classes))},
-            {"role": "assistant", "content": "<boxes>"},
-        ],
-        **extra,
-    }
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,85 @@
+"""Boxes while training: a fixed slice of validation is answered at every evaluation and scored as evaluate.py scores."""
+
+import math
+import random
+import time
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from boxtune.answers.conversation import as_asked
+from boxtune.answers.predictions import Prediction
+from boxtune.batching.collator import GroundingCollator
+from boxtune.common.errors import UserError
+from boxtune.data.records import Record
+from boxtune.inference.generation import generate_answers
+from boxtune.metrics.average_precision import all_classes, evaluate_coco
+from boxtune.metrics.matching import image_scores, is_click
+from boxtune.metrics.scoring import mean_iou, total_rates
+
+# What stands in the logs behind "eval_", and can be metric_for_best_model.
+METRICS = ("AP", "AP50", "f1", "mean_iou", "fp", "fn", "unparsable", "boxes_runtime")
+# What transformers and TRL log beside them; aux_loss for models of experts.
+LIBRARY_METRICS = (
+    *("loss", "mean_token_accuracy", "entropy", "num_tokens", "aux_loss"),
+    *("runtime", "samples_per_second", "steps_per_second"),
+)
+# Of ours, those in which less is better, and those that tell nothing where there is nothing to find.
+COSTS = ("fp", "fn", "unparsable", "boxes_runtime")
+NEED_OBJECTS = ("AP", "AP50", "f1", "mean_iou")
+
+
+def drawn_records(records: list[Record], count: int) -> list[Record]:
+    """At most `count` of the records, always the same ones, as they are asked in evaluation."""
+    drawn = sorted(random.Random(0).sample(range(len(records)), min(count, len(records))))
+    return [as_asked(records[i]) for i in drawn]
+
+
+def require_objects(metric: str, records: list[Record], count: int) -> None:
+    """Raises UserError where `metric` is to choose the best checkpoint, and the records that are drawn hold no object."""
+    drawn = drawn_records(records, count)
+    if metric in NEED_OBJECTS and all(all(record["objects"]["ignore"]) for record in drawn):
+        raise UserError(
+            f"metric_for_best_model: {metric} tells nothing, as the {len(drawn)} pictures of validation that are answered hold "
+            f"no object. Raise eval_images, {count}, where others of the {len(records)} hold some, or use eval_loss."
+        )
+
+
+class BoxValidation:
+    """Answers the same `count` records, drawn by chance from `records`, whenever it is asked to.
+
+    `batch_size` is that of one process; where several train, each answers its share.
+    """
+
+    def __init__(self, collator: GroundingCollator, records: list[Record], count: int, batch_size: int):
+        self.records = drawn_records(records, count)
+        self.collator, self.batch_size = collator, batch_size
+
+    def predict(self, model) -> list[Prediction]:
+        """The answers, in the order of `records`, the same in every process."""
+        state = PartialState()
+        own = self.records[state.process_index :: state.num_processes]
+        answers = generate_answers(model, self.collator, own, self.batch_size)
+        bar = tqdm(answers, total=len(own), desc="boxes of validation", unit="image", leave=False, disable=None)
+        by_id = {prediction["id"]: prediction for prediction in gather_object(list(bar))}
+        return [by_id[record["id"]] for record in self.records]
+
+    def answer(self, model) -> tuple[dict[str, float], list[Prediction]]:
+        """(values by the names in METRICS, the predictions), the same in every process.
+
+        `mean_iou` is over all truth, `fp` and `fn` are counts, `unparsable` is a share of the answers, `boxes_runtime`
+        is in seconds. Undefined values are NaN: AP where the slice has no truth, IoU for click answers.
+        """
+        began = time.perf_counter()
+        predictions = self.predict(model)
+        images, values = image_scores(self.records, predictions), {"AP": None, "AP50": None}
+        if not is_click(predictions):
+            classes = all_classes(self.records, self.collator.grounding.classes)
+            coco = evaluate_coco(self.records, predictions, classes)
+            values = {"AP": coco.ap(), "AP50": coco.ap(0)}
+        counts = total_rates(images)
+        values |= {key: counts[key] for key in ("f1", "fp", "fn")} | {"mean_iou": mean_iou(images)}
+        values["unparsable"] = sum(p["problems"].count("unparsable") for p in predictions) / len(predictions)
+        values["boxes_runtime"] = round(time.perf_counter() - began, 2)
+        return {key: math.nan if value is None else float(value) for key, value in values.items()}, predictions

@@ -1,0 +1,98 @@
+"""What a run resolved, saved beside its checkpoints: recipe.yaml, run.json and first_batch.txt."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+import yaml
+
+from boxtune.batching.collator import IGNORE_INDEX
+from boxtune.common.errors import reading
+from boxtune.common.files import write_whole
+from boxtune.data.records import data_hash, read_info
+from boxtune.models.loading import quantised_modules, trainable_parameters
+from boxtune.models.lora import adapted_modules
+from boxtune.training.recipe import Recipe, read_yaml
+
+PACKAGES = ("boxtune", "torch", "torchvision", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a result; absent ones are left out."""
+    installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
+    found = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
+    return {"python": platform.python_version(), **found}
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+
+
+def git_revision(folder: Path, besides: tuple[str, ...] = ()) -> str | None:
+    """The commit, with "+changes" where the tree differs in more than `besides`; None outside a git checkout."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False).stdout
+
+    try:
+        revision = git("rev-parse", "--verify", "--quiet", "HEAD").strip()
+    except FileNotFoundError:  # no git on this machine
+        return None
+    excluded = [f":(top,exclude){name}" for name in besides]
+    changed = revision and git("status", "--porcelain", "--untracked-files=no", "--", ":/", *excluded)
+    return f"{revision}+changes" if changed else revision or None
+
+
+def changed_keys(output_dir: Path, recipe: Recipe) -> list[str]:
+    """Keys whose value differs from that of the run already in `output_dir`."""
+    path = output_dir / "recipe.yaml"
+    if not path.is_file():
+        return []
+    before = read_yaml(path)
+    now = yaml.safe_load(yaml.safe_dump(recipe.values))
+    ignored = {"resume_from_checkpoint", "overwrite_output_dir"}
+    return sorted(key for key in (before.keys() | now.keys()) - ignored if before.get(key) != now.get(key))
+
+
+def changed_data(output_dir: Path, data_dir: Path) -> bool:
+    """Whether the run in `output_dir` was started on other data than `data_dir` holds now."""
+    path = output_dir / "run.json"
+    if not path.is_file():
+        return False
+    with reading(str(path), "Remove it to resume without comparing the data."):
+        before = json.loads(path.read_text(encoding="utf-8"))["data"]["sha256"]
+    return before != data_hash(data_dir)
+
+
+def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, processor, batch: dict) -> None:
+    """Write the three files; `batch` is the first training batch."""
+    write_whole(output_dir / "recipe.yaml", yaml.safe_dump(recipe.values, allow_unicode=True))
+    trainable, total = trainable_parameters(model)
+    data_dir = Path(recipe.grounding.data_dir)
+    info = {
+        "recipe": recipe.name,
+        "versions": versions(),
+        "device": device_name(),
+        "git_revision": git_revision(Path(__file__).parent),
+        "data": {"directory": str(data_dir), "sha256": data_hash(data_dir), "splits": read_info(data_dir)["splits"]},
+        "modules": {"quantised": quantised_modules(model), "adapted": adapted_modules(model)},
+        "parameters": {"trainable": trainable, "all": total},
+    }
+    write_whole(output_dir / "run.json", json.dumps(info, ensure_ascii=False, indent=2) + "\n")
+    write_whole(output_dir / "first_batch.txt", describe_batch(processor, batch))
+
+
+def describe_batch(processor, batch: dict) -> str:
+    """The batch as text: what the model reads (image placeholders counted, not repeated) and what it is taught."""
+    sections = []
+    pairs = zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)
+    for i, (ids, mask, labels) in enumerate(pairs):
+        text = processor.tokenizer.decode(ids[mask.bool()])
+        count = text.count(processor.image_token)
+        text = text.replace(processor.image_token * count, f"[{count} image tokens]") if count else text
+        taught = processor.tokenizer.decode(labels[labels != IGNORE_INDEX])
+        sections.append(f"--- example {i}\n{text}\n--- supervised\n{taught}\n")
+    return "\n".join(sections)

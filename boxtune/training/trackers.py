@@ -1,0 +1,50 @@
+"""Experiment trackers that are down, missing or not logged in never stop a run."""
+
+import os
+
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+
+from boxtune.common.errors import UserError
+
+
+def usable_trackers(wanted: list[str] | str | None, project: str, run_name: str) -> tuple[list[str], list[str]]:
+    """(trackers for `report_to`, notes for the user).
+
+    wandb without a login, or out of reach, logs to ./wandb offline; a tracker whose package is absent is left out. Raises
+    UserError for a name that transformers does not know.
+    """
+    names = [wanted] if isinstance(wanted, str) else list(wanted or [])
+    if unknown := [name for name in names if name not in {None, "none", "all", *INTEGRATION_TO_CALLBACK}]:
+        raise UserError(f"report_to: {', '.join(unknown)} must be of {', '.join(INTEGRATION_TO_CALLBACK)} or none")
+    usable, notes = [], []
+    for name in names:
+        if name in {None, "none", "all"}:
+            continue
+        if name not in get_available_reporting_integrations():
+            notes.append(f"{name} is not installed: training goes on without it")
+        elif name == "wandb":
+            note = _start_wandb(project, run_name)
+            notes += [note] if note else []
+            usable.append(name)
+        else:
+            usable.append(name)
+    return usable, notes
+
+
+def _start_wandb(project: str, run_name: str) -> str | None:
+    """Start a run that transformers' callback will pick up; returns what to tell the user, if anything."""
+    import wandb
+
+    project = os.environ.setdefault("WANDB_PROJECT", project)
+    if os.environ.get("WANDB_MODE", "online") != "online":
+        wandb.init(project=project, name=run_name)
+        return None
+    try:
+        if wandb.login(prompt=False):
+            wandb.init(project=project, name=run_name, settings=wandb.Settings(init_timeout=30))
+            return None
+        reason = "is not logged in (`wandb login`)"
+    except wandb.errors.Error as error:
+        reason = f"cannot be reached ({str(error).splitlines()[0]})"
+    wandb.init(project=project, name=run_name, settings=wandb.Settings(mode="offline"))
+    return f"wandb {reason}: logging to ./wandb offline; `wandb sync` uploads it later"

@@ -1,0 +1,62 @@
+"""Scores that say how often they are right."""
+
+import numpy as np
+import pytest
+
+from boxtune.answers.calibration import LEAST, calibrate, fit, logit, reliability
+
+
+def drawn(slope: float, intercept: float, count: int = 20_000):
+    """Scores, and hits whose true share is known."""
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0.02, 0.98, count)
+    return scores, rng.random(count) < 1 / (1 + np.exp(-(slope * logit(scores) + intercept)))
+
+
+def test_the_fit_finds_the_shares_that_hits_were_drawn_with():
+    scores, hits = drawn(0.5, -1.0)
+    # 20,000 draws: the standard errors are 0.012 and 0.018.
+    assert fit(scores, hits) == pytest.approx([0.5, -1.0], abs=0.06)
+    before = reliability(scores, hits)["expected_calibration_error"]
+    after = reliability(calibrate(scores, fit(scores, hits)), hits)["expected_calibration_error"]
+    assert before > 0.15 and after < 0.02
+
+
+def test_calibrating_keeps_the_ranking_even_of_the_certain():
+    scores = [0.0, 1e-9, 0.2, 0.5, 0.5, 0.999, 1.0]
+    found = calibrate(scores, [2.0, 1.0])
+    assert found == sorted(found) and found[3] == found[4]
+    assert all(0 < value < 1 for value in found)
+
+
+def test_what_cannot_be_told_is_not_fitted():
+    scores, hits = drawn(1, 0, LEAST)
+    assert fit(scores[:-1], hits[:-1]) == [] and len(fit(scores, hits)) == 2
+    assert fit(scores, np.ones(LEAST)) == [] and fit(scores, np.zeros(LEAST)) == []
+    assert fit(*[np.array(values) for values in (scores, scores < 0.5)]) == [], "scores that fall with the hits"
+
+
+def test_perfectly_separated_hits_stay_finite():
+    scores = np.linspace(0, 1, 100)
+    slope, intercept = fit(scores, scores > 0.5)
+    assert 0 < slope < 1e4 and np.isfinite(intercept)
+
+
+@pytest.mark.parametrize("certain, doubtful", [(20, 2), (180, 10)])
+def test_certain_hits_and_a_few_misses_are_fitted(certain, doubtful):
+    """Newton's whole steps lead from here to a slope of millions, or to none."""
+    scores = np.concatenate([np.linspace(0.05, 0.95, doubtful), np.ones(certain)])
+    hits = scores == 1
+    found = np.array(calibrate(scores, fit(scores, hits)))
+    # At the greatest likelihood the shares have the sum of what they are fitted to.
+    wanted = certain * (certain + 1) / (certain + 2) + doubtful / (doubtful + 2)
+    assert found.sum() == pytest.approx(wanted, abs=1e-6)
+    assert found[hits] == pytest.approx(found[-1]) and found[-1] > 0.9 and found[0] < 0.5
+
+
+def test_the_error_is_the_mean_distance_of_score_and_share():
+    found = reliability([0.05, 0.15, 0.15, 1.0], [0, 1, 0, 1])
+    assert [row["objects"] for row in found["bins"]] == [1, 2, 1]
+    assert found["bins"][1] == {"from": 0.1, "objects": 2, "score": pytest.approx(0.15), "hits": 0.5}
+    assert found["expected_calibration_error"] == pytest.approx((0.05 + 2 * 0.35 + 0) / 4)
+    assert reliability([], []) == {"expected_calibration_error": None, "bins": []}

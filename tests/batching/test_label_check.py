@@ -1,0 +1,154 @@
+"""`make check` must pass what is right and catch every set-up that shifts boxes."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from transformers import AutoConfig
+
+import check_recipe
+from boxtune.answers.codecs import CODECS
+from boxtune.batching.collator import expected_input_size
+from boxtune.batching.label_check import check_batch
+from boxtune.data.boxes import box_xyxy_to_xywh
+from boxtune.data.records import read_records
+from boxtune.models.loading import codec_for, set_pixel_budget
+from tests.helpers.collators import as_examples, make_collator
+from tests.helpers.records import FAMILIES
+
+BUDGET = {"min_pixels": None, "max_pixels": 30_000}
+
+
+def check(collator, records, family, folder, truth=None):
+    """Problems that the check finds when `collator` renders `records` and the source says `truth`."""
+    batch = collator(as_examples(*records))
+    codec = codec_for(AutoConfig.from_pretrained(folder))
+    checked = check_batch(batch, truth or records, collator.processor, codec, collator.grounding)
+    return [problem for example in checked for problem in example.problems]
+
+
+@pytest.fixture
+def records(squares):
+    return [record for record in read_records(squares, "train") if record["objects"]["bbox"]][:6]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_right_set_up_passes(tiny_models, squares, records, family):
+    collator = make_collator(tiny_models[family], squares, **BUDGET)
+    assert check(collator, records, family, tiny_models[family]) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_picture_shown_is_the_one_in_the_batch(tiny_models, squares, records, family):
+    collator = make_collator(tiny_models[family], squares, **BUDGET)
+    batch = collator(as_examples(*records))
+    checked = check_batch(batch, records, collator.processor, collator.codec, collator.grounding)
+    for example in checked:
+        want = collator.load(example.record).resize(example.image.size)
+        assert example.image.size[::-1] == example.input_size
+        difference = np.abs(np.asarray(example.image, dtype=float) - np.asarray(want, dtype=float))
+        # Two resizers differ along the squares' edges only.
+        assert np.median(difference) <= 2
+        assert difference.mean() < 6
+
+
+def broken_records(records, change):
+    return [
+        record | {"objects": record["objects"] | {"bbox": [change(box, record) for box in record["objects"]["bbox"]]}}
+        for record in records
+    ]
+
+
+def swap_axes(box, record):
+    return [box[1], box[0], box[3], box[2]]
+
+
+def as_xywh(box, record):
+    return box_xyxy_to_xywh([box])[0].tolist()
+
+
+@pytest.mark.parametrize("change", [swap_axes, as_xywh])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_wrong_box_conventions_are_caught(tiny_models, squares, records, family, change):
+    collator = make_collator(tiny_models[family], squares, **BUDGET)
+    problems = check(collator, broken_records(records, change), family, tiny_models[family], truth=records)
+    assert len(problems) >= len(records) // 2
+
+
+def test_unresized_pixels_are_caught(tiny_models, squares, records):
+    """Coordinates of the original picture while the model sees a resized one: the most common failure elsewhere."""
+    collator = make_collator(tiny_models["qwen2_5_vl"], squares, **BUDGET)
+    honest = collator.encode
+    collator.encode = lambda record, input_size: honest(record, (record["height"], record["width"]))
+    batch = collator(as_examples(*records))
+    codec = CODECS["qwen2_5_vl"]
+    checked = check_batch(batch, records, collator.processor, codec, collator.grounding)
+    assert sum(bool(example.problems) for example in checked) >= len(records) - 1
+
+
+def test_coordinates_of_another_budget_are_caught(tiny_models, squares, records):
+    collator = make_collator(tiny_models["qwen2_5_vl"], squares, **BUDGET)
+    other = make_collator(tiny_models["qwen2_5_vl"], squares, min_pixels=None, max_pixels=8_000)
+    honest = collator.encode
+
+    def encode(record, input_size):
+        return honest(record, expected_input_size(other.processor, (record["height"], record["width"])))
+
+    collator.encode = encode
+    batch = collator(as_examples(*records))
+    checked = check_batch(batch, records, collator.processor, CODECS["qwen2_5_vl"], collator.grounding)
+    assert all("more than rounding" in example.problems[0] for example in checked)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_budget_that_the_checkpoint_would_not_remember_is_caught(tiny_models, squares, records, family):
+    collator = make_collator(tiny_models[family], squares, **BUDGET)
+    set_pixel_budget(collator.processor, None, 60_000)
+    assert any("pixel budget" in problem for problem in check(collator, records, family, tiny_models[family]))
+
+
+@pytest.mark.parametrize(("family", "wrong"), [(f, w) for f in FAMILIES for w in FAMILIES if f != w])
+def test_the_codec_of_another_family_is_caught(tiny_models, squares, records, family, wrong):
+    collator = make_collator(tiny_models[family], squares, **BUDGET)
+    collator.codec = CODECS[wrong]
+    collator.grounding = replace(collator.grounding, codec=wrong)
+    assert len(check(collator, records, family, tiny_models[family])) >= len(records) - 1
+
+
+def run_check(squares, tmp_path, *extra):
+    with pytest.raises(SystemExit) as stop:
+        check_recipe.main(
+            ["--config", "tiny_nutrition_qlora", "--data_dir", str(squares), "--output_dir", str(tmp_path), *extra]
+        )
+        raise SystemExit(0)
+    return stop.value.code
+
+
+def test_the_command_passes_and_draws_what_it_saw(squares, tmp_path, capsys):
+    assert run_check(squares, tmp_path) == 0
+    assert "16 of 16 sampled examples decode back" in capsys.readouterr().out
+    page = (tmp_path / "check.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 16
+    assert "red square" in page
+
+
+def test_examples_without_a_box_are_no_proof(squares, tmp_path, capsys):
+    """Nothing was compared, so nothing decodes back."""
+    shutil.copytree(squares, tmp_path / "data")
+    records = list(read_records(squares, "train"))
+    bare = [record | {"objects": {"bbox": [], "category": [], "ignore": []}} for record in records]
+    (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in bare))
+    run_check(tmp_path / "data", tmp_path)
+    out = capsys.readouterr().out
+    assert f"no box was checked: none of the {len(bare)} sampled examples holds one" in out
+    (page,) = tmp_path.rglob("check.html")
+    assert "decode back" not in out + page.read_text() and "No box was checked" in page.read_text()
+
+
+def test_the_command_lists_every_overlong_example(squares, tmp_path, capsys):
+    assert run_check(squares, tmp_path, "--max_length", "80") == 1
+    out = capsys.readouterr()
+    assert out.err.count("over max_length 80") == 22
+    assert "22 of 22 examples exceed max_length" in out.out

@@ -1,0 +1,368 @@
+"""Examples that differ from epoch to epoch: what is asked, what noise is added, and that evaluation sees none of it."""
+
+import json
+import random
+import shutil
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+import evaluate
+import train_sft
+from boxtune.answers.codecs import CODECS
+from boxtune.answers.conversation import QUESTIONS, first_question
+from boxtune.answers.grounding import Grounding
+from boxtune.answers.noise import NOISE_LABEL, with_noise
+from boxtune.answers.predictions import make_prediction, read_predictions
+from boxtune.batching.augmentation import OPERATIONS
+from boxtune.batching.collator import IGNORE_INDEX, grid_input_size
+from boxtune.batching.lengths import answer_budget, as_dataset, measure
+from boxtune.batching.variation import Variation
+from boxtune.common.errors import UserError
+from boxtune.data.records import in_order, record_problems
+from boxtune.metrics.scoring import score
+from boxtune.training.recipe import load_recipe
+from tests.helpers.collators import make_collator
+from tests.helpers.records import FAMILIES, make_record
+from tests.helpers.training import train
+
+CLASSES = ["cat", "dog", "traffic light"]
+OBJECTS = [([10.0, 20, 110, 90], "cat"), ([0, 0, 300, 200], "traffic light")]
+
+
+def make_variation(**changes) -> Variation:
+    values = {"operations": [], "negative_questions": 0.0, "prompt_variety": False, "noise_objects": 0.0}
+    values |= {"object_order": "source", "classes": CLASSES, "max_pixels": 50_000, "max_length": None, "seed": 0}
+    return Variation(**values | changes)
+
+
+@pytest.fixture
+def record(tmp_path) -> dict:
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    return make_record("a", "a.png", 300, 200, OBJECTS, classes=CLASSES)
+
+
+def epochs(variation: Variation, record: dict, count: int):
+    """The (record, picture) that each of the first epochs shows."""
+    image = Image.new("RGB", (record["width"], record["height"]))
+    for epoch in range(count):
+        variation.epoch.fill_(epoch)
+        yield variation(record, image)
+
+
+def test_questions_about_one_class_are_as_often_answered_as_not(record):
+    variation = make_variation(negative_questions=0.2)
+    asked, known = Counter(), set(variation.questions([record]))
+    for varied, _ in epochs(variation, record, 1000):
+        assert record_problems(varied) == []
+        text, shown = first_question(varied), set(varied["objects"]["category"])
+        assert text in known
+        named = {name for name in CLASSES if name in text}
+        assert shown == named & {"cat", "traffic light"}
+        asked["all" if len(named) == 3 else "shown" if shown else "absent"] += 1
+    assert sum(asked.values()) == 1000
+    assert abs(asked["absent"] - 200) < 40
+    assert abs(asked["shown"] - 200) < 40
+
+
+def test_an_order_drawn_once_is_not_drawn_again():
+    objects = [([10.0 * i, 0, 10 * i + 8, 8], f"cat {i}") for i in range(9)]
+    shown = in_order(make_record("a", "a.png", 300, 200, objects), "random")
+    for varied, _ in epochs(make_variation(operations=["color"], object_order="random"), shown, 5):
+        assert varied["objects"]["category"] == shown["objects"]["category"]
+    assert in_order(shown, "random") != shown, "or this test could not fail"
+
+
+def test_questions_that_only_empty_pictures_would_get_in_other_words_are_refused(record):
+    recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--prompt_variety", "true"])
+    turns = [record["messages"][0], {"role": "assistant", "content": "<boxes:cat>"}]
+    own = record | {"messages": turns}
+    empty = record | {"objects": {key: [] for key in record["objects"]}}
+    grounding = Grounding("qwen3_vl", "", "", 1, 1, 1, "", classes=CLASSES)
+    with pytest.raises(UserError, match="other words would come to mean that there is none"):
+        train_sft.build_variation(recipe, grounding, [own, empty])
+    with pytest.raises(UserError, match="here no example does: they would change nothing"):
+        train_sft.build_variation(recipe, grounding, [own, own])
+
+
+def test_an_ignored_object_is_not_absent(record):
+    """Nobody knows whether a crowd of dogs holds a dog that should be found."""
+    record["objects"]["ignore"] = [True, False]
+    asked = {first_question(varied) for varied, _ in epochs(make_variation(negative_questions=0.5), record, 50)}
+    assert asked == {
+        "<image>Detect every dog in the image.",
+        "<image>Detect every traffic light in the image.",
+    }
+
+
+def test_half_of_the_questions_keep_their_own_words(record):
+    record["messages"][0]["content"] = "<image>Any animals or signals?"
+    variation = make_variation(prompt_variety=True)
+    asked = Counter(first_question(varied) for varied, _ in epochs(variation, record, 400))
+    assert abs(asked["<image>Any animals or signals?"] - 200) < 50
+    assert len(asked) == 1 + len(QUESTIONS)
+    # The record's own comes first: what a checkpoint is asked where nobody says otherwise.
+    assert variation.questions([record])[0] == "<image>Any animals or signals?"
+    assert set(asked) == set(variation.questions([record]))
+
+
+@pytest.mark.parametrize("order", ["raster", "area"])
+def test_objects_keep_their_order_when_the_picture_is_cut_or_flipped(record, order):
+    boxes = [[x, y, x + 40 + x / 9, y + 40.0] for y in (0.0, 70) for x in (0.0, 80, 160)]
+    mixed = in_order(make_record("a", "a.png", 300, 200, [(box, "cat") for box in boxes]), order)
+    variation = make_variation(operations=["crop", "flip"], object_order=order)
+    moved = 0
+    for varied, _ in epochs(variation, mixed, 30):
+        assert varied == in_order(varied, order)
+        moved += varied["objects"]["bbox"][0] != mixed["objects"]["bbox"][0]
+    assert moved > 10
+
+
+def test_other_conversations_stay_as_they_are(record):
+    everything = make_variation(negative_questions=0.5, prompt_variety=True, noise_objects=1.0)
+    for answer in ("<boxes:cat>", "Two."):
+        other = record | {"messages": [record["messages"][0], {"role": "assistant", "content": answer}]}
+        assert all(varied == other for varied, _ in epochs(everything, other, 20))
+        assert everything.questions([other]) == [first_question(other)]
+
+
+def test_the_epoch_and_the_seed_decide_and_not_the_workers(tiny_models, tmp_path, record):
+    records = [record | {"id": str(i)} for i in range(4)]
+    rows = as_dataset(records, tmp_path, varied=True)
+
+    def batches(seed: int, workers: int, epochs=(0, 1)) -> list[torch.Tensor]:
+        collator = make_collator(tiny_models["qwen3_vl"], tmp_path, max_pixels=50_000)
+        collator.variation = make_variation(operations=list(OPERATIONS), prompt_variety=True, seed=seed)
+        options = {"num_workers": workers, "persistent_workers": workers > 0}
+        loader = DataLoader(rows, batch_size=2, collate_fn=collator, **options)
+        found = []
+        for epoch in epochs:
+            collator.variation.epoch.fill_(epoch)
+            found += [batch["pixel_values"] for batch in loader]
+        return found
+
+    def same(a, b) -> list[bool]:
+        return [x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True)]
+
+    first = batches(seed=0, workers=0)
+    assert all(same(first, batches(seed=0, workers=2)))  # whose processes outlive the first epoch
+    assert all(same(first[2:], batches(seed=0, workers=0, epochs=(1,))))  # as after an interruption
+    assert not any(same(first[:2], first[2:]))
+    assert not any(same(first, batches(seed=1, workers=0)))
+
+
+def test_only_rows_of_training_are_varied(tiny_models, tmp_path, record):
+    collator = make_collator(tiny_models["qwen3_vl"], tmp_path, max_pixels=50_000)
+    plain = collator(list(as_dataset([record], tmp_path)))
+    question, _ = collator.collate_questions([record])
+    collator.variation = make_variation(operations=["resize", "color"], prompt_variety=True)
+    again = collator(list(as_dataset([record], tmp_path)))
+    assert all(torch.equal(plain[key], again[key]) for key in plain)
+    asked, _ = collator.collate_questions([record])
+    assert all(torch.equal(question[key], asked[key]) for key in question)
+    varied = collator(list(as_dataset([record], tmp_path, varied=True)))
+    assert varied["pixel_values"].shape != plain["pixel_values"].shape
+
+
+def test_what_would_exceed_max_length_is_shown_as_it_is(tiny_models, tmp_path, record):
+    collator = make_collator(tiny_models["qwen2_5_vl"], tmp_path, max_pixels=200_000)
+    [length] = measure([record], collator)
+    rows, sizes = list(as_dataset([record], tmp_path, varied=True)), {}
+    for limit in (None, length.total):
+        collator.variation = make_variation(operations=["resize"], max_pixels=200_000, max_length=limit)
+        sizes[limit] = []
+        for epoch in range(12):
+            collator.variation.epoch.fill_(epoch)
+            sizes[limit].append(collator(rows)["input_ids"].shape[1])
+    assert max(sizes[None]) > length.total
+    assert max(sizes[length.total]) == length.total
+    # Those that fit are varied all the same.
+    assert min(sizes[length.total]) == min(sizes[None])
+
+
+# ---- noise objects -----------------------------------------------------------------------------------------------------
+
+
+def test_noise_objects_follow_the_true_ones(record):
+    record["objects"]["number"] = [1, 2]
+    kinds, counts = Counter(), []
+    for seed in range(300):
+        noisy = with_noise(record, 0.75, random.Random(seed))
+        assert record_problems(noisy) == []
+        objects = noisy["objects"]
+        assert [objects["bbox"][:2], objects["category"][:2]] == [
+            record["objects"][key] for key in ("bbox", "category")
+        ]
+        assert set(objects["category"][2:]) <= {NOISE_LABEL}
+        counts.append(len(objects["bbox"]) - 2)
+        kinds.update(box in record["objects"]["bbox"] for box in objects["bbox"][2:])
+    assert set(counts) == {1, 2}
+    assert abs(sum(counts) / len(counts) - 1.5) < 0.1
+    assert kinds[True] > 100 < kinds[False]  # duplicates, and boxes of their own
+    empty = make_record("b", "b.png", 300, 200, [])
+    assert with_noise(empty, 5, random.Random(0)) == empty
+
+
+@pytest.mark.parametrize("answer", ["boxes", "click"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_noise_teaches_its_label_and_no_coordinate(tiny_models, tmp_path, record, family, answer):
+    collator = make_collator(tiny_models[family], tmp_path, answer, noise_label=NOISE_LABEL)
+    noisy = with_noise(record, 1.0, random.Random(3))
+    [row] = [{"record": json.dumps(noisy)}]
+    batch = collator([row])
+    ids, labels, tokenizer = batch["input_ids"][0], batch["labels"][0], collator.tokenizer
+    start = int((labels != IGNORE_INDEX).nonzero()[0])
+    size = grid_input_size(collator.processor, batch["image_grid_thw"][0])
+    text = collator.codec.encode(noisy["objects"]["bbox"], noisy["objects"]["category"], (200, 300), size).text
+    answer_ids = tokenizer(text)["input_ids"] + [tokenizer.eos_token_id]
+    stop = start + len(answer_ids)
+    assert ids[start:stop].tolist() == answer_ids
+    taught = labels[start:stop] != IGNORE_INDEX
+    assert torch.equal(labels[start:stop][taught], ids[start:stop][taught])
+    assert (labels[stop:] == IGNORE_INDEX).all()
+    # What is left out is what stands between the first and the last digit of each noise object, nothing else.
+    left_out = "".join(
+        "#" if not kept else tokenizer.decode([token]) for token, kept in zip(answer_ids, taught.tolist(), strict=True)
+    )
+    places = collator.codec.decode(text, (200, 300), size).places
+    wanted = text + tokenizer.eos_token
+    for place, label in reversed(list(zip(places, noisy["objects"]["category"], strict=True))):
+        if label == NOISE_LABEL:
+            numbers = text[slice(*place.numbers)]
+            tokens = len(tokenizer(numbers.strip("()"))["input_ids"])
+            wanted = (
+                wanted[: place.numbers[0]]
+                + numbers.replace(numbers.strip("()"), "#" * tokens)
+                + wanted[place.numbers[1] :]
+            )
+    assert left_out == wanted
+    # Without noise in the checkpoint the word is a label like any other.
+    plain = make_collator(tiny_models[family], tmp_path, answer)([row])["labels"][0]
+    assert plain[plain != IGNORE_INDEX].tolist() == answer_ids
+
+
+def test_losses_on_boxes_see_no_noise(tiny_models, tmp_path, record):
+    collator = make_collator(tiny_models["qwen3_vl"], tmp_path, noise_label=NOISE_LABEL).for_losses(True, True)
+    plain, noisy = (
+        collator([{"record": json.dumps(each)}]) for each in (record, with_noise(record, 3.0, random.Random(0)))
+    )
+    for key in ("boxes_xyxy", "digit", "digit_at", "edge"):
+        assert torch.equal(plain["targets"][key], noisy["targets"][key])
+    # Going on to noise is no object found.
+    assert noisy["targets"]["goes_on"].tolist() == plain["targets"]["goes_on"].tolist() == [True] * 2 + [False]
+    assert noisy["targets"]["decision_at"].tolist() != plain["targets"]["decision_at"].tolist(), "it stops later"
+    # Sampled answers are scored on the true objects.
+    assert noisy["asked"]["records"] == plain["asked"]["records"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lengths_and_the_answer_budget_hold_any_noise(tiny_models, tmp_path, record, family):
+    collator = make_collator(tiny_models[family], tmp_path, noise_label=NOISE_LABEL)
+    [without], [length] = measure([record], collator), measure([record], collator, 2.25)
+    assert length.answer > 2 * without.answer
+    size = (length.image, without.image)
+    assert size[0] == size[1]
+    input_size = grid_input_size(collator.processor, collator([{"record": json.dumps(record)}])["image_grid_thw"][0])
+    drawn = [collator.encode(with_noise(record, 2.25, random.Random(seed)), input_size) for seed in range(40)]
+    assert max(len(example.input_ids) for example in drawn) <= length.total
+    assert max(example.answer_tokens for example in drawn) <= length.answer <= answer_budget([length])
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_noise_is_dropped_before_anything_is_scored(record, codec, tmp_path):
+    boxes = [box for box, _ in OBJECTS]
+    text = CODECS[codec].encode([boxes[1], *boxes], [NOISE_LABEL, "cat", "traffic light"], (200, 300), (280, 420)).text
+    plain = make_prediction(record, codec, (280, 420), text, 0.5)
+    assert plain["objects"]["category"] == [NOISE_LABEL, "cat", "traffic light"]
+    assert plain["problems"] == []
+    prediction = make_prediction(record, codec, (280, 420), text, 0.5, noise_label=NOISE_LABEL)
+    place = "point" if CODECS[codec].is_click else "bbox"
+    assert prediction["objects"]["category"] == ["cat", "traffic light"]
+    assert prediction["objects"][place] == plain["objects"][place][1:]
+    assert prediction["problems"] == [NOISE_LABEL]
+    metrics = score([record], [prediction], CLASSES)
+    assert (metrics["points"] or metrics["matching"])["fp"] == 0
+    assert metrics["unknown_label_boxes"] == 0
+    assert metrics["parse"] == {"images": 1, "clean": 1, "problems": {NOISE_LABEL: 1}}
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(json.dumps(prediction) + "\n")
+    assert read_predictions(path, [record], reparse=True) == ([prediction], [])
+
+
+def test_a_class_called_noise_stops_the_recipe(squares, tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in squares.iterdir():
+        (data / path.name).write_text(path.read_text().replace("red square", "Noise"))
+    with pytest.raises(SystemExit) as stop:
+        train(data, tmp_path / "run", "--noise_objects", 0.5)
+    assert stop.value.code == 2
+    assert "--rename Noise=OTHER" in capsys.readouterr().err
+
+
+# ---- training ----------------------------------------------------------------------------------------------------------
+
+
+ALL_KEYS = ("--augment", *OPERATIONS, "--negative_questions", 0.2, "--prompt_variety", "true", "--noise_objects", 1.0)
+
+
+def test_all_keys_train_and_evaluate(squares, tmp_path, capsys):
+    run = train(squares, tmp_path / "run", *ALL_KEYS, "--iou_loss_weight", 1, "--fp_loss_weight", 0.1)
+    grounding = Grounding.load(run / "final")
+    assert grounding.noise_label == NOISE_LABEL
+    assert grounding.questions[0] == "<image>Detect every red square and blue square in the image."
+    assert len(grounding.questions) == len(QUESTIONS) * 3
+    capsys.readouterr()
+    evaluate.main(["--ckpt", str(run / "final"), "--limit", "2", "--max-new-tokens", "8"])
+    assert "never trained on" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_epoch_is_another_and_a_resumed_run_sees_the_same(squares, tmp_path, monkeypatch):
+    """Five steps of four of the sixteen pictures: the last is in the second epoch."""
+    shown = defaultdict(dict)
+
+    class Recorded(Variation):
+        def __call__(self, record, image):
+            varied, picture = super().__call__(record, image)
+            shown[self.epoch.item()][record["id"]] = picture.tobytes()
+            return varied, picture
+
+    steps = (*ALL_KEYS, "--max_steps", 5, "--save_steps", 3, "--per_device_train_batch_size", 4)
+    with monkeypatch.context() as recording:
+        recording.setattr(train_sft, "Variation", Recorded)
+        run = train(squares, tmp_path / "run", *steps)
+    assert {epoch: len(pictures) for epoch, pictures in shown.items()} == {0: 16, 1: 8}  # the loader fetches ahead
+    assert not any(shown[0][name] == picture for name, picture in shown[1].items())
+    reference = load_file(run / "final" / "adapter_model.safetensors")
+    for name in ("final", "checkpoint-5"):
+        shutil.rmtree(run / name)
+    train(squares, run, *steps, "--resume_from_checkpoint", "true")
+    resumed = load_file(run / "final" / "adapter_model.safetensors")
+    assert all(torch.equal(resumed[key], reference[key]) for key in reference)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        (
+            "augment",
+            ["crop", "rotate"],
+            "augment must be one of crop, flip, resize, color, blur, jpeg, got ['crop', 'rotate']",
+        ),
+        ("negative_questions", 0.7, "negative_questions: 0.7 must be from 0 to 0.5"),
+        ("noise_objects", -1, "noise_objects: -1.0 must be 0 or more, and finite"),
+    ],
+)
+def test_values_that_cannot_be_used_are_named(tmp_path, key, value, rule):
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps({key: value}))
+    with pytest.raises(UserError) as error:
+        load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
+    assert rule in str(error.value)

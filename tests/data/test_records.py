@@ -1,0 +1,228 @@
+"""The prepared data set as a file format: every breach is named, and writing is all or nothing."""
+
+import json
+import os
+
+import pytest
+
+from boxtune.answers.conversation import question, render
+from boxtune.common.errors import UserError
+from boxtune.data.records import data_hash, in_order, read_info, read_records, record_problems, write_dataset
+from tests.helpers.records import make_record
+
+GOOD = make_record("a", "a.png", 100, 80, [([0, 0, 100, 80], "cat"), ([1.5, 2, 3, 4], "dog")])
+
+
+def with_objects(**columns) -> dict:
+    return GOOD | {"objects": GOOD["objects"] | columns}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ("text", "must be a JSON object"),
+        ({"id": "a"}, "missing image, width"),
+        (GOOD | {"width": 0}, "must be positive integers"),
+        (GOOD | {"width": 10**400, "height": 10**400}, "must be positive integers"),
+        (GOOD | {"id": ""}, "cannot name a file"),
+        (with_objects(bbox=[[False, False, True, True], [1, 2, 3, 4]]), "[False, False, True, True] is not"),
+        (with_objects(category=["cat", "\ud800"]), "holds '\\ud800'"),
+        (with_objects(bbox=[[0, 0, 101, 80], [1, 2, 3, 4]]), "is not [x0, y0, x1, y1] inside 100 × 80"),
+        (with_objects(bbox=[[5, 0, 5, 80], [1, 2, 3, 4]]), "[5, 0, 5, 80] is not"),
+        (with_objects(bbox=[[0, 0, float("nan"), 80], [1, 2, 3, 4]]), "nan"),
+        (with_objects(bbox=[[0, 0, 9], [1, 2, 3, 4]]), "[0, 0, 9] is not"),
+        (with_objects(ignore=[False]), "differ in length"),
+        (with_objects(category=["cat", " dog"]), "has space around it"),
+        (with_objects(category=["cat", "<|im_end|>"]), "special token"),
+        (with_objects(category=["cat", "a\x1bb"]), "control character"),
+        (with_objects(category=["cat", "<boxes:cat>"]), "special token"),
+        (with_objects(category=["cat", ""]), "is empty"),
+        (GOOD | {"messages": []}, "must take turns"),
+        (GOOD | {"messages": GOOD["messages"][::-1]}, "must take turns"),
+        (GOOD | {"id": 5}, "must be text"),
+        (GOOD | {"width": 100, "height": 30_000}, "longer than 200 times"),
+        (with_objects(bbox=[[0, 0, 10**400, 80], [1, 2, 3, 4]]), "is not [x0, y0, x1, y1]"),
+        (with_objects(ignore=[False, "false"]), "ignore 'false' must be true or false"),
+        (
+            GOOD | {"messages": [{"role": "user", "content": "<image>Where?<|im_end|>"}, GOOD["messages"][1]]},
+            "tokens that end turns",
+        ),
+        (
+            GOOD | {"messages": [{"role": "user", "content": "no picture"}, GOOD["messages"][1]]},
+            "must name <image> once",
+        ),
+        (
+            with_objects(category=[1, "cat"])
+            | {"messages": [GOOD["messages"][0], {"role": "assistant", "content": "<boxes:cat>"}]},
+            "class name 1 is no text",
+        ),
+        *(
+            (GOOD | {"messages": [GOOD["messages"][0], {"role": "assistant", "content": answer}]}, words)
+            for answer, words in (
+                ("<boxes>\n", "only where they are the whole answer"),
+                ("There: <boxes>", "only where they are the whole answer"),
+                ("<boxes:cat> <boxes:dog>", "only where they are the whole answer"),
+                ("<boxes:Cat>", "there are none of that name, but of 'cat'"),
+            )
+        ),
+    ],
+)
+def test_every_breach_is_named(record, message):
+    assert record_problems(GOOD) == []
+    assert any(message in problem for problem in record_problems(record)), record_problems(record)
+
+
+def test_answers_may_be_words_or_of_a_class_that_is_not_there():
+    for answer in ("<boxes:dog>", "<boxes:zebra>", "None that I can see.", "a < b"):
+        assert (
+            record_problems(GOOD | {"messages": [GOOD["messages"][0], {"role": "assistant", "content": answer}]}) == []
+        )
+
+
+def test_objects_can_be_put_in_order():
+    boxes = {"low": [0, 50, 10, 60], "wide": [5, 8, 90, 20], "left": [0, 8, 5, 10]}
+    record = make_record("a", "a.png", 100, 80, [(box, name) for name, box in boxes.items()])
+    record["objects"]["note"] = [*boxes]
+
+    def names(order):
+        objects = in_order(record, order)["objects"]
+        assert objects["category"] == objects["note"]
+        assert objects["bbox"] == [boxes[name] for name in objects["category"]]
+        return objects["category"]
+
+    assert names("source") == ["low", "wide", "left"]
+    assert names("raster") == ["left", "wide", "low"]
+    assert names("area") == ["wide", "low", "left"]
+    assert names("random") == names("random")
+    many = make_record("b", "b.png", 100, 80, [([i, 0, i + 1, 1], str(i)) for i in range(20)])
+    shuffled = in_order(many, "random")["objects"]["category"]
+    assert shuffled != many["objects"]["category"]
+    assert sorted(shuffled, key=int) == many["objects"]["category"]
+    assert in_order(GOOD | {"objects": {"bbox": [], "category": [], "ignore": []}}, "area")["objects"]["bbox"] == []
+
+
+def write(folder, records, **extra):
+    write_dataset(
+        folder, name="x", source_format="t", classes=["cat", "dog"], splits={"train": records}, problems=[], **extra
+    )
+
+
+def test_reading_back_gives_what_was_written(tmp_path):
+    unusual = GOOD | {"id": "ünïcode", "note": [1, None, "x"]}
+    write(tmp_path / "d", [GOOD, unusual])
+    assert read_records(tmp_path / "d", "train") == [GOOD, unusual]
+    assert read_info(tmp_path / "d")["splits"] == {"train": {"images": 2, "objects": 4, "empty": 0}}
+    write(tmp_path / "e", [GOOD, unusual])
+    assert data_hash(tmp_path / "d") == data_hash(tmp_path / "e")
+    write(tmp_path / "e", [GOOD], overwrite=True)
+    assert data_hash(tmp_path / "d") != data_hash(tmp_path / "e")
+
+
+def test_all_bad_lines_are_listed(tmp_path):
+    write(tmp_path / "d", [GOOD])
+    path = tmp_path / "d" / "train.jsonl"
+    path.write_text(path.read_text() * 2 + "{torn\n" + json.dumps(with_objects(ignore=[])) + "\n")
+    with pytest.raises(UserError) as error:
+        read_records(tmp_path / "d", "train")
+    assert len(error.value.problems) == 3
+    for word in ("line 2: a: this id stands twice", "line 3: not JSON", "line 4: a: the lists in objects differ"):
+        assert word in str(error.value)
+
+
+NO_CLASS = '{"name": "d", "format": "coco", "classes": [], "splits": {}, "problems": {}}'
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"classes": ["cat"], "splits": ["train"]}', NO_CLASS])
+def test_a_wrong_dataset_json_is_one_message(tmp_path, text):
+    write(tmp_path / "d", [GOOD])
+    (tmp_path / "d" / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match="Prepare the data again"):
+        read_info(tmp_path / "d")
+
+
+def test_a_split_that_lost_its_lines_is_not_an_empty_split(tmp_path):
+    write(tmp_path / "d", [GOOD])
+    (tmp_path / "d" / "train.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"is empty; dataset\.json counts 1 images"):
+        read_records(tmp_path / "d", "train")
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    write(tmp_path / "d", [GOOD])
+    for name in ("train.jsonl", "dataset.json"):
+        path = tmp_path / "d" / name
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read_records(tmp_path / "d", "train") == [GOOD]
+
+
+def test_a_link_to_a_data_set_stays_a_link(tmp_path):
+    write(tmp_path / "d", [GOOD])
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    write(tmp_path / "link", [GOOD, GOOD | {"id": "b"}], overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert len(read_records(tmp_path / "d", "train")) == 2
+
+
+def test_nothing_is_replaced_unasked_or_by_half(tmp_path):
+    write(tmp_path / "d", [GOOD])
+    with pytest.raises(UserError, match="--overwrite"):
+        write(tmp_path / "d", [GOOD])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="something other than a prepared data set"):
+        write(tmp_path / "mine", [GOOD], overwrite=True)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ValueError, match="Out of range float"):
+        write(tmp_path / "d", [with_objects(bbox=[[0, 0, float("inf"), 1], [1, 2, 3, 4]])], overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert read_records(tmp_path / "d", "train") == [GOOD]
+
+
+def test_what_comes_between_leaves_the_old_data_set_or_the_new_one(tmp_path, monkeypatch):
+    data = tmp_path / "d"
+    write(data, [GOOD])
+    rename, calls = os.rename, []
+
+    def fails_once(*paths):
+        calls.append(paths)
+        if len(calls) == 2:  # the old one is aside, the new one not yet in its place
+            raise KeyboardInterrupt
+        rename(*paths)
+
+    monkeypatch.setattr(os, "rename", fails_once)
+    with pytest.raises(KeyboardInterrupt):
+        write(data, [GOOD, GOOD | {"id": "b"}], overwrite=True)
+    monkeypatch.undo()
+    assert read_records(data, "train") == [GOOD] and [*tmp_path.iterdir()] == [data]
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("boxtune.common.files.shutil.rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(data, [GOOD, GOOD | {"id": "b"}], overwrite=True)
+    assert len(read_records(data, "train")) == 2
+
+
+def test_questions_read_as_a_person_would_ask():
+    assert question(["cat"]) == "<image>Detect every cat in the image."
+    assert question(["RBC", "WBC", "Platelets"]) == "<image>Detect every RBC, WBC and Platelets in the image."
+
+
+def test_the_format_sentence_goes_to_questions_about_boxes_only():
+    from boxtune.answers.codecs import CODECS
+
+    record = GOOD | {
+        "messages": [
+            {"role": "user", "content": "Look. <image>Find all."},
+            {"role": "assistant", "content": "<boxes>"},
+            {"role": "user", "content": "How many?"},
+            {"role": "assistant", "content": "Two."},
+        ]
+    }
+    conversation, widened = render(record, CODECS["qwen3_vl"], (84, 112), "", "As JSON.")
+    assert [turn["role"] for turn in conversation] == ["user", "assistant", "user", "assistant"]
+    assert [part["type"] for part in conversation[0]["content"]] == ["text", "image", "text"]
+    assert conversation[0]["content"][-1]["text"] == "Find all. As JSON."
+    assert conversation[2]["content"] == [{"type": "text", "text": "How many?"}]
+    assert widened == 0

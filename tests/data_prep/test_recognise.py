@@ -1,0 +1,159 @@
+"""data_prep auto: every format is recognised by what its files hold, and where two fit the user is asked."""
+
+import json
+
+import datasets
+import pytest
+
+from data_prep.__main__ import main
+from data_prep.formats import FORMATS
+from tests.helpers.sources import coco, failure, picture, prepared, voc, yolo
+
+BOX = {"x": 10, "y": 20, "width": 30, "height": 40}
+
+
+def write(folder, name: str, content) -> None:
+    picture(folder / "a.png")
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def aabb(folder):
+    write(folder, "list.json", [{"image": "a.png", "objects": [{"class": "cup", "bbox_aabb": [0, 0, 0.5, 0.5]}]}])
+
+
+def via(folder):
+    regions = [{"shape_attributes": {"name": "rect", **BOX}, "region_attributes": {"kind": "cup"}}]
+    write(folder, "via_project.json", {"_via_img_metadata": {"a": {"filename": "a.png", "regions": regions}}})
+
+
+def via_csv(folder):
+    shape = json.dumps({"name": "rect", **BOX}).replace('"', '""')
+    columns = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+    write(folder, "via.csv", f'{columns}\na.png,1,"{{}}",1,0,"{shape}","{{""kind"":""cup""}}"')
+
+
+def labelme(folder):
+    write(folder, "a.json", {"shapes": [{"label": "cup", "points": [[1, 2], [3, 4]], "shape_type": "rectangle"}]})
+
+
+def cvat(folder):
+    box = '<image id="0" name="a.png"><box label="cup" xtl="1" ytl="2" xbr="3" ybr="4"/></image>'
+    write(folder, "annotations.xml", f"<annotations>{box}</annotations>")
+
+
+def labelstudio(folder):
+    result = {"id": "r", "from_name": "l", "type": "rectanglelabels", "value": BOX | {"rectanglelabels": ["cup"]}}
+    write(folder, "export.json", [{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": [result]}]}])
+
+
+def csv(folder):
+    write(folder, "train.csv", "filename,xmin,ymin,xmax,ymax,class\na.png,1,2,3,4,cup")
+
+
+def jsonl(folder):
+    objects = {"bbox": [[60, 50, 35, 25], [5, 4, 40, 36], [50, 5, 48, 25]], "category": ["cup"] * 3}
+    write(folder, "metadata.jsonl", {"file_name": "a.png", "objects": objects})
+
+
+def hf(folder):
+    objects = {"bbox": [[60, 50, 35, 25], [5, 4, 40, 36], [50, 5, 48, 25]], "category": ["cup"] * 3}
+    rows = [{"image": str(picture(folder.parent / "p.png")), "objects": objects}]
+    datasets.Dataset.from_list(rows).cast_column("image", datasets.Image()).save_to_disk(folder)
+
+
+def make(name: str, folder) -> None:
+    own = {
+        "voc": lambda: voc(folder, ["a"]),
+        "coco": lambda: coco(folder, [[[1, 2, 3, 4]]]),
+        "yolo": lambda: yolo(folder, "names: [cup]", {"images/a.png": "0 .5 .5 .2 .2"}),
+    }
+    others = {
+        function.__name__: function for function in (aabb, via, via_csv, labelme, cvat, labelstudio, csv, jsonl, hf)
+    }
+    own[name]() if name in own else others[name](folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["voc", "coco", "yolo", "csv", "via", "via_csv", "labelme", "cvat", "labelstudio", "aabb", "jsonl", "hf"],
+)
+def test_every_format_is_recognised_and_said(tmp_path, capsys, name):
+    make(name, tmp_path / "in")
+    records, _, printed = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert f"{tmp_path / 'in'} is taken as {name.removesuffix('_csv')}: " in printed
+    assert len(records) == 1
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["format"] == name.removesuffix("_csv")
+
+
+def test_where_two_formats_fit_the_user_is_asked(tmp_path, capsys):
+    make("coco", tmp_path / "in")
+    make("csv", tmp_path / "in")
+    message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert "could be of 2 formats" in message and "python -m data_prep coco" in message
+    assert "coco: " in message and "has the lists images, annotations, categories" in message and "csv: " in message
+
+
+def test_where_none_fits_what_is_there_is_told(tmp_path, capsys):
+    write(tmp_path / "in", "notes.json", "{torn")
+    write(tmp_path / "in", "notes.xml", "<html>")
+    message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert "of no format that is known: 1 .png, 1 .json, 1 .xml" in message
+    assert "labelme: " in message
+    assert "does not exist" in failure(capsys, "auto", tmp_path / "lost", "--out", tmp_path / "out")
+
+
+def test_an_earlier_output_inside_the_source_is_not_looked_at(tmp_path, capsys):
+    make("voc", tmp_path / "in")
+    for _ in range(2):
+        prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "in" / "prepared", "--overwrite")
+
+
+def test_where_only_pictures_are_found_the_annotations_are_asked_for(tmp_path, capsys):
+    picture(tmp_path / "in" / "a.png")
+    message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert f"holds only pictures. Name the annotations as SOURCE, and these with --images {tmp_path / 'in'}" in message
+
+
+def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(tmp_path, capsys, monkeypatch):
+    """`data/aquariun` looks like an id of the hub, where the answer takes long and says nothing of the typing error."""
+    monkeypatch.chdir(tmp_path)
+    make("voc", tmp_path / "data" / "aquarium")
+    message = failure(capsys, "auto", "data/aquariun", "--out", tmp_path / "out")
+    assert "data/aquariun does not exist (data/ holds: aquarium)" in message
+
+
+@pytest.mark.parametrize("place", [".", "labels"])
+def test_yolo_labels_are_recognised_with_the_names_or_without(tmp_path, capsys, place):
+    """LabelImg writes classes.txt among the labels; some tools write none, which the reader of YOLO explains."""
+    picture(tmp_path / "in" / "images" / "a.png")
+    (tmp_path / "in" / "labels").mkdir()
+    (tmp_path / "in" / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert "names no classes. Add data.yaml with `names: [...]`, or classes.txt" in message
+    (tmp_path / "in" / place / "classes.txt").write_text("cup\n")
+    records, *_ = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert records["images/a"]["objects"]["category"] == ["cup"]
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "auto", "nutrition", "recipe", "export"])
+def test_help_fits_a_terminal(capsys, name):
+    with pytest.raises(SystemExit):
+        main([name, "-h"])
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if len(line) > 96] == []
+    if name == "auto":
+        assert all(known in text for known in FORMATS)
+
+
+def test_a_csv_without_a_class_is_recognised(tmp_path, capsys):
+    write(tmp_path / "in", "train.csv", "image,xmin,ymin,xmax,ymax\na.png,1,2,3,4")
+    words = ("auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert "name it with --default-class" in failure(capsys, *words)
+    records, *_ = prepared(capsys, *words, "--default-class", "cup")
+    assert records["a"]["objects"]["category"] == ["cup"]
+
+
+def test_a_csv_with_semicolons_is_recognised(tmp_path, capsys):
+    write(tmp_path / "in", "train.csv", "filename;xmin;ymin;xmax;ymax;class\na.png;1;2;3;4;cup")
+    records, *_ = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert records["a"]["objects"]["bbox"] == [[1, 2, 3, 4]]

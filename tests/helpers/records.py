@@ -1,0 +1,31 @@
+"""Records made in memory, and where the repository lies."""
+
+from pathlib import Path
+
+from boxtune.answers.conversation import question
+
+ROOT = Path(__file__).resolve().parents[2]
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+def make_record(
+    name: str, image: str, width: int, height: int, objects: list[tuple[list[float], str]], **extra
+) -> dict:
+    """A prepared record that asks for every class it holds; `ignore` is False throughout."""
+    classes = sorted({label for _, label in objects}) or ["thing"]
+    return {
+        "id": name,
+        "image": image,
+        "width": width,
+        "height": height,
+        "objects": {
+            "bbox": [box for box, _ in objects],
+            "category": [label for _, label in objects],
+            "ignore": [False] * len(objects),
+        },
+        "messages": [
+            {"role": "user", "content": question(extra.pop("classes", classes))},
+            {"role": "assistant", "content": "<boxes>"},
+        ],
+        **extra,
+    }

@@ -1,0 +1,17 @@
+"""A short training, as several test files need one."""
+
+from pathlib import Path
+
+import train_sft
+
+WEIGHTS = ("--iou_loss_weight", 1.0, "--fp_loss_weight", 0.5, "--fn_loss_weight", 2.0)
+
+
+def train(data, out, *extra, config="tiny_nutrition_qlora", overlay=None):
+    """Two optimiser steps of one example each, in this process."""
+    overlays = ["--overlay", overlay] if overlay else []
+    fixed = ["--data_dir", data, "--output_dir", out, "--per_device_train_batch_size", 1]
+    fixed += ["--gradient_accumulation_steps", 1, "--logging_steps", 1, "--eval_strategy", "no", "--max_steps", 2]
+    fixed += ["--eval_images", 0]
+    train_sft.main([str(word) for word in ["--config", config, *overlays, *fixed, *extra]])
+    return Path(out)

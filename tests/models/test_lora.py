@@ -1,0 +1,95 @@
+"""The parts that LoRA can adapt: in every family each is hit whole, and nothing beside it."""
+
+import re
+
+import pytest
+import torch
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+from assets.build_tiny_model import build_model, build_tokenizer
+from benchmarks.gpu_memory import ARCHITECTURES
+from boxtune.common.errors import UserError
+from boxtune.models.lora import ALL_LINEAR, ATTENTION, PARTS, lora_targets
+
+QKVO = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+GATED = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+# (layers of the language model, blocks of the vision tower, a block's MLP, mergers and their linears) of the hub's models.
+FACTS = {
+    "Qwen2-VL-7B": (28, 32, ["mlp.fc1", "mlp.fc2"], ["merger.mlp.0", "merger.mlp.2"]),
+    "Qwen2.5-VL-3B": (36, 32, GATED, ["merger.mlp.0", "merger.mlp.2"]),
+    "Qwen3-VL-8B": (
+        *(36, 27, ["mlp.linear_fc1", "mlp.linear_fc2"]),
+        ["merger.linear_fc1", "merger.linear_fc2"]
+        + [f"deepstack_merger_list.{i}.linear_fc{j}" for i in range(3) for j in (1, 2)],
+    ),
+}
+
+
+def linears_of(layers: int, blocks: int, vision_mlp: list[str], mergers: list[str]) -> dict[str, set[str]]:
+    """{part: module paths}, written out."""
+    language, vision = "model.language_model.layers", "model.visual.blocks"
+    return {
+        "language_attention": {f"{language}.{i}.{name}" for i in range(layers) for name in QKVO},
+        "language_mlp": {f"{language}.{i}.{name}" for i in range(layers) for name in GATED},
+        "vision_attention": {f"{vision}.{i}.attn.{name}" for i in range(blocks) for name in ("qkv", "proj")},
+        "vision_mlp": {f"{vision}.{i}.{name}" for i in range(blocks) for name in vision_mlp},
+        "merger": {f"model.visual.{name}" for name in mergers},
+    }
+
+
+@pytest.fixture(scope="module", params=FACTS)
+def full_size(request) -> tuple[str, torch.nn.Module]:
+    model_class, config = ARCHITECTURES[request.param]
+    with torch.device("meta"):
+        return request.param, model_class(config)
+
+
+def hit(model: torch.nn.Module, pattern: str) -> set[str]:
+    return {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)}
+
+
+def test_a_part_is_its_linears_and_nothing_else(full_size):
+    name, model = full_size
+    wanted = linears_of(*FACTS[name])
+    assert wanted.keys() == PARTS.keys()
+    for part, paths in wanted.items():
+        assert hit(model, lora_targets(model, [part])) == paths
+    together = lora_targets(model, list(PARTS))
+    assert hit(model, together) == set().union(*wanted.values())
+    # Wrapped, as PEFT and a trainer wrap it; towers that merely sound alike are none.
+    assert re.fullmatch(together, "base_model.model.model.visual.merger" + FACTS[name][3][0].removeprefix("merger"))
+    assert not re.fullmatch(together, "model.audiovisual.blocks.0.attn.qkv")
+
+
+def test_suffixes_are_of_the_language_model_and_vision_adds_the_blocks(full_size):
+    """Qwen2.5-VL's vision MLPs bear the language model's names."""
+    name, model = full_size
+    parts = linears_of(*FACTS[name])
+    attention, everything = parts["language_attention"], parts["language_attention"] | parts["language_mlp"]
+    assert hit(model, lora_targets(model)) == hit(model, lora_targets(model, suffixes=ATTENTION)) == attention
+    for suffixes in ("all-linear", ALL_LINEAR):
+        assert hit(model, lora_targets(model, suffixes=suffixes)) == everything
+    blocks = parts["vision_attention"] | parts["vision_mlp"]
+    assert hit(model, lora_targets(model, suffixes=ALL_LINEAR, vision=True)) == everything | blocks
+    # TRL hands over a list of one as a bare string.
+    assert hit(model, lora_targets(model, suffixes="up_proj")) == {p for p in everything if p.endswith("up_proj")}
+
+
+def test_a_part_that_the_model_lacks_is_named_with_what_it_has():
+    with torch.device("meta"):
+        model = Qwen2VLForConditionalGeneration(
+            Qwen2VLConfig(text_config={"num_hidden_layers": 1}, vision_config={"depth": 0})
+        )
+    with pytest.raises(UserError) as error:
+        lora_targets(model, ["language_mlp", "vision_attention", "vision_mlp"])
+    assert "no linears in vision_attention, vision_mlp." in str(error.value)
+    assert "language_mlp: 1 down_proj, 1 gate_proj, 1 up_proj" in error.value.problems
+    assert "vision_mlp: none" in error.value.problems
+    assert "merger: 1 mlp.0, 1 mlp.2" in error.value.problems
+
+
+def test_every_suffix_that_hits_nothing_is_named():
+    with torch.device("meta"):
+        model = build_model("qwen2_5_vl", build_tokenizer(), hidden=64, layers=1, vision_layers=1)
+    with pytest.raises(UserError, match=r"the language model has no qkv, q_prj\. Use q_proj"):
+        lora_targets(model, suffixes=["q_proj", "qkv", "q_prj"])

@@ -1,0 +1,159 @@
+"""Two runs compared: equal runs differ by nothing, better boxes win, and runs that share no images are refused."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+import evaluate
+from boxtune.answers.predictions import make_prediction
+from boxtune.common.errors import UserError
+from boxtune.data.records import read_records
+from boxtune.reports.comparison import VALUES, compare, comparison_table
+from tests.helpers.scoring import a_prediction, a_record, random_data
+
+
+@pytest.fixture
+def runs(squares, tmp_path):
+    """{name: run folder} with predictions and metrics: `good` is exact, `poor` is off its objects by half their breadth."""
+    records, folders = read_records(squares, "test"), {}
+    for name, shift in (("good", 0), ("poor", 0.5)):
+        folders[name] = tmp_path / name
+        (folders[name] / "eval").mkdir(parents=True)
+        lines = []
+        for record in records:
+            size = (record["height"], record["width"])
+            line = make_prediction(record, "qwen3_vl", size, "[]", 0.1)
+            boxes = [
+                [x0 + shift * (x1 - x0), y0, x1 + shift * (x1 - x0), y1] for x0, y0, x1, y1 in record["objects"]["bbox"]
+            ]
+            line["objects"] = {"bbox": boxes, "category": record["objects"]["category"], "score": [1.0] * len(boxes)}
+            lines.append(json.dumps(line) + "\n")
+        path = folders[name] / "eval" / "predictions.jsonl"
+        path.write_text("".join(lines), encoding="utf-8")
+        evaluate.main(["--predictions", str(path), "--data", str(squares), "--json"])
+    return folders
+
+
+def comparison(*words, capsys) -> dict:
+    capsys.readouterr()
+    evaluate.main(["--compare", *map(str, words), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(*words, capsys) -> str:
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--compare", *map(str, words)])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_run_differs_from_itself_by_nothing(runs, tmp_path, capsys):
+    result = comparison(runs["poor"], runs["poor"], "--out", tmp_path / "out", capsys=capsys)
+    for key, row in result["values"].items():
+        assert row["A"] == row["B"] and row["difference"] == 0 and row["interval"] == [0, 0], key
+    assert result["outcome"] == {"won": 0, "lost": 0, "tied": 6} and result["images"] == []
+    assert "No image differs" in (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+
+
+def test_better_boxes_win_where_there_are_boxes(runs, squares, capsys):
+    result = comparison(runs["poor"], runs["good"] / "eval" / "predictions.jsonl", capsys=capsys)
+    assert (result["split"], result["data"]) == ("test", str(squares))
+    empty = sum(not record["objects"]["bbox"] for record in read_records(squares, "test"))
+    assert result["outcome"] == {"won": 6 - empty, "lost": 0, "tied": empty}
+    for side, name in (("A", "poor"), ("B", "good")):
+        metrics = json.loads((runs[name] / "eval" / "metrics.json").read_text(encoding="utf-8"))
+        metrics |= metrics["matching"]
+        assert {key: row[side] for key, row in result["values"].items()} == {
+            key: metrics[key] for key in result["values"]
+        }
+    assert result["values"]["AP50"]["interval"][0] > 0 and result["values"]["fn"]["interval"][1] < 0
+    out = runs["good"] / "eval"
+    assert json.loads((out / "comparison.json").read_text(encoding="utf-8")) == result
+    page = (out / "comparison.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg") == 2 * (6 - empty) and not re.search(r"https?:", page)
+    assert "95 %: 300 draws of the images; another training seed may differ by more." in page
+    shown = [f"{row['id']}: truth and answer {run}" for row in result["images"] for run in "AB"]
+    assert re.findall('alt="(.*?)"', page) == shown
+    errors = [max(row["errors"]) for row in result["images"]]
+    assert errors == sorted(errors, reverse=True)
+    back = comparison(runs["good"], runs["poor"], capsys=capsys)
+    assert back["outcome"]["lost"] == 6 - empty
+    assert back["values"]["f1"]["difference"] == -result["values"]["f1"]["difference"]
+
+
+def test_pairing_leaves_only_what_differs_to_chance():
+    """One false positive more on one of 60 images: an interval of Poisson(1), however much the images differ."""
+    records, predictions, classes = random_data(0, images=60)
+    worse = [
+        prediction | {"objects": {k: [*v] for k, v in prediction["objects"].items()}} for prediction in predictions
+    ]
+    for key, value in (("bbox", [1, 1, 4, 4]), ("category", "class 0"), ("score", 0.5)):
+        worse[0]["objects"][key].append(value)
+    result = compare(records, predictions, worse, classes)
+    low, high = result["values"]["fp"]["interval"]
+    assert result["values"]["fp"]["difference"] == 1 and low == 0 and 2 <= high <= 4
+    assert result["outcome"] == {"won": 0, "lost": 1, "tied": 59}
+
+
+def test_an_interval_about_nothing_has_no_minus_zero():
+    counts = {key: {"A": 3, "B": 3, "difference": 0, "interval": [-0.4, 0.4]} for key in VALUES}
+    assert set(comparison_table({"values": counts}).columns[4].cells) == {"+0 to +0"}
+
+
+def test_errors_decide_before_overlap_does():
+    record = a_record(boxes=[[0, 0, 100, 100]])
+    silent, wide = a_prediction(), a_prediction(boxes=[[0, 0, 100, 300]])
+    near, nearer = a_prediction(boxes=[[0, 0, 100, 80]]), a_prediction(boxes=[[0, 0, 100, 81]])
+    winners = [
+        [row["winner"] for row in compare([record], [a], [b], ["cat"])["images"]]
+        for a, b in ((silent, wide), (near, nearer), (nearer, near), (near, near))
+    ]
+    assert winners == [["A"], ["B"], ["A"], []]
+
+
+def test_clicks_are_compared_by_their_hits_and_not_with_boxes():
+    record = a_record(boxes=[[0, 0, 100, 100]])
+    hit, miss = (a_prediction(boxes=[point], place="point") for point in ([50, 50], [200, 200]))
+    result = compare([record], [miss], [hit], ["cat"])
+    assert result["values"]["f1"]["difference"] == 1 and result["values"]["AP"]["interval"] is None
+    assert result["outcome"]["won"] == 1
+    with pytest.raises(UserError, match="points"):
+        compare([record], [hit], [a_prediction(boxes=[[0, 0, 9, 9]])], ["cat"])
+
+
+def test_runs_that_cannot_be_compared_are_refused(runs, squares, tmp_path, capsys):
+    shorter = tmp_path / "shorter.jsonl"
+    lines = (runs["good"] / "eval" / "predictions.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    shorter.write_text("".join(lines[1:]), encoding="utf-8")
+    assert "give --data DIR" in refused(shorter, shorter, capsys=capsys)
+    message = refused(runs["good"], shorter, "--data", squares, capsys=capsys)
+    assert f"{json.loads(lines[0])['id']}: not in {shorter}" in message
+    assert "does not exist. Make predictions" in refused(tmp_path / "nowhere", shorter, capsys=capsys)
+    (tmp_path / "untried").mkdir()
+    assert "Evaluate it first" in refused(tmp_path / "untried", shorter, capsys=capsys)
+    other = tmp_path / "other"
+    shutil.copytree(runs["good"], other)
+    metrics = json.loads((other / "eval" / "metrics.json").read_text(encoding="utf-8"))
+    metrics["provenance"] |= {"data": "data/elsewhere"}
+    (other / "eval" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    assert "answer no image" in refused(empty, empty, "--data", squares, capsys=capsys)
+    message = refused(runs["good"], other, capsys=capsys)
+    assert "data/elsewhere" in message and str(squares) in message and "give --data" in message
+    evaluate.main(["--compare", str(runs["good"]), str(other), "--data", str(squares), "--out", str(tmp_path / "out")])
+    assert "B wins 0" in capsys.readouterr().out
+
+
+def test_pictures_that_are_gone_leave_their_numbers(runs, squares, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(squares, data)
+    path = data / "test.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace("/pictures/", "/gone/"), encoding="utf-8")
+    result = comparison(runs["poor"], runs["good"], "--data", data, "--out", tmp_path / "out", capsys=capsys)
+    assert np.isfinite(result["values"]["AP"]["difference"])
+    page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert page.count("image file not found") == 2 * len(result["images"])

@@ -1,0 +1,203 @@
+"""Predictions for other tools: each form is read by the tool it is for, or by its rules, and says what we said."""
+
+import csv
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+import evaluate
+from boxtune.answers.predictions import make_prediction
+from boxtune.common.errors import UserError
+from boxtune.data.records import read_records, write_dataset
+from boxtune.reports.exports import check_exports, write_yolo
+from data_prep.__main__ import main as data_prep
+from tests.helpers.records import make_record
+
+CLASSES = ["cat", "dog", "owl"]
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """(prepared data, predictions.jsonl): 12 pictures with noisy boxes, scores, names that no class has, and ignored truth."""
+    folder, draw = tmp_path_factory.mktemp("scored"), np.random.default_rng(0)
+    records, lines = [], []
+    for i in range(12):
+        objects, found = [], []
+        for _ in range(i % 5 * 2):
+            x, y, w, h = (int(value) for value in draw.integers((0, 0, 20, 20), (300, 200, 200, 150)))
+            objects.append(([x, y, x + w + 0.25, y + h], CLASSES[draw.integers(3)]))
+            noise = draw.normal(0, 8, 4).round(3)
+            found.append([max(0.0, x + noise[0]), max(0.0, y + noise[1]), x + w + noise[2], y + h + noise[3]])
+        # Ids that need care in a file name, in another order than the alphabet's.
+        name = f"{'sub/' if i % 2 else ''}picture{20 - i}{'.png' if i == 4 else ''}"
+        record = make_record(name, str(folder / f"{i}.png"), 640, 480, objects, classes=CLASSES)
+        if len(objects) > 3:
+            record["objects"]["ignore"][0] = True
+        records.append(record)
+        labels = [label for _, label in objects] + ["unicorn"]
+        found.append([10.0, 10.0, 60.0, 70.0])
+        line = make_prediction(record, "qwen3_vl", (320, 320), "[]", 0.1)
+        scores = draw.random(len(found)).round(6).tolist()
+        line["objects"] = {"bbox": found, "category": labels, "score": scores} if i % 4 else line["objects"]
+        lines.append(line)
+    write_dataset(
+        folder / "data", name="d", source_format="t", classes=CLASSES, splits={"validation": records}, problems=[]
+    )
+    path = folder / "predictions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder / "data", path
+
+
+def export(scored, out, kinds: str) -> dict:
+    data, predictions = scored
+    words = ["--predictions", predictions, "--data", data, "--split", "validation", "--out", out, "--export", kinds]
+    evaluate.main(list(map(str, words)))
+    return json.loads((out / "metrics.json").read_text())
+
+
+def test_pycocotools_scores_the_coco_files_as_evaluate_does(scored, tmp_path, capsys):
+    from PIL import Image
+
+    metrics = export(scored, tmp_path, "coco")
+    for record in read_records(scored[0], "validation"):
+        Image.new("RGB", (640, 480)).save(record["image"])
+    data_prep(["export", str(scored[0]), "--export", "coco", "--out", str(tmp_path / "truth")])
+    truth = COCO(str(tmp_path / "truth" / "annotations" / "instances_val.json"))
+    evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "coco_results.json")), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert 0.1 < metrics["AP"] < 0.9, "neither perfect nor hopeless"
+    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+    ours = [-1 if metrics[name] is None else metrics[name] for name in names]
+    assert ours == pytest.approx(evaluation.stats[:6].tolist(), abs=1e-9)
+    assert metrics["AR100"] == pytest.approx(evaluation.stats[8], abs=1e-9)
+    error = capsys.readouterr().err
+    assert f"{metrics['unknown_label_boxes']} boxes are left out" in error and "'unicorn'" in error
+
+
+def test_yolo_names_files_and_classes_as_the_prepared_datas_export_does(scored, tmp_path):
+    from PIL import Image
+
+    export(scored, tmp_path, "yolo")
+    records = read_records(scored[0], "validation")
+    for record in records:
+        Image.new("RGB", (640, 480)).save(record["image"])
+    data_prep(["export", str(scored[0]), "--export", "yolo", "--out", str(tmp_path / "truth")])
+    names = sorted(path.name for path in (tmp_path / "yolo" / "labels" / "val").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "truth" / "labels" / "val").iterdir())
+    assert (tmp_path / "yolo" / "classes.txt").read_text().split() == CLASSES
+    lines = {line["id"]: line for line in map(json.loads, scored[1].read_text().splitlines())}
+    empty = 0
+    for record in records:
+        path = tmp_path / "yolo" / "labels" / "val" / f"{record['id'].replace('/', '%2F')}.txt"
+        objects = lines[record["id"]]["objects"]
+        known = [i for i, label in enumerate(objects["category"]) if label in CLASSES]
+        rows = [line.split() for line in path.read_text().splitlines()]
+        empty += not rows
+        assert [CLASSES[int(row[0])] for row in rows] == [objects["category"][i] for i in known]
+        for row, i in zip(rows, known, strict=True):
+            cx, cy, w, h, confidence = map(float, row[1:])
+            box = [(cx - w / 2) * 640, (cy - h / 2) * 480, (cx + w / 2) * 640, (cy + h / 2) * 480]
+            assert box == pytest.approx(objects["bbox"][i], abs=1e-5) and confidence == objects["score"][i]
+    assert empty, "an empty answer is an empty file"
+
+
+def test_supervision_gets_the_arrays_of_detections_and_the_columns_of_its_csv(scored, tmp_path):
+    export(scored, tmp_path, "supervision")
+    images = json.loads((tmp_path / "supervision.json").read_text())["images"]
+    records = read_records(scored[0], "validation")
+    assert [image["id"] for image in images] == [record["id"] for record in records]
+    assert any(not image["xyxy"] for image in images)
+    for image in images:
+        columns = [image[key] for key in ("xyxy", "confidence", "class_id", "class_name")]
+        assert np.array(columns[0]).reshape(-1, 4).shape == (len(columns[1]), 4)
+        assert [CLASSES[number] for number in columns[2]] == columns[3]
+    with open(tmp_path / "supervision.csv", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    # As CSVSink of supervision 0.31 writes them, class_name being detections.data and image custom_data.
+    head = "x_min,y_min,x_max,y_max,class_id,confidence,tracker_id,class_name,image"
+    assert ",".join(reader.fieldnames) == head
+    flat = [(image["id"], *box) for image in images for box in image["xyxy"]]
+    assert [(row["image"], *(float(row[key]) for key in reader.fieldnames[:4])) for row in rows] == flat
+
+
+def test_a_second_export_replaces_the_first_and_nothing_else(scored, tmp_path, capsys):
+    export(scored, tmp_path, "yolo,coco")
+    stale = tmp_path / "yolo" / "labels" / "val" / "stale.txt"
+    stale.write_text("0 0.5 0.5 1 1 1\n")
+    export(scored, tmp_path, "yolo")
+    assert not stale.exists()
+    (tmp_path / "yolo" / "data.yaml").write_text("my own data set")
+    with pytest.raises(SystemExit) as stop:
+        export(scored, tmp_path, "yolo")
+    assert stop.value.code == 2 and "data.yaml" in capsys.readouterr().err
+    assert (tmp_path / "yolo" / "data.yaml").read_text() == "my own data set"
+
+
+def test_an_export_that_is_cut_leaves_the_one_before(scored, tmp_path, monkeypatch):
+    export(scored, tmp_path, "yolo")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    write, written = Path.write_text, []
+
+    def full(path, *args, **kwargs):
+        written.append(path)
+        if len(written) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_yolo(tmp_path, read_records(scored[0], "validation"), [[]] * 12, CLASSES, "validation")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_labels_without_scores_are_somebodys_own_and_stay(tmp_path):
+    own = tmp_path / "yolo" / "labels" / "train" / "mine.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("0 0.5 0.5 1 1\n")
+    with pytest.raises(UserError, match=r"mine\.txt is of no earlier export"):
+        check_exports(["yolo"], tmp_path, click=False, records=[])
+
+
+def test_a_file_in_the_exports_place_is_named_before_anything_is_answered(tmp_path):
+    (tmp_path / "yolo").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match="is no folder"):
+        check_exports(["yolo"], tmp_path, click=False, records=[])
+    check_exports(["coco"], tmp_path, click=False, records=[])
+
+
+def test_ids_too_long_for_a_file_are_listed_before_anything_is_answered(tmp_path):
+    """A folder's name counts too, as yolo's files lie flat; ü has two bytes."""
+    ids = ["a" * 251, "a" * 252, f"{'ü' * 60}/{'ü' * 66}", f"{'ü' * 60}/{'ü' * 64}"]
+    with pytest.raises(UserError) as error:
+        check_exports(["yolo"], tmp_path, click=False, records=[{"id": name} for name in ids])
+    assert error.value.problems == ids[1:3]
+    check_exports(["coco"], tmp_path, click=False, records=[{"id": ids[1]}])
+
+
+def test_points_and_unknown_forms_are_refused(scored, tmp_path, capsys):
+    records = read_records(scored[0], "validation")
+    lines = [make_prediction(record, "qwen3_vl_click", (320, 320), "None", 0.1) for record in records]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for kinds, message in (("coco", "no boxes to export"), ("coco,xml", "choose from coco, yolo, supervision")):
+        with pytest.raises(SystemExit) as stop:
+            export((scored[0], tmp_path / "p.jsonl"), tmp_path / "out", kinds)
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_question_about_one_class_is_told_where_other_tools_count_all(scored, tmp_path, capsys):
+    records = read_records(scored[0], "validation")
+    records[0]["messages"][1]["content"] = "<boxes:cat>"
+    write_dataset(
+        tmp_path / "data", name="d", source_format="t", classes=CLASSES, splits={"validation": records}, problems=[]
+    )
+    export((tmp_path / "data", scored[1]), tmp_path / "out", "coco")
+    assert "1 questions ask for part of the classes" in capsys.readouterr().err

@@ -1,0 +1,591 @@
+"""report.html: one file that needs no network, and nothing a label says becomes markup."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from html.parser import HTMLParser
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boxtune.answers.predictions import make_prediction
+from boxtune.metrics.average_precision import curves
+from boxtune.metrics.error_types import MISTAKES, mistakes
+from boxtune.metrics.matching import image_scores, worst_first
+from boxtune.metrics.scoring import score
+from boxtune.reports.comparison import COLORS
+from boxtune.reports.report import write_report
+
+ATTACK = (
+    '"></script><script>document.documentElement.id = "a"</script><img src=x onerror="document.documentElement.id=1">'
+)
+
+
+def a_record(name, boxes, labels=None, size=(960, 480), ignore=None):
+    objects = {
+        "bbox": boxes,
+        "category": labels or ["cat"] * len(boxes),
+        "ignore": ignore or [False] * len(boxes),
+    }
+    return {
+        "id": name, "image": f"{name}.png", "width": size[0], "height": size[1], "objects": objects, "messages": [],
+    }  # fmt: skip
+
+
+def answer(record, boxes, labels=None, text=None):
+    """A prediction in thousandths of the picture."""
+    rows = [{"bbox_2d": box, "label": label} for box, label in zip(boxes, labels or ["cat"] * len(boxes), strict=True)]
+    return make_prediction(record, "qwen3_vl", (320, 640), json.dumps(rows) if text is None else text, 0.25)
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text outside style, of a page that must be well nested."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], ""
+        self.feed(html)
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in {"meta", "img", "br", "input"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += f"{data} "
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def write(folder, records, predictions, classes=("cat", "dog"), **kwargs):
+    path = folder / "out" / "report.html"
+    metrics = score(records, predictions, list(classes), provenance={"split": "test", "versions": {"torch": "2.15"}})
+    options = {"title": "a run"} | kwargs
+    write_report(path, records, predictions, metrics, curves(records, predictions, list(classes)), folder, **options)
+    assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
+    return path.read_text(encoding="utf-8"), metrics
+
+
+def data_of(html):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
+
+
+def pictures_of(html):
+    uris = [image["picture"] for image in data_of(html)["images"] if image.get("picture")]
+    return [Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,")))) for uri in uris]
+
+
+@pytest.fixture
+def browse(folder):
+    """The page as its script left it, in a browser that was given the address's hash."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("neither chromium nor google-chrome is on the PATH")
+
+    def dom(hash_=""):
+        address = (folder / "out" / "report.html").as_uri() + hash_
+        options = (
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={folder / 'profile'}",
+            "--virtual-time-budget=5000",
+        )
+        command = [program, "--headless", *options, "--dump-dom", address]
+        return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=True).stdout
+
+    return dom
+
+
+def cards_of(dom):
+    """[{"id", "counts", "boxes"}] of the figures in view; the boxes as their tooltips say."""
+    return [
+        {
+            "id": unescape(re.search(r"<b>(.*?)</b>", figure)[1]),
+            "counts": re.findall(r"<span>(.*?)</span>", re.search(r'<div class="counts">(.*?)</div>', figure)[1]),
+            "boxes": [unescape(tip) for tip in re.findall(r"<title>(.*?)</title>", figure)],
+        }
+        for figure in re.findall(r"<figure>(.*?)</figure>", dom.split("<template", 1)[0], re.DOTALL)
+    ]
+
+
+def cells_of(html):
+    """All numbers that move with the threshold: overall, then class by class, then by kind of mistake."""
+    return re.findall(r'data-(?:count|change-from|mistake)="(.*?)">(.*?)<', html.split("<template", 1)[0])
+
+
+def dots_of(html):
+    """{number of a class: (recall, precision) at its dot beside the curves}; None where it is hidden."""
+    dots = {}
+    for tag in re.findall(r"<circle [^>]*data-point[^>]*>", html):
+        facts = dict(re.findall(r'([a-z-]+)="([^"]*)"', tag))
+        shown = "display: none" not in facts.get("style", "")
+        place = (float(facts["cx"]) / 100, 1 - float(facts["cy"]) / 100) if shown else None
+        dots[int(facts["data-point"])] = place
+    return dots
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("good", "bad", "empty"):
+        Image.new("RGB", (960, 480), "white").save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def three():
+    """(records, predictions): one perfect, one with three errors, one empty and right."""
+    records = [
+        a_record("good", [[96, 48, 192, 96]]),
+        a_record("bad", [[96, 48, 192, 96], [480, 240, 960, 480]], ["cat", "dog"]),
+        a_record("empty", []),
+    ]
+    boxes = [[[100, 100, 200, 200]], [[100, 100, 200, 200], [700, 100, 800, 200], [300, 300, 400, 400]], []]
+    predictions = [answer(record, rows) for record, rows in zip(records, boxes, strict=True)]
+    return records, predictions
+
+
+@pytest.fixture
+def crowd():
+    """(records, predictions) of 20 images in which boxes of two classes compete, scores tie and truth is ignored."""
+    draw = np.random.default_rng(3)
+
+    def boxes(count):
+        corners = draw.integers(0, 6, (count, 2)) * 20.0
+        return np.hstack([corners, corners + draw.integers(4, 9, (count, 2)) * 20]).tolist()
+
+    records, predictions = [], []
+    for i in range(20):
+        truth, answers = draw.integers(0, 9), draw.integers(0, 18)
+        labels, ignore = draw.choice(["cat", "dog"], truth).tolist(), (draw.random(truth) < 0.2).tolist()
+        record = a_record(f"image {i}", boxes(truth), labels, ignore=ignore)
+        objects = {
+            "bbox": boxes(answers),
+            "category": draw.choice(["cat", "dog", " dog", "cow"], answers, p=[0.5, 0.3, 0.1, 0.1]).tolist(),
+            "score": (draw.integers(0, 21, answers) / 20).tolist(),
+        }
+        records.append(record)
+        predictions.append(answer(record, []) | {"objects": objects})
+    return records, predictions
+
+
+def kept(predictions, threshold):
+    """The predictions without what scores less."""
+    for prediction in predictions:
+        objects = prediction["objects"]
+        rows = [i for i, value in enumerate(objects["score"]) if value >= threshold]
+        yield prediction | {"objects": {key: [column[i] for i in rows] for key, column in objects.items()}}
+
+
+def test_the_page_stands_alone(folder, three):
+    html, _ = write(folder, *three)
+    page = Page(html)
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "url(" not in html
+    assert "@import" not in html
+    assert not page.all("link")
+    assert not page.all("a")
+    assert [picture.size for picture in pictures_of(html)] == [(480, 240)] * 3
+    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'")
+    assert policy.endswith(f"script-src 'sha256-{digest}'")
+    assert [attributes.get("type") for attributes in page.all("script")] == ["application/json", None]
+    assert "prefers-color-scheme: dark" in html
+    assert any(meta.get("name") == "viewport" for meta in page.all("meta"))
+
+
+def test_the_page_shows_the_numbers_of_the_metrics(folder, three):
+    html, metrics = write(folder, *three)
+    text = " ".join(Page(html).text.split())
+    matching = metrics["matching"]
+    assert (matching["tp"], matching["fp"], matching["fn"]) == (2, 2, 1)
+    assert f"{metrics['AP']:.3f} AP" in text
+    assert "precision 0.500" in text
+    assert "true positives 2 false positives 2 false negatives 1" in text
+    assert "3 images, 3 truth boxes" in text
+    assert "split test" in text
+    assert "versions.torch 2.15" in text
+    assert "All scores are equal" in text
+
+
+def test_the_worst_half_and_a_fair_sample_are_shown_of_many(folder, three):
+    html, _ = write(folder, *three)
+    data = data_of(html)
+    assert [image["id"] for image in data["images"]] == ["good", "bad", "empty"]
+    assert sorted(data["random"]) == [0, 1, 2]
+    assert "All 3 images." in html
+    html, _ = write(folder, *three, limit=1)
+    data = data_of(html)
+    assert [image.get("id") for image in data["images"]] == [None, "bad", None]  # the others are counted, not shown
+    assert "The page holds 1 images of 3" in html
+    assert len(pictures_of(html)) == 1
+    draws = [data_of(write(folder, *three, limit=2, seed=seed)[0])["random"] for seed in range(6)]
+    assert {sample[-1] for sample in draws} == {0, 2}  # drawn until one is new
+    assert {1 in sample for sample in draws} == {True, False}  # from all, the worst among them
+
+
+def test_boxes_are_drawn_where_they_are_in_the_colour_of_what_they_are(folder, three, browse):
+    records, predictions = three
+    records[1]["objects"]["bbox"][1] = [490, 240, 960, 480]
+    write(folder, records, predictions)
+    dom = browse()
+    assert [card["id"] for card in cards_of(dom)] == ["bad", "good", "empty"]
+    shapes = re.findall(
+        r'<g class="(\w+)"><title>(.*?)</title><rect class="shape" x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)">',
+        dom,
+    )
+    # The drawing is 480 wide for a picture of 960, so half the pixels of the original.
+    assert shapes[:5] == [
+        ("found", "cat: truth, IoU 1.000, at [96, 48, 192, 96] px", "48", "24", "48", "24"),
+        ("missed", "dog: missed truth, at [490, 240, 960, 480] px", "245", "120", "235", "120"),
+        ("hit", "cat: true positive, IoU 1.000, score 1.000, at [96, 48, 192, 96] px", "48", "24", "48", "24"),
+        ("false", "cat: false positive, background, score 1.000, at [672, 48, 768, 96] px", "336", "24", "48", "24"),
+        ("false", "cat: false positive, background, score 1.000, at [288, 144, 384, 192] px", "144", "72", "48", "24"),
+    ]
+    assert 'viewBox="0 0 480 240"' in dom
+    assert "aspect-ratio: 2 / 1" in dom
+    assert len(re.findall(r'<li class="(?:found|missed|hit|false)">', dom)) == len(
+        shapes
+    )  # the same for whoever has no pointer
+    assert re.findall('<img alt="(.*?)" src="data:image/jpeg;base64,', dom) == ["bad", "good", "empty"]
+    assert re.findall('<summary aria-label="(.*?)">', dom)[:2] == ["boxes of bad", "answer text of bad"]
+    assert "score at least" not in dom  # all scores are equal
+
+
+def test_ignored_truth_excused_answers_and_duplicates_are_named(folder, browse):
+    record = a_record("good", [[0, 0, 480, 240], [480, 240, 960, 480]], ignore=[True, False])
+    boxes = [[100, 100, 200, 200], [500, 500, 1000, 1000], [500, 500, 1000, 990]]
+    write(folder, [record], [answer(record, boxes)])
+    (card,) = cards_of(browse())
+    facts = (
+        "ignored truth",
+        "truth",
+        "not counted, inside ignored truth",
+        "true positive",
+        "false positive, duplicate",
+    )
+    assert [tip.split(":")[1].strip().startswith(fact) for tip, fact in zip(card["boxes"], facts, strict=True)] == [
+        True
+    ] * 5
+    assert card["counts"] == ["1 TP", "1 FP", "0 FN", "1 duplicate", "1 not counted", "mean IoU 1.000", "0.25 s"]
+
+
+def test_points_are_drawn_as_dots(folder, browse):
+    record = a_record("good", [[96, 48, 192, 96]])
+    text = "<click>150,150</click> cat\n<click>900,500</click> cat\n<click>160,150</click> cat"
+    prediction = make_prediction(record, "qwen3_vl_click", (320, 640), text, 0.1)
+    html, metrics = write(folder, [record], [prediction])
+    dots = re.findall(
+        r'<g class="(\w+)"><title>[^<]*</title><circle class="dot" cx="(.*?)" cy="(.*?)"', dom := browse()
+    )
+    assert dots == [("hit", "72", "36"), ("false", "432", "120"), ("false", "76.8", "36")]
+    assert cards_of(dom)[0]["counts"] == ["1 TP", "2 FP", "0 FN", "1 duplicate", "0.1 s"]
+    assert cells_of(dom) == cells_of(html)
+    assert metrics["points"]["fp"] == 2
+    assert "IoU" not in "".join(cards_of(dom)[0]["boxes"])
+    assert "score at least" not in html
+    assert "Points have no curve." in html
+
+
+@pytest.mark.parametrize("threshold", [0, 0.35, 1])
+def test_a_dot_beside_each_curve_is_where_the_counts_are(folder, crowd, browse, threshold):
+    records, predictions = crowd
+    for prediction in predictions:  # no dog scores as much as 1
+        objects = prediction["objects"]
+        rows = zip(objects["score"], objects["category"], strict=True)
+        objects["score"] = [min(value, 0.9) if label.strip() == "dog" else value for value, label in rows]
+    html, plain = write(folder, records, predictions)
+    page = browse(f"#score={threshold}")
+    per_class = score(records, list(kept(predictions, threshold)), ["cat", "dog"])["per_class"]
+    for dots, classes in ((dots_of(html), plain["per_class"]), (dots_of(page), per_class)):
+        assert dots.keys() == {0, 1}
+        for dot, row in zip(dots.values(), classes.values(), strict=True):
+            hidden = row["precision"] is None
+            assert dot == (None if hidden else pytest.approx((row["recall"], row["precision"])))
+    assert (dots_of(page)[1] is None) == (threshold == 1)
+
+
+@pytest.mark.parametrize("threshold", [0, 0.35, 0.6])
+def test_the_page_counts_at_a_threshold_as_python_does(folder, crowd, browse, threshold):
+    """Dropping a box can free its truth for another one, so the page has to match anew."""
+    records, predictions = crowd
+    above = list(kept(predictions, threshold))
+    if threshold:
+        before = zip(predictions, image_scores(records, predictions), strict=True)
+        still = sum(
+            prediction["objects"]["score"][i] >= threshold for prediction, image in before for i, *_ in image.pairs
+        )
+        assert still < sum(image.tp for image in image_scores(records, above))  # so hiding boxes is not enough
+    write(folder, records, above)
+    expected = cells_of((folder / "out" / "report.html").read_text(encoding="utf-8"))
+    html, _ = write(folder, records, predictions)
+    dom = browse(f"#score={threshold}&gallery=file")
+    assert cells_of(dom) == expected
+    if not threshold:
+        assert {name for name, count in cells_of(dom) if count.isdigit() and int(count)} >= set(MISTAKES)
+    else:
+        assert cells_of(html) != expected  # the page, not Python, wrote them
+    cards = cards_of(dom)
+    assert [card["id"] for card in cards] == [record["id"] for record in records]
+    for card, image, before, prediction in zip(cards, image_scores(records, above), predictions, above, strict=True):
+        hidden = len(before["objects"]["score"]) - len(prediction["objects"]["score"])
+        wanted = [f"{image.tp} TP", f"{image.fp} FP", f"{image.fn} FN"]
+        wanted += [f"{len(image.duplicates)} duplicate"] * bool(image.duplicates)
+        wanted += [f"{len(image.excused)} not counted"] * bool(image.excused)
+        wanted += [f"{hidden} below the score"] * bool(hidden)
+        wanted += [] if image.mean_iou is None else [f"mean IoU {image.mean_iou:.3f}"]
+        assert card["counts"] == [*wanted, "0.25 s"]
+    best = float(re.search(r"best F1 on this split: ([\d.]+)<", dom)[1])
+
+    def f1(cut):
+        return score(records, list(kept(predictions, cut)), ["cat", "dog"])["matching"]["f1"]
+
+    assert f1(best) == max(f1(step / 20) for step in range(21))
+
+
+def test_filters_and_galleries_are_named_in_the_address(folder, crowd, browse):
+    records, predictions = crowd
+    predictions[4]["problems"] = ["truncated"]
+    html, _ = write(folder, records, predictions)
+    above = list(kept(predictions, 0.5))
+    scores = image_scores(records, above)
+
+    def ids(rows):
+        return [records[i]["id"] for i in rows]
+
+    def dogs_missed(i):
+        return "dog" in [records[i]["objects"]["category"][j] for j in scores[i].missed]
+
+    def kind(i):
+        return mistakes(records[i], above[i], scores[i], ["cat", "dog"], 0.5).values()
+
+    everything = range(len(records))
+    wanted = {
+        "#score=0.5&class=dog&error=missed": [i for i in worst_first(scores) if dogs_missed(i)],
+        "#score=0.5&error=localisation&gallery=file": [i for i in everything if "localisation" in kind(i)],
+        "#score=7&class=cow&error=nonsense&gallery=random": data_of(html)["random"],
+        "#error=problem": [4],
+    }
+    for address, rows in wanted.items():
+        dom = browse(address)
+        assert [card["id"] for card in cards_of(dom)] == ids(rows), address
+        assert f">{len(rows)} of 20 images<" in dom
+        assert rows
+
+
+def test_nothing_that_a_label_id_or_answer_says_becomes_markup(folder, browse):
+    record = a_record("good", [[96, 48, 192, 96]], [ATTACK]) | {"id": ATTACK, "image": ATTACK}
+    prediction = answer(record, [[1, 1, 500, 500]], [ATTACK]) | {"problems": [ATTACK]}
+    html, metrics = write(folder, [record], [prediction], classes=[ATTACK], title=ATTACK)
+    assert len(Page(html).all("script")) == 2
+    assert not Page(html).all("img")[1:]
+    assert metrics["per_class"][ATTACK]["fn"] == 1
+    dom = browse("#error=any&class=" + quote(ATTACK))
+    page = Page(dom)
+    assert [card["id"] for card in cards_of(dom)] == [ATTACK]
+    assert page.all("html") == [{"lang": "en"}]  # what the attack would change
+    assert len(page.all("script")) == 2
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert page.text.count(ATTACK) > 10
+    assert prediction["text"] in page.text
+    assert "1 of 1 images" in page.text
+
+
+def test_missing_and_torn_pictures_are_grey_and_counted(folder, three, browse):
+    (folder / "bad.png").unlink()
+    torn = (folder / "good.png").read_bytes()
+    (folder / "good.png").write_bytes(torn[: len(torn) // 2])
+    html, _ = write(folder, *three)
+    assert "2 of them without a picture" in html
+    assert len(pictures_of(html)) == 1
+    dom = browse()
+    assert "image file not found: bad.png" in dom
+    assert "image file cannot be read: good.png" in dom
+    assert dom.count('<rect class="shape"') == 7  # boxes are shown all the same
+
+
+def test_an_upright_picture_is_shown_for_a_file_with_exif_rotation(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (960, 480), "white").save(folder / "turned.jpg", exif=exif)
+    record = a_record("turned", [], size=(480, 960)) | {"image": "turned.jpg"}
+    html, _ = write(folder, [record], [answer(record, [])])
+    assert pictures_of(html)[0].size == (240, 480)
+
+
+def test_a_baseline_is_compared(folder, crowd, browse):
+    records, predictions = crowd
+    baseline = score(records, list(kept(predictions, 0.6)), ["cat", "dog"])
+    html, metrics = write(folder, records, predictions, baseline_metrics=baseline)
+    text = " ".join(Page(html).text.split())
+    before, after = (numbers["matching"]["tp"] for numbers in (baseline, metrics))
+    assert f"true positives {before} {after} +{after - before}" in text
+    assert f"from {baseline['matching']['recall']:.3f}" in text
+    assert "Changes are against the baseline, the base model before training." in text
+    assert cells_of(browse()) == cells_of(html)
+    assert "baseline" not in write(folder, records, predictions)[0].split("<script>")[0]
+
+
+def test_what_a_threshold_does_not_reach_is_said_and_not_compared(folder, crowd, browse):
+    records, predictions = crowd
+    baseline = score(records, predictions, ["cat", "dog"])
+    write(folder, records, predictions, baseline_metrics=baseline)
+
+    def changes(page):
+        return [text for key, text in cells_of(page) if key and re.fullmatch(r"[\d.]+", key)]
+
+    assert changes(browse()) == ["+0.000", "+0.000"]
+    dom = browse("#score=0.6")
+    assert changes(dom) == ["–", "–"]
+    said = re.findall('<p class="soft" data-threshold=.*?>(.*?)</p>', dom)
+    assert said == [
+        "Boxes of score 0.6 and above; AP, AP50 and the baseline are of all boxes.",
+        "Boxes of score 0.6 and above.",
+    ]
+    write(folder, records, predictions)
+    assert "Boxes of score 0.6 and above; AP and AP50 are of all boxes." in browse("#score=0.6")
+
+
+def luminance(color):
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def contrast(a, b):
+    """As WCAG 2 defines it: 1 to 21."""
+    dark, light = sorted((luminance(a), luminance(b)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_labels_and_curves_can_be_told_from_what_they_lie_on(folder, three):
+    html, _ = write(folder, *three)
+    labels = dict(re.findall("--(truth|hit|false|grey): (#[0-9a-f]{6});", html))
+    curve_colors = re.findall("--c: (#[0-9a-f]{6});", html)
+    assert (len(labels), len(curve_colors)) == (4, 8)
+    assert {key: labels[key] for key in COLORS} == COLORS  # one set for both pages
+    cards = ("#ffffff", "#1d2126")
+    assert "--card: #fff;" in html and f"--card: {cards[1]};" in html
+    for color in labels.values():
+        assert contrast(color, "#ffffff") >= 4.5, color
+    for color in (*labels.values(), *curve_colors):
+        assert min(contrast(color, card) for card in cards) >= 3, color
+
+
+def test_parse_problems_are_explained_and_raw_text_is_kept(folder):
+    record = a_record("good", [[96, 48, 192, 96]])
+    html, _ = write(folder, [record], [answer(record, [], text="I see <b>no</b> boxes & such")])
+    text = " ".join(Page(html).text.split())
+    assert "unparsable nothing could be read; the answer counts as empty 1" in text
+    image = data_of(html)["images"][0]
+    assert (image["text"], image["problems"]) == ("I see <b>no</b> boxes & such", ["unparsable"])
+
+
+@pytest.mark.parametrize("records", [[], [a_record("empty", [])]], ids=["no images", "no boxes"])
+def test_an_empty_split_has_a_report(folder, records, browse):
+    html, _ = write(folder, records, [answer(record, []) for record in records], classes=[])
+    Page(html)
+    assert "NaN" not in html
+    assert "No truth boxes, so no curve." in html
+    assert f">{len(records)} of {len(records)} images<" in browse()
+
+
+def test_a_lone_surrogate_does_not_stop_the_report(folder):
+    record = a_record("good", [])
+    html, _ = write(folder, [record], [answer(record, [[1, 1, 9, 9]], ["\ud83d cat"])])
+    assert r"\ud83d cat" in html
+
+
+def test_many_classes_stay_readable(folder):
+    classes = [f"class {i:02d}" for i in range(30)]
+    record = a_record("good", [[10 * i, 0, 10 * i + 9, 90] for i in range(30)], classes)
+    html, _ = write(folder, [record], [answer(record, [[0, 0, 9, 180]], ["class 00"])], classes)
+    assert html.count("<polyline") == 8
+    assert "the table has all 30" in html
+
+
+def test_a_class_may_be_called_background(folder):
+    """The rows and columns that are no class stay, and are marked as such."""
+    names = [*(f"class {i:02d}" for i in range(25)), "background"]
+    record = a_record("good", [[30 * i, 0, 30 * i + 27, 90] for i in range(25)], names[:25])
+    html, _ = write(folder, [record], [answer(record, [[0, 0, 28, 188]], ["class 00"])], names)
+    rows = re.findall(r"<tr>(.*?)</tr>", re.search(r'<table class="matrix.*?</table>', html, re.DOTALL)[0])
+    assert re.findall(r'<th class="soft"><span>(.*?)</span>', rows[0]) == ["unknown label", "background"]
+    assert re.findall(r">(\d+|·)</td>", rows[2])[-1] == "1"  # what nobody found
+    assert '<th class="soft">background</th>' in rows[-1] and 'class="same"' not in rows[-1]
+
+
+def test_kinds_of_mistake_confusion_sizes_and_intervals_are_shown(folder):
+    names = [f"class {i:02d}" for i in range(30)]
+    record = a_record("good", [[30 * i, 0, 30 * i + 27, 90] for i in range(30)], names)
+    found = [([31.25 * i, 0, 31.25 * i + 28.125, 187.5], name) for i, name in enumerate(names[:25])]
+    found[3] = (found[3][0], "class 04")  # on the place of class 03
+    found += [([900, 800, 990, 990], "class 00"), ([700, 800, 790, 990], "zebra")]
+    boxes, labels = zip(*[([round(v) for v in box], label) for box, label in found], strict=True)
+    html, metrics = write(folder, [record], [answer(record, list(boxes), list(labels))], names)
+    text = " ".join(Page(html).text.split())
+    assert metrics["mistakes"] == {
+        **dict.fromkeys(MISTAKES, 0),
+        "background": 1,
+        "unknown_label": 1,
+        "wrong_class": 1,
+    }
+    assert "background there is nothing to find 1" in text
+    assert f"medium 30 24 {metrics['sizes']['medium']['fp']} 6" in text
+    low, high = metrics["intervals"]["f1"]
+    assert f"95 %: {low:.3f} to {high:.3f}" in text
+    assert "95 %: 300 draws of the images; another training seed may differ by more." in text
+    assert "The 20 classes with most truth, of 30." in text
+    matrix = re.search(r'<table class="matrix.*?</table>', html, re.DOTALL)[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", matrix)
+    assert len(rows) == 1 + 20 + 1
+    assert re.findall(r"<span>(.*?)</span>", rows[0])[-2:] == ["unknown label", "background"]
+    assert re.findall(r">(\d+|·)</td>", rows[1]) == ["1", *"·" * 21]
+    assert re.findall(r">(\d+|·)</td>", rows[4]) == [*"·" * 4, "1", *"·" * 17], "class 03 was called class 04"
+    assert re.findall(r">(\d+|·)</td>", rows[-1]) == ["1", *"·" * 19, "1", "·"]
+    assert re.findall("--share: (.*?)%", rows[1]) == ["70.0"]
+
+
+@pytest.mark.slow
+def test_a_thousand_images_stay_under_twenty_megabytes(folder, browse):
+    """Noise is the worst that a JPEG can be asked to hold. Twenty pictures of it stand for the thousand."""
+    draw = np.random.default_rng(0)
+    for i in range(20):
+        pixels = draw.integers(0, 256, (360, 360, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"image {i}.png", compress_level=0)
+    boxes = [[40.5 * i, 10.25, 40.5 * i + 35, 470.75] for i in range(10)]
+    records = [a_record(f"image {i}", boxes, size=(480, 480)) for i in range(1000)]
+    answers = [answer(record, [[85 * i, 21, 85 * i + 75, 981] for i in range(10)]) for record in records]
+    html, _ = write(folder, records, answers)
+    assert len(pictures_of(html)) == 20
+    pictures = sum(len(image["picture"] or "") for image in data_of(html)["images"])
+    assert len(html.encode()) + (1000 / 20 - 1) * pictures < 20e6
+    dom = browse("#gallery=file")
+    assert [card["id"] for card in cards_of(dom)] == [f"image {i}" for i in range(24)]  # no more than a page is drawn
+    assert ">1–24 of 1000<" in dom
+
+
+def test_the_report_of_a_real_data_set(shared_data, tmp_path):
+    pictures = sorted((shared_data / "bccd_voc").rglob("*.jpg"))[:3]
+    records = [a_record(path.stem, [[10, 10, 200, 200]], size=(640, 480)) | {"image": str(path)} for path in pictures]
+    html, _ = write(tmp_path, records, [answer(record, [[20, 20, 320, 420]]) for record in records])
+    assert len(pictures_of(html)) == 3
+    assert "without a picture" not in html

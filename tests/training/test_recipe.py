@@ -1,0 +1,354 @@
+"""Recipes, overlays and command lines: the right value wins, and every mistake is one message with exit code 2."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import train_sft
+from boxtune.common.errors import UserError
+from boxtune.models.loading import load_config
+from boxtune.training.recipe import RECIPES, fit_to_machine, load_recipe
+from tests.helpers.records import ROOT
+from tests.helpers.training import train
+
+
+def test_later_sources_win(tmp_path):
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("learning_rate: 3e-4\nlora_r: 8\n")
+    recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(overlay), "--lora_r", "4"])
+    assert recipe.training.learning_rate == 3e-4
+    assert recipe.model.lora_r == 4
+    assert recipe.values["lora_r"] == 4
+    assert recipe.training.output_dir == "runs/tiny_nutrition_qlora-mine"
+
+
+def test_recipes_open_with_command_hardware_and_score():
+    for path in [*RECIPES.glob("*.yaml"), *(RECIPES / "overlays").glob("*.yaml")]:
+        head = path.read_text(encoding="utf-8").split("\n\n")[0]
+        for word in ("make train", "Hardware:", "Score:"):
+            if word == "Score:" and path.stem == "tiny" and path.parent.name == "overlays":
+                continue
+            assert word in head, f"{path.name} lacks {word!r} in its header"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat: 1", "did you mean learning_rate?"),
+        ("learning_rate: fast", "invalid float value: 'fast'"),
+        ("learning_rate: [1", "broken YAML"),
+        ("learning_rate: 1\nlearning_rate: 2", "key given twice: learning_rate"),
+        ("- a\n- b", "must hold `key: value` lines"),
+        ("lora_r: {a: 1}", "lora_r: {'a': 1} must be one plain value"),
+        ("lora_r: [8, 16]", "must be one plain value"),
+        ("learning_rate: null", "learning_rate: None must be one plain value"),
+        ("run_name: 2026-02-30", "broken YAML"),
+        ("run_name: 2026-02-20", "must be one plain value or null"),
+        ("answer: polygons", "polygons"),
+        ("per_device_train_batch_size: 1.5", "invalid int value"),
+        ("model_name_or_path: ./nowhere", "does not exist"),
+        ("use_dora: true", "use_dora: True has no effect"),
+        ("bnb_4bit_quant_type: fp4", "leave it at 'nf4'"),
+        ("packing: true", "packing: True has no effect"),
+        ("dtype: auto", "dtype: 'auto' must be one of"),
+        ("use_peft: false", "4-bit weights cannot be trained"),
+        ("early_stopping_patience: 2", "needs load_best_model_at_end"),
+        ("codec: morse", "codec: 'morse' must be one of qwen2_vl, qwen2_5_vl, qwen3_vl"),
+        ("codec: qwen3_vl\nanswer: click", "codec: has no effect with answer: click"),
+        ("object_order: size", "size"),
+        ("load_in_4bit: false\nquantize_vision: true", "quantize_vision: true has no effect"),
+        (
+            "lora_parts: [language_mlp, merger]\nlora_target_modules: [q_proj]",
+            "lora_target_modules: lora_parts says it all",
+        ),
+        ("lora_parts: [language_mlp]\nlora_vision: true", "lora_vision: lora_parts says it all"),
+    ],
+)
+def test_mistakes_in_yaml_are_one_message(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
+        load_config(recipe.model.model_name_or_path)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("lora_r", "0", "at least 1"),
+        ("lora_dropout", ".nan", "from 0 to 1"),
+        ("lora_target_modules", "[]", "at least one module"),
+        ("lora_parts", "[]", "at least one, and only, of language_attention, language_mlp"),
+        ("lora_parts", "[vision, merger]", "at least one, and only, of language_attention, language_mlp"),
+        ("learning_rate", "1e999", "above 0"),
+        ("per_device_train_batch_size", "-1", "at least 1"),
+        ("box_loss", "w1", "has no effect while iou_loss_weight is 0"),
+        ("end_token_weight", ".nan", "0 or more, and finite"),
+        ("end_token_weight", "-1", "0 or more, and finite"),
+        ("max_steps", "-2", "-1 to count epochs"),
+        ("max_length", "0", "at least 1"),
+        ("seed", "4294967296", "from 0 to 4294967295"),
+        ("min_pixels", "60000", "must not exceed max_pixels"),
+        ("system_prompt", "'<|im_end|>'", "special token"),
+    ],
+)
+def test_values_out_of_range_are_named(tmp_path, key, value, rule):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{key}: {value}\nweight_decay: -1")
+    with pytest.raises(UserError, match=f"{key}: .*{rule}") as error:
+        load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
+    assert "weight_decay: -1.0 must be 0 or more, and finite" in error.value.problems
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--metric_for_best_model", "eval_fp"], "greater_is_better: set it to false with fp"),
+        (["--overlay", "quality", "--metric_for_best_model", "AP50"], "greater_is_better: set it to true with AP50"),
+        (["--metric_for_best_model", "eval_loss", "--greater_is_better", "true"], "set it to false with loss"),
+        (["--grounding_mode", "policy", "--iou_loss_weight", "1", "--box_loss", "w1"], "box_loss: w1 has no effect"),
+        (["--metric_for_best_model", "eval_ap50"], "'ap50' is not logged; choose from AP, AP50"),
+        (["--metric_for_best_model", "eval_AP50", "--answer", "click"], "points have no AP50; use f1"),
+        (
+            ["--metric_for_best_model", "eval_nonsense"],
+            "'nonsense' is not logged; choose from AP, AP50, f1, mean_iou, fp",
+        ),
+        (["--metric_for_best_model", "iou_loss"], "'iou_loss' is not logged; choose from AP, AP50"),
+        (["--metric_for_best_model", "iou_loss", "--iou_loss_weight", "0.5"], None),
+        (["--metric_for_best_model", "eval_mean_token_accuracy"], None),
+        (
+            ["--overlay", "quality", "--metric_for_best_model", "eval_mean_token_accuracy"],
+            "greater_is_better: set it to true with mean_token_accuracy",
+        ),
+        (["--metric_for_best_model", "eval_loss"], None),
+        (["--metric_for_best_model", "eval_fn", "--greater_is_better", "false"], None),
+        (["--overlay", "quality"], None),
+    ],
+)
+def test_the_best_checkpoint_is_chosen_by_what_is_measured_and_never_the_worst(arguments, words):
+    arguments = ["--config", "tiny_nutrition_qlora", *arguments]
+    if words is None:
+        load_recipe(arguments)
+        return
+    with pytest.raises(UserError) as error:
+        load_recipe(arguments)
+    assert words in str(error.value)
+
+
+def test_what_the_libraries_refuse_is_one_message(tmp_path):
+    """TRL's own words where the arguments are made: transformers has no such optimizer."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("optim: steepest")
+    with pytest.raises(UserError, match=r"recipe tiny_nutrition_qlora-mine .* steepest"):
+        load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
+
+
+def test_a_list_of_one_needs_no_brackets(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data_args: --copy-images\nlora_parts: merger")
+    recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
+    assert recipe.grounding.data_args == ["--copy-images"]
+    assert recipe.grounding.lora_parts == ["merger"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts", "suffixes", "vision"),
+    [
+        ([], None, 7, True),
+        (["--lora_parts", "merger", "vision_mlp"], ["merger", "vision_mlp"], None, False),
+        (["--overlay", "quality"], ["language_attention", "language_mlp"], None, False),
+        (["--overlay", "quality", "--lora_target_modules", "q_proj", "k_proj"], None, 2, False),
+        (["--overlay", "quality", "--lora_parts", "merger"], ["merger"], None, False),
+    ],
+)
+def test_the_last_word_on_what_lora_adapts_wins(arguments, parts, suffixes, vision):
+    recipe = load_recipe(["--config", "tiny_nutrition_qlora", *arguments])
+    grounding, given = recipe.grounding, recipe.model.lora_target_modules
+    assert (grounding.lora_parts, given and len(given), grounding.lora_vision) == (parts, suffixes, vision)
+    assert ("lora_parts" in recipe.values, "lora_target_modules" in recipe.values) == (bool(parts), bool(suffixes))
+
+
+def test_lora_keys_without_peft_are_named_and_hinder_nothing():
+    options = ["--use_peft", "false", "--load_in_4bit", "false"]
+    (note,) = load_recipe(["--config", "tiny_nutrition_qlora", *options]).notes
+    for word in ("use_peft: false", "lora_r", "lora_target_modules", "lora_vision"):
+        assert word in note
+    assert load_recipe(["--config", "tiny_nutrition_qlora"]).notes == []
+
+
+def test_sampling_that_nothing_asks_for_is_told():
+    options = ["--grounding_every", "5", "--iou_loss_weight", "1"]
+    (note,) = load_recipe(["--config", "tiny_nutrition_qlora", *options]).notes
+    assert "without effect: grounding_every" in note
+    assert load_recipe(["--config", "tiny_nutrition_qlora", *options, "--grounding_mode", "policy"]).notes == []
+
+
+def test_all_unknown_keys_are_reported_at_once(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("lora_rr: 1\nmax_pixel: 2\n")
+    with pytest.raises(UserError) as error:
+        load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path), "--learning_rat", "1"])
+    for word in ("lora_r?", "max_pixels?", "--learning_rate?"):
+        assert word in str(error.value)
+
+
+def test_words_without_a_key_are_named():
+    with pytest.raises(UserError, match=r"no key stands before 'small_gpu', 't4'.*commas"):
+        load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", "tiny", "small_gpu", "--max_steps", "1", "t4"])
+
+
+def test_unknown_recipes_and_overlays_are_listed():
+    with pytest.raises(UserError, match=r"Did you mean nutrition_qlora\? There are: .*my_data"):
+        load_recipe(["--config", "nutrition_qlra"])
+    with pytest.raises(UserError, match="no overlay 'huge'"):
+        load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", "huge"])
+    with pytest.raises(UserError, match="name a recipe"):
+        load_recipe([])
+
+
+def test_a_gpu_without_bf16_trains_in_fp16_and_says_so(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    values, notes = fit_to_machine({"bf16": True, "dtype": "bfloat16"})
+    assert (values["bf16"], values["fp16"], values["dtype"]) == (False, True, "float16")
+    assert len(notes) == 1
+    assert "fp32 adapters under fp16" in notes[0]
+    asked = {"bf16": True, "dtype": "bfloat16"}
+    assert fit_to_machine(asked, {"dtype", "bf16"}) == (asked, []), "the command line decides"
+
+
+def test_a_flag_that_says_no_belongs_to_the_record():
+    plain = load_recipe(["--config", "tiny_nutrition_qlora", "--gradient_checkpointing", "true"])
+    assert plain.values["gradient_checkpointing"] is True
+    recipe = load_recipe(["--config", "nutrition_qlora", "--overlay", "tiny", "--no_gradient_checkpointing"])
+    assert recipe.training.gradient_checkpointing is False and recipe.values["gradient_checkpointing"] is False
+
+
+def run(*arguments, script="train_sft.py", **options) -> subprocess.CompletedProcess:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, script, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "nutrition_qlora"], ["needs a CUDA GPU", "make train RECIPE=nutrition_qlora OVERLAY=tiny"]),
+        (
+            ["--config", "nutrition_qlora", "--requires_gpu", "false"],
+            ["Qwen/Qwen2-VL-7B-Instruct must come from the Hugging Face hub", "overlay tiny"],
+        ),
+        (
+            ["--config", "my_data", "--overlay", "tiny", "--data_dir", "/nonexistent/x", "--data_format", "sketch"],
+            ["sketch"],
+        ),
+    ],
+)
+def test_what_a_recipe_lacks_is_said_at_once(arguments, words):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the GPU that the recipe asks for")
+    result = run(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_a_full_disk_is_one_message_and_leaves_no_half_checkpoint(squares, tmp_path):
+    """A limit on the size of a file stands in for a full disk: the adapter does not fit, the small files do."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+
+    result = run(
+        *("--config", "tiny_nutrition_qlora", "--data_dir", squares, "--output_dir", tmp_path / "run"),
+        *("--max_steps", 1, "--per_device_train_batch_size", 1, "--eval_strategy", "no", "--save_steps", 1),
+        preexec_fn=limit,
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "could not be saved" in result.stderr
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+@pytest.fixture(scope="module")
+def half_run(squares, tmp_path_factory) -> Path:
+    return train(squares, tmp_path_factory.mktemp("half") / "run", "--save_steps", 1)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "option"),
+    [("trainer_state.json", []), ("optimizer.pt", []), ("adapter_model.safetensors", []), (None, ["--lora_r", 4])],
+)
+def test_a_checkpoint_that_cannot_be_resumed_is_one_message(half_run, squares, tmp_path, capsys, damaged, option):
+    """Torn, or trained with another LoRA; the run itself stays as it was."""
+    run = tmp_path / "run"
+    shutil.copytree(half_run, run)
+    if damaged:
+        (run / "checkpoint-2" / damaged).write_text("{")
+    before = sorted(path.name for path in run.iterdir())
+    with pytest.raises(SystemExit) as stop:
+        train(squares, run, "--resume_from_checkpoint", "true", "--max_steps", 3, *option)
+    assert stop.value.code == 2
+    assert f"{run / 'checkpoint-2'}" in capsys.readouterr().err
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_a_run_that_diverged_is_not_saved(squares, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train(squares, tmp_path / "run", "--learning_rate", "1e30", "--warmup_steps", 0, "--max_steps", 3)
+    assert stop.value.code == 2
+    assert "training diverged" in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("*/adapter_model.safetensors"))
+
+
+def test_a_data_set_named_on_the_command_line_is_never_made_of_an_overlays_pictures():
+    own = load_recipe(["--config", "my_data", "--overlay", "tiny", "--data_dir", "data/my_data"]).grounding
+    assert (own.data_format, own.data_source, own.data_dir) == ("auto", "path/to/annotations", "data/my_data")
+    drawn = load_recipe(["--config", "my_data", "--overlay", "tiny"]).grounding
+    assert (drawn.data_format, drawn.data_source, drawn.data_dir) == ("nutrition", None, "data/nutrition")
+    bare = load_recipe(["--config", "grounding_qwen3vl", "--overlay", "tiny", "--data_format=coco", "--data_dir=x"])
+    assert (bare.grounding.data_format, bare.grounding.data_dir) == ("coco", "x")
+
+
+def test_recipes_that_share_a_folder_draw_the_same_pictures():
+    made = {}
+    for path in [*RECIPES.glob("*.yaml"), *(RECIPES / "overlays").glob("*.yaml")]:
+        values = yaml.safe_load(path.read_text())
+        if values.get("data_format") == "nutrition":
+            made.setdefault(values["data_dir"], set()).add(tuple(values["data_args"]))
+    assert made and all(len(arguments) == 1 for arguments in made.values())
+
+
+def test_help_without_a_recipe_lists_recipes_and_our_keys(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train_sft.main(["--help"])
+    assert not stopped.value.code
+    page = " ".join(capsys.readouterr().out.split())
+    for word in ("--config NAME", "nutrition_qlora", "small_gpu", "--noise_objects", "GIoU"):
+        assert word in page
+
+
+def test_help_lists_targets_and_recipes():
+    result = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for word in ("train", "check", "eval", "merge", "test", "quality", "nutrition_qlora", "small_gpu"):
+        assert word in result.stdout
+
+
+def test_every_key_of_every_recipe_is_read():
+    """A key that a dataclass does not know would be refused; this names the file in the test's own words."""
+    for path in RECIPES.glob("*.yaml"):
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = load_recipe(["--config", str(path), "--overlay", "tiny"])
+        assert set(values) <= set(recipe.values)
