@@ -8,7 +8,7 @@ import random
 import sys
 from pathlib import Path
 
-from boxtune.batching.collator import GroundingCollator
+from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.label_check import check_batch
 from boxtune.batching.label_check_page import write_check_report
 from boxtune.batching.lengths import as_dataset, describe_overlong, measure, overlong
@@ -17,7 +17,7 @@ from boxtune.data.records import read_info
 from boxtune.models.checkpoint import quiet_libraries
 from boxtune.models.loading import load_config, load_processor
 from boxtune.training.recipe import load_recipe
-from train_sft import describe_grounding, prepare_data, read_examples
+from train_sft import make_grounding, prepare_data, read_examples
 
 SAMPLES, BATCH = 32, 8
 
@@ -29,13 +29,13 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(recipe.model.model_name_or_path, recipe.model.model_revision)
     data_dir = prepare_data(recipe)
     info = read_info(data_dir)
-    splits = read_examples(data_dir, recipe.grounding.object_order)
-    options = recipe.grounding
+    splits = read_examples(data_dir, recipe.options.object_order)
+    options = recipe.options
     processor = load_processor(
         recipe.model.model_name_or_path, recipe.model.model_revision, options.min_pixels, options.max_pixels
     )
-    grounding = describe_grounding(recipe, config, processor, splits, info["classes"])
-    collator = GroundingCollator(processor, grounding, data_dir)
+    grounding = make_grounding(recipe, config, processor, splits, info["classes"])
+    collator = DetectionCollator(processor, grounding, data_dir)
     codec = grounding.get_codec()
 
     noise = {"train": options.noise_objects}

@@ -25,13 +25,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from boxtune.answers.conversation import as_asked
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import Prediction, read_predictions, with_score
 from boxtune.common.errors import UserError, command, reading
 from boxtune.common.files import named, write_whole
+from boxtune.data.questions import as_asked
 from boxtune.data.records import Record, read_info, read_records
-from boxtune.inference.evaluate_options import parse_arguments
+from boxtune.evaluation.options import parse_arguments
 from boxtune.inference.unlabelled import draw_predictions, records_without_truth, remove_copies, warn_of_new_sizes
 from boxtune.metrics.average_precision import curves
 from boxtune.metrics.matching import is_click
@@ -167,7 +167,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
 
 def provenance(args: argparse.Namespace, grounding: Grounding, data_dir: Path, split: str) -> dict:
     """What the metrics of a checkpoint were measured on, and with."""
-    from boxtune.training.run_info import versions
+    from boxtune.common.environment import versions
 
     return {
         "split": split,
@@ -183,7 +183,7 @@ def provenance(args: argparse.Namespace, grounding: Grounding, data_dir: Path, s
     }
 
 
-def answer_pictures(args: argparse.Namespace) -> None:
+def answer_images(args: argparse.Namespace) -> None:
     """A model on pictures without truth: predictions, and copies of the pictures with boxes."""
     from boxtune.inference.asking import answer, open_model
 
@@ -283,7 +283,7 @@ def main(argv: list[str] | None = None) -> None:
     elif args.compare is not None:
         compare_runs(args)
     elif args.images is not None:
-        answer_pictures(args)
+        answer_images(args)
     else:
         evaluate_split(args)
 

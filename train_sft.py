@@ -16,21 +16,23 @@ import transformers
 from accelerate import PartialState
 
 from boxtune.answers.calibration import fit
-from boxtune.answers.conversation import first_question, format_sentence, is_standard
+from boxtune.answers.conversation import format_sentence
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.noise import NOISE_LABEL, require_free_label
-from boxtune.batching.collator import GroundingCollator
+from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.lengths import answer_budget, as_dataset, describe_overlong, measure, overlong
-from boxtune.batching.variation import EpochCallback, Variation
+from boxtune.batching.variation import Variation
 from boxtune.common.errors import UserError, accepting, command
+from boxtune.data.questions import first_question, is_standard
 from boxtune.data.records import Record, image_path, in_order, read_arguments, read_info, read_splits, write_arguments
-from boxtune.metrics.matching import image_scores, scored_hits
+from boxtune.metrics.matching import match_images, scored_hits
 from boxtune.models.checkpoint import quiet_libraries
 from boxtune.models.hub import LOG_IN, is_logged_in, push_folder
 from boxtune.models.loading import (
     codec_for,
     commit_of,
     describe_modules,
+    family_of,
     load_config,
     load_model,
     load_processor,
@@ -41,7 +43,7 @@ from boxtune.models.loading import (
 from boxtune.models.lora import lora_config, lora_targets
 from boxtune.reports.model_card import model_name
 from boxtune.training.box_validation import METRICS, BoxValidation, require_objects
-from boxtune.training.callbacks import BeginCallback, InterruptCallback
+from boxtune.training.callbacks import BeginCallback, EpochCallback, InterruptCallback
 from boxtune.training.losses import BoxLosses
 from boxtune.training.machine import fit_workers, require_machine
 from boxtune.training.policy import PolicyLoss
@@ -49,10 +51,10 @@ from boxtune.training.recipe import Recipe, load_recipe
 from boxtune.training.run_folder import resolve_output, save_final
 from boxtune.training.run_info import changed_data, changed_keys, save_run_info
 from boxtune.training.trackers import usable_trackers
-from boxtune.training.trainer import GroundingTrainer
+from boxtune.training.trainer import DetectionTrainer
 from data_prep.__main__ import main as prepare
 
-# Pictures of validation, at most, that scores are calibrated on.
+# ImageFinder of validation, at most, that scores are calibrated on.
 CALIBRATION_IMAGES = 100
 
 
@@ -64,7 +66,7 @@ def say(message: str) -> None:
 
 def prepare_data(recipe: Recipe) -> Path:
     """The recipe's prepared data set, made by its converter when absent."""
-    options = recipe.grounding
+    options = recipe.options
     data_dir = Path(options.data_dir)
     source = [options.data_source] if options.data_source else []
     arguments = [options.data_format, *source, *map(str, options.data_args or [])]
@@ -103,18 +105,16 @@ def read_examples(data_dir: Path, object_order: str) -> dict[str, list[Record]]:
     return splits
 
 
-def describe_grounding(
-    recipe: Recipe, config, processor, splits: dict[str, list[Record]], classes: list[str]
-) -> Grounding:
+def make_grounding(recipe: Recipe, config, processor, splits: dict[str, list[Record]], classes: list[str]) -> Grounding:
     """What the checkpoint will remember; the answer budget is set once the lengths are known."""
-    codec = codec_for(config, recipe.grounding.answer, recipe.grounding.codec)
-    if recipe.grounding.noise_objects:
+    codec = codec_for(config, recipe.options.answer, recipe.options.codec)
+    if recipe.options.noise_objects:
         require_free_label(classes)
     size = processor.image_processor.size
     sides = np.array([(record["width"], record["height"]) for record in splits["train"]], dtype=float)
     return Grounding(
         codec=codec.name,
-        system_prompt=recipe.grounding.system_prompt,
+        system_prompt=recipe.options.system_prompt,
         format_sentence=format_sentence(codec),
         min_pixels=size["shortest_edge"],
         max_pixels=size["longest_edge"],
@@ -122,20 +122,20 @@ def describe_grounding(
         base_model=recipe.model.model_name_or_path,
         base_revision=commit_of(recipe.model.model_name_or_path, recipe.model.model_revision),
         base_precision="nf4" if recipe.model.load_in_4bit else recipe.model.dtype,
-        quantized_vision=recipe.grounding.quantize_vision,
+        quantized_vision=recipe.options.quantize_vision,
         compute_dtype=recipe.model.dtype,
         classes=classes,
         questions=sorted({first_question(record) for record in splits["train"]}),
-        data_dir=recipe.grounding.data_dir,
+        data_dir=recipe.options.data_dir,
         seen_pixels=np.percentile(sides[:, 0] * sides[:, 1], (5, 95)).tolist(),
         seen_aspects=np.percentile(sides[:, 0] / sides[:, 1], (5, 95)).tolist(),
-        noise_label=NOISE_LABEL if recipe.grounding.noise_objects else "",
+        noise_label=NOISE_LABEL if recipe.options.noise_objects else "",
     )
 
 
 def build_variation(recipe: Recipe, grounding: Grounding, records: list[Record]) -> Variation | None:
     """How training examples vary, or None where the recipe says they do not."""
-    options = recipe.grounding
+    options = recipe.options
     if not (options.augment or options.negative_questions or options.prompt_variety or options.noise_objects):
         return None
     if options.negative_questions and len(grounding.classes) < 2:
@@ -170,14 +170,14 @@ def build_variation(recipe: Recipe, grounding: Grounding, records: list[Record])
     )
 
 
-def fit_lengths(recipe: Recipe, splits: dict, collator: GroundingCollator) -> dict[str, list[Record]]:
+def fit_lengths(recipe: Recipe, splits: dict, collator: DetectionCollator) -> dict[str, list[Record]]:
     """The examples within max_length; sets the answer budget. All over-long ones are listed, none is cut."""
     limit, fitting = recipe.training.max_length, {}
     for split, records in splits.items():
-        noise_objects = recipe.grounding.noise_objects if split == "train" else 0.0
+        noise_objects = recipe.options.noise_objects if split == "train" else 0.0
         lengths = measure(records, collator, noise_objects)
         too_long = overlong(lengths, limit)
-        if too_long and recipe.grounding.overlong == "error":
+        if too_long and recipe.options.overlong == "error":
             raise UserError(
                 f"{len(too_long)} of {len(records)} examples of {split} exceed max_length {limit}. Raise max_length, lower "
                 f"max_pixels{f' or noise_objects, {noise_objects}' if noise_objects else ''}, or set `overlong: drop`:",
@@ -200,15 +200,16 @@ def fit_lengths(recipe: Recipe, splits: dict, collator: GroundingCollator) -> di
     return fitting
 
 
-def build_model(recipe: Recipe):
+def build_model(recipe: Recipe, config):
     options = recipe.model
     dtype = getattr(torch, options.dtype)
     quantization = (
         nf4_config(
+            family_of(config),
             dtype,
             options.use_bnb_nested_quant,
             options.bnb_4bit_quant_storage,
-            recipe.grounding.quantize_vision,
+            recipe.options.quantize_vision,
         )
         if options.load_in_4bit
         else None
@@ -227,7 +228,7 @@ def choose_losses(recipe: Recipe) -> tuple[BoxLosses | None, PolicyLoss | None]:
 
     Raises UserError where the model will be sharded.
     """
-    options = recipe.grounding
+    options = recipe.options
     weights = BoxLosses(
         options.iou_loss_weight,
         options.fp_loss_weight,
@@ -251,15 +252,15 @@ def build_trainer(
     recipe: Recipe,
     model,
     processor,
-    collator: GroundingCollator,
+    collator: DetectionCollator,
     splits: dict,
     box_losses: BoxLosses | None,
     policy_loss: PolicyLoss | None,
-) -> GroundingTrainer:
+) -> DetectionTrainer:
     options, training = recipe.model, recipe.training
     peft_config = None
     if options.use_peft:
-        own = recipe.grounding
+        own = recipe.options
         targets = lora_targets(model, own.lora_parts, options.lora_target_modules, own.lora_vision)
         peft_config = lora_config(options.lora_r, options.lora_alpha, options.lora_dropout, targets, options.use_rslora)
     # The collator reads whole records; lengths were checked above, so nothing may be cut here.
@@ -269,31 +270,31 @@ def build_trainer(
         say("no validation split: training without evaluation loss, best checkpoint or early stopping")
         training.eval_strategy = "no"
         training.load_best_model_at_end = False
-        recipe.grounding.early_stopping_patience = None
+        recipe.options.early_stopping_patience = None
     box_validation = None
-    if splits.get("validation") and recipe.grounding.eval_images and uses_fsdp():
+    if splits.get("validation") and recipe.options.eval_images and uses_fsdp():
         # Each process would answer other pictures with weights of which it holds a part.
         if (training.metric_for_best_model or "").removeprefix("eval_") in METRICS:
             raise UserError(
                 f"metric_for_best_model: {training.metric_for_best_model} is not measured under FSDP; use eval_loss."
             )
         say("note: under FSDP no boxes are generated while training")
-    elif splits.get("validation") and recipe.grounding.eval_images:
+    elif splits.get("validation") and recipe.options.eval_images:
         box_validation = BoxValidation(
-            collator, splits["validation"], recipe.grounding.eval_images, training.per_device_eval_batch_size
+            collator, splits["validation"], recipe.options.eval_images, training.per_device_eval_batch_size
         )
     callbacks = [InterruptCallback()]
     if collator.variation:
         callbacks.append(EpochCallback(collator.variation))
-    if recipe.grounding.early_stopping_patience is not None:
-        callbacks.append(transformers.EarlyStoppingCallback(recipe.grounding.early_stopping_patience))
+    if recipe.options.early_stopping_patience is not None:
+        callbacks.append(transformers.EarlyStoppingCallback(recipe.options.early_stopping_patience))
         training.restore_callback_states_from_checkpoint = True  # a resumed run has the evaluations before it behind it
     with accepting(f"{recipe.name}: the trainer refuses a value"):
-        return GroundingTrainer(
+        return DetectionTrainer(
             model=model,
             args=training,
             grounding=collator.grounding,
-            adapter_dtype=getattr(torch, recipe.grounding.adapter_dtype),
+            adapter_dtype=getattr(torch, recipe.options.adapter_dtype),
             box_validation=box_validation,
             box_losses=box_losses,
             policy_loss=policy_loss,
@@ -306,12 +307,12 @@ def build_trainer(
         )
 
 
-def calibrate(trainer: GroundingTrainer, collator: GroundingCollator, records: list[Record]) -> None:
+def calibrate(trainer: DetectionTrainer, collator: DetectionCollator, records: list[Record]) -> None:
     """Learn, on validation, how often boxes of a score are right; evaluation then gives scores that say so."""
     validation = BoxValidation(collator, records, CALIBRATION_IMAGES, trainer.args.per_device_eval_batch_size)
     trainer.model.eval()
     predictions = validation.predict(trainer.model)
-    scores, hits = scored_hits(image_scores(validation.records, predictions), predictions)
+    scores, hits = scored_hits(match_images(validation.records, predictions), predictions)
     collator.grounding.calibration = fit(scores, hits)
     if not collator.grounding.calibration:
         say(f"note: scores stay uncalibrated: {sum(hits)} of {len(hits)} boxes found in validation are right")
@@ -342,19 +343,19 @@ def main(argv: list[str] | None = None) -> None:
     losses = choose_losses(recipe)
     resume_from, replaced = resolve_output(recipe)
     data_dir = prepare_data(recipe)
-    splits = read_examples(data_dir, recipe.grounding.object_order)
+    splits = read_examples(data_dir, recipe.options.object_order)
 
-    options = recipe.grounding
+    options = recipe.options
     processor = load_processor(
         recipe.model.model_name_or_path, recipe.model.model_revision, options.min_pixels, options.max_pixels
     )
-    grounding = describe_grounding(recipe, config, processor, splits, read_info(data_dir)["classes"])
+    grounding = make_grounding(recipe, config, processor, splits, read_info(data_dir)["classes"])
     if note := fit_workers(recipe.training, grounding.max_pixels):
         say(f"note: {note}")
     variation = build_variation(recipe, grounding, splits["train"])
     if variation:
         grounding.questions = variation.questions(splits["train"])
-    collator = GroundingCollator(processor, grounding, data_dir, variation)
+    collator = DetectionCollator(processor, grounding, data_dir, variation)
     splits = fit_lengths(recipe, splits, collator)
     if splits.get("validation") and recipe.training.eval_strategy != "no":
         metric = (recipe.training.metric_for_best_model or "").removeprefix("eval_")
@@ -371,7 +372,7 @@ def main(argv: list[str] | None = None) -> None:
     if push and not is_logged_in(recipe.hub_token):
         say(f"note: push_to_hub: you are not logged in, so the model will stay here. {LOG_IN}")
         push = False
-    model = build_model(recipe)
+    model = build_model(recipe, config)
     trainer = build_trainer(recipe, model, processor, collator, splits, *losses)
     say(describe_modules(trainer.model))
     output_dir = Path(recipe.training.output_dir)

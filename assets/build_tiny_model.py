@@ -32,7 +32,8 @@ from transformers import (
 )
 
 from boxtune.answers.codecs import CODECS
-from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT, question
+from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
+from boxtune.data.questions import question
 
 # Qwen's own order; the first 14 also open the added vocabulary of the hub's tokenizers.
 SPECIAL_TOKENS = [

@@ -2,7 +2,7 @@
 
     python assets/pretrain_tiny_model.py --work /tmp/pretrain --out assets/tiny_qwen3_vl
 
-Pictures come from pretraining_pictures.py, which also says what learns for how long; text, coordinates and labels from the
+ImageFinder come from pretraining_pictures.py, which also says what learns for how long; text, coordinates and labels from the
 project's own collator, so fine-tuning finds what it expects. First the vision tower learns alone, with a dense head on what
 it gives: of each picture token the class there, and where the edges of that object lie. Then the language model learns to
 answer from a tower that stands still, and at last both together. Each of the first two costs a fraction of a whole step, and
@@ -30,10 +30,11 @@ from pretraining_pictures import HELD_OUT_STAGE, STAGES, Scene, Stage, draw_scen
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
-from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT, question
+from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
 from boxtune.answers.grounding import Grounding
-from boxtune.batching.collator import IGNORE_INDEX, GroundingCollator
+from boxtune.batching.collator import IGNORE_INDEX, DetectionCollator
 from boxtune.common.files import write_whole
+from boxtune.data.questions import question
 from boxtune.data.records import in_order, raster_order
 from boxtune.inference.generation import generate_answers
 from boxtune.metrics.scoring import score
@@ -157,14 +158,14 @@ def successors(scene: Scene, same_class: bool) -> list[int]:
     return following
 
 
-class SceneCollator(GroundingCollator):
+class SceneCollator(DetectionCollator):
     """The project's collator, with pictures from memory and targets for the dense head."""
 
     def load(self, record: dict):
         return record["scene"].image
 
     def collate(self, records: list[dict], asks: bool, dense: bool) -> dict:
-        """Pictures; the conversations where the stage `asks`; the `dense` head's targets where it learns."""
+        """ImageFinder; the conversations where the stage `asks`; the `dense` head's targets where it learns."""
         features, sizes = self.process_images(records)
         batch = self.batch_conversations(records, features, sizes) if asks else features
         if dense:

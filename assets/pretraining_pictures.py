@@ -1,4 +1,4 @@
-"""Pictures on which the embedded model is pretrained: things scattered or crowded, pages of blocks, food packages.
+"""ImageFinder on which the embedded model is pretrained: things scattered or crowded, pages of blocks, food packages.
 
 `draw_scene(rng, stage)` depends on the generator alone; later stages hold more, smaller things and more kinds of scene.
 There is no nutrition table: finding those is what fine-tuning is to teach.
@@ -156,7 +156,7 @@ def overlaps(box_xyxy: list[float], others_xyxy: list[list[float]], gap: float) 
 
 
 def choose_class(rng: random.Random, labels: list[str]) -> str:
-    """Tables are drawn more often: they have the most to show. Pictures often hold several things of one class."""
+    """Tables are drawn more often: they have the most to show. ImageFinder often hold several things of one class."""
     if labels and rng.random() < 0.35:
         return labels[0]
     return "table" if rng.random() < 0.15 else rng.choice(CLASSES)

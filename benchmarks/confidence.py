@@ -18,14 +18,14 @@ import numpy as np
 from benchmarks.results import FOLDER
 from boxtune.answers.calibration import calibrate, fit, reliability
 from boxtune.answers.confidence import DEFAULT, SCORERS
-from boxtune.answers.conversation import as_asked
 from boxtune.answers.predictions import fingerprint, predict, read_predictions, with_score
 from boxtune.common.errors import UserError, command
 from boxtune.common.files import write_whole
+from boxtune.data.questions import as_asked
 from boxtune.data.records import read_info, read_records, write_dataset
 from boxtune.metrics.average_precision import CocoBoxes, Matches, all_classes
 from boxtune.metrics.bootstrap import draws, interval
-from boxtune.metrics.matching import image_scores, scored_hits
+from boxtune.metrics.matching import match_images, scored_hits
 
 OUT = Path("runs/confidence")
 EMBEDDED = "assets/tiny_qwen3_vl"
@@ -69,7 +69,7 @@ def answered(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
 
 
 def ask(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
-    from boxtune.batching.collator import GroundingCollator
+    from boxtune.batching.collator import DetectionCollator
     from boxtune.inference.generation import generate_answers
     from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint, quiet_libraries, weights_identity
 
@@ -83,7 +83,7 @@ def ask(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
     settings = weights_identity(checkpoint) | {"scorers": SCORERS}
     path = OUT / f"{word.strip('/').replace('/', '-')}-{fingerprint(settings)[:8]}" / f"{split}.jsonl"
     if not path.is_file():
-        collator = GroundingCollator(checkpoint.processor, checkpoint.grounding, data_dir)
+        collator = DetectionCollator(checkpoint.processor, checkpoint.grounding, data_dir)
         model = load_checkpoint_model(checkpoint)
         answers = partial(generate_answers, model, collator, batch_size=8)
         predict(answers, records, path, settings=settings)
@@ -127,7 +127,7 @@ def average_precision(matches: Matches, weights: np.ndarray | None) -> float:
 
 def calibration_errors(records: list[dict], predictions: list[dict]) -> str:
     """Expected calibration error before and after: each half of the pictures calibrated by what the other half tells."""
-    halves = [scored_hits(image_scores(records[i::2], predictions[i::2]), predictions[i::2]) for i in (0, 1)]
+    halves = [scored_hits(match_images(records[i::2], predictions[i::2]), predictions[i::2]) for i in (0, 1)]
     fitted = [fit(*half) for half in halves]
     hits = [hit for _, half in halves for hit in half]
     before = reliability([score for half, _ in halves for score in half], hits)["expected_calibration_error"]

@@ -19,18 +19,19 @@ from transformers import StoppingCriteriaList
 
 from benchmarks.confidence import EMBEDDED, scenes
 from benchmarks.process import at_least_one
-from boxtune.batching.collator import GroundingCollator
+from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import command
 from boxtune.common.files import path_argument
 from boxtune.data.records import read_info, read_records
-from boxtune.inference.generation import LoopStop, generate_answers, greedy_config
+from boxtune.inference.generation import LoopStop, generate_answers
 from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint, quiet_libraries
+from boxtune.models.generation_config import greedy_config
 
 HELD_OUT_SEED = 2  # the first that neither the base's training nor its own report has used
 
 
 @torch.no_grad()
-def one_by_one(model, collator: GroundingCollator, records: list[dict]) -> dict[str, str]:
+def one_by_one(model, collator: DetectionCollator, records: list[dict]) -> dict[str, str]:
     """{id: text} as a loop over the pictures gives it."""
     tokenizer, texts = collator.tokenizer, {}
     config = greedy_config(tokenizer, collator.grounding.max_new_tokens)
@@ -44,7 +45,7 @@ def one_by_one(model, collator: GroundingCollator, records: list[dict]) -> dict[
     return texts
 
 
-def in_batches(model, collator: GroundingCollator, records: list[dict], size: int) -> dict[str, str]:
+def in_batches(model, collator: DetectionCollator, records: list[dict], size: int) -> dict[str, str]:
     return {answer["id"]: answer["text"] for answer in generate_answers(model, collator, records, size)}
 
 
@@ -56,7 +57,7 @@ def timed(ask) -> tuple[float, dict[str, str]]:
     return clock() - began, texts
 
 
-def margin(model, collator: GroundingCollator, record: dict, texts: tuple[str, str]) -> float:
+def margin(model, collator: DetectionCollator, record: dict, texts: tuple[str, str]) -> float:
     """How far apart, in nats, the two tokens are at which two answers part: the log-probability of the first answer's less
     that of the second's, in one pass over the question and what both have in common."""
     a, b = ([*collator.tokenizer(text)["input_ids"], collator.tokenizer.eos_token_id] for text in texts)
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     data_dir = args.data or Path(checkpoint.grounding.data_dir or scenes(HELD_OUT_SEED))
     records = read_records(data_dir, args.split)[: args.images]
     model = load_checkpoint_model(checkpoint)
-    collator = GroundingCollator(checkpoint.processor, checkpoint.grounding, data_dir)
+    collator = DetectionCollator(checkpoint.processor, checkpoint.grounding, data_dir)
     ways = {"one at a time": partial(one_by_one, model, collator, records)}
     ways |= {f"batches of {size}": partial(in_batches, model, collator, records, size) for size in args.batch_sizes}
     one_by_one(model, collator, records[:2])  # what is only done the first time

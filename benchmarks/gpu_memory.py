@@ -28,10 +28,11 @@ from transformers import (
 )
 
 from assets.build_tiny_model import build_processor, build_tokenizer
+from boxtune.common.environment import versions
 from boxtune.common.errors import UserError, command
 from boxtune.data.records import to_json_line
 from boxtune.models.loading import best_attention
-from boxtune.training.run_info import device_name, versions
+from boxtune.training.run_info import device_name
 from data_prep.__main__ import main as prepare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -210,7 +211,7 @@ def main() -> None:
         folder = args.work / name
         write_model(model_class, config, folder, "cuda")
         torch.cuda.empty_cache()  # the GPU is the child's now
-        # Pictures of about a million pixels, as the budget has them.
+        # ImageFinder of about a million pixels, as the budget has them.
         prepare(["nutrition", "--out", str(folder / "data"), "--num-images", "256", "--size", "1200", "--overwrite"])
         for attention in sorted({"sdpa", best_attention(torch.bfloat16)}):
             measure(name, attention, folder)

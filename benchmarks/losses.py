@@ -16,20 +16,20 @@ from rich.table import Table
 
 from benchmarks.plan import IOU, NOISE, POLICY, STOPPING, W1
 from benchmarks.process import at_least_one
-from boxtune.batching.collator import GroundingCollator
+from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import command
 from boxtune.data.records import read_info
 from boxtune.models.checkpoint import quiet_libraries
 from boxtune.models.loading import load_config, load_processor
 from boxtune.training.recipe import load_recipe
-from boxtune.training.trainer import GroundingTrainer
+from boxtune.training.trainer import DetectionTrainer
 from train_sft import (
     build_model,
     build_trainer,
     build_variation,
     choose_losses,
-    describe_grounding,
     fit_lengths,
+    make_grounding,
     prepare_data,
     read_examples,
 )
@@ -46,16 +46,16 @@ WAYS = {
 }
 
 
-def make_trainer(data_dir: str, options: tuple[str, ...]) -> GroundingTrainer:
+def make_trainer(data_dir: str, options: tuple[str, ...]) -> DetectionTrainer:
     """The recipe's trainer before its first step."""
     recipe = load_recipe(["--config", RECIPE, "--data_dir", data_dir, "--eval_images", "0", *options])
     name, revision = recipe.model.model_name_or_path, recipe.model.model_revision
     config = load_config(name, revision)
     folder = prepare_data(recipe)
-    splits = read_examples(folder, recipe.grounding.object_order)
-    processor = load_processor(name, revision, recipe.grounding.min_pixels, recipe.grounding.max_pixels)
-    grounding = describe_grounding(recipe, config, processor, splits, read_info(folder)["classes"])
-    collator = GroundingCollator(processor, grounding, folder, build_variation(recipe, grounding, splits["train"]))
+    splits = read_examples(folder, recipe.options.object_order)
+    processor = load_processor(name, revision, recipe.options.min_pixels, recipe.options.max_pixels)
+    grounding = make_grounding(recipe, config, processor, splits, read_info(folder)["classes"])
+    collator = DetectionCollator(processor, grounding, folder, build_variation(recipe, grounding, splits["train"]))
     splits = fit_lengths(recipe, splits, collator)
     model, losses = build_model(recipe), choose_losses(recipe)
     trainer = build_trainer(recipe, model, processor, collator, splits, *losses)
@@ -63,7 +63,7 @@ def make_trainer(data_dir: str, options: tuple[str, ...]) -> GroundingTrainer:
     return trainer
 
 
-def seconds(trainer: GroundingTrainer, batches: list[dict]) -> float:
+def seconds(trainer: DetectionTrainer, batches: list[dict]) -> float:
     """Of forward and backward passes over the batches."""
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     began = clock()

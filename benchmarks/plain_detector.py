@@ -22,12 +22,12 @@ from torch.nn import functional
 from torchvision.ops import batched_nms, generalized_box_iou_loss, sigmoid_focal_loss
 from tqdm import trange
 
-from boxtune.answers.conversation import as_asked
 from boxtune.common.errors import UserError, command
 from boxtune.common.files import path_argument
 from boxtune.data.images import load_image
+from boxtune.data.questions import as_asked
 from boxtune.data.records import Record, answer_objects, image_path, read_info, read_records, with_objects
-from boxtune.metrics.matching import image_scores
+from boxtune.metrics.matching import match_images
 from boxtune.metrics.scoring import score, total_rates
 
 MAX_PIXELS = 50_176  # of the recipes tiny_*
@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def f1_on_validation(threshold: float) -> float:
         kept = [above(prediction, threshold) for prediction in found["validation"]]
-        return total_rates(image_scores(splits["validation"], kept))["f1"] or 0.0
+        return total_rates(match_images(splits["validation"], kept))["f1"] or 0.0
 
     best = max(THRESHOLDS, key=f1_on_validation)
     kept = score(splits["test"], [above(prediction, best) for prediction in found["test"]], classes)["matching"]

@@ -27,14 +27,15 @@ from benchmarks.folds import write_folds
 from benchmarks.plan import EXPERIMENTS, SEEDS, Experiment
 from benchmarks.process import at_least_one, timed
 from benchmarks.results import RESULTS, read_results, write_pages
-from boxtune.answers.conversation import as_asked
 from boxtune.answers.predictions import read_predictions
+from boxtune.common.environment import git_revision, versions
 from boxtune.common.errors import UserError, command
 from boxtune.common.files import write_whole
+from boxtune.data.questions import as_asked
 from boxtune.data.records import data_hash, read_info, read_records, to_json_line
-from boxtune.metrics.matching import ImageScore, image_scores, scored_hits
+from boxtune.metrics.matching import ImageMatch, match_images, scored_hits
 from boxtune.metrics.scoring import score
-from boxtune.training.run_info import device_name, git_revision, versions
+from boxtune.training.run_info import device_name
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs/benchmark")
@@ -145,9 +146,9 @@ def measure(experiment: Experiment, seed: int, threads: int, data_dirs: list[Pat
 def summary(records: list[dict], answers: list[dict], classes: list[str]) -> dict:
     """The metrics that the page shows, and the counts of every picture, from which intervals are drawn."""
     metrics = score(records, answers, classes)
-    pictures = image_scores(records, answers)
+    pictures = match_images(records, answers)
     counts = {key: [getattr(picture, key) for picture in pictures] for key in ("tp", "fp", "fn")}
-    strict = image_scores(records, answers, 0.75)
+    strict = match_images(records, answers, 0.75)
     counts |= {f"{key}75": [getattr(picture, key) for picture in strict] for key in ("tp", "fp", "fn")}
     counts |= {"iou": [round(sum(p.ious), 4) for p in pictures], "truth": [len(p.ious) for p in pictures]}
     matching = {key: metrics["matching"][key] for key in ("f1", "precision", "recall", "mean_iou_gt", "mean_iou_tp")}
@@ -166,7 +167,7 @@ def summary(records: list[dict], answers: list[dict], classes: list[str]) -> dic
     }
 
 
-def missed_by_fp(pictures: list[ImageScore], answers: list[dict]) -> list[int]:
+def missed_by_fp(pictures: list[ImageMatch], answers: list[dict]) -> list[int]:
     """[i]: the false negatives where a score threshold leaves out just so much that at most i false positives are left."""
     scores, hits = (np.array(values) for values in scored_hits(pictures, answers))
     missed = sum(picture.fn for picture in pictures)

@@ -17,8 +17,8 @@ from benchmarks.process import at_least_one
 from boxtune.common.errors import command
 from boxtune.metrics.average_precision import CocoBoxes, all_classes, constant_score_ap
 from boxtune.metrics.bootstrap import bootstrap
-from boxtune.metrics.error_types import confusion, count_mistakes
-from boxtune.metrics.matching import image_scores
+from boxtune.metrics.error_types import confusion, count_error_types
+from boxtune.metrics.matching import match_images
 from boxtune.metrics.scoring import score
 from boxtune.metrics.sizes import size_scores
 
@@ -75,13 +75,13 @@ def main() -> None:
 
     timed("score", lambda: score(records, predictions, CLASSES))
     classes = all_classes(records, CLASSES)
-    images = timed("matching of all images", lambda: image_scores(records, predictions))
+    images = timed("matching of all images", lambda: match_images(records, predictions))
     boxes = timed("boxes compared as COCO does", lambda: CocoBoxes(records, predictions, classes))
     matches = timed("matches at ten thresholds", lambda: boxes.match(boxes.scores))
     timed("average precision", matches.coco)
     timed("AP of equal scores, 20 orders", lambda: constant_score_ap(boxes, 0))
     timed("intervals, 300 draws", lambda: bootstrap(matches, images, 0))
-    timed("kinds of mistake", lambda: count_mistakes(records, predictions, images, classes, 0.5))
+    timed("kinds of mistake", lambda: count_error_types(records, predictions, images, classes, 0.5))
     timed("confusion of classes", lambda: confusion(records, predictions, images, classes, 0.5))
     timed("sizes", lambda: size_scores(records, predictions, images))
     table.add_row("peak memory, MiB", str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024))

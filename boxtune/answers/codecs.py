@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+from boxtune.families import FAMILIES
+
 
 class Place(NamedTuple):
     """Where an object stands in the text of an answer: (start, end) of its numbers and of its label, in characters."""
@@ -78,9 +80,6 @@ class Frame:
         """(x, y) largest value that is written; a pixel frame ends at size − 1."""
         x, y = self.extent(input_size)
         return (x, y) if self.steps else (x - 1, y - 1)
-
-
-THOUSANDTHS, INPUT_PIXELS = Frame(steps=1000), Frame(steps=None)
 
 
 def _round_half_up(value: float) -> int:
@@ -442,15 +441,11 @@ def _finish_lines(text: str, parsed: _Parsed, between: str, count: int, write) -
 _WRITERS = {"json": _write_json, "qwen2_vl": _write_qwen2_vl, "click": _write_click}
 _PARSERS = {"json": _parse_json, "qwen2_vl": _parse_qwen2_vl, "click": _parse_click}
 
+
 CODECS = {
     codec.name: codec
     for codec in (
-        Codec("qwen2_vl", "qwen2_vl", THOUSANDTHS),
-        Codec("qwen2_5_vl", "json", INPUT_PIXELS),
-        Codec("qwen3_vl", "json", THOUSANDTHS),
-        Codec("qwen2_vl_click", "click", THOUSANDTHS),
-        Codec("qwen2_5_vl_click", "click", INPUT_PIXELS),
-        Codec("qwen3_vl_click", "click", THOUSANDTHS),
+        *(Codec(family.name, family.syntax, Frame(family.coordinate_steps)) for family in FAMILIES.values()),
+        *(Codec(f"{family.name}_click", "click", Frame(family.coordinate_steps)) for family in FAMILIES.values()),
     )
 }
-BOX_CODECS = [name for name in CODECS if not name.endswith("_click")]

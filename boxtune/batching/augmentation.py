@@ -15,8 +15,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import BoundingBoxes
 
-from boxtune.answers.conversation import answer_category
 from boxtune.data.boxes import box_area
+from boxtune.data.questions import answer_category
 from boxtune.data.records import MAX_ASPECT_RATIO, Record, with_objects
 
 # In the order in which they are done. A flip mirrors letters, so it is for pictures in which left and right are alike.
@@ -37,7 +37,7 @@ def augment(
 
     The boxes stay floats, in pixels of the new picture. An object of which less than MIN_VISIBLE is left is ignored, one of
     which nothing is left is gone. Cropping and flipping leave alone a record that has an answer in plain words, which they
-    could make untrue. Pictures larger than `max_pixels`, which the processor would shrink, are shrunk before all that changes
+    could make untrue. ImageFinder larger than `max_pixels`, which the processor would shrink, are shrunk before all that changes
     pixels, so that blur and JPEG are as strong for a photograph of 12 megapixels as for a thumbnail.
     """
     boxes = BoundingBoxes(

@@ -18,15 +18,16 @@ from transformers import ProcessorMixin
 from transformers.image_utils import SizeDict
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from boxtune.answers.conversation import answer_category, as_asked, render, render_question
+from boxtune.answers.conversation import render, render_question
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.noise import true_objects
-from boxtune.batching.targets import AnswerTokenizer, AnswerTokens
+from boxtune.batching.answer_tokens import AnswerTokenizer, AnswerTokens
+from boxtune.batching.box_targets import collate_targets
 from boxtune.batching.variation import Variation
 from boxtune.common.errors import UserError
 from boxtune.data.images import load_image
+from boxtune.data.questions import answer_category, as_asked
 from boxtune.data.records import Record, image_path
-from boxtune.training.losses import collate_targets
 
 IGNORE_INDEX = -100
 
@@ -62,7 +63,7 @@ def grid_input_size(processor: ProcessorMixin, grid_thw: torch.Tensor) -> tuple[
     return rows * processor.image_processor.patch_size, columns * processor.image_processor.patch_size
 
 
-class GroundingCollator:
+class DetectionCollator:
     """Turns rows {"record": JSON text} into a padded batch: input_ids, attention_mask, labels, pixel_values, image_grid_thw.
 
     `for_losses` gives one whose batches also hold what losses on boxes need.
@@ -83,7 +84,7 @@ class GroundingCollator:
         self.asks = False
         self.find_noise = AnswerTokenizer(self.tokenizer, self.codec) if grounding.noise_label else None
 
-    def for_losses(self, teacher_forced: bool, sampled: bool) -> "GroundingCollator":
+    def for_losses(self, teacher_forced: bool, sampled: bool) -> "DetectionCollator":
         """The same with `targets` in every batch (losses.collate_targets), and its questions as `asked` (`ask`)."""
         other = copy.copy(self)
         other.find_targets = AnswerTokenizer(self.tokenizer, self.codec) if teacher_forced else None

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from boxtune.answers.codecs import Answer, Codec
-from boxtune.answers.conversation import answer_category
 from boxtune.answers.grounding import Grounding
 from boxtune.batching.collator import IGNORE_INDEX, expected_input_size, grid_input_size
+from boxtune.data.questions import answer_category
 from boxtune.data.records import Record, answer_objects
 
 # Slack for float arithmetic in the comparison, in coordinate steps.
@@ -51,7 +51,7 @@ def supervised_texts(labels: torch.Tensor, tokenizer) -> list[str]:
     return texts + ([tokenizer.decode(current) + "\N{REPLACEMENT CHARACTER} no end token"] if current else [])
 
 
-def seen_image(pixel_values: torch.Tensor, grid_thw: torch.Tensor, image_processor) -> Image.Image:
+def model_view(pixel_values: torch.Tensor, grid_thw: torch.Tensor, image_processor) -> Image.Image:
     """The picture that the model sees, put together again from its normalised patches (patches, C · T · P · P)."""
     _, rows, columns = grid_thw.tolist()
     merge, patch, frames = image_processor.merge_size, image_processor.patch_size, image_processor.temporal_patch_size
@@ -110,7 +110,7 @@ def check_batch(
         patches = int(grid.prod())
         input_size = grid_input_size(processor, grid)
         example = CheckedExample(record, supervised_texts(batch["labels"][row], processor.tokenizer), [], input_size)
-        example.image = seen_image(batch["pixel_values"][start : start + patches], grid, processor.image_processor)
+        example.image = model_view(batch["pixel_values"][start : start + patches], grid, processor.image_processor)
         start += patches
         expected = expected_input_size(processor, (record["height"], record["width"]))
         if budget != (grounding.min_pixels, grounding.max_pixels) or input_size != expected:

@@ -7,9 +7,9 @@ from pathlib import Path
 from datasets import Dataset
 from tqdm import tqdm
 
-from boxtune.answers.conversation import is_standard
 from boxtune.answers.noise import with_longest_noise
-from boxtune.batching.collator import EncodedRecord, GroundingCollator, expected_input_size
+from boxtune.batching.collator import DetectionCollator, EncodedRecord, expected_input_size
+from boxtune.data.questions import is_standard
 from boxtune.data.records import Record, image_path
 
 
@@ -28,7 +28,7 @@ class Lengths:
         return self.total - self.image - self.answer
 
 
-def measure(records: list[Record], collator: GroundingCollator, noise_objects: float = 0.0) -> list[Lengths]:
+def measure(records: list[Record], collator: DetectionCollator, noise_objects: float = 0.0) -> list[Lengths]:
     """Token counts of every record, without opening a picture; with the most noise objects that it may get."""
     lengths = []
     for record in tqdm(records, desc="token lengths", unit="record", delay=2, leave=False):

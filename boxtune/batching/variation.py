@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
-from transformers import TrainerCallback
 
-from boxtune.answers.conversation import QUESTIONS, first_question, is_standard, question
 from boxtune.answers.noise import with_noise
 from boxtune.batching.augmentation import augment
+from boxtune.data.questions import QUESTIONS, first_question, is_standard, question
 from boxtune.data.records import Record, in_order, with_objects
 
 # With `prompt_variety`, the share of examples that keep the record's own words, which evaluation will use.
@@ -88,13 +87,3 @@ class Variation:
         wordings = QUESTIONS if self.prompt_variety else QUESTIONS[:1]
         drawn = {question(group, wording) for group in groups for wording in wordings}
         return own + sorted(drawn - set(own))
-
-
-class EpochCallback(TrainerCallback):
-    """Tells a variation, and every copy of it in the data loader's workers, which epoch begins."""
-
-    def __init__(self, variation: Variation):
-        self.variation = variation
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.variation.epoch.fill_(int(state.epoch or 0))

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-PICTURE_SUFFIXES = {
+IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm", ".pbm",
     ".tga", ".mpo", ".avif",
 }  # fmt: skip
@@ -36,9 +36,9 @@ def is_file_name(name: str) -> bool:
     return len(name.encode(errors="replace")) <= 255
 
 
-def is_picture(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     """Whether a path looks like a picture by its name; hidden files are none."""
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:

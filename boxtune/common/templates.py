@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from boxtune.reports.score_table import format_difference, format_number
+from boxtune.common.numbers import format_difference, format_number
 
 
 def page_template(path: Path) -> Template:

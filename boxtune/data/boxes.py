@@ -3,6 +3,10 @@
 
 import numpy as np
 
+# COCO's classes of object size, and the areas in pixels of the original image that divide them. An area at a limit is larger.
+COCO_SIZES = ("small", "medium", "large")
+COCO_SIZE_LIMITS = (32**2, 96**2)
+
 
 def _as_boxes(boxes) -> np.ndarray:
     """(N, 4) float64; an empty list is (0, 4)."""

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from boxtune.answers.confidence import SCORERS
-from boxtune.answers.conversation import first_question
 from boxtune.answers.predictions import Prediction, partial_of, predict
-from boxtune.batching.collator import GroundingCollator
+from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import UserError
+from boxtune.data.questions import first_question
 from boxtune.data.records import Record, image_path
 from boxtune.inference.client import Served, find_model
 from boxtune.inference.generation import generate_answers
@@ -43,11 +43,9 @@ def answer(
         "grounding": vars(grounding),
         "precision": args.precision,
         "scorers": SCORERS,
-        "questions": [
-            [record["id"], first_question(record), *picture_identity(record, data_dir)] for record in records
-        ],
+        "questions": [[record["id"], first_question(record), *image_identity(record, data_dir)] for record in records],
     }
-    collator = GroundingCollator(checkpoint.processor, grounding, data_dir)
+    collator = DetectionCollator(checkpoint.processor, grounding, data_dir)
     path = out / "predictions.jsonl"
     if args.server is not None:
         url = args.server.rstrip("/")
@@ -59,7 +57,7 @@ def answer(
     answers = {}
     if args.base:
         # Calibration and noise are the tuned model's.
-        asking = GroundingCollator(checkpoint.processor, replace(grounding, calibration=[], noise_label=""), data_dir)
+        asking = DetectionCollator(checkpoint.processor, replace(grounding, calibration=[], noise_label=""), data_dir)
         ask = partial(generate_answers, model, asking, batch_size=args.batch_size)
         base_settings = settings | {"adapter": False}
         with model.disable_adapter():
@@ -75,7 +73,7 @@ def answer(
     return answers
 
 
-def picture_identity(record: Record, data_dir: Path) -> list:
+def image_identity(record: Record, data_dir: Path) -> list:
     """What tells a record's picture from another under the same id: its place, size in pixels, and file's size and time."""
     path = image_path(record, data_dir)
     stamp = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []

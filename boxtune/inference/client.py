@@ -30,7 +30,7 @@ from boxtune.answers.grounding import FILE_NAME as GROUNDING_FILE
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import Prediction, make_prediction
 from boxtune.answers.repetition import loop_end
-from boxtune.batching.collator import GroundingCollator
+from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import UserError
 from boxtune.data.records import Record
 from boxtune.models.checkpoint import Checkpoint, weights_identity
@@ -196,7 +196,7 @@ class Reply:
 class Served:
     """The checkpoint behind `url`; `collator` says how it was taught to be asked. Methods may run in several threads."""
 
-    def __init__(self, url: str, model: dict, collator: GroundingCollator, trust: bool = False):
+    def __init__(self, url: str, model: dict, collator: DetectionCollator, trust: bool = False):
         self.url, self.model, self.collator, self.trust = url, model, collator, trust
         self.stops = [collator.tokenizer.eos_token, collator.tokenizer.pad_token]
         self.given_up = threading.Event()

@@ -7,31 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from boxtune.answers.confidence import TokenScores
 from boxtune.answers.predictions import Prediction, make_prediction
 from boxtune.answers.repetition import LOOK_EVERY, repeats
-from boxtune.batching.collator import GroundingCollator, expected_input_size
+from boxtune.batching.collator import DetectionCollator, expected_input_size
 from boxtune.common.errors import UserError
 from boxtune.data.records import Record
-
-
-def stop_ids(tokenizer) -> list[int]:
-    """The tokens that end an answer."""
-    return [tokenizer.eos_token_id, tokenizer.pad_token_id]
-
-
-def greedy_config(tokenizer, max_new_tokens: int) -> GenerationConfig:
-    """Greedy decoding. The hub's Qwen2.5-VL configs carry a repetition penalty, which would forbid a second box's digits."""
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=stop_ids(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-    )
+from boxtune.models.generation_config import greedy_config, stop_ids
 
 
 class _TokenProbabilities(LogitsProcessor):
@@ -101,7 +85,7 @@ def read_answer(
 
 @torch.no_grad()  # and no inference mode: between two steps of training, what the model caches must stay usable
 def generate_answers(
-    model, collator: GroundingCollator, records: list[Record], batch_size: int
+    model, collator: DetectionCollator, records: list[Record], batch_size: int
 ) -> Iterator[Prediction]:
     """The answer to every record's question.
 

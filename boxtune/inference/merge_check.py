@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from boxtune.answers.predictions import Prediction
-from boxtune.batching.collator import GroundingCollator
+from boxtune.batching.collator import DetectionCollator
 from boxtune.data.boxes import box_iou, match_greedy
 from boxtune.data.records import Record
 from boxtune.inference.generation import generate_answers
@@ -48,7 +48,7 @@ def fits_memory(folder: Path) -> bool:
 def observe(checkpoint: Checkpoint, precision: str, records: list[Record], data_dir: Path) -> Observation:
     """Load one model, read its logits over the true answers, let it answer, and free it."""
     model = load_checkpoint_model(checkpoint, precision)
-    collator = GroundingCollator(checkpoint.processor, checkpoint.grounding, data_dir)
+    collator = DetectionCollator(checkpoint.processor, checkpoint.grounding, data_dir)
     logits, base_logits, answers = [], [], {}
     for record in records:
         features, (size,) = collator.process_images([record])

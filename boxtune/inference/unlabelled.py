@@ -1,4 +1,4 @@
-"""Pictures without truth: the records that ask a model about them, and its answers drawn on copies of them."""
+"""ImageFinder without truth: the records that ask a model about them, and its answers drawn on copies of them."""
 
 import math
 import os
@@ -6,14 +6,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from boxtune.answers.conversation import turns_for
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import Prediction
 from boxtune.common.drawing import draw_prediction
 from boxtune.common.errors import UserError, reading
-from boxtune.common.files import PICTURE_SUFFIXES, files_below, is_file_name, is_picture
-from boxtune.data.image_checks import inspect_all
+from boxtune.common.files import IMAGE_SUFFIXES, files_below, is_file_name, is_image
+from boxtune.data.image_checks import BadImage, check_images
 from boxtune.data.images import load_image
+from boxtune.data.questions import turns_for
 from boxtune.data.records import Record, label_problem, read_json_lines
 
 # Beyond this many times the range of training, along a side, a picture is another kind of picture.
@@ -30,11 +30,11 @@ def records_without_truth(place: Path, classes: list[str], out: Path, skip_bad_i
         raise UserError("there are no classes to ask for; give --classes a,b.")
     if problems := [problem for problem in map(label_problem, classes) if problem]:
         raise UserError("these classes cannot be asked for:", problems)
-    folder, paths = _find_pictures(place, out / "pictures")
+    folder, paths = _find_images(place, out / "pictures")
     if too_long := [str(path) for path in paths if not is_file_name(_copy_name(path.name))]:
         raise UserError("copies of these pictures would have names of more than 255 bytes; shorten them:", too_long)
-    inspected = dict(zip(paths, inspect_all(paths, os.cpu_count() or 1), strict=True))
-    if bad := [reason for reason in inspected.values() if isinstance(reason, str)]:
+    inspected = dict(zip(paths, check_images(paths, os.cpu_count() or 1), strict=True))
+    if bad := [image.reason for image in inspected.values() if isinstance(image, BadImage)]:
         if not skip_bad_images:
             raise UserError(
                 f"{len(bad)} of {len(paths)} pictures cannot be read; mend them, or use --skip-bad-images:", bad
@@ -53,21 +53,21 @@ def records_without_truth(place: Path, classes: list[str], out: Path, skip_bad_i
             "messages": turns_for(classes),
         }
         for path, picture in inspected.items()
-        if not isinstance(picture, str)
+        if not isinstance(picture, BadImage)
     ]
 
 
-def _find_pictures(place: Path, copies: Path) -> tuple[Path, list[Path]]:
+def _find_images(place: Path, copies: Path) -> tuple[Path, list[Path]]:
     """(the folder that holds all, the pictures of a folder, a list or a single file, not those below `copies`)."""
     if place.is_dir():
-        found = sorted(filter(is_picture, files_below(place)))
+        found = sorted(filter(is_image, files_below(place)))
         paths = [path for path in found if not _is_below(path, copies)]  # an earlier call has left its own copies
         if found and not paths:
             raise UserError(
                 f"{place} holds no pictures but those below {copies}, where copies go; choose another --out."
             )
         if not paths:
-            raise UserError(f"{place} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}).")
+            raise UserError(f"{place} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}).")
         return place, paths
     if not place.is_file():
         raise UserError(f"--images {place} does not exist; name a folder, a picture, or a .txt with a path a line.")

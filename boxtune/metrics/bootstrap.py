@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from boxtune.metrics.average_precision import Matches
-from boxtune.metrics.matching import ImageScore
+from boxtune.metrics.matching import ImageMatch
 
 DRAWS = 300
 COUNTS = ("tp", "fp", "fn", "iou", "truth")
@@ -23,7 +23,7 @@ def draws(images: int, count: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(generator.integers(0, images, images), minlength=images)
 
 
-def image_counts(images: list[ImageScore]) -> np.ndarray:
+def image_counts(images: list[ImageMatch]) -> np.ndarray:
     """(images, 5) what COUNTS name; `iou` is summed over the image's truth."""
     return np.array(
         [(image.tp, image.fp, image.fn, sum(image.ious), len(image.ious)) for image in images], dtype=np.float64
@@ -38,7 +38,7 @@ def f1_and_iou(sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def bootstrap(
-    matches: Matches | None, images: list[ImageScore], seed: int, count: int = DRAWS
+    matches: Matches | None, images: list[ImageMatch], seed: int, count: int = DRAWS
 ) -> dict[str, np.ndarray]:
     """{"AP", "AP50", "f1", "mean_iou_gt", "fp", "fn"}: (count,) values, one a draw; NaN where undefined.
 

@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 
 from boxtune.data.boxes import box_iou, match_greedy
-from boxtune.metrics.matching import ImageScore, match_most, point_in_box, same_label
+from boxtune.metrics.matching import ImageMatch, match_most, point_in_box, same_label
 
 # The kinds and what they mean, in the order in which they are tried.
-MISTAKES = {
+ERROR_TYPES = {
     "unknown_label": "its label is none of the data set's classes",
     "duplicate": "its truth is found already, by a better box",
     "wrong_class": "it lies on truth of another class",
@@ -21,10 +21,10 @@ BACKGROUND_IOU = 0.1
 BACKGROUND, UNKNOWN_LABEL = "background", "unknown label"
 
 
-def mistakes(
-    record: dict, prediction: dict, image: ImageScore, classes: list[str], iou_threshold: float
+def error_types(
+    record: dict, prediction: dict, image: ImageMatch, classes: list[str], iou_threshold: float
 ) -> dict[int, str]:
-    """{prediction: kind} of the image's false positives, a key of MISTAKES each. Ignored truth counts for nothing.
+    """{prediction: kind} of the image's false positives, a key of ERROR_TYPES each. Ignored truth counts for nothing.
 
     `image` is how `prediction` fared on `record`, at `iou_threshold`. A point lies on a box or it does not, so no point is
     a mistake of localisation.
@@ -52,17 +52,17 @@ def mistakes(
     return kinds
 
 
-def count_mistakes(
-    records: list[dict], predictions: list[dict], images: list[ImageScore], classes: list[str], iou_threshold: float
+def count_error_types(
+    records: list[dict], predictions: list[dict], images: list[ImageMatch], classes: list[str], iou_threshold: float
 ) -> dict[str, int]:
-    """{kind: how many of all false positives}, with every kind of MISTAKES."""
+    """{kind: how many of all false positives}, with every kind of ERROR_TYPES."""
     found = zip(records, predictions, images, strict=True)
-    counts = Counter(kind for fared in found for kind in mistakes(*fared, classes, iou_threshold).values())
-    return {kind: counts[kind] for kind in MISTAKES}
+    counts = Counter(kind for fared in found for kind in error_types(*fared, classes, iou_threshold).values())
+    return {kind: counts[kind] for kind in ERROR_TYPES}
 
 
 def confusion(
-    records: list[dict], predictions: list[dict], images: list[ImageScore], classes: list[str], iou_threshold: float
+    records: list[dict], predictions: list[dict], images: list[ImageMatch], classes: list[str], iou_threshold: float
 ) -> dict:
     """Which class was taken for which: {"rows", "columns", "matrix"}, truth by predictions; the true positives on the diagonal.
 
@@ -87,7 +87,7 @@ def confusion(
     return {"rows": rows, "columns": columns, "matrix": matrix.tolist()}
 
 
-def _confused(record: dict, prediction: dict, image: ImageScore, iou_threshold: float) -> list[tuple[int, int]]:
+def _confused(record: dict, prediction: dict, image: ImageMatch, iou_threshold: float) -> list[tuple[int, int]]:
     """(prediction, truth) of the false positives and the missed truth that lie on each other."""
     if not (image.false and image.missed):
         return []

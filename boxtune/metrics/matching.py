@@ -13,7 +13,7 @@ IGNORED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class ImageScore:
+class ImageMatch:
     """How the answer to one image fared. Numbers index the lists in `objects` of its prediction or of its record.
 
     pairs: (prediction, truth, IoU) of the true positives; for points the IoU is None.
@@ -52,14 +52,14 @@ class ImageScore:
         return float(np.mean(self.ious)) if self.ious else None
 
 
-def image_scores(records: list[dict], predictions: list[dict], iou_threshold: float = 0.5) -> list[ImageScore]:
+def match_images(records: list[dict], predictions: list[dict], iou_threshold: float = 0.5) -> list[ImageMatch]:
     """Match `predictions[i]` with `records[i]`: class-aware, one-to-one, the best pair first."""
     if is_click(predictions):
         return [_score_points(*pair) for pair in zip(records, predictions, strict=True)]
     return _score_boxes(records, predictions, iou_threshold)
 
 
-def scored_hits(images: list[ImageScore], predictions: list[dict]) -> tuple[list[float], list[bool]]:
+def scored_hits(images: list[ImageMatch], predictions: list[dict]) -> tuple[list[float], list[bool]]:
     """(scores, whether each is a true positive) of all objects that count."""
     scores, hits = [], []
     for image, prediction in zip(images, predictions, strict=True):
@@ -70,7 +70,7 @@ def scored_hits(images: list[ImageScore], predictions: list[dict]) -> tuple[list
     return scores, hits
 
 
-def worst_first(scores: list[ImageScore]) -> list[int]:
+def worst_first(scores: list[ImageMatch]) -> list[int]:
     """Positions in `scores`: most errors first, then lower mean IoU, then the order of the split."""
 
     def badness(i: int) -> tuple:
@@ -85,7 +85,7 @@ def is_click(predictions: Iterable[dict]) -> bool:
     return any("point" in prediction["objects"] for prediction in predictions)
 
 
-def _score_boxes(records: list[dict], predictions: list[dict], threshold: float) -> list[ImageScore]:
+def _score_boxes(records: list[dict], predictions: list[dict], threshold: float) -> list[ImageMatch]:
     """All images at once, as flat arrays, since a split may hold many thousand small images."""
     names = {label.strip() for source in (*records, *predictions) for label in source["objects"]["category"]}
     numbers = {name: i for i, name in enumerate(sorted(names))}
@@ -135,7 +135,7 @@ def _score_boxes(records: list[dict], predictions: list[dict], threshold: float)
         strict=True,
     )
     return [
-        ImageScore(record["id"], list(zip(matched, partners, pair_ious, strict=True)), *rest)
+        ImageMatch(record["id"], list(zip(matched, partners, pair_ious, strict=True)), *rest)
         for record, matched, partners, pair_ious, *rest in lists
     ]
 
@@ -145,7 +145,7 @@ def _split(values: np.ndarray, image: np.ndarray, images: int) -> list[list]:
     return [part.tolist() for part in np.split(values, np.searchsorted(image, np.arange(1, images)))][:images]
 
 
-def _score_points(record: dict, prediction: dict) -> ImageScore:
+def _score_points(record: dict, prediction: dict) -> ImageMatch:
     truth, answers = record["objects"], prediction["objects"]
     counted = [j for j, is_ignored in enumerate(truth["ignore"]) if not is_ignored]
     ignored = [j for j, is_ignored in enumerate(truth["ignore"]) if is_ignored]
@@ -154,7 +154,7 @@ def _score_points(record: dict, prediction: dict) -> ImageScore:
     matched = [counted[column] for column in partners.values()]
     unmatched = [i for i in range(len(answers["category"])) if i not in partners]
     false = [i for i in unmatched if not hits[i, ignored].any()]
-    return ImageScore(
+    return ImageMatch(
         id=record["id"],
         pairs=[(i, counted[column], None) for i, column in partners.items()],
         false=false,

@@ -14,8 +14,8 @@ from boxtune.answers.confidence import RANKINGS
 from boxtune.answers.noise import NOISE_LABEL
 from boxtune.metrics.average_precision import CocoBoxes, Matches, all_classes, constant_score_ap
 from boxtune.metrics.bootstrap import bootstrap, interval
-from boxtune.metrics.error_types import confusion, count_mistakes
-from boxtune.metrics.matching import ImageScore, image_scores, is_click, scored_hits
+from boxtune.metrics.error_types import confusion, count_error_types
+from boxtune.metrics.matching import ImageMatch, is_click, match_images, scored_hits
 from boxtune.metrics.sizes import size_scores
 
 INTERVALS = ("AP", "AP50", "f1", "mean_iou_gt")
@@ -41,7 +41,7 @@ def score(
     if [record["id"] for record in records] != [prediction["id"] for prediction in predictions]:
         raise ValueError("records and predictions must have the same ids in the same order")
     classes, click = all_classes(records, classes), is_click(predictions)
-    images = image_scores(records, predictions, iou_threshold)
+    images = match_images(records, predictions, iou_threshold)
     boxes = None if click else CocoBoxes(records, predictions, classes)
     matches = boxes.match(boxes.scores) if boxes else None
     counts = _class_counts(records, predictions, images)
@@ -71,7 +71,7 @@ def score(
             label.strip() not in per_class for prediction in predictions for label in prediction["objects"]["category"]
         ),
         "duplicate_boxes": sum(len(image.duplicates) for image in images),
-        "mistakes": count_mistakes(*fared, classes, iou_threshold),
+        "mistakes": count_error_types(*fared, classes, iou_threshold),
         "confusion": confusion(*fared, classes, iou_threshold),
         "sizes": None if click else size_scores(*fared),
         "intervals": {name: interval(samples[name]) for name in INTERVALS},
@@ -91,12 +91,12 @@ def _score_source(answers: list[dict]) -> str:
     return next(made, "predictions")
 
 
-def total_rates(images: list[ImageScore]) -> dict:
+def total_rates(images: list[ImageMatch]) -> dict:
     """tp, fp, fn, precision, recall and f1 over all images."""
     return sum((_Counts(image.tp, image.fp, image.fn) for image in images), _Counts()).rates()
 
 
-def mean_iou(images: list[ImageScore]) -> float | None:
+def mean_iou(images: list[ImageMatch]) -> float | None:
     """`mean_iou_gt`: over all truth boxes; None where there are none, and for points."""
     return _mean([iou for image in images for iou in image.ious])
 
@@ -145,7 +145,7 @@ class _Counts:
         return {"truth": self.tp + self.fn, "predicted": self.tp + self.fp, **self.rates()}
 
 
-def _class_counts(records, predictions, images: list[ImageScore]) -> dict[str, _Counts]:
+def _class_counts(records, predictions, images: list[ImageMatch]) -> dict[str, _Counts]:
     tp, fp, fn = Counter(), Counter(), Counter()
     for record, prediction, image in zip(records, predictions, images, strict=True):
         truth, answers = record["objects"]["category"], prediction["objects"]["category"]

@@ -2,14 +2,11 @@
 
 import numpy as np
 
-from boxtune.data.boxes import box_area
-from boxtune.metrics.matching import ImageScore
-
-SIZES = ("small", "medium", "large")
-LIMITS = (32**2, 96**2)  # a box of just this area is the larger kind
+from boxtune.data.boxes import COCO_SIZE_LIMITS, COCO_SIZES, box_area
+from boxtune.metrics.matching import ImageMatch
 
 
-def size_scores(records: list[dict], predictions: list[dict], images: list[ImageScore]) -> dict[str, dict]:
+def size_scores(records: list[dict], predictions: list[dict], images: list[ImageMatch]) -> dict[str, dict]:
     """{size: truth, tp, fn, recall, mean_iou_gt, fp}. Truth is of its own size, and so are the false positives."""
     truth_boxes, found, ious, false_boxes = [], [], [], []
     for record, prediction, image in zip(records, predictions, images, strict=True):
@@ -19,11 +16,11 @@ def size_scores(records: list[dict], predictions: list[dict], images: list[Image
         found += [j in hit for j in counted]
         ious += image.ious
         false_boxes += [prediction["objects"]["bbox"][i] for i in image.false]
-    truth_size, false_size = (np.digitize(box_area(boxes), LIMITS) for boxes in (truth_boxes, false_boxes))
+    truth_size, false_size = (np.digitize(box_area(boxes), COCO_SIZE_LIMITS) for boxes in (truth_boxes, false_boxes))
     found, ious = np.array(found, dtype=bool), np.array(ious)
     return {
         name: _row(found[truth_size == size], ious[truth_size == size], int((false_size == size).sum()))
-        for size, name in enumerate(SIZES)
+        for size, name in enumerate(COCO_SIZES)
     }
 
 

@@ -17,7 +17,15 @@ from transformers import PreTrainedModel, ProcessorMixin
 from boxtune.answers.conversation import SYSTEM_PROMPT, format_sentence
 from boxtune.answers.grounding import FILE_NAME, Grounding
 from boxtune.common.errors import UserError, reading
-from boxtune.models.loading import codec_for, load_config, load_model, load_processor, nf4_config, require_hub_model
+from boxtune.models.loading import (
+    codec_for,
+    family_of,
+    load_config,
+    load_model,
+    load_processor,
+    nf4_config,
+    require_hub_model,
+)
 
 # For a model that was not trained here: 1,280 image tokens, and answers of about forty boxes.
 DEFAULT_MAX_PIXELS, DEFAULT_MAX_NEW_TOKENS = 1_003_520, 1024
@@ -123,8 +131,8 @@ def load_checkpoint_model(checkpoint: Checkpoint, precision: str | None = None) 
     dtype = getattr(torch, grounding.compute_dtype if precision == "nf4" else precision)
     base = grounding.base_model if checkpoint.adapter else checkpoint.path
     revision = grounding.base_revision if checkpoint.adapter else None
-    codec_for(load_config(base, revision))  # names what is wrong before any weights are fetched
-    quantization = nf4_config(dtype, vision=grounding.quantized_vision) if precision == "nf4" else None
+    family = family_of(load_config(base, revision))  # names what is wrong before any weights are fetched
+    quantization = nf4_config(family, dtype, vision=grounding.quantized_vision) if precision == "nf4" else None
     model = load_model(base, dtype=dtype, quantization=quantization, revision=revision)
     if checkpoint.adapter:
         with reading(f"the adapter in {checkpoint.adapter}", "Take another checkpoint of the run."):

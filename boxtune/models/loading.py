@@ -29,12 +29,18 @@ from transformers import (
 )
 from transformers.utils import is_flash_attn_2_available
 
-from boxtune.answers.codecs import BOX_CODECS, CODECS, Codec
+from boxtune.answers.codecs import CODECS, Codec
 from boxtune.common.errors import UserError, accepting, reading
+from boxtune.families import FAMILIES
+from boxtune.families.family import Family
 from boxtune.models.lora import adapted_modules, in_words
 
-# As transformers ≥ 5 names it in all three families.
-VISION_TOWER = "model.visual"
+
+def family_of(config: PretrainedConfig) -> Family:
+    """The family of a model. Raises UserError for an architecture that is not supported."""
+    if config.model_type not in FAMILIES:
+        raise UserError(f"model type {config.model_type!r} is not supported; supported: {', '.join(FAMILIES)}.")
+    return FAMILIES[config.model_type]
 
 
 def codec_for(config: PretrainedConfig, answer: str = "boxes", name: str | None = None) -> Codec:
@@ -42,12 +48,8 @@ def codec_for(config: PretrainedConfig, answer: str = "boxes", name: str | None 
 
     Raises UserError for an architecture that has none.
     """
-    if config.model_type not in BOX_CODECS:
-        raise UserError(
-            f"model type {config.model_type!r} is not supported; supported: {', '.join(BOX_CODECS)}. A new family needs a "
-            "codec in boxtune/answers/codecs.py."
-        )
-    return CODECS[name or config.model_type + ("_click" if answer == "click" else "")]
+    family = family_of(config)
+    return CODECS[name or family.name + ("_click" if answer == "click" else "")]
 
 
 def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
@@ -158,6 +160,7 @@ def best_attention(dtype: torch.dtype) -> str:
 
 
 def nf4_config(
+    family: Family,
     compute_dtype: torch.dtype,
     double_quant: bool = True,
     storage: str | None = None,
@@ -167,8 +170,6 @@ def nf4_config(
 
     The head stays as it is, and by default the vision tower: quantised towers and heads lose boxes.
     """
-    # bitsandbytes skips a module whose path starts with, or ends in, one of these names.
-    skip = ["lm_head"] if vision else [VISION_TOWER, "lm_head"]
     with accepting(f"bnb_4bit_quant_storage {storage}, or another setting of NF4, is refused"):
         return BitsAndBytesConfig(
             load_in_4bit=True,
@@ -176,7 +177,7 @@ def nf4_config(
             bnb_4bit_use_double_quant=double_quant,
             bnb_4bit_compute_dtype=compute_dtype,
             bnb_4bit_quant_storage=storage,
-            llm_int8_skip_modules=skip,
+            llm_int8_skip_modules=family.unquantized_modules(vision),
         )
 
 

@@ -2,33 +2,29 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from peft import LoraConfig
 
 from boxtune.common.errors import UserError
+from boxtune.families import FAMILIES
 
-# Where the linears of each part lie. The towers share names (Qwen2.5-VL's vision MLPs have gate_proj, up_proj and
-# down_proj too), so a place starts with its tower.
-PARTS = {
-    "language_attention": r"language_model\.layers\.\d+\.self_attn",
-    "language_mlp": r"language_model\.layers\.\d+\.mlp",
-    "vision_attention": r"visual\.blocks\.\d+\.attn",
-    "vision_mlp": r"visual\.blocks\.\d+\.mlp",
-    "merger": r"visual\.(?:merger|deepstack_merger_list\.\d+)",
-}
 VISION_BLOCKS = ["vision_attention", "vision_mlp"]
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ALL_LINEAR = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 
 
-def by_part(paths: Iterable[str]) -> dict[str, dict[str, int]]:
-    """{part: {name below its place: n}} of module paths; paths that lie in no part are left out."""
-    counts = {part: Counter() for part in PARTS}
+def _parts(model: torch.nn.Module) -> Mapping[str, str]:
+    return FAMILIES[model.config.model_type].lora_parts
+
+
+def by_part(paths: Iterable[str], parts: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """{part: {name below its place: n}} of module paths; paths that lie in none of a family's `parts` are left out."""
+    counts = {part: Counter() for part in parts}
     for path in paths:
-        for part, place in PARTS.items():
+        for part, place in parts.items():
             if match := re.fullmatch(rf"(?:.*\.)?{place}\.(.+)", path):
                 counts[part][match.group(1)] += 1
     return {part: dict(sorted(count.items())) for part, count in counts.items()}
@@ -36,13 +32,14 @@ def by_part(paths: Iterable[str]) -> dict[str, dict[str, int]]:
 
 def part_linears(model: torch.nn.Module) -> dict[str, dict[str, int]]:
     """{part: {name: n}}: the linears of a model without adapters, 4-bit ones too."""
-    return by_part(name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    linears = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return by_part(linears, _parts(model))
 
 
 def adapted_modules(model: torch.nn.Module) -> dict[str, dict[str, int]]:
     """{part: {name: n}}: which linears bear a LoRA."""
     names = (name for name, _ in model.named_modules())
-    return by_part(name.removesuffix(".lora_A") for name in names if name.endswith(".lora_A"))
+    return by_part((name.removesuffix(".lora_A") for name in names if name.endswith(".lora_A")), _parts(model))
 
 
 def in_words(counts: dict[str, int]) -> str:
@@ -56,7 +53,7 @@ def lora_targets(
     suffixes: list[str] | str | None = None,
     vision: bool = False,
 ) -> str:
-    """The pattern of the linears in `parts` (keys of PARTS), anchored to their towers, named as this model names them.
+    """The pattern of the linears in `parts` (of LORA_PARTS), anchored to their towers, named as this model names them.
 
     Without parts: `suffixes` of the language model, as TRL's `lora_target_modules` has them (the attention projections by
     default), and with `vision` the linears of the vision tower's blocks. Raises UserError that names every part or suffix
@@ -75,7 +72,7 @@ def _part_patterns(model: torch.nn.Module, parts: list[str]) -> list[str]:
     if empty := [part for part in parts if not linears[part]]:
         there = [f"{part}: {in_words(counts)}" for part, counts in linears.items()]
         raise UserError(f"lora_parts: this model has no linears in {', '.join(empty)}. What it has:", there)
-    return [rf"{PARTS[part]}\.(?:{'|'.join(map(re.escape, linears[part]))})" for part in parts]
+    return [rf"{_parts(model)[part]}\.(?:{'|'.join(map(re.escape, linears[part]))})" for part in parts]
 
 
 def target_suffixes(targets: list[str] | str | None) -> list[str]:

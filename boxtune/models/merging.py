@@ -12,25 +12,11 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from boxtune.common.errors import UserError, reading
-from boxtune.inference.generation import greedy_config
 from boxtune.models.checkpoint import Checkpoint
-from boxtune.models.loading import load_config
+from boxtune.models.generation_config import greedy_config
+from boxtune.models.loading import family_of, load_config
 
 _PREFIX = "base_model.model."
-
-
-def module_name(key: str) -> str:
-    """A weight's key on disk → the module's path in transformers ≥ 5.
-
-    The hub's Qwen2-VL and Qwen2.5-VL files say `model.layers.…` and `visual.…` where the modules are
-    `model.language_model.layers.…` and `model.visual.…`; Qwen3-VL's files already say so.
-    """
-    name = key.removesuffix(".weight")
-    if name.startswith("visual."):
-        return f"model.{name}"
-    if name.startswith("model.") and not name.startswith(("model.language_model.", "model.visual.")):
-        return f"model.language_model.{name.removeprefix('model.')}"
-    return name
 
 
 def read_lora(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
@@ -68,6 +54,7 @@ def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
     """
     grounding = checkpoint.grounding
     source = base_folder(grounding.base_model, grounding.base_revision)
+    family = family_of(load_config(str(source)))
     loras = read_lora(checkpoint.adapter)
     shards = sorted(source.glob("*.safetensors"))
     if not shards:
@@ -80,7 +67,7 @@ def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
         with opened as weights:
             for key in weights.keys():  # noqa: SIM118  (safe_open is no mapping)
                 tensor = weights.get_tensor(key)
-                name = module_name(key)
+                name = family.module_path(key)
                 if name in unused and key.endswith(".weight"):
                     a, b, scale = loras[name]
                     if b.shape[1:] + tensor.shape != a.shape[:1] + b.shape[:1] + a.shape[1:]:

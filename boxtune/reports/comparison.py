@@ -10,14 +10,14 @@ from rich.table import Table
 from boxtune.common.drawing import draw_boxes, draw_points, thumbnail, to_data_uri
 from boxtune.common.errors import UserError, reading
 from boxtune.common.files import write_whole
+from boxtune.common.numbers import format_difference, format_number
 from boxtune.common.templates import page_template
 from boxtune.data.images import load_image
 from boxtune.data.records import image_path, read_json_lines
 from boxtune.metrics.average_precision import CocoBoxes, all_classes
 from boxtune.metrics.bootstrap import DRAWS, bootstrap, interval
-from boxtune.metrics.matching import ImageScore, image_scores, is_click
+from boxtune.metrics.matching import ImageMatch, is_click, match_images
 from boxtune.metrics.scoring import mean_iou, total_rates
-from boxtune.reports.score_table import format_difference, format_number
 
 VALUES = {"AP": "AP", "AP50": "AP50", "f1": "F1", "mean_iou_gt": "mean IoU (all truth)", "fp": "FP", "fn": "FN"}
 # Mean IoUs of an image that are closer than this are equal: predictions are rounded.
@@ -98,7 +98,7 @@ def compare(
     for answers in (answers_a, answers_b):
         boxes = None if click else CocoBoxes(records, answers, classes)
         matches = boxes.match(boxes.scores) if boxes else None
-        fared = image_scores(records, answers)
+        fared = match_images(records, answers)
         coco, rates = matches.coco() if matches else None, total_rates(fared)
         averages = {"AP": coco.ap() if coco else None, "AP50": coco.ap(0) if coco else None}
         values.append({**averages, "mean_iou_gt": mean_iou(fared), **{key: rates[key] for key in ("f1", "fp", "fn")}})
@@ -124,7 +124,7 @@ def compare(
     }
 
 
-def _differing(images_a: list[ImageScore], images_b: list[ImageScore]) -> list[dict]:
+def _differing(images_a: list[ImageMatch], images_b: list[ImageMatch]) -> list[dict]:
     """The images that one of the runs won, those that differ most first."""
     rows = []
     for a, b in zip(images_a, images_b, strict=True):
@@ -218,7 +218,7 @@ def _pictures(record: dict, answers: tuple[dict, dict], data_dir: Path) -> list[
 
 def _draw(image: Image.Image, record: dict, answer: dict, scale: float) -> Image.Image:
     """Truth, dashed where it was missed, and on top the answer: hits, and false positives with their labels."""
-    (fared,) = image_scores([record], [answer])
+    (fared,) = match_images([record], [answer])
     truth, objects = record["objects"], answer["objects"]
     draw = draw_points if "point" in objects else draw_boxes
     places, hits = objects["point" if "point" in objects else "bbox"], [i for i, *_ in fared.pairs]

@@ -1,6 +1,6 @@
 """Predictions in the forms that other tools read: COCO's results list, YOLO's text files, roboflow's supervision.
 
-Pictures and classes are numbered, and YOLO's files named, as `python -m data_prep export` does for the prepared data set.
+ImageFinder and classes are numbered, and YOLO's files named, as `python -m data_prep export` does for the prepared data set.
 Boxes of a label that is none of its classes have no number: they are left out, and counted.
 """
 
@@ -11,11 +11,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from boxtune.answers.conversation import answer_category
 from boxtune.answers.predictions import Prediction
 from boxtune.common.errors import UserError
 from boxtune.common.files import is_file_name, replace_folder, write_whole
 from boxtune.data.boxes import box_xyxy_to_cxcywh, box_xyxy_to_xywh
+from boxtune.data.questions import answer_category
 from boxtune.data.records import SPLIT_FOLDERS, Record, flat_name
 
 # (box_xyxy, number of its class from 0, score) of one picture's objects.

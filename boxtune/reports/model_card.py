@@ -5,12 +5,14 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from boxtune.answers.conversation import as_text, question, user_content
+from boxtune.answers.conversation import as_text, user_content
 from boxtune.answers.grounding import Grounding
 from boxtune.common.errors import reading
 from boxtune.common.files import write_whole
+from boxtune.common.numbers import format_number
 from boxtune.common.templates import text_template
-from boxtune.reports.score_table import format_number, headline_rows
+from boxtune.data.questions import question
+from boxtune.reports.score_table import headline_rows
 
 _SHOWN = ("AP", "AP50", "mean IoU (all truth)", "precision", "recall", "F1", "false positives", "false negatives")
 # Names of the hub's metadata for what metrics.json holds.

@@ -15,18 +15,19 @@ import numpy as np
 
 from boxtune.common.drawing import thumbnail, to_data_uri
 from boxtune.common.files import write_whole
+from boxtune.common.numbers import format_difference
 from boxtune.common.templates import page_template
 from boxtune.data.boxes import box_iou
 from boxtune.data.images import load_image
 from boxtune.data.records import Record, image_path
 from boxtune.metrics.bootstrap import DRAWS
-from boxtune.metrics.error_types import MISTAKES, mistakes
-from boxtune.metrics.matching import ImageScore, image_scores, is_click, same_label, worst_first
-from boxtune.reports.score_table import INTERVALS, format_difference, headline_rows
+from boxtune.metrics.error_types import ERROR_TYPES, error_types
+from boxtune.metrics.matching import ImageMatch, is_click, match_images, same_label, worst_first
+from boxtune.reports.score_table import INTERVALS, headline_rows
 
 # All pictures of a page together; as base64 they are a third longer, and a page of 1,000 stays under 20 MB.
-PICTURE_BYTES = 11_000_000
-MAX_PICTURE_BYTES = 60_000
+IMAGE_BYTES = 11_000_000
+MAX_IMAGE_BYTES = 60_000
 # The longest side of a picture: with more than MANY on one page, a smaller one looks better than a coarser one.
 SIDE, SIDE_OF_MANY, MANY = 480, 360, 400
 WORKERS = 4
@@ -66,18 +67,18 @@ def write_report(
 ) -> None:
     """Write one HTML file. `predictions[i]` answers `records[i]`; `metrics` and `curves` come from `score` and `curves`.
 
-    Pictures are read from `data_dir`; one that is missing or torn is shown as a grey field and counted. Of more than `limit`
+    ImageFinder are read from `data_dir`; one that is missing or torn is shown as a grey field and counted. Of more than `limit`
     images the page shows that many: the worst half, and others drawn by `seed`. `baseline_metrics`, those of the
     base model before training, are compared with `metrics` wherever a number stands.
     """
     iou_threshold, classes, click = metrics["matching"]["iou_threshold"], [*metrics["per_class"]], is_click(predictions)
-    scores = image_scores(records, predictions, iou_threshold)
-    excused = [image.excused for image in image_scores([_only_ignored(record) for record in records], predictions)]
+    scores = match_images(records, predictions, iou_threshold)
+    excused = [image.excused for image in match_images([_only_ignored(record) for record in records], predictions)]
     images = [_image(*row, classes, iou_threshold) for row in zip(records, predictions, scores, excused, strict=True)]
     shown, drawn = _choose(scores, limit, seed)
     for i in shown:
         _add_drawing(images[i], records[i], predictions[i])
-    no_picture = _add_pictures([(images[i], image_path(records[i], Path(data_dir))) for i in sorted(shown)])
+    no_picture = _add_images([(images[i], image_path(records[i], Path(data_dir))) for i in sorted(shown)])
     script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
     page = page_template(Path(__file__).with_name("report.html.jinja")).render(
         title=title,
@@ -98,7 +99,7 @@ def write_report(
         plot_classes=PLOT_CLASSES,
         confusion=_confusion(metrics["confusion"], metrics["per_class"]),
         meanings=MEANINGS,
-        kinds=MISTAKES,
+        kinds=ERROR_TYPES,
         provenance=_flatten(metrics["provenance"]),
         shown=len(shown),
         worst=_worst_half(limit),
@@ -176,7 +177,7 @@ def _worst_half(limit: int) -> int:
     return limit - limit // 2
 
 
-def _choose(scores: list[ImageScore], limit: int, seed: int) -> tuple[set[int], list[int]]:
+def _choose(scores: list[ImageMatch], limit: int, seed: int) -> tuple[set[int], list[int]]:
     """(positions of the images to show, those of them that were drawn, in the order of drawing).
 
     What is drawn comes from all images, the worst among them, so that it gives a fair impression of the split.
@@ -194,24 +195,24 @@ def _choose(scores: list[ImageScore], limit: int, seed: int) -> tuple[set[int], 
 
 
 def _only_ignored(record: Record) -> dict:
-    """The record without its truth that counts: what image_scores excuses of it is excused wherever nothing matches it."""
+    """The record without its truth that counts: what match_images excuses of it is excused wherever nothing matches it."""
     objects = record["objects"]
     ignored = [j for j, is_ignored in enumerate(objects["ignore"]) if is_ignored]
     return record | {"objects": {key: [objects[key][j] for j in ignored] for key in ("bbox", "category", "ignore")}}
 
 
 def _image(
-    record: Record, prediction: dict, score: ImageScore, excused: list[int], classes: list[str], iou_threshold: float
+    record: Record, prediction: dict, score: ImageMatch, excused: list[int], classes: list[str], iou_threshold: float
 ) -> dict:
     """What the page needs to count one image at any score threshold.
 
-    `answers.otherwise` is what an answer is where no truth matches it: "excused" or a key of MISTAKES. `pairs` are
+    `answers.otherwise` is what an answer is where no truth matches it: "excused" or a key of ERROR_TYPES. `pairs` are
     [answer, truth, IoU], the best first and ties in the order of `boxtune.data.boxes.match_greedy`. Which point belongs to which
     box takes more than a greedy matching, but points have no threshold: their pairs are those of `score`, their IoU is 1.
     """
     truth, answers = record["objects"], prediction["objects"]
     unmatched = replace(score, false=[*range(len(answers["category"]))])
-    kinds = mistakes(record, prediction, unmatched, classes, iou_threshold) | dict.fromkeys(excused, "excused")
+    kinds = error_types(record, prediction, unmatched, classes, iou_threshold) | dict.fromkeys(excused, "excused")
     return {
         "truth": {"label": _stripped(truth["category"]), "ignored": truth["ignore"]},
         "answers": {
@@ -249,10 +250,10 @@ def _rounded(values: list[float]) -> list[float]:
     return [round(value, 1) for value in values]
 
 
-def _add_pictures(rows: list[tuple[dict, Path]]) -> int:
+def _add_images(rows: list[tuple[dict, Path]]) -> int:
     """Give each image of the page its `picture`, a data URI, or else its `trouble`; returns how many have none."""
     side = SIDE if len(rows) <= MANY else SIDE_OF_MANY
-    max_bytes = min(MAX_PICTURE_BYTES, PICTURE_BYTES // max(1, len(rows)))
+    max_bytes = min(MAX_IMAGE_BYTES, IMAGE_BYTES // max(1, len(rows)))
     with ThreadPoolExecutor(WORKERS) as pool:
         pictures = [*pool.map(lambda row: _picture(row[1], side, max_bytes), rows)]
     for (image, _), (picture, trouble) in zip(rows, pictures, strict=True):

@@ -3,6 +3,8 @@
 from rich.table import Table
 from rich.text import Text
 
+from boxtune.common.numbers import format_difference, format_interval, format_number
+
 # Which rows have an interval.
 INTERVALS = {"AP": "AP", "AP50": "AP50", "mean IoU (all truth)": "mean_iou_gt", "F1": "f1"}
 
@@ -36,25 +38,6 @@ def headline_rows(metrics: dict) -> dict[str, float | int | None]:
         "answers without a problem": metrics["parse"]["clean"],
         "unparsable answers": metrics["parse"]["problems"].get("unparsable", 0),
     }
-
-
-def format_number(value: float | int | None) -> str:
-    """Three decimals for a fraction, a dash for what is undefined."""
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def format_difference(before: float | int | None, after: float | int | None) -> str:
-    if before is None or after is None:
-        return "–"
-    if isinstance(after, int) and isinstance(before, int):
-        return f"{after - before:+d}"
-    return f"{round(after - before, 3) + 0.0:+.3f}"  # adding zero turns −0 into 0
-
-
-def format_interval(interval: list[float] | None) -> str:
-    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
 
 def format_table(metrics_by_name: dict[str, dict]) -> Table:

@@ -4,14 +4,14 @@ from dataclasses import dataclass, field, fields
 
 from boxtune.answers.conversation import SYSTEM_PROMPT
 from boxtune.batching.augmentation import OPERATIONS
-from boxtune.models.lora import PARTS
+from boxtune.families.family import LORA_PARTS
 from boxtune.training.losses import BOX_LOSSES
 
 GROUNDING_MODES = ("teacher_forced", "policy", "both")
 
 
 @dataclass
-class GroundingArguments:
+class BoxtuneArguments:
     """What boxtune adds to TRL's SFTConfig and ModelConfig."""
 
     data_dir: str = field(default="", metadata={"help": "Prepared data set; made once when absent."})
@@ -55,7 +55,9 @@ class GroundingArguments:
     max_pixels: int | None = field(default=None, metadata={"help": "Largest area of the resized picture."})
     lora_parts: list[str] | None = field(
         default=None,
-        metadata={"help": f"What LoRA adapts, of {', '.join(PARTS)}; instead of lora_target_modules and lora_vision."},
+        metadata={
+            "help": f"What LoRA adapts, of {', '.join(LORA_PARTS)}; instead of lora_target_modules and lora_vision."
+        },
     )
     lora_vision: bool = field(
         default=False, metadata={"help": "Beside lora_target_modules, adapt the linears of the vision tower's blocks."}
@@ -72,7 +74,7 @@ class GroundingArguments:
     eval_images: int = field(
         default=32,
         metadata={
-            "help": "Pictures of validation that are answered at every evaluation, for eval_AP50 and its like; 0: never."
+            "help": "ImageFinder of validation that are answered at every evaluation, for eval_AP50 and its like; 0: never."
         },
     )
     iou_loss_weight: float = field(

@@ -8,14 +8,14 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from boxtune.answers.conversation import as_asked
 from boxtune.answers.predictions import Prediction
-from boxtune.batching.collator import GroundingCollator
+from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import UserError
+from boxtune.data.questions import as_asked
 from boxtune.data.records import Record
 from boxtune.inference.generation import generate_answers
 from boxtune.metrics.average_precision import all_classes, evaluate_coco
-from boxtune.metrics.matching import image_scores, is_click
+from boxtune.metrics.matching import is_click, match_images
 from boxtune.metrics.scoring import mean_iou, total_rates
 
 # What stands in the logs behind "eval_", and can be metric_for_best_model.
@@ -52,7 +52,7 @@ class BoxValidation:
     `batch_size` is that of one process; where several train, each answers its share.
     """
 
-    def __init__(self, collator: GroundingCollator, records: list[Record], count: int, batch_size: int):
+    def __init__(self, collator: DetectionCollator, records: list[Record], count: int, batch_size: int):
         self.records = drawn_records(records, count)
         self.collator, self.batch_size = collator, batch_size
 
@@ -73,7 +73,7 @@ class BoxValidation:
         """
         began = time.perf_counter()
         predictions = self.predict(model)
-        images, values = image_scores(self.records, predictions), {"AP": None, "AP50": None}
+        images, values = match_images(self.records, predictions), {"AP": None, "AP50": None}
         if not is_click(predictions):
             classes = all_classes(self.records, self.collator.grounding.classes)
             coco = evaluate_coco(self.records, predictions, classes)

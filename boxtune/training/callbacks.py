@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from transformers import TrainerCallback
 
+from boxtune.batching.variation import Variation
+
 
 class InterruptCallback(TrainerCallback):
     """Ctrl-C and SIGTERM finish the step, save a checkpoint and stop; a second Ctrl-C stops at once."""
@@ -59,3 +61,13 @@ class BeginCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             self.begin()
+
+
+class EpochCallback(TrainerCallback):
+    """Tells a variation, and every copy of it in the data loader's workers, which epoch begins."""
+
+    def __init__(self, variation: Variation):
+        self.variation = variation
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.variation.epoch.fill_(int(state.epoch or 0))

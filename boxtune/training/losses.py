@@ -17,9 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, l1_loss, softplus
 
-from boxtune.answers.codecs import Codec
-from boxtune.batching.targets import AnswerTokens
-
 BOX_LOSSES = ("giou", "l1", "w1")
 # What is logged where a loss on boxes is in use, in training and evaluation.
 LOSSES = ("lm_loss", "iou_loss", "fp_loss", "fn_loss")
@@ -71,57 +68,6 @@ class BoxLosses:
     def weigh(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"iou", "fp", "fn"}, the terms or what sampled answers cost, each times its weight."""
         return {"iou": self.iou * parts["iou"], "fp": self.fp * parts["fp"], "fn": self.fn * parts["fn"]}
-
-
-def collate_targets(
-    answers: list[tuple[int, int, AnswerTokens]], input_sizes: list[tuple[int, int]], codec: Codec
-) -> dict[str, Tensor]:
-    """What the terms need, of a batch's answers (row, position of the answer's first token, its tokens).
-
-    digit_at (D, 2): row and position of the hidden state that predicts a digit. digit (D,): the true one. place (D,): 1, 10,
-    100 or so on. edge (D,): 4 · box + 0…3 for x0, y0, x1, y1. boxes_xyxy (B, 4): the true boxes as written. sides (B, 4): the
-    coordinates of the picture's far border. decision_at (S, 2), decision_tokens (S, 2): going on and stopping, goes_on (S,):
-    which of them is true. All are whole numbers, because DeepSpeed turns those that are not into the model's dtype, and
-    bfloat16 has no place for a coordinate's last digit.
-    """
-    digit_at, digit, place, edge, boxes, sides = [], [], [], [], [], []
-    decision_at, decision_tokens, goes_on = [], [], []
-    for row, start, answer in answers:
-        extent = codec.frame.extent(input_sizes[row])
-        for tokens in () if codec.is_click else answer.objects:
-            box = []
-            for i, number in enumerate(tokens.numbers):
-                places = [10 ** (len(number) - 1 - k) for k in range(len(number))]
-                values = [answer.digits[index] for index in number]
-                digit_at += [(row, start + index - 1) for index in number]
-                digit += values
-                place += places
-                edge += [4 * len(boxes) + i] * len(number)
-                box.append(sum(value * worth for value, worth in zip(values, places, strict=True)))
-            boxes.append(box)
-            sides.append(extent * 2)
-        for decision in answer.decisions:
-            decision_at.append((row, start + decision.index - 1))
-            decision_tokens.append((decision.go_on, decision.stop))
-            goes_on.append(decision.goes_on)
-    return {
-        "digit_at": torch.tensor(digit_at, dtype=torch.long).reshape(-1, 2),
-        "digit": torch.tensor(digit, dtype=torch.long),
-        "place": torch.tensor(place, dtype=torch.long),
-        "edge": torch.tensor(edge, dtype=torch.long),
-        "boxes_xyxy": torch.tensor(boxes, dtype=torch.long).reshape(-1, 4),
-        "sides": torch.tensor(sides, dtype=torch.long).reshape(-1, 4),
-        "decision_at": torch.tensor(decision_at, dtype=torch.long).reshape(-1, 2),
-        "decision_tokens": torch.tensor(decision_tokens, dtype=torch.long).reshape(-1, 2),
-        "goes_on": torch.tensor(goes_on, dtype=torch.bool),
-    }
-
-
-def target_counts(targets: dict[str, Tensor]) -> Tensor:
-    """(3,) of how many boxes, of how many decisions to stop and to go on, iou_loss, fp_loss and fn_loss are the means."""
-    goes_on = targets["goes_on"]
-    boxes = torch.tensor(len(targets["boxes_xyxy"]), device=goes_on.device)
-    return torch.stack([boxes, (~goes_on).sum(), goes_on.sum()])
 
 
 def _project(hidden: Tensor, at: Tensor, head: torch.nn.Linear, tokens: Tensor) -> Tensor:

@@ -21,10 +21,10 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from boxtune.answers.predictions import make_prediction
-from boxtune.batching.collator import IGNORE_INDEX, GroundingCollator
+from boxtune.batching.collator import IGNORE_INDEX, DetectionCollator
 from boxtune.data.records import Record
-from boxtune.inference.generation import stop_ids
-from boxtune.metrics.matching import image_scores
+from boxtune.metrics.matching import match_images
+from boxtune.models.generation_config import stop_ids
 from boxtune.training.losses import BoxLosses
 
 
@@ -33,7 +33,7 @@ def answer_costs(record: Record, prediction: dict) -> dict[str, float]:
 
     Without truth only false positives can be made.
     """
-    [image] = image_scores([record], [prediction])
+    [image] = match_images([record], [prediction])
     truth = image.tp + image.fn
     mean_iou = sum(iou for *_, iou in image.pairs) / image.tp if image.tp else 0.0
     return {
@@ -75,7 +75,7 @@ class PolicyLoss:
     every: int
 
     def __call__(
-        self, forward, model, collator: GroundingCollator, inputs: dict[str, Tensor], asked: dict
+        self, forward, model, collator: DetectionCollator, inputs: dict[str, Tensor], asked: dict
     ) -> tuple[Tensor, dict[str, float]]:
         """(the loss, weighed already; what to log of the answers: their mean `policy_cost`, its parts before weighing, and the
         share of questions whose answers all cost the same, of which nothing can be learned).
@@ -101,7 +101,7 @@ class PolicyLoss:
             labels=labels,
             fused_lm_head=True,
             use_cache=False,
-            **repeat_pictures(pictures, self.samples),
+            **repeat_images(pictures, self.samples),
         )
         weight = self.weights.largest * advantages(costs).reshape(-1, 1).to(output.log_probs)
         found = {f"policy_{name}": values.mean().item() for name, values in parts.items()}
@@ -109,7 +109,7 @@ class PolicyLoss:
         found["policy_frac_same_cost"] = (costs.amax(1) == costs.amin(1)).double().mean().item()
         return (weight * output.log_probs).sum() / kept.sum(), found
 
-    def _sampling(self, collator: GroundingCollator) -> GenerationConfig:
+    def _sampling(self, collator: DetectionCollator) -> GenerationConfig:
         """Plain sampling from the model's own distribution, which is what the gradient is of."""
         tokenizer = collator.tokenizer
         return GenerationConfig(
@@ -126,7 +126,7 @@ class PolicyLoss:
             suppress_tokens=[collator.image_token_id],
         )
 
-    def _costs(self, answers: Tensor, kept: Tensor, collator: GroundingCollator, asked: dict) -> dict[str, Tensor]:
+    def _costs(self, answers: Tensor, kept: Tensor, collator: DetectionCollator, asked: dict) -> dict[str, Tensor]:
         """`answer_costs` of (B · k, T) sampled tokens, each (B, k), in float64."""
         records = [json.loads(record) for record in asked["records"]]
         stops = stop_ids(collator.tokenizer)
@@ -152,7 +152,7 @@ def until_stop(answers: Tensor, stops: list[int]) -> Tensor:
     return is_stop.cumsum(1) - is_stop == 0
 
 
-def repeat_pictures(pictures: dict[str, Tensor], times: int) -> dict[str, Tensor]:
+def repeat_images(pictures: dict[str, Tensor], times: int) -> dict[str, Tensor]:
     """Each picture `times` times in a row; pixel_values holds the patches of all pictures one after the other."""
     patches = pictures["pixel_values"].split(pictures["image_grid_thw"].prod(1).tolist())
     return {

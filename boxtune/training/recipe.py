@@ -13,7 +13,7 @@ import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from boxtune.common.errors import UserError, accepting
-from boxtune.training.arguments import GroundingArguments
+from boxtune.training.arguments import BoxtuneArguments
 from boxtune.training.recipe_checks import check_values
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -27,7 +27,7 @@ class Recipe:
     name: str
     values: dict
     notes: list[str]
-    grounding: GroundingArguments
+    options: BoxtuneArguments
     training: SFTConfig
     model: ModelConfig
     hub_token: str | None
@@ -111,7 +111,7 @@ def _print_help(recipes: str) -> None:
     """What there is to choose from, and boxtune's own keys; those of SFTConfig and ModelConfig are TRL's to explain."""
     overlays = ", ".join(sorted(path.stem for path in (RECIPES / "overlays").glob("*.yaml")))
     _RecipeParser(
-        [GroundingArguments],
+        [BoxtuneArguments],
         usage="%(prog)s --config NAME [--overlay NAME,NAME] [--key value ...]",
         description=f"Recipes: {recipes}. Overlays, of which later ones win: {overlays}. Below are boxtune's own keys; all of "
         "TRL's SFTConfig and ModelConfig are keys as well (--config NAME --help lists them).",
@@ -137,7 +137,7 @@ def _check_keys(sources: dict[str, dict], rest: list[str], parser: TrlParser) ->
 def _declared_types() -> dict[str, set[type]]:
     """{key: the types that its dataclass names}; list, dict and NoneType say what a recipe may write beside plain values."""
     types = {}
-    for cls in (GroundingArguments, SFTConfig, ModelConfig):
+    for cls in (BoxtuneArguments, SFTConfig, ModelConfig):
         hints = typing.get_type_hints(cls)
         for key in (f.name for f in fields(cls) if f.init):
             types[key] = {typing.get_origin(kind) or kind for kind in typing.get_args(hints[key]) or [hints[key]]}
@@ -200,7 +200,7 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
     recipe_path = find_recipe(config)
     overlay_paths = [find_recipe(name, RECIPES / "overlays") for name in overlay_names]
     sources = {str(path): read_yaml(path) for path in [recipe_path, *overlay_paths]}
-    parser = _RecipeParser([GroundingArguments, SFTConfig, ModelConfig], allow_abbrev=False)
+    parser = _RecipeParser([BoxtuneArguments, SFTConfig, ModelConfig], allow_abbrev=False)
     _check_keys(sources, rest, parser)
     # What the command line changes belongs to the record of the run as much as the YAML does.
     options = parser._option_string_actions  # a flag such as --no_gradient_checkpointing sets another key than its own

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import ModelConfig, SFTConfig
 
-from boxtune.answers.codecs import BOX_CODECS
 from boxtune.common.errors import UserError
 from boxtune.data.records import breaks_turns
-from boxtune.models.lora import PARTS
-from boxtune.training.arguments import GroundingArguments
+from boxtune.families import FAMILIES
+from boxtune.families.family import LORA_PARTS
+from boxtune.training.arguments import BoxtuneArguments
 from boxtune.training.box_validation import COSTS, LIBRARY_METRICS, METRICS
 from boxtune.training.losses import LOSSES
 
@@ -66,7 +66,7 @@ _ATTENTION = ("eager", *(name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() i
 _DTYPES = ("bfloat16", "float16", "float32")
 
 
-def check_values(grounding: GroundingArguments, training: SFTConfig, model: ModelConfig) -> None:
+def check_values(grounding: BoxtuneArguments, training: SFTConfig, model: ModelConfig) -> None:
     """Refuse what would be ignored in silence, and combinations that cannot work. Raises UserError that lists them all."""
     problems = [
         *_fixed_or_out_of_range(vars(training) | vars(model) | vars(grounding)),
@@ -89,7 +89,7 @@ def _fixed_or_out_of_range(values: dict) -> Iterator[str]:
                 yield f"{key}: {values[key]!r} {rule}"
 
 
-def _of_the_model(grounding: GroundingArguments, model: ModelConfig) -> Iterator[str]:
+def _of_the_model(grounding: BoxtuneArguments, model: ModelConfig) -> Iterator[str]:
     if not model.model_name_or_path:
         yield "model_name_or_path: name a model"
     if model.dtype not in _DTYPES:
@@ -108,17 +108,17 @@ def _of_the_model(grounding: GroundingArguments, model: ModelConfig) -> Iterator
     if parts is not None:
         rivals = {"lora_target_modules": model.lora_target_modules, "lora_vision": grounding.lora_vision}
         yield from (f"{key}: lora_parts says it all; leave one out" for key, value in rivals.items() if value)
-        if not parts or not set(parts) <= PARTS.keys():
-            yield f"lora_parts: {parts!r} must name at least one, and only, of {', '.join(PARTS)}"
+        if not parts or not set(parts) <= {*LORA_PARTS}:
+            yield f"lora_parts: {parts!r} must name at least one, and only, of {', '.join(LORA_PARTS)}"
 
 
-def _of_the_answer(grounding: GroundingArguments) -> Iterator[str]:
+def _of_the_answer(grounding: BoxtuneArguments) -> Iterator[str]:
     if breaks_turns(grounding.system_prompt):
         yield f"system_prompt: {grounding.system_prompt!r} holds a special token; take it out"
     if grounding.min_pixels and grounding.max_pixels and grounding.min_pixels > grounding.max_pixels:
         yield f"min_pixels: {grounding.min_pixels} must not exceed max_pixels, {grounding.max_pixels}"
-    if grounding.codec is not None and grounding.codec not in BOX_CODECS:
-        yield f"codec: {grounding.codec!r} must be one of {', '.join(BOX_CODECS)}, or null for the model's own"
+    if grounding.codec is not None and grounding.codec not in FAMILIES:
+        yield f"codec: {grounding.codec!r} must be one of {', '.join(FAMILIES)}, or null for the model's own"
     if grounding.answer == "click":
         if grounding.codec is not None:
             yield "codec: has no effect with answer: click; leave it out"
@@ -128,11 +128,11 @@ def _of_the_answer(grounding: GroundingArguments) -> Iterator[str]:
             yield "grounding_mode: only answers in boxes can be sampled; use teacher_forced with answer: click"
 
 
-def _has_box_losses(grounding: GroundingArguments) -> bool:
+def _has_box_losses(grounding: BoxtuneArguments) -> bool:
     return any((grounding.iou_loss_weight, grounding.fp_loss_weight, grounding.fn_loss_weight))
 
 
-def _of_the_losses(grounding: GroundingArguments, training: SFTConfig) -> Iterator[str]:
+def _of_the_losses(grounding: BoxtuneArguments, training: SFTConfig) -> Iterator[str]:
     weighs_ends = grounding.end_token_weight != 1
     if weighs_ends and (training.label_smoothing_factor or training.loss_type != "nll"):
         yield "end_token_weight: weighs plain cross-entropy; leave out label_smoothing_factor and loss_type"
@@ -150,7 +150,7 @@ def _of_the_losses(grounding: GroundingArguments, training: SFTConfig) -> Iterat
         )
 
 
-def _of_the_best_checkpoint(grounding: GroundingArguments, training: SFTConfig) -> Iterator[str]:
+def _of_the_best_checkpoint(grounding: BoxtuneArguments, training: SFTConfig) -> Iterator[str]:
     if grounding.early_stopping_patience is not None and not training.load_best_model_at_end:
         yield "early_stopping_patience: needs load_best_model_at_end: true and metric_for_best_model"
     metric = (training.metric_for_best_model or "").removeprefix("eval_")

@@ -9,10 +9,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from boxtune.common.errors import UserError, reading
 from boxtune.common.files import replace_folder
-from boxtune.inference.generation import greedy_config
+from boxtune.models.generation_config import greedy_config
 from boxtune.reports.model_card import model_name, write_card
 from boxtune.training.recipe import Recipe
-from boxtune.training.trainer import RESUME_REMEDY, GroundingTrainer
+from boxtune.training.trainer import RESUME_REMEDY, DetectionTrainer
 
 # What a run leaves in its folder.
 RUN_FOLDERS = (f"{PREFIX_CHECKPOINT_DIR}-*", "final", "final_merged", "eval", "eval_*")
@@ -51,7 +51,7 @@ def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
             TrainerState.load_from_json(checkpoint / "trainer_state.json")
         if checkpoint.resolve().parent == output_dir.resolve():
             return checkpoint, []
-    if old and not recipe.grounding.overwrite_output_dir:
+    if old and not recipe.options.overwrite_output_dir:
         raise UserError(
             f"{output_dir} already holds a run ({', '.join(path.name for path in old)}). Go on with "
             "--resume_from_checkpoint true, start over with --overwrite_output_dir true, or choose another --output_dir."
@@ -59,7 +59,7 @@ def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
     return checkpoint, old
 
 
-def save_final(trainer: GroundingTrainer, output_dir: Path) -> None:
+def save_final(trainer: DetectionTrainer, output_dir: Path) -> None:
     """The finished model in output_dir/final, whole or not at all."""
     trainer.require_finite()
     partial = output_dir / "final.partial"

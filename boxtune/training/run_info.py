@@ -1,15 +1,14 @@
 """What a run resolved, saved beside its checkpoints: recipe.yaml, run.json and first_batch.txt."""
 
-import importlib.metadata
 import json
 import platform
-import subprocess
 from pathlib import Path
 
 import torch
 import yaml
 
 from boxtune.batching.collator import IGNORE_INDEX
+from boxtune.common.environment import git_revision, versions
 from boxtune.common.errors import reading
 from boxtune.common.files import write_whole
 from boxtune.data.records import data_hash, read_info
@@ -17,33 +16,9 @@ from boxtune.models.loading import quantised_modules, trainable_parameters
 from boxtune.models.lora import adapted_modules
 from boxtune.training.recipe import Recipe, read_yaml
 
-PACKAGES = ("boxtune", "torch", "torchvision", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a result; absent ones are left out."""
-    installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
-    found = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
-    return {"python": platform.python_version(), **found}
-
 
 def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
-
-
-def git_revision(folder: Path, besides: tuple[str, ...] = ()) -> str | None:
-    """The commit, with "+changes" where the tree differs in more than `besides`; None outside a git checkout."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False).stdout
-
-    try:
-        revision = git("rev-parse", "--verify", "--quiet", "HEAD").strip()
-    except FileNotFoundError:  # no git on this machine
-        return None
-    excluded = [f":(top,exclude){name}" for name in besides]
-    changed = revision and git("status", "--porcelain", "--untracked-files=no", "--", ":/", *excluded)
-    return f"{revision}+changes" if changed else revision or None
 
 
 def changed_keys(output_dir: Path, recipe: Recipe) -> list[str]:
@@ -71,7 +46,7 @@ def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, proc
     """Write the three files; `batch` is the first training batch."""
     write_whole(output_dir / "recipe.yaml", yaml.safe_dump(recipe.values, allow_unicode=True))
     trainable, total = trainable_parameters(model)
-    data_dir = Path(recipe.grounding.data_dir)
+    data_dir = Path(recipe.options.data_dir)
     info = {
         "recipe": recipe.name,
         "versions": versions(),

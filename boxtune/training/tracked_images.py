@@ -1,4 +1,4 @@
-"""Pictures with true and predicted boxes for wandb, which overlays them itself, and TensorBoard, which gets them drawn."""
+"""ImageFinder with true and predicted boxes for wandb, which overlays them itself, and TensorBoard, which gets them drawn."""
 
 from collections.abc import Iterable
 
@@ -18,7 +18,7 @@ TAG = "eval/pictures"
 Answered = tuple[Image.Image, Record, Prediction]
 
 
-def log_pictures(callbacks: Iterable[TrainerCallback], answered: list[Answered], classes: list[str], step: int) -> None:
+def log_images(callbacks: Iterable[TrainerCallback], answered: list[Answered], classes: list[str], step: int) -> None:
     """Send the pictures to those trackers, among a trainer's callbacks, that show pictures."""
     for callback in callbacks:
         if isinstance(callback, WandbCallback):

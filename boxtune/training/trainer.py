@@ -1,4 +1,4 @@
-"""GroundingTrainer: TRL's SFTTrainer with fp32 adapters, whole checkpoints and an early stop on nonsense."""
+"""DetectionTrainer: TRL's SFTTrainer with fp32 adapters, whole checkpoints and an early stop on nonsense."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,12 +13,13 @@ from trl import SFTTrainer
 
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import Prediction
+from boxtune.batching.box_targets import target_counts
 from boxtune.batching.collator import IGNORE_INDEX
 from boxtune.common.errors import UserError, accepting, is_out_of_space, reading
 from boxtune.training.box_validation import BoxValidation
-from boxtune.training.losses import BoxLosses, target_counts
+from boxtune.training.losses import BoxLosses
 from boxtune.training.policy import PolicyLoss
-from boxtune.training.tracked_images import log_pictures
+from boxtune.training.tracked_images import log_images
 
 RESUME_REMEDY = (
     "Resume from an earlier checkpoint (--resume_from_checkpoint DIR) with the model and LoRA settings it was trained with, "
@@ -27,7 +28,7 @@ RESUME_REMEDY = (
 
 
 # How many of the answered pictures go to the trackers.
-TRACKED_PICTURES = 8
+TRACKED_IMAGES = 8
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def last_hidden_states(backbone: torch.nn.Module) -> Iterator[list[torch.Tensor]
         hook.remove()
 
 
-class GroundingTrainer(SFTTrainer):
+class DetectionTrainer(SFTTrainer):
     """Saves grounding.json with every checkpoint, answers `box_validation` at every evaluation, and adds `box_losses` to the
     loss of batches that hold `targets`. All other arguments are SFTTrainer's."""
 
@@ -207,15 +208,15 @@ class GroundingTrainer(SFTTrainer):
             values, predictions = self.box_validation.answer(self.model)
             output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in values.items()})
             if self.is_world_process_zero():
-                self._track_pictures(predictions[:TRACKED_PICTURES])
+                self._track_images(predictions[:TRACKED_IMAGES])
         return output
 
-    def _track_pictures(self, predictions: list[Prediction]) -> None:
+    def _track_images(self, predictions: list[Prediction]) -> None:
         validation = self.box_validation
         records = validation.records[: len(predictions)]
         images = map(validation.collator.load, records)
         answered = list(zip(images, records, predictions, strict=True))
-        log_pictures(self.callback_handler.callbacks, answered, self.grounding.classes, self.state.global_step)
+        log_images(self.callback_handler.callbacks, answered, self.grounding.classes, self.state.global_step)
 
     def create_optimizer(self, *args, **kwargs):
         with accepting("the optimizer cannot be made from these values"):

@@ -9,11 +9,11 @@ import os
 from pathlib import Path
 
 from data_prep.reading.files import (
-    Pictures,
+    ImageFinder,
     annotation_files,
+    image_finder_for,
+    image_name,
     is_set,
-    picture_name,
-    pictures_for,
     read_json,
     stated_size,
 )
@@ -37,7 +37,7 @@ def read(source: Path, options: Options) -> Source:
         if not isinstance(entries, list):
             found.errors.append(f"{file}: AABB needs a list of pictures, got {type(entries).__name__}")
             continue
-        pictures = pictures_for(file, source, options)
+        pictures = image_finder_for(file, source, options)
         for number, entry in enumerate(entries):
             if fault := _fault(entry):
                 found.errors.append(f"{file}: entry {number} {fault}")
@@ -60,15 +60,15 @@ def _fault(entry) -> str | None:
     return None
 
 
-def _read_entry(entry: dict, file: Path, split: str | None, source: Path, pictures: Pictures) -> Item:
+def _read_entry(entry: dict, file: Path, split: str | None, source: Path, pictures: ImageFinder) -> Item:
     extra = {key: value for key, value in entry.items() if key not in {"image", "image_path", "objects"}}
     picture = pictures.find(entry["image"])
     if entry.get("image_path") and not os.path.isfile(picture):
         picture = pictures.find(entry["image_path"])
         if os.path.isdir(picture):
-            picture = Pictures([picture]).find(entry["image"])
+            picture = ImageFinder([picture]).find(entry["image"])
     size = stated_size(extra.pop("width", None), extra.pop("height", None))
-    name = picture_name(entry["image"], picture, file, source)
+    name = image_name(entry["image"], picture, file, source)
     return Item(name, str(picture), [_read_object(thing) for thing in entry["objects"]], split, size, extra)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from data_prep.reading.files import (
     annotation_files,
+    image_finder_for,
+    image_name,
     is_set,
-    picture_name,
-    pictures_for,
     read_json,
     stated_size,
 )
@@ -43,7 +43,7 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
         found.errors.append(f"{file}: COCO needs an object with the lists images, annotations and categories")
         return
     names = _read_categories(file, data, found)
-    pictures = pictures_for(file, source, options)
+    pictures = image_finder_for(file, source, options)
     images: dict[object, dict] = {}
     stated = {image["id"] for image in data["images"] if isinstance(image, dict) and _is_id(image.get("id"))}
     for number, image in enumerate(data["images"]):
@@ -66,7 +66,7 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
             entries[entry["image_id"]].append(entry)
     for image_id, image in images.items():
         picture = pictures.find(_file_name(image))
-        name = picture_name(_file_name(image), picture, file, source)
+        name = image_name(_file_name(image), picture, file, source)
         rows = [_read_object(entry, names) for entry in entries[image_id]]
         size = stated_size(image.get("width"), image.get("height"))
         found.items.append(Item(name, str(picture), rows, split, size))

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from boxtune.common.errors import UserError
-from data_prep.reading.files import annotation_files, is_set, number, picture_name, pictures_for, stated_size
+from data_prep.reading.files import annotation_files, image_finder_for, image_name, is_set, number, stated_size
 from data_prep.reading.names import split_of
 from data_prep.reading.source import Item, Options, Row, Sample, Source
 from data_prep.reading.spool import Spool
@@ -60,7 +60,7 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
     else:
         _warn_of_unread(lines[0][1], columns, found)
         lines = lines[1:]
-    pictures = pictures_for(file, source, options)
+    pictures = image_finder_for(file, source, options)
     items: dict[tuple[str, str | None], Item] = {}
     unknown_splits: set[str] = set()
     for line_number, cells in lines:
@@ -76,7 +76,7 @@ def _read_file(file: Path, split: str | None, source: Path, options: Options, fo
             unknown_splits.add(row["split"])
         if (row["image"], own) not in items:
             picture = pictures.find(row["image"])
-            name = picture_name(row["image"], picture, file, source)
+            name = image_name(row["image"], picture, file, source)
             size = stated_size(row.get("width"), row.get("height"))
             items[row["image"], own] = Item(name, str(picture), [], own, size)
         if any(row[edge] for edge in _BOX):

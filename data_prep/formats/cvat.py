@@ -11,12 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 from data_prep.reading.files import (
-    Pictures,
+    ImageFinder,
     annotation_files,
+    image_finder_for,
+    image_name,
     is_set,
     number,
-    picture_name,
-    pictures_for,
     read_xml,
     stated_size,
 )
@@ -55,7 +55,7 @@ def _read_file(
     ]
     names = [(label.findtext("name") or "").strip() for label in labels]
     found.classes += [name for name in dict.fromkeys(names) if name not in found.classes]
-    pictures = pictures_for(file, source, options)
+    pictures = image_finder_for(file, source, options)
     nodes = tree.findall("image")
     bearers = Counter((node.get("name"), _split_of(node, split)) for node in nodes)
     owners: dict[Path, str] = {}
@@ -64,7 +64,7 @@ def _read_file(
         if not named:
             found.errors.append(f"{file}: image {node.get('id')!r} has no name")
             continue
-        picture = _find_picture(named, subset, pictures)
+        picture = _find_image(named, subset, pictures)
         owner = " of ".join(f"{key} {node.get(key)}" for key in ("task_id", "subset") if node.get(key))
         if picture.is_file() and owners.setdefault(picture, owner) != owner:
             found.errors.append(
@@ -73,7 +73,7 @@ def _read_file(
             )
             continue
         in_subset = f"{subset}/{named}" if subset and bearers[named, own_split] > 1 else named
-        name = picture_name(in_subset, picture, file, source)
+        name = image_name(in_subset, picture, file, source)
         item = Item(name, str(picture), [], own_split)
         item.size = stated_size(node.get("width"), node.get("height"))
         _read_shapes(node, item)
@@ -85,7 +85,7 @@ def _split_of(image: ElementTree.Element, split: str | None) -> str | None:
     return split_of(image.get("subset") or "") or split
 
 
-def _find_picture(named: str, subset: str | None, pictures: Pictures) -> Path:
+def _find_image(named: str, subset: str | None, pictures: ImageFinder) -> Path:
     """CVAT puts the pictures of a subset into a folder of its name."""
     picture = pictures.find(f"{subset}/{named}") if subset else pictures.find(named)
     return picture if picture.is_file() else pictures.find(named)

@@ -68,7 +68,7 @@ def read(source: Path, options: Options, fields: Fields | None = None) -> Source
         if names and names != known:
             found.classes += [name for name in names if name not in found.classes]
             known = names
-        name, place = _write_picture(row, number, options.scratch / "table" / f"{len(found.items)}")
+        name, place = _write_image(row, number, options.scratch / "table" / f"{len(found.items)}")
         if (split, name) in names_taken:  # a picture's file may be called as another's is, in another folder
             name = f"{number:06d}_{name}"
         names_taken.add((split, name))
@@ -85,7 +85,7 @@ def _image_fault(image: dict | None) -> str | None:
     return None
 
 
-def _write_picture(row: dict, number: int, place: Path) -> tuple[str, Path]:
+def _write_image(row: dict, number: int, place: Path) -> tuple[str, Path]:
     """(the picture's name: its id, its file's, or the row's number; where its bytes now lie)."""
     image = row["image"]
     content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
@@ -152,7 +152,7 @@ def _load(source: Path, cache: Path):
     return tables["all"] if list(tables) == ["all"] else tables
 
 
-def _is_picture(feature) -> bool:
+def _is_image_column(feature) -> bool:
     """Whether a column holds pictures: as `datasets` has them, or as pandas writes them to Parquet."""
     import datasets
 
@@ -162,7 +162,7 @@ def _is_picture(feature) -> bool:
 def _with_image(source: Path, table, image_field: str | None):
     """The table, its column of pictures called `image`."""
 
-    pictures = [name for name, feature in table.features.items() if _is_picture(feature)]
+    pictures = [name for name, feature in table.features.items() if _is_image_column(feature)]
     chosen = image_field or ("image" if "image" in pictures or len(pictures) != 1 else pictures[0])
     if chosen not in table.features:
         raise UserError(f"{source} has no column {chosen}; it has {', '.join(table.features)}. See --image-field.")

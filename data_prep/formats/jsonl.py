@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from boxtune.common.errors import UserError
-from data_prep.reading.files import annotation_files, picture_name, pictures_for, read_text, stated_size
+from data_prep.reading.files import annotation_files, image_finder_for, image_name, read_text, stated_size
 from data_prep.reading.source import Item, Options, Sample, Source
 from data_prep.reading.spool import Spool
 from data_prep.reading.table_fields import choose_fields, read_objects
@@ -35,7 +35,7 @@ def read(source: Path, options: Options) -> Source:
     if image_field is None:
         raise UserError(f"{source}: no field names the picture; there are {', '.join(rows[0])}. See --image-field.")
     for file, split, lines in tables:
-        pictures = pictures_for(file, source, options)
+        pictures = image_finder_for(file, source, options)
         for number, row in lines:
             named, objects = row.get(image_field), read_objects(row, fields, None, found.warnings)
             if not isinstance(named, str) or not named:
@@ -47,7 +47,7 @@ def read(source: Path, options: Options) -> Source:
                 used = {image_field, "width", "height", fields.parent, fields.bbox, fields.label}
                 extra = {key: value for key, value in row.items() if key not in used}
                 size = stated_size(row.get("width"), row.get("height"))
-                name = picture_name(named, picture, file, source)
+                name = image_name(named, picture, file, source)
                 found.items.append(Item(name, str(picture), objects, split, size, extra))
     return found
 

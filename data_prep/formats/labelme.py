@@ -15,11 +15,11 @@ from pathlib import Path
 from boxtune.common.errors import UserError
 from boxtune.common.files import files_below
 from data_prep.reading.files import (
-    Pictures,
+    ImageFinder,
     existing,
+    image_finder_for,
     is_output,
     is_set,
-    pictures_for,
     read_json,
     relative_name,
     stated_size,
@@ -41,7 +41,7 @@ def recognise(sample: Sample) -> str | None:
 def read(source: Path, options: Options) -> Source:
     files, folder = _find_files(existing(source), options)
     found = Source(Spool(options.scratch), layout="xyxy")
-    pictures: dict[Path, Pictures] = {}
+    pictures: dict[Path, ImageFinder] = {}
     others = []
     for file in files:
         try:
@@ -56,7 +56,7 @@ def read(source: Path, options: Options) -> Source:
             found.errors.append(f"{file}: {fault}")
             continue
         if file.parent not in pictures:
-            pictures[file.parent] = pictures_for(file, source, options)
+            pictures[file.parent] = image_finder_for(file, source, options)
         found.items.append(_read_item(file, folder, data, pictures[file.parent], options))
     if len(others) == len(files) and not found.errors:
         raise UserError(f"{source}: no .json file has `shapes`. labelme has one file for each picture.")
@@ -96,8 +96,8 @@ def _fault(data: dict) -> str | None:
     return None
 
 
-def _read_item(file: Path, folder: Path, data: dict, pictures: Pictures, options: Options) -> Item:
-    picture = _find_picture(file, folder, data, pictures, options)
+def _read_item(file: Path, folder: Path, data: dict, pictures: ImageFinder, options: Options) -> Item:
+    picture = _find_image(file, folder, data, pictures, options)
     name = relative_name(file.with_name(file.stem + picture.suffix), folder)
     size = stated_size(data.get("imageWidth"), data.get("imageHeight"))
     item = Item(name, str(picture), [], size=size)
@@ -122,7 +122,7 @@ def _read_item(file: Path, folder: Path, data: dict, pictures: Pictures, options
     return item
 
 
-def _find_picture(file: Path, folder: Path, data: dict, pictures: Pictures, options: Options) -> Path:
+def _find_image(file: Path, folder: Path, data: dict, pictures: ImageFinder, options: Options) -> Path:
     for name in (data.get("imagePath"), file.stem):
         if name and os.path.isfile(picture := pictures.find(name)):
             return picture

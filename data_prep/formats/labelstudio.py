@@ -12,14 +12,14 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from data_prep.reading.files import Pictures, annotation_files, picture_name, pictures_for, read_json, stated_size
+from data_prep.reading.files import ImageFinder, annotation_files, image_finder_for, image_name, read_json, stated_size
 from data_prep.reading.names import without_suffix
 from data_prep.reading.shapes import are_numbers, box_of_ellipse, box_of_points, box_of_turned
 from data_prep.reading.source import Item, Options, Row, Sample, Source, problem
 from data_prep.reading.spool import Spool
 
-_PICTURE_FIELDS = ("image", "img", "picture", "photo", "url", "ocr")
-_PICTURE_ENDING = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp)\b", re.IGNORECASE)
+_IMAGE_FIELDS = ("image", "img", "picture", "photo", "url", "ocr")
+_IMAGE_ENDING = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp)\b", re.IGNORECASE)
 
 
 def recognise(sample: Sample) -> str | None:
@@ -41,17 +41,17 @@ def read(source: Path, options: Options) -> Source:
         if not isinstance(tasks, list):
             found.errors.append(f"{file}: Label Studio's export is a list of tasks, got {type(tasks).__name__}")
             continue
-        pictures, done = pictures_for(file, source, options), set()
+        pictures, done = image_finder_for(file, source, options), set()
         for number, task in enumerate(tasks):
             where = f"{file}: task {task.get('id', number) if isinstance(task, dict) else number}"
-            address = _picture_address(task, options.image_field)
+            address = _image_address(task, options.image_field)
             if fault := _fault(task) or (
                 None if address else "names no picture; its field may be named by --image-field"
             ):
                 found.errors.append(f"{where} {fault}, got {task!r:.100}")
                 continue
-            picture = _find_picture(address, pictures)
-            name = picture_name(_path_of(address), picture, file, source)
+            picture = _find_image(address, pictures)
+            name = image_name(_path_of(address), picture, file, source)
             if "annotations" not in task and str(task.get("id")) in done:  # JSON-MIN has an entry for each annotator
                 found.problems.append(problem(without_suffix(name), "annotations", task["id"], "the first one taken"))
                 continue
@@ -93,14 +93,14 @@ def _are_objects(values) -> bool:
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _picture_address(task, image_field: str | None) -> str | None:
+def _image_address(task, image_field: str | None) -> str | None:
     """The address of the task's picture: in the field that is named, or of a usual name, or the only text that looks so."""
     data = task.get("data", task) if isinstance(task, dict) else {}
     texts = {key: value for key, value in data.items() if isinstance(value, str)} if isinstance(data, dict) else {}
     if image_field:
         return texts.get(image_field)
-    usual = [texts[key] for key in _PICTURE_FIELDS if texts.get(key)]
-    alike = [value for value in texts.values() if _PICTURE_ENDING.search(value)]
+    usual = [texts[key] for key in _IMAGE_FIELDS if texts.get(key)]
+    alike = [value for value in texts.values() if _IMAGE_ENDING.search(value)]
     return usual[0] if usual else alike[0] if len(alike) == 1 else None
 
 
@@ -115,7 +115,7 @@ def _path_of(address: str) -> str:
     return local[0] if local else unquote(parts.path).lstrip("/") or address
 
 
-def _find_picture(address: str, pictures: Pictures) -> Path:
+def _find_image(address: str, pictures: ImageFinder) -> Path:
     """The picture by its address as it stands, by its path or any ending of that, or without the eight digits that an upload
     puts before the name."""
     path = _path_of(address)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from boxtune.common.errors import UserError
 from data_prep.formats.csv_table import header_words, read_lines
-from data_prep.reading.files import annotation_files, parse_json, picture_name, pictures_for, read_json
+from data_prep.reading.files import annotation_files, image_finder_for, image_name, parse_json, read_json
 from data_prep.reading.shapes import are_numbers, box_of_corner, box_of_ellipse, box_of_points
 from data_prep.reading.source import Item, Options, Row, Sample, Source
 from data_prep.reading.spool import Spool
@@ -36,13 +36,13 @@ def read(source: Path, options: Options) -> Source:
     entries = [(file, split, _read_entries(file, found)) for file, split in files]
     label_field = _choose_attribute([entry for _, _, part in entries for entry in part], source, options.label_field)
     for file, split, part in entries:
-        pictures = pictures_for(file, source, options)
+        pictures = image_finder_for(file, source, options)
         for number, entry in enumerate(part):
             if fault := _fault(entry):
                 found.errors.append(f"{file}: entry {number} {fault}")
             else:
                 picture = pictures.find(entry["filename"])
-                item = Item(picture_name(entry["filename"], picture, file, source), str(picture), [], split)
+                item = Item(image_name(entry["filename"], picture, file, source), str(picture), [], split)
                 item.rows = _read_regions(entry, label_field, item, found)
                 found.items.append(item)
     return found

@@ -10,13 +10,13 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from boxtune.common.errors import UserError
-from boxtune.common.files import files_below, is_picture
+from boxtune.common.files import files_below, is_image
 from data_prep.reading.files import (
-    Pictures,
+    ImageFinder,
     existing,
+    image_finder_for,
     is_set,
     number,
-    pictures_for,
     read_text,
     read_xml,
     relative_name,
@@ -41,14 +41,14 @@ def read(source: Path, options: Options) -> Source:
         _read_set(root, annotations, source if split else annotations, split, options, found)
     if not len(found.items) and not found.errors:
         raise UserError(f"{source} holds no .xml file. VOC has one for each picture.")
-    _warn_of_pictures_without_xml(found)
+    _warn_of_images_without_xml(found)
     return found
 
 
 def _read_set(root: Path, annotations: Path, top: Path, split: str | None, options: Options, found: Source) -> None:
     """The images of one folder of XML files, named as seen from `top`, and of `split` where no lists divide them."""
     files = sorted(path for path in files_below(annotations) if _is_annotation(path))
-    pictures: dict[Path, Pictures] = {}
+    pictures: dict[Path, ImageFinder] = {}
     splits = _read_image_sets(root, {relative_name(file.with_suffix(""), annotations) for file in files}, found)
     for file in files:
         if file.parent not in pictures:
@@ -56,7 +56,7 @@ def _read_set(root: Path, annotations: Path, top: Path, split: str | None, optio
             below = file.parent.relative_to(annotations)
             homes = [options.images] if options.images else [root / "JPEGImages", root / "images"]
             mirrored = [home / below for home in homes if (home / below).is_dir()]
-            pictures[file.parent] = pictures_for(file, root, options, mirrored)
+            pictures[file.parent] = image_finder_for(file, root, options, mirrored)
         item = _read_item(file, top, pictures[file.parent], found)
         if item and splits is None:
             item.split = split
@@ -71,10 +71,10 @@ def _is_annotation(path: Path) -> bool:
     return path.suffix.lower() == ".xml" and not path.name.startswith(".")
 
 
-def _warn_of_pictures_without_xml(found: Source) -> None:
+def _warn_of_images_without_xml(found: Source) -> None:
     used = {item.picture for item in found.items}
     folders = sorted({Path(path).parent for path in used if os.path.isfile(path)})
-    listed = (path for folder in folders for path in sorted(folder.iterdir()) if is_picture(path))
+    listed = (path for folder in folders for path in sorted(folder.iterdir()) if is_image(path))
     bare = [path for path in listed if str(path) not in used]
     if bare:
         found.warnings.append(f"{len(bare)} picture(s) have no .xml file and are left out, such as {bare[0]}")
@@ -122,21 +122,21 @@ def _read_image_sets(root: Path, ids: set[str], found: Source) -> dict[str, list
 def _listed_id(line: str, ids: set[str]) -> str:
     """The id that a line of a list speaks of: the whole line, its first word, or either with a picture's ending."""
     spellings = [line, line.split()[0]]
-    spellings += [without_suffix(spelling) for spelling in spellings if is_picture(Path(spelling))]
+    spellings += [without_suffix(spelling) for spelling in spellings if is_image(Path(spelling))]
     return next((spelling for spelling in spellings if spelling in ids), spellings[1])
 
 
-def _read_item(file: Path, top: Path, pictures: Pictures, found: Source) -> Item | None:
+def _read_item(file: Path, top: Path, pictures: ImageFinder, found: Source) -> Item | None:
     tree = read_xml(file, "annotation", found)
     if tree is None:
         return None
-    picture = _find_picture(file, (tree.findtext("filename") or "").strip(), pictures)
+    picture = _find_image(file, (tree.findtext("filename") or "").strip(), pictures)
     name = relative_name(file.with_name(file.stem + picture.suffix), top)
     size = stated_size(tree.findtext("size/width"), tree.findtext("size/height"))
     return Item(name, str(picture), [_read_object(node) for node in tree.findall("object")], size=size)
 
 
-def _find_picture(file: Path, filename: str, pictures: Pictures) -> Path:
+def _find_image(file: Path, filename: str, pictures: ImageFinder) -> Path:
     """The XML's own name decides: renaming a data set often leaves a stale <filename> behind."""
     if Path(filename).stem == file.stem and os.path.isfile(picture := pictures.find(filename)):
         return picture

@@ -15,14 +15,14 @@ from pathlib import Path
 import yaml
 
 from boxtune.common.errors import UserError
-from boxtune.common.files import files_below, is_picture
+from boxtune.common.files import files_below, is_image
 from data_prep.reading.files import (
-    Pictures,
+    ImageFinder,
     endings,
     existing,
     is_absolute,
     is_output,
-    list_pictures,
+    list_images,
     number,
     read_text,
     relative_name,
@@ -47,7 +47,7 @@ def recognise(sample: Sample) -> str | None:
     named = [path for path in sample.files if path in places]
     if named and labels:
         return f"{named[0]} names classes, and {labels[0]} may be of a picture"
-    stems = {path.stem for path in sample.files if is_picture(path)}
+    stems = {path.stem for path in sample.files if is_image(path)}
     rows = (path for path in labels if path.stem in stems and _holds_rows(path))
     return next((f"{path} begins with a row of numbers, and there is a picture of that name" for path in rows), None)
 
@@ -61,7 +61,7 @@ def read(source: Path, options: Options) -> Source:
     found = Source(Spool(options.scratch), layout="cxcywh", fractions=True, classes=list(names.values()))
     if settings_file and "nc" in settings and number(settings["nc"]) != len(names):
         found.warnings.append(f"{settings_file}: nc is {settings['nc']}, but names has {len(names)}")
-    pictures, label_folders = _find_pictures(settings, settings_file, root, options, found)
+    pictures, label_folders = _find_images(settings, settings_file, root, options, found)
     if not pictures:
         reasons = "; ".join(found.errors + found.warnings) or "Name their folder with --images."
         raise UserError(f"{settings_file or root}: found no picture. {reasons}")
@@ -165,7 +165,7 @@ def _name_files(root: Path) -> list[Path]:
     return [folder / name for folder in (root, root / "labels") for name in _NAME_FILES]
 
 
-def _find_pictures(
+def _find_images(
     settings: dict, settings_file: Path | None, root: Path, options: Options, found: Source
 ) -> tuple[list[tuple[Path, str | None]], dict[Path, str | None]]:
     """([(picture, split)], {label folder: split}). The split is None where data.yaml names none."""
@@ -174,7 +174,7 @@ def _find_pictures(
     ]
     if not declared:
         folder = options.images or root
-        listed = list_pictures(folder, options)
+        listed = list_images(folder, options)
         drawn = [path for path in listed if _RUN.search(os.path.relpath(path, folder))]
         _warn_of_runs("picture", drawn, found)
         own = sorted({*listed} - {*drawn})
@@ -197,7 +197,7 @@ def _find_pictures(
                     f"there is no {wanted}"
                 )
             elif place.is_dir():
-                listed = list_pictures(place, options)
+                listed = list_images(place, options)
                 if not listed:
                     found.warnings.append(f"{settings_file} names {word}: {entry}, which holds no picture")
                 label_folders[_label_folder(place / "any")] = split
@@ -205,7 +205,7 @@ def _find_pictures(
                 label_folders.update((folder, split) for folder in {_label_folder(path) for path in listed})
             else:
                 folders = [settings_file.parent, place.parent, *([options.images] if options.images else [])]
-                own = _read_list(place, Pictures(folders, options.images is not None), listed_as, found)
+                own = _read_list(place, ImageFinder(folders, options.images is not None), listed_as, found)
                 pictures.update(((path, split), None) for path in own)
     return list(pictures), label_folders
 
@@ -220,7 +220,7 @@ def _resolve(entry: str, settings: dict, settings_file: Path, options: Options) 
     return next((Path(os.path.abspath(path)) for path in candidates if os.path.exists(path)), None)
 
 
-def _read_list(path: Path, pictures: Pictures, listed_as: dict[Path, str], found: Source) -> list[Path]:
+def _read_list(path: Path, pictures: ImageFinder, listed_as: dict[Path, str], found: Source) -> list[Path]:
     """The pictures that a text file lists. `listed_as` holds by what name each stands in the lists so far."""
     places = []
     for line in filter(str.strip, read_text(path).splitlines()):

@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from boxtune.common.errors import UserError
-from boxtune.data.image_checks import Picture, inspect_all
+from boxtune.data.image_checks import BadImage, ImageFacts, check_images
 from data_prep.pipeline.splits import choose_entries
 from data_prep.reading.names import without_suffix
 from data_prep.reading.source import Entry, Item, Options, Source, problem
@@ -23,10 +23,12 @@ class Inspected(NamedTuple):
 
     id: str
     item: Item
-    picture: Picture | str
+    picture: ImageFacts | BadImage
 
 
-def inspect_items(found: Source, options: Options) -> tuple[Spool[Inspected], list[dict], list[str], dict[str, str]]:
+def inspect_items(
+    found: Source, options: Options
+) -> tuple[Spool[Inspected], list[dict], list[str], dict[str, BadImage]]:
     """(pictures to go on with, problems so far, errors in names, reasons of bad pictures by id).
 
     Bad pictures are errors, or left out and problems if the user says so. Raises UserError where none is left.
@@ -36,9 +38,9 @@ def inspect_items(found: Source, options: Options) -> tuple[Spool[Inspected], li
     found.warnings += warnings
     named, errors = name_entries(entries)
     inspected, bad = Spool(options.scratch), {}
-    pictures = inspect_all([entry.picture for entry in named.values()], options.workers)
+    pictures = check_images([entry.picture for entry in named.values()], options.workers)
     for (item_id, entry), picture in zip(named.items(), pictures, strict=True):
-        if isinstance(picture, str):
+        if isinstance(picture, BadImage):
             bad[item_id] = picture
         if item_id not in bad or not options.skip_bad_images:
             item = found.items[entry.number]
@@ -48,18 +50,13 @@ def inspect_items(found: Source, options: Options) -> tuple[Spool[Inspected], li
     if not options.skip_bad_images:
         return inspected, problems, errors, bad
     if bad and not inspected:
-        missing = options.images is None and any(map(is_missing, bad.values()))
+        missing = options.images is None and any(image.missing for image in bad.values())
         raise UserError(
             f"No image is left, all {len(bad)} are bad. {NAME_FOLDER + ' ' if missing else ''}The first of them:",
-            [*bad.values()][:LISTED],
+            [image.reason for image in bad.values()][:LISTED],
         )
-    problems += [problem(item_id, "bad_image", reason, "image left out") for item_id, reason in bad.items()]
+    problems += [problem(item_id, "bad_image", image.reason, "image left out") for item_id, image in bad.items()]
     return inspected, problems, errors, {}
-
-
-def is_missing(reason: str) -> bool:
-    """Whether a picture cannot be used because there is none, so that it may lie elsewhere."""
-    return reason.startswith("missing")
 
 
 def name_entries(entries: list[Entry]) -> tuple[dict[str, Entry], list[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from boxtune.common.errors import UserError
 from boxtune.data.boxes import box_cxcywh_to_xyxy, box_xywh_to_xyxy, box_yxyx_to_xyxy
-from boxtune.data.image_checks import Picture
+from boxtune.data.image_checks import ImageFacts
 from data_prep.pipeline.inspect_images import Inspected
 from data_prep.reading.shapes import are_numbers
 from data_prep.reading.source import Item, Source, problem
@@ -46,7 +46,7 @@ class Placed:
 
     id: str
     item: Item
-    picture: Picture
+    picture: ImageFacts
     boxes_xyxy: list[list[float]] = field(default_factory=list)
     problems: list[dict] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Placed:
     largest: float = 0
 
 
-def place_rows(item_id: str, item: Item, source: Source, picture: Picture) -> Placed:
+def place_rows(item_id: str, item: Item, source: Source, picture: ImageFacts) -> Placed:
     """The item with every row that has a usable box, and what had to be changed or dropped."""
     placed, rows = Placed(item_id, item, picture, in_pixels=not source.fractions), []
     placed.problems += [problem(item_id, "no_box", value, "object dropped") for value in item.no_box]
@@ -90,7 +90,9 @@ def place_rows(item_id: str, item: Item, source: Source, picture: Picture) -> Pl
     return placed
 
 
-def _upright_boxes(boxes: list[list], item: Item, source: Source, picture: Picture) -> list[tuple[list[float], bool]]:
+def _upright_boxes(
+    boxes: list[list], item: Item, source: Source, picture: ImageFacts
+) -> list[tuple[list[float], bool]]:
     """([x0, y0, x1, y1] in upright pixels, not clipped, whether it contradicts the convention) of boxes of four numbers."""
     if not boxes:
         return []
@@ -103,7 +105,7 @@ def _upright_boxes(boxes: list[list], item: Item, source: Source, picture: Pictu
     return list(zip(upright, contradicting(upright, [picture.upright] * len(upright)).tolist(), strict=True))
 
 
-def _written_on(item: Item, picture: Picture) -> tuple[int, int]:
+def _written_on(item: Item, picture: ImageFacts) -> tuple[int, int]:
     """(width, height) that boxes are written for: the stored ones where the source states those, else the upright ones."""
     return picture.stored if item.size == picture.stored else picture.upright
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 from pathlib import Path
 
-from boxtune.answers.conversation import turns_for
 from boxtune.common.errors import UserError
+from boxtune.data.questions import turns_for
 from boxtune.data.records import SPLITS, Record, answer_objects, check_writable_target, record_problems, write_dataset
 from data_prep.pipeline.classes import filter_objects, settle_classes
-from data_prep.pipeline.inspect_images import LISTED, NAME_FOLDER, Inspected, inspect_items, is_missing
+from data_prep.pipeline.inspect_images import LISTED, NAME_FOLDER, Inspected, inspect_items
 from data_prep.pipeline.place import Placed, Summary, check_convention, place_rows, settle_convention
 from data_prep.pipeline.splits import divide
 from data_prep.pipeline.summary import print_report
@@ -38,7 +38,7 @@ def prepare(source_format: str, read: Callable[[Path, Options], Source], source:
     if not inspected and not found.errors:
         raise UserError(f"{source} holds no annotated image.")
     classes, class_errors = settle_classes(found, inspected, options)
-    bad = [f"{item_id}: {reason}" for item_id, reason in bad_pictures.items()]
+    bad = [f"{item_id}: {image.reason}" for item_id, image in bad_pictures.items()]
     if errors := found.errors + errors + class_errors + bad:
         if len(bad) == len(found.items) > LISTED:
             where = f"Do their names fit the files in --images {options.images}?" if options.images else NAME_FOLDER
@@ -46,7 +46,7 @@ def prepare(source_format: str, read: Callable[[Path, Options], Source], source:
                 f"{source}: none of its {len(bad)} pictures can be read, nothing is written. {where} The first of them:",
                 bad[:LISTED],
             )
-        missing = options.images is None and any(map(is_missing, bad_pictures.values()))
+        missing = options.images is None and any(image.missing for image in bad_pictures.values())
         elsewhere = ", or name their folder with --images" if missing else ""
         hint = f" Mend them, or leave bad pictures out with --skip-bad-images{elsewhere}." if bad else ""
         raise UserError(f"{source}: {len(errors)} problem(s), nothing is written.{hint}", errors)
@@ -123,7 +123,7 @@ def _scored_warnings(splits: dict[str, Spool[Record]], options: Options) -> list
 
 
 def _duplicate_warnings(divided: dict[str, str], digests: dict[str, bytes]) -> list[str]:
-    """Pictures that stand in two splits, by their bytes."""
+    """ImageFinder that stand in two splits, by their bytes."""
     counts = Counter(digests.values())
     by_digest = defaultdict(list)
     for item_id in divided:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from boxtune.common.errors import UserError
-from boxtune.common.files import files_below, is_picture
+from boxtune.common.files import files_below, is_image
 from data_prep.formats.csv_table import delimiter_of
 from data_prep.reading.files import is_output
 from data_prep.reading.source import Options, Sample
@@ -41,7 +41,7 @@ def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]], options:
         )
     if not source.exists():
         raise UserError(f"{source} does not exist, and is no id of the hub, OWNER/NAME.")
-    if sample.files and all(map(is_picture, sample.files)):
+    if sample.files and all(map(is_image, sample.files)):
         raise UserError(
             f"{source} holds only pictures. Name the annotations as SOURCE, and these with --images {source}."
         )

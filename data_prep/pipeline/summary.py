@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from boxtune.data.boxes import box_area
+from boxtune.data.boxes import COCO_SIZE_LIMITS, COCO_SIZES, box_area
 from boxtune.data.records import Record
-from boxtune.metrics.sizes import LIMITS, SIZES
 
 
 @dataclass
@@ -75,6 +74,6 @@ def _sizes(splits: list[_Split]) -> str:
     areas, shares = (np.concatenate(parts) for parts in ([s.areas for s in splits], [s.shares for s in splits]))
     if not len(areas):
         return "no box"
-    counts = np.bincount(np.digitize(areas, LIMITS), minlength=len(SIZES))
-    listed = ", ".join(f"{size} {count}" for size, count in zip(SIZES, counts, strict=True))
+    counts = np.bincount(np.digitize(areas, COCO_SIZE_LIMITS), minlength=len(COCO_SIZES))
+    listed = ", ".join(f"{size} {count}" for size, count in zip(COCO_SIZES, counts, strict=True))
     return f"{listed}; the median box covers {np.median(shares):.2%} of its picture"

@@ -1,6 +1,6 @@
 """Photographs of food packages that never existed: a background, one to three packages, light and lens.
 
-`draw_picture(seed, index)` depends on nothing but its arguments.
+`draw_image(seed, index)` depends on nothing but its arguments.
 """
 
 import math
@@ -26,7 +26,7 @@ class Picture(NamedTuple):
     jpeg_quality: int
 
 
-def draw_picture(seed: int, index: int, size: int = 448) -> Picture:
+def draw_image(seed: int, index: int, size: int = 448) -> Picture:
     """Picture `index` of a seed; its long side is 0.7 to 1.4 times `size`."""
     rng = np.random.default_rng(np.random.SeedSequence((seed, index)))
     long_side, aspect = size * rng.uniform(0.7, 1.4), pick(rng, ASPECTS)

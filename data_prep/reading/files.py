@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path, PurePosixPath
 
 from boxtune.common.errors import UserError
-from boxtune.common.files import PICTURE_SUFFIXES, files_below, is_picture
+from boxtune.common.files import IMAGE_SUFFIXES, files_below, is_image
 from data_prep.reading.names import ALIASES, split_of
 from data_prep.reading.source import Options, Source
 
@@ -108,9 +108,9 @@ def suffix_of(content: bytes) -> str:
         return ".bin"
 
 
-def list_pictures(folder: Path, options: Options) -> list[Path]:
+def list_images(folder: Path, options: Options) -> list[Path]:
     """Every picture at any depth below a folder, in a stable order."""
-    paths = (path for path in files_below(folder) if is_picture(path))
+    paths = (path for path in files_below(folder) if is_image(path))
     return sorted(path for path in paths if not is_output(path, options))
 
 
@@ -119,7 +119,7 @@ def is_output(path: Path, options: Options) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(options.out)
 
 
-class Pictures:
+class ImageFinder:
     """Finds the pictures that a source names, in folders that are tried in order."""
 
     def __init__(self, folders: list[Path], named_by_user: bool = False):
@@ -146,10 +146,10 @@ class Pictures:
         if path.parent not in self._by_stem:
             stems: dict[str, list[Path]] = {}
             for file in sorted(path.parent.iterdir()) if os.path.isdir(path.parent) else []:
-                if file.suffix.lower() in PICTURE_SUFFIXES:
+                if file.suffix.lower() in IMAGE_SUFFIXES:
                     stems.setdefault(file.stem.lower(), []).append(file)
             self._by_stem[path.parent] = stems
-        stem = path.stem if path.suffix.lower() in PICTURE_SUFFIXES else path.name
+        stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
         matches = self._by_stem[path.parent].get(stem.lower(), [])
         return matches[0] if len(matches) == 1 else None
 
@@ -199,12 +199,12 @@ def _split_of_file(file: Path, source: Path) -> str | None:
     return split_of(file.stem) or (split_of(file.parent.name) if file.parent != source else None)
 
 
-def pictures_for(file: Path, source: Path, options: Options, first: list[Path] | None = None) -> Pictures:
+def image_finder_for(file: Path, source: Path, options: Options, first: list[Path] | None = None) -> ImageFinder:
     """The pictures of one annotation file: in the folders `first`, then in those that bear the name of its split."""
-    return Pictures([*(first or []), *_picture_folders(file, source, options)], options.images is not None)
+    return ImageFinder([*(first or []), *_image_folders(file, source, options)], options.images is not None)
 
 
-def _picture_folders(file: Path, source: Path, options: Options) -> list[Path]:
+def _image_folders(file: Path, source: Path, options: Options) -> list[Path]:
     roots = [file.parent, source if source.is_dir() else file.parent]
     if file.parent.name.lower() in {"annotations", "labels"}:
         roots.append(file.parent.parent)
@@ -219,7 +219,7 @@ def _picture_folders(file: Path, source: Path, options: Options) -> list[Path]:
     return [folder for folder in dict.fromkeys(own + common) if folder.is_dir()]
 
 
-def picture_name(named: str, picture: Path, file: Path, source: Path) -> str:
+def image_name(named: str, picture: Path, file: Path, source: Path) -> str:
     """An item's name: as the annotation names it; relative to SOURCE where annotation and picture share a subfolder."""
     if source.is_dir() and file.parent != source and picture.is_relative_to(file.parent):
         return relative_name(picture, source)

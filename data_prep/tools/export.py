@@ -28,12 +28,13 @@ import yaml
 from PIL import ExifTags, Image
 
 from boxtune.answers.codecs import CODECS
-from boxtune.answers.conversation import IMAGE, SYSTEM_PROMPT, as_text, format_sentence, render
+from boxtune.answers.conversation import SYSTEM_PROMPT, as_text, format_sentence, render
 from boxtune.common.errors import UserError, reading
 from boxtune.common.files import path_argument
 from boxtune.data.boxes import box_area, box_xyxy_to_cxcywh, box_xyxy_to_xywh
 from boxtune.data.image_checks import upright_size
 from boxtune.data.images import load_image
+from boxtune.data.questions import IMAGE
 from boxtune.data.records import (
     SPLIT_FOLDERS,
     Record,
@@ -43,14 +44,12 @@ from boxtune.data.records import (
     read_splits,
     to_json_line,
 )
-from data_prep.tools.findings import FAMILIES
+from boxtune.families import FAMILIES
 
 # The budgets in preprocessor_config.json of Qwen/Qwen2.5-VL-7B-Instruct, which LLaMA-Factory leaves in force.
 HUB_BUDGET = (3136, 12_845_056)
 # What the printed commands say where no budget is given; thousandths of the picture are the same at any.
 USUAL_MAX_PIXELS = 1_003_520
-# LLaMA-Factory's names. Its template qwen3_vl puts an empty thought before each answer; Qwen3-VL-Instruct writes none.
-LLAMAFACTORY_TEMPLATES = {"qwen2_vl": "qwen2_vl", "qwen2_5_vl": "qwen2_vl", "qwen3_vl": "qwen3_vl_nothink"}
 # Modes of which Pillow's own conversion, which trainers use, makes the RGB that boxtune reads.
 PLAIN_MODES = {"1", "L", "P", "RGB", "CMYK"}
 # What YOLO tools list as pictures (IMG_FORMATS in ultralytics/data/utils.py), of what can be read here.
@@ -131,7 +130,7 @@ def check_records(splits: dict[str, list[Record]], classes: list[str], args: arg
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 
-def place_pictures(out: Path, split: str, records: list[Record], args: argparse.Namespace) -> list[str]:
+def place_images(out: Path, split: str, records: list[Record], args: argparse.Namespace) -> list[str]:
     """Put a split's pictures below `out`/images/SPLIT, as links or copies; their names there.
 
     Tools differ in whether they heed an EXIF rotation, and in what they make of transparent and 16-bit pixels. Such a
@@ -194,7 +193,7 @@ def llamafactory_size(record: Record, args: argparse.Namespace) -> tuple[int, in
 def write_trl(out: Path, splits: dict[str, list[Record]], classes: list[str], args: argparse.Namespace) -> str:
     """Prompt and completion for SFTTrainer, which puts the picture before the first question's text."""
     for split, records in splits.items():
-        names = place_pictures(out, split, records, args)
+        names = place_images(out, split, records, args)
         with open(out / f"{split}.jsonl", "w", encoding="utf-8") as lines:
             for record, name in zip(records, names, strict=True):
                 size = resized(record, args.family, (args.min_pixels, args.max_pixels))
@@ -229,7 +228,7 @@ def write_swift(out: Path, splits: dict[str, list[Record]], classes: list[str], 
     (unless QWENVL_BBOX_FORMAT=new is set), collapse thin boxes and round halves to even (Template.normalize_bbox).
     """
     for split, records in splits.items():
-        names = place_pictures(out, split, records, args)
+        names = place_images(out, split, records, args)
         with open(out / f"{split}.jsonl", "w", encoding="utf-8") as lines:
             for record, name in zip(records, names, strict=True):
                 images = [str((args.out / "images" / SPLIT_FOLDERS[split] / name).absolute())]
@@ -245,7 +244,7 @@ def write_llamafactory(out: Path, splits: dict[str, list[Record]], classes: list
     """A file in ShareGPT's form for each split, and the dataset_info.json that describes them."""
     described = {}
     for split, records in splits.items():
-        names = place_pictures(out, split, records, args)
+        names = place_images(out, split, records, args)
         rows = [
             {
                 "messages": rendered(record, llamafactory_size(record, args), args.family),
@@ -264,7 +263,7 @@ def write_llamafactory(out: Path, splits: dict[str, list[Record]], classes: list
     options = {
         "stage": "sft",
         "model_name_or_path": "MODEL",
-        "template": LLAMAFACTORY_TEMPLATES[args.family],
+        "template": FAMILIES[args.family].llamafactory_template,
         "dataset_dir": args.out,
         "media_dir": args.out,
         "dataset": f"{args.out.name}_train",
@@ -284,7 +283,7 @@ def write_coco(out: Path, splits: dict[str, list[Record]], classes: list[str], a
     """annotations/instances_SPLIT.json; ignored objects are iscrowd."""
     (out / "annotations").mkdir()
     for split, records in splits.items():
-        names = place_pictures(out, split, records, args)
+        names = place_images(out, split, records, args)
         images = [
             {"id": number, "file_name": name, "width": record["width"], "height": record["height"]}
             for number, (record, name) in enumerate(zip(records, names, strict=True), 1)
@@ -308,14 +307,14 @@ def write_coco(out: Path, splits: dict[str, list[Record]], classes: list[str], a
         data = {"images": images, "annotations": annotations, "categories": categories}
         target = out / "annotations" / f"instances_{SPLIT_FOLDERS[split]}.json"
         target.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
-    return "Pictures lie in images/SPLIT."
+    return "ImageFinder lie in images/SPLIT."
 
 
 def write_yolo(out: Path, splits: dict[str, list[Record]], classes: list[str], args: argparse.Namespace) -> str:
     """data.yaml, images/SPLIT and labels/SPLIT. YOLO knows no ignored objects: they are left out, and counted."""
     ignored = 0
     for split, records in splits.items():
-        for record, name in zip(records, place_pictures(out, split, records, args), strict=True):
+        for record, name in zip(records, place_images(out, split, records, args), strict=True):
             objects = record["objects"]
             ignored += sum(objects["ignore"])
             boxes_cxcywh = box_xyxy_to_cxcywh(objects["bbox"]) / ([record["width"], record["height"]] * 2)

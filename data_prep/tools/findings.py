@@ -5,7 +5,6 @@ import itertools
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -17,21 +16,11 @@ from boxtune.common.errors import UserError
 from boxtune.data.boxes import box_iou
 from boxtune.data.images import to_rgb
 from boxtune.data.records import Record, image_path
+from boxtune.families.family import Family
 
 DUPLICATE_IOU = 0.9
 ALIKE_BITS = 4  # of a 64-bit hash; two photographs of one motif differ in some 20
 KEPT = 0.99  # the share of objects that a proposed budget must keep
-
-
-@dataclass(frozen=True)
-class Family:
-    """`patch`: pixels of the model's input that its smallest unit sees. `factor`: both sides are multiples of it."""
-
-    patch: int
-    factor: int
-
-
-FAMILIES = {"qwen2_vl": Family(14, 28), "qwen2_5_vl": Family(14, 28), "qwen3_vl": Family(16, 32)}
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------
@@ -55,17 +44,17 @@ def scale_at(areas: np.ndarray, max_pixels: float) -> np.ndarray:
 def too_small(records: list[Record], family: Family, max_pixels: int) -> np.ndarray:
     """(N,) which objects are thinner than one patch once their picture is resized to the budget."""
     sides, areas = shorter_sides(records)
-    return sides * scale_at(areas, max_pixels) < family.patch
+    return sides * scale_at(areas, max_pixels) < family.patch_size
 
 
 def keeping_budget(records: list[Record], family: Family) -> int | None:
     """The smallest max_pixels at which 99 % of the objects that the pictures resolve at all are a patch thick, as a
     multiple of a token's area; None where there is no such object."""
     sides, areas = shorter_sides(records)
-    resolved = sides >= family.patch
+    resolved = sides >= family.patch_size
     if not resolved.any():
         return None
-    needed = areas[resolved] * (family.patch / sides[resolved]) ** 2
+    needed = areas[resolved] * (family.patch_size / sides[resolved]) ** 2
     token = family.factor**2
     return int(np.ceil(np.quantile(needed, KEPT, method="higher") / token) * token)
 
@@ -93,7 +82,7 @@ def duplicate_boxes(records: list[Record]) -> list[tuple[str, str, float]]:
     return found
 
 
-def picture_hash(path: Path) -> int | None:
+def image_hash(path: Path) -> int | None:
     """64 bits: whether each cell of an 8 × 9 grey thumbnail is darker than its right neighbour (Krawetz's dHash).
 
     None where the picture cannot be read.
@@ -108,7 +97,7 @@ def picture_hash(path: Path) -> int | None:
     return int("".join("1" if darker else "0" for darker in (cells[:, :-1] < cells[:, 1:]).ravel()), 2)
 
 
-def alike_pictures(
+def similar_images(
     splits: dict[str, list[Record]], directory: Path, most: int
 ) -> tuple[int, int, list[tuple[str, str]]]:
     """(how many pairs of pictures look the same, how many of them lie in two splits, the ids of `most` pairs, those in two
@@ -120,7 +109,7 @@ def alike_pictures(
     split_of = np.repeat(np.arange(len(splits)), [len(members) for members in splits.values()])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         paths = [image_path(record, directory) for record in records]
-        hashes = list(tqdm(pool.map(picture_hash, paths), total=len(paths), desc="pictures", unit="", disable=None))
+        hashes = list(tqdm(pool.map(image_hash, paths), total=len(paths), desc="pictures", unit="", disable=None))
     pairs = zip(records, paths, hashes, strict=True)
     if torn := [f"{record['id']}: {path}" for record, path, found in pairs if found is None]:
         raise UserError(f"{len(torn)} picture(s) cannot be read. Prepare the data again:", torn)

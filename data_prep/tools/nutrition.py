@@ -20,12 +20,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from boxtune.answers.conversation import turns_for
 from boxtune.common.errors import UserError
 from boxtune.common.files import path_argument
+from boxtune.data.questions import turns_for
 from boxtune.data.records import SPLITS, Record, check_writable_target, write_dataset
 from data_prep.pipeline.summary import print_report
-from data_prep.products.scenes import Picture, draw_picture
+from data_prep.products.scenes import Picture, draw_image
 from data_prep.reading.files import folder_for_scratch
 from data_prep.reading.spool import Spool
 
@@ -116,7 +116,7 @@ def _pictures(num_images: int, seed: int, size: int) -> Iterator[tuple[int, Pict
 
 
 def _draw(seed: int, size: int, index: int) -> tuple[Picture, bytes]:
-    picture, buffer = draw_picture(seed, index, size), io.BytesIO()
+    picture, buffer = draw_image(seed, index, size), io.BytesIO()
     picture.image.save(buffer, "JPEG", quality=picture.jpeg_quality)
     return picture, buffer.getvalue()
 

@@ -18,16 +18,16 @@ from boxtune.common.templates import page_template
 from boxtune.data.boxes import box_area
 from boxtune.data.images import load_image
 from boxtune.data.records import Record, image_path, read_info, read_splits
+from boxtune.families import FAMILIES
 from data_prep.reading.names import fraction_of
 from data_prep.tools.findings import (
-    FAMILIES,
     alike_names,
-    alike_pictures,
     duplicate_boxes,
     image_tokens,
     keeping_budget,
     scale_at,
     shorter_sides,
+    similar_images,
     too_small,
 )
 
@@ -81,7 +81,7 @@ def collect(splits: dict[str, list[Record]], classes: list[str], args: argparse.
         "classes": classes,
         "histograms": histograms(records, family, args.max_pixels),
         "budgets": budgets(records, family, args.max_pixels),
-        "patch": family.patch,
+        "patch": family.patch_size,
         "findings": find(splits, classes, args),
         "pictures": [picture(record, args.data, classes) for record in sample(records, args.pictures)],
     }  # fmt: skip
@@ -109,7 +109,9 @@ def histograms(records: list[Record], family, max_pixels: int) -> list[dict]:
             "share of its picture that an object covers, %", [100 * s for s in shares], [0, 0.1, 0.3, 1, 3, 10, 30, 60]
         ),
         bars(
-            "shorter side of an object as the model sees it, px", seen, [0, 4, 8, family.patch, 28, 56, 112, 224, 448]
+            "shorter side of an object as the model sees it, px",
+            seen,
+            [0, 4, 8, family.patch_size, 28, 56, 112, 224, 448],
         ),
     ]
 
@@ -167,9 +169,9 @@ def find(splits: dict[str, list[Record]], classes: list[str], args: argparse.Nam
     if small.any():
         ids = [record["id"] for record in records for _ in record["objects"]["bbox"]]
         examples = Counter(name for name, is_small in zip(ids, small, strict=True) if is_small).most_common(LISTED)
-        text = f"{small.sum()} of {len(small)} objects are thinner than a patch ({family.patch} px) "
+        text = f"{small.sum()} of {len(small)} objects are thinner than a patch ({family.patch_size} px) "
         text += f"at max_pixels {args.max_pixels}"
-        own = int((shorter_sides(records)[0] < family.patch).sum())
+        own = int((shorter_sides(records)[0] < family.patch_size).sum())
         text += f", {own} of them in the picture itself, where no budget helps." if own else "."
         keeping = keeping_budget(records, family)
         if keeping and keeping > args.max_pixels:
@@ -183,7 +185,7 @@ def find(splits: dict[str, list[Record]], classes: list[str], args: argparse.Nam
         )
         text += "Remove one of each from the annotations."
         found.append({"title": "duplicate boxes", "text": text, "examples": examples})
-    pairs, across, shown = alike_pictures(splits, args.data, LISTED)
+    pairs, across, shown = similar_images(splits, args.data, LISTED)
     if pairs:
         text = f"{pairs} pair(s) of pictures look the same, {across} of them in two splits"
         if across:

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT, question
+from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
 from boxtune.common.errors import UserError, reading
 from boxtune.common.files import path_argument, write_whole
 from boxtune.common.templates import text_template
+from boxtune.data.questions import question
 from boxtune.data.records import Record, read_info, read_splits
-from data_prep.tools.findings import FAMILIES, Family, image_tokens, keeping_budget, too_small
+from boxtune.families import FAMILIES
+from boxtune.families.family import Family
+from data_prep.tools.findings import image_tokens, keeping_budget, too_small
 
-# How a model's name or config spells its family.
-_SPELLINGS = {"qwen2_vl": r"qwen2[-_]?vl", "qwen2_5_vl": r"qwen2[._]5[-_]?vl", "qwen3_vl": r"qwen3[-_]?vl"}
 # Tokens a picture gets at least, if it has as many pixels, and at most, whatever its objects: below, edges blur; above, an
 # example no longer fits a 24 GB GPU beside its activations.
 LEAST_TOKENS, MOST_TOKENS = 512, 2560
@@ -83,7 +84,7 @@ def family_of(model: str) -> str:
         if spelled in FAMILIES:
             return spelled
         raise UserError(f"{config}: model_type {spelled!r} is not supported; supported: {', '.join(FAMILIES)}.")
-    found = [name for name, spelling in _SPELLINGS.items() if re.search(spelling, model, re.IGNORECASE)]
+    found = [name for name, family in FAMILIES.items() if re.search(family.hub_name, model, re.IGNORECASE)]
     if len(found) != 1:
         raise UserError(
             f"--model {model}: its name tells none of {', '.join(FAMILIES)}, and it is no folder with a config."
@@ -115,7 +116,7 @@ def suggest(
         "classes": classes,
         "max_pixels": max_pixels,
         "token_side": family.factor,
-        "patch": family.patch,
+        "patch": family.patch_size,
         "min_pixels": LEAST_AREA * family.factor**2,
         "median_tokens": round(float(np.median(tokens))),
         "most_tokens": round(float(tokens.max())),

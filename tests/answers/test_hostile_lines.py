@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import evaluate
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.confidence import RANKINGS
-from boxtune.answers.conversation import as_asked
 from boxtune.answers.predictions import make_prediction, read_predictions, with_score
 from boxtune.common.errors import UserError
+from boxtune.data.questions import as_asked
 from boxtune.data.records import read_records, write_dataset
 from boxtune.metrics.scoring import score
 from boxtune.reports.exports import EXPORTS, export_predictions

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 import evaluate
 import train_sft
 from boxtune.answers.codecs import CODECS
-from boxtune.answers.conversation import QUESTIONS, first_question
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.noise import NOISE_LABEL, with_noise
 from boxtune.answers.predictions import make_prediction, read_predictions
@@ -24,6 +23,7 @@ from boxtune.batching.collator import IGNORE_INDEX, grid_input_size
 from boxtune.batching.lengths import answer_budget, as_dataset, measure
 from boxtune.batching.variation import Variation
 from boxtune.common.errors import UserError
+from boxtune.data.questions import QUESTIONS, first_question
 from boxtune.data.records import in_order, record_problems
 from boxtune.metrics.scoring import score
 from boxtune.training.recipe import load_recipe

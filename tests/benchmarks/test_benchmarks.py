@@ -15,11 +15,11 @@ from benchmarks.bootstrap import intervals
 from benchmarks.folds import write_folds
 from benchmarks.plan import CHOICES, DATA_SETS, EXPERIMENTS, LOSSES, SEEDS
 from benchmarks.run import identity, missed_by_fp, summary
+from boxtune.common.environment import git_revision
 from boxtune.common.errors import UserError
 from boxtune.data.records import read_info, read_records
-from boxtune.metrics.matching import image_scores
+from boxtune.metrics.matching import match_images
 from boxtune.training.recipe import load_recipe
-from boxtune.training.run_info import git_revision
 from data_prep.__main__ import main as prepare
 from tests.helpers.records import ROOT, make_record
 
@@ -82,7 +82,7 @@ def test_missed_by_fp_is_what_the_best_threshold_leaves(answers):
         bbox = [[20 * i, 0 if hit else 50, 20 * i + 10, 10 if hit else 60] for i, hit, _ in kept]
         objects = {"bbox": bbox, "category": ["cat"] * len(kept), "score": [score for *_, score in kept]}
         answer = {"id": "a", "objects": objects, "problems": []}
-        return image_scores([record], [answer])[0], answer
+        return match_images([record], [answer])[0], answer
 
     every, answer = fared(0.0)
     possible = [fared(threshold)[0] for threshold in (0.2, 0.5, 0.9, 1.0)]

@@ -5,8 +5,9 @@ import os
 
 import pytest
 
-from boxtune.answers.conversation import question, render
+from boxtune.answers.conversation import render
 from boxtune.common.errors import UserError
+from boxtune.data.questions import question
 from boxtune.data.records import data_hash, in_order, read_info, read_records, record_problems, write_dataset
 from tests.helpers.records import make_record
 

@@ -15,7 +15,7 @@ from benchmarks.constant_box import best_constant_box, relative_boxes, score_con
 from boxtune.common.errors import UserError
 from boxtune.data.records import image_path, read_info, read_records
 from data_prep.products.packages import make_package
-from data_prep.products.scenes import SMALLEST_TABLE, bound, compose, draw_picture, visible_part
+from data_prep.products.scenes import SMALLEST_TABLE, bound, compose, draw_image, visible_part
 from data_prep.tools import nutrition
 
 NUM_IMAGES, SEED, SIZE = 120, 0, 256
@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_files_and_more_pictures_leave_the_first_on
 
 
 def test_another_seed_gives_other_pictures():
-    pictures = [draw_picture(seed, index, SIZE) for seed in (0, 1) for index in (0, 1)]
+    pictures = [draw_image(seed, index, SIZE) for seed in (0, 1) for index in (0, 1)]
     assert len({picture.image.tobytes() for picture in pictures}) == 4
 
 

@@ -8,15 +8,15 @@ import pytest
 from PIL import Image, ImageDraw
 
 from boxtune.data.records import write_dataset
+from boxtune.families import FAMILIES
 from data_prep.__main__ import main
 from data_prep.tools.findings import (
-    FAMILIES,
     alike_names,
-    alike_pictures,
     duplicate_boxes,
+    image_hash,
     image_tokens,
     keeping_budget,
-    picture_hash,
+    similar_images,
     too_small,
 )
 
@@ -88,9 +88,9 @@ def test_pictures_that_look_the_same(tmp_path):
         Image.new("RGB", (50, 50), "grey").save(tmp_path / f"{name}.png")
     records = [record(path.stem, [], image=path.name) for path in sorted(tmp_path.iterdir())]
     splits = {"train": records[:2], "test": records[2:]}  # a and b, c and the others
-    assert alike_pictures(splits, tmp_path, most=9) == (3, 2, [("a", "c"), ("b", "c"), ("a", "b")])
-    assert alike_pictures(splits, tmp_path, most=1) == (3, 2, [("a", "c")])
-    assert 0 <= picture_hash(tmp_path / "a.png") < 2**64
+    assert similar_images(splits, tmp_path, most=9) == (3, 2, [("a", "c"), ("b", "c"), ("a", "b")])
+    assert similar_images(splits, tmp_path, most=1) == (3, 2, [("a", "c")])
+    assert 0 <= image_hash(tmp_path / "a.png") < 2**64
 
 
 @pytest.mark.parametrize(

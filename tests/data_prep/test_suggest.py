@@ -6,7 +6,7 @@ import yaml
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.conversation import SYSTEM_PROMPT, format_sentence
 from boxtune.answers.grounding import Grounding
-from boxtune.batching.collator import GroundingCollator
+from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.lengths import measure
 from boxtune.data.records import read_records, write_dataset
 from boxtune.models.loading import load_processor
@@ -54,7 +54,7 @@ def test_the_recipe_loads_and_no_example_exceeds_it(data, tiny_models, family):
     """The lengths are counted by the real tokenizer and processor of the family."""
     values = suggested(data, tiny_models[family])
     recipe = load_recipe(["--config", str(data.parent / "recipe.yaml"), "--requires_gpu", "false", "--bf16", "false"])
-    assert recipe.grounding.data_dir == str(data)
+    assert recipe.options.data_dir == str(data)
     processor = load_processor(str(tiny_models[family]), None, values["min_pixels"], values["max_pixels"])
     codec = CODECS[family]
     grounding = Grounding(
@@ -66,7 +66,7 @@ def test_the_recipe_loads_and_no_example_exceeds_it(data, tiny_models, family):
         max_new_tokens=1,
         base_model="",
     )
-    collator = GroundingCollator(processor, grounding, data)
+    collator = DetectionCollator(processor, grounding, data)
     longest = max(
         entry.total for split in ("train", "validation") for entry in measure(read_records(data, split), collator)
     )

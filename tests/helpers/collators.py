@@ -6,13 +6,13 @@ from transformers import AutoConfig
 
 from boxtune.answers.conversation import format_sentence
 from boxtune.answers.grounding import Grounding
-from boxtune.batching.collator import GroundingCollator
+from boxtune.batching.collator import DetectionCollator
 from boxtune.models.loading import codec_for, load_processor
 
 
 def make_collator(
     folder, data_dir, answer="boxes", system_prompt="Find things.", noise_label="", **budget
-) -> GroundingCollator:
+) -> DetectionCollator:
     processor = load_processor(str(folder), **budget)
     codec = codec_for(AutoConfig.from_pretrained(folder), answer)
     size = processor.image_processor.size
@@ -26,7 +26,7 @@ def make_collator(
         base_model=str(folder),
         noise_label=noise_label,
     )
-    return GroundingCollator(processor, grounding, data_dir)
+    return DetectionCollator(processor, grounding, data_dir)
 
 
 def as_examples(*records):

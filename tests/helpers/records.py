@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from boxtune.answers.conversation import question
+from boxtune.data.questions import question
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")

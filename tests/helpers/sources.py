@@ -81,7 +81,7 @@ def voc(root: Path, ids: list[str], lists: dict[str, list[str]] | None = None) -
 
 
 def yolo(root: Path, yaml: str, files: dict[str, str | None]) -> Path:
-    """Pictures with the rows of their labels; None for no label file."""
+    """ImageFinder with the rows of their labels; None for no label file."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "data.yaml").write_text(yaml)
     for name, rows in files.items():

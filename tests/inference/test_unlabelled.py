@@ -1,4 +1,4 @@
-"""Pictures without truth: which pictures are asked about, what is said of those that cannot be or are unlike training's,
+"""ImageFinder without truth: which pictures are asked about, what is said of those that cannot be or are unlike training's,
 and an evaluation that is killed."""
 
 import json

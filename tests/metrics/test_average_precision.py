@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from boxtune.metrics.average_precision import AREAS, CocoBoxes, constant_score_ap, curves
 from boxtune.metrics.bootstrap import bootstrap, draws
-from boxtune.metrics.matching import image_scores
+from boxtune.metrics.matching import match_images
 from boxtune.metrics.scoring import score
 from tests.helpers.scoring import a_prediction, a_record, pycocotools_stats, random_data
 
@@ -134,7 +134,7 @@ def test_equal_scores_are_twenty_orders_spelt_out_by_scores_that_differ(ties):
 def test_a_draw_of_images_scores_as_a_split_of_these_images_would():
     records, predictions, classes = random_data(9, images=15)
     boxes = CocoBoxes(records, predictions, classes)
-    values = bootstrap(boxes.match(boxes.scores), image_scores(records, predictions), seed=4, count=6)
+    values = bootstrap(boxes.match(boxes.scores), match_images(records, predictions), seed=4, count=6)
     for number, weights in enumerate(draws(len(records), 6, 4)):
         chosen = np.repeat(np.arange(len(records)), weights)
         drawn = [[source[i] | {"id": str(n)} for n, i in enumerate(chosen)] for source in (records, predictions)]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from boxtune.data.boxes import box_iou, intersection, match_greedy
 from boxtune.metrics import pairs
-from boxtune.metrics.matching import image_scores, same_label
+from boxtune.metrics.matching import match_images, same_label
 from tests.helpers.scoring import random_data
 
 
@@ -41,7 +41,7 @@ def test_overlaps_are_those_of_every_pair_of_a_group(chunk, monkeypatch):
 @pytest.mark.parametrize("seed", range(6))
 def test_all_images_at_once_are_matched_as_each_alone(seed):
     records, predictions, _ = random_data(seed, crowd=0.3)
-    for record, prediction, image in zip(records, predictions, image_scores(records, predictions), strict=True):
+    for record, prediction, image in zip(records, predictions, match_images(records, predictions), strict=True):
         truth, answers = record["objects"], prediction["objects"]
         counted = [j for j, ignored in enumerate(truth["ignore"]) if not ignored]
         iou = (box_iou(answers["bbox"], truth["bbox"]) * same_label(answers["category"], truth["category"]))[:, counted]

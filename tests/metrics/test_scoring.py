@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from boxtune.metrics.average_precision import curves
-from boxtune.metrics.matching import image_scores, worst_first
+from boxtune.metrics.matching import match_images, worst_first
 from boxtune.metrics.scoring import score
 from boxtune.reports.score_table import format_class_table, format_table
 from tests.helpers.records import ROOT
@@ -69,7 +69,7 @@ def test_score_source_names_the_scorer_whose_column_ranks():
 
 def test_constant_score_ap_ignores_scores_and_lies_below_well_ranked_ones():
     records, predictions, classes = random_data(4, images=40, crowd=0)
-    for prediction, image in zip(predictions, image_scores(records, predictions), strict=True):
+    for prediction, image in zip(predictions, match_images(records, predictions), strict=True):
         hits = {i for i, _, _ in image.pairs}
         n = len(prediction["objects"]["score"])
         prediction["objects"]["score"] = [0.9 if i in hits else 0.1 for i in range(n)]
@@ -105,7 +105,7 @@ def test_the_best_pair_is_made_first():
     # The first answer overlaps both truths (IoU 0.6 and 0.9), the second only the right one (0.8).
     record = a_record(boxes=[[0, 0, 100, 10], [30, 0, 130, 10]])
     prediction = a_prediction(boxes=[[25, 0, 125, 10], [41, 0, 141, 10]])
-    (image,) = image_scores([record], [prediction])
+    (image,) = match_images([record], [prediction])
     assert [(i, j) for i, j, _ in image.pairs] == [(0, 1)]
     assert image.pairs[0][2] == pytest.approx(95 / 105)
     assert (image.false, image.missed, image.duplicates) == ([1], [0], [1])
@@ -342,7 +342,7 @@ def test_predictions_of_another_order_are_refused():
 
 def test_scoring_starts_without_torch_and_transformers():
     code = (
-        "import sys, boxtune.scoring, boxtune.report, boxtune.predictions, boxtune.score_table, boxtune.drawing;"
+        "import sys, boxtune.metrics.scoring, boxtune.reports.report, boxtune.answers.predictions, boxtune.common.drawing;"
         "print([name for name in ('torch', 'transformers', 'datasets', 'scipy', 'matplotlib') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -401,7 +401,7 @@ def test_worst_images_come_first():
         a_prediction("c", [[50, 50, 60, 60]]),
         a_prediction("d"),
     ]
-    scores = image_scores(records, predictions)
+    scores = match_images(records, predictions)
     assert [records[i]["id"] for i in worst_first(scores)] == ["c", "d", "b", "a"]
     assert [image.errors for image in scores] == [0, 0, 2, 1]
 

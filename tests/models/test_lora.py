@@ -9,7 +9,8 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from assets.build_tiny_model import build_model, build_tokenizer
 from benchmarks.gpu_memory import ARCHITECTURES
 from boxtune.common.errors import UserError
-from boxtune.models.lora import ALL_LINEAR, ATTENTION, PARTS, lora_targets
+from boxtune.families.family import LORA_PARTS
+from boxtune.models.lora import ALL_LINEAR, ATTENTION, lora_targets
 
 QKVO = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
 GATED = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
@@ -51,10 +52,10 @@ def hit(model: torch.nn.Module, pattern: str) -> set[str]:
 def test_a_part_is_its_linears_and_nothing_else(full_size):
     name, model = full_size
     wanted = linears_of(*FACTS[name])
-    assert wanted.keys() == PARTS.keys()
+    assert wanted.keys() == {*LORA_PARTS}
     for part, paths in wanted.items():
         assert hit(model, lora_targets(model, [part])) == paths
-    together = lora_targets(model, list(PARTS))
+    together = lora_targets(model, list(LORA_PARTS))
     assert hit(model, together) == set().union(*wanted.values())
     # Wrapped, as PEFT and a trainer wrap it; towers that merely sound alike are none.
     assert re.fullmatch(together, "base_model.model.model.visual.merger" + FACTS[name][3][0].removeprefix("merger"))

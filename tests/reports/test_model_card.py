@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 import evaluate
 import merge_adapter
 from boxtune.answers.grounding import Grounding
-from boxtune.batching.collator import GroundingCollator, expected_input_size
+from boxtune.batching.collator import DetectionCollator, expected_input_size
 from boxtune.data.records import image_path, read_records
 from boxtune.models.checkpoint import open_checkpoint
 from boxtune.reports.model_card import write_card
@@ -45,7 +45,7 @@ def test_the_cards_snippet_asks_as_training_did(runs, squares, family):
     picture = image_path(record, squares)
     names = snippet((folder / "README.md").read_text(), folder, picture)
     checkpoint = open_checkpoint(str(folder))
-    collator = GroundingCollator(checkpoint.processor, checkpoint.grounding, squares)
+    collator = DetectionCollator(checkpoint.processor, checkpoint.grounding, squares)
     size = expected_input_size(checkpoint.processor, (record["height"], record["width"]))
     assert names["inputs"]["input_ids"][0].tolist() == collator.encode_question(record, size)
     assert names["tokens"].shape[1] > names["inputs"]["input_ids"].shape[1]
@@ -62,7 +62,7 @@ def test_the_snippet_asks_as_training_did_whatever_the_wording(runs, squares, tm
     record["messages"][0]["content"] = question
     names = snippet((folder / "README.md").read_text(), folder, image_path(record, squares))
     checkpoint = open_checkpoint(str(folder))
-    collator = GroundingCollator(checkpoint.processor, checkpoint.grounding, squares)
+    collator = DetectionCollator(checkpoint.processor, checkpoint.grounding, squares)
     size = expected_input_size(checkpoint.processor, (record["height"], record["width"]))
     assert names["inputs"]["input_ids"][0].tolist() == collator.encode_question(record, size)
 

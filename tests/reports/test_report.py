@@ -17,8 +17,8 @@ from PIL import Image
 
 from boxtune.answers.predictions import make_prediction
 from boxtune.metrics.average_precision import curves
-from boxtune.metrics.error_types import MISTAKES, mistakes
-from boxtune.metrics.matching import image_scores, worst_first
+from boxtune.metrics.error_types import ERROR_TYPES, error_types
+from boxtune.metrics.matching import match_images, worst_first
 from boxtune.metrics.scoring import score
 from boxtune.reports.comparison import COLORS
 from boxtune.reports.report import write_report
@@ -329,23 +329,23 @@ def test_the_page_counts_at_a_threshold_as_python_does(folder, crowd, browse, th
     records, predictions = crowd
     above = list(kept(predictions, threshold))
     if threshold:
-        before = zip(predictions, image_scores(records, predictions), strict=True)
+        before = zip(predictions, match_images(records, predictions), strict=True)
         still = sum(
             prediction["objects"]["score"][i] >= threshold for prediction, image in before for i, *_ in image.pairs
         )
-        assert still < sum(image.tp for image in image_scores(records, above))  # so hiding boxes is not enough
+        assert still < sum(image.tp for image in match_images(records, above))  # so hiding boxes is not enough
     write(folder, records, above)
     expected = cells_of((folder / "out" / "report.html").read_text(encoding="utf-8"))
     html, _ = write(folder, records, predictions)
     dom = browse(f"#score={threshold}&gallery=file")
     assert cells_of(dom) == expected
     if not threshold:
-        assert {name for name, count in cells_of(dom) if count.isdigit() and int(count)} >= set(MISTAKES)
+        assert {name for name, count in cells_of(dom) if count.isdigit() and int(count)} >= set(ERROR_TYPES)
     else:
         assert cells_of(html) != expected  # the page, not Python, wrote them
     cards = cards_of(dom)
     assert [card["id"] for card in cards] == [record["id"] for record in records]
-    for card, image, before, prediction in zip(cards, image_scores(records, above), predictions, above, strict=True):
+    for card, image, before, prediction in zip(cards, match_images(records, above), predictions, above, strict=True):
         hidden = len(before["objects"]["score"]) - len(prediction["objects"]["score"])
         wanted = [f"{image.tp} TP", f"{image.fp} FP", f"{image.fn} FN"]
         wanted += [f"{len(image.duplicates)} duplicate"] * bool(image.duplicates)
@@ -366,7 +366,7 @@ def test_filters_and_galleries_are_named_in_the_address(folder, crowd, browse):
     predictions[4]["problems"] = ["truncated"]
     html, _ = write(folder, records, predictions)
     above = list(kept(predictions, 0.5))
-    scores = image_scores(records, above)
+    scores = match_images(records, above)
 
     def ids(rows):
         return [records[i]["id"] for i in rows]
@@ -375,7 +375,7 @@ def test_filters_and_galleries_are_named_in_the_address(folder, crowd, browse):
         return "dog" in [records[i]["objects"]["category"][j] for j in scores[i].missed]
 
     def kind(i):
-        return mistakes(records[i], above[i], scores[i], ["cat", "dog"], 0.5).values()
+        return error_types(records[i], above[i], scores[i], ["cat", "dog"], 0.5).values()
 
     everything = range(len(records))
     wanted = {
@@ -543,7 +543,7 @@ def test_kinds_of_mistake_confusion_sizes_and_intervals_are_shown(folder):
     html, metrics = write(folder, [record], [answer(record, list(boxes), list(labels))], names)
     text = " ".join(Page(html).text.split())
     assert metrics["mistakes"] == {
-        **dict.fromkeys(MISTAKES, 0),
+        **dict.fromkeys(ERROR_TYPES, 0),
         "background": 1,
         "unknown_label": 1,
         "wrong_class": 1,

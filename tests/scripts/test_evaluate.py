@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 import evaluate
 import merge_adapter
 from boxtune.answers.codecs import CODECS
-from boxtune.answers.conversation import as_asked
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import KEYS, make_prediction
 from boxtune.batching.collator import expected_input_size
 from boxtune.common.errors import UserError
+from boxtune.data.questions import as_asked
 from boxtune.data.records import read_records, write_dataset
-from boxtune.inference.evaluate_options import parse_arguments
+from boxtune.evaluation.options import parse_arguments
 from boxtune.models.loading import load_processor
 from tests.helpers.records import ROOT
 from tests.helpers.training import train

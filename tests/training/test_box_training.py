@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from trl import SFTTrainer
 
 from boxtune.data.records import read_records, write_dataset
-from boxtune.training.trainer import GroundingTrainer
+from boxtune.training.trainer import DetectionTrainer
 from tests.helpers.records import FAMILIES
 from tests.helpers.training import WEIGHTS, train
 
@@ -30,7 +30,7 @@ def test_the_loss_is_the_weighted_sum_and_its_lm_part_is_that_of_plain_training(
 
 def test_weights_of_zero_are_plain_training_to_the_bit(squares, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(GroundingTrainer, "compute_loss", SFTTrainer.compute_loss)
+        patch.setattr(DetectionTrainer, "compute_loss", SFTTrainer.compute_loss)
         plain = load_file(train(squares, tmp_path / "plain") / "final" / "adapter_model.safetensors")
     zeros = [0 if isinstance(word, float) else word for word in WEIGHTS]
     zero = load_file(train(squares, tmp_path / "zero", *zeros) / "final" / "adapter_model.safetensors")

@@ -12,13 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import generalized_box_iou_loss
 
 from boxtune.answers.codecs import CODECS
-from boxtune.batching.targets import AnswerTokens, Decision, ObjectTokens
+from boxtune.batching.answer_tokens import AnswerTokens, Decision, ObjectTokens
+from boxtune.batching.box_targets import collate_targets
 from boxtune.data.boxes import box_iou
 from boxtune.training.losses import (
     BOX_LOSSES,
     BoxLosses,
     box_loss,
-    collate_targets,
     decision_losses,
     expected_boxes,
     paired_giou,

@@ -12,7 +12,7 @@ from boxtune.batching.collator import IGNORE_INDEX
 from boxtune.data.records import read_records
 from boxtune.models.loading import load_model
 from boxtune.training.losses import BoxLosses
-from boxtune.training.policy import PolicyLoss, advantages, answer_costs, answering, repeat_pictures, until_stop
+from boxtune.training.policy import PolicyLoss, advantages, answer_costs, answering, repeat_images, until_stop
 from tests.helpers.collators import make_collator
 from tests.helpers.records import FAMILIES, ROOT, make_record
 from tests.helpers.training import WEIGHTS, train
@@ -92,7 +92,7 @@ def test_an_answer_ends_with_its_first_stop():
 
 def test_pictures_are_repeated_in_the_order_of_their_answers():
     pictures = {"pixel_values": torch.arange(6.0)[:, None], "image_grid_thw": torch.tensor([[1, 1, 2], [1, 2, 2]])}
-    repeated = repeat_pictures(pictures, 2)
+    repeated = repeat_images(pictures, 2)
     assert repeated["pixel_values"][:, 0].tolist() == [0, 1, 0, 1, 2, 3, 4, 5, 2, 3, 4, 5]
     assert repeated["image_grid_thw"].tolist() == [[1, 1, 2], [1, 1, 2], [1, 2, 2], [1, 2, 2]]
 

@@ -154,8 +154,8 @@ def test_a_list_of_one_needs_no_brackets(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("data_args: --copy-images\nlora_parts: merger")
     recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
-    assert recipe.grounding.data_args == ["--copy-images"]
-    assert recipe.grounding.lora_parts == ["merger"]
+    assert recipe.options.data_args == ["--copy-images"]
+    assert recipe.options.lora_parts == ["merger"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_list_of_one_needs_no_brackets(tmp_path):
 )
 def test_the_last_word_on_what_lora_adapts_wins(arguments, parts, suffixes, vision):
     recipe = load_recipe(["--config", "tiny_nutrition_qlora", *arguments])
-    grounding, given = recipe.grounding, recipe.model.lora_target_modules
+    grounding, given = recipe.options, recipe.model.lora_target_modules
     assert (grounding.lora_parts, given and len(given), grounding.lora_vision) == (parts, suffixes, vision)
     assert ("lora_parts" in recipe.values, "lora_target_modules" in recipe.values) == (bool(parts), bool(suffixes))
 
@@ -314,12 +314,12 @@ def test_a_run_that_diverged_is_not_saved(squares, tmp_path, capsys):
 
 
 def test_a_data_set_named_on_the_command_line_is_never_made_of_an_overlays_pictures():
-    own = load_recipe(["--config", "my_data", "--overlay", "tiny", "--data_dir", "data/my_data"]).grounding
+    own = load_recipe(["--config", "my_data", "--overlay", "tiny", "--data_dir", "data/my_data"]).options
     assert (own.data_format, own.data_source, own.data_dir) == ("auto", "path/to/annotations", "data/my_data")
-    drawn = load_recipe(["--config", "my_data", "--overlay", "tiny"]).grounding
+    drawn = load_recipe(["--config", "my_data", "--overlay", "tiny"]).options
     assert (drawn.data_format, drawn.data_source, drawn.data_dir) == ("nutrition", None, "data/nutrition")
     bare = load_recipe(["--config", "grounding_qwen3vl", "--overlay", "tiny", "--data_format=coco", "--data_dir=x"])
-    assert (bare.grounding.data_format, bare.grounding.data_dir) == ("coco", "x")
+    assert (bare.options.data_format, bare.options.data_dir) == ("coco", "x")
 
 
 def test_recipes_that_share_a_folder_draw_the_same_pictures():

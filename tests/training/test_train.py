@@ -21,9 +21,9 @@ from benchmarks.losses import make_trainer
 from boxtune.answers.grounding import Grounding
 from boxtune.common.errors import UserError
 from boxtune.data.records import image_path, read_records
+from boxtune.families.family import LORA_PARTS
 from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
 from boxtune.models.loading import quantised_modules
-from boxtune.models.lora import PARTS
 from boxtune.training.recipe import RECIPES, load_recipe
 from tests.helpers.records import FAMILIES, ROOT
 from tests.helpers.training import train
@@ -34,13 +34,13 @@ OVERLAYS = sorted(path.stem for path in (RECIPES / "overlays").glob("*.yaml"))
 
 def parts_of(recipe) -> set[str]:
     """What LoRA is to adapt, by whichever of its keys the recipe says it."""
-    if recipe.grounding.lora_parts:
-        return set(recipe.grounding.lora_parts)
+    if recipe.options.lora_parts:
+        return set(recipe.options.lora_parts)
     language = {"language_attention", "language_mlp"} if "up_proj" in recipe.model.lora_target_modules else set()
     return (
         {"language_attention"}
         | language
-        | ({"vision_attention", "vision_mlp"} if recipe.grounding.lora_vision else set())
+        | ({"vision_attention", "vision_mlp"} if recipe.options.lora_vision else set())
     )
 
 
@@ -112,7 +112,7 @@ def test_the_published_values_of_nutrition_qlora():
 def test_every_part_of_every_family_trains(family, bits, tiny_models, squares, tmp_path, capsys):
     """In NF4, which leaves vision tower and mergers unquantised, and on 16-bit weights: every B with a gradient moves."""
     run = train(
-        *(squares, tmp_path / "run", "--model_name_or_path", tiny_models[family], "--lora_parts", *PARTS),
+        *(squares, tmp_path / "run", "--model_name_or_path", tiny_models[family], "--lora_parts", *LORA_PARTS),
         *(["--dtype", "bfloat16", "--bf16", "true", "--load_in_4bit", "false"] if bits == 16 else []),
         *("--gradient_checkpointing", "true"),
     )
@@ -125,7 +125,7 @@ def test_every_part_of_every_family_trains(family, bits, tiny_models, squares, t
         "head": {"nf4": 0, "full": 1},
     }
     counts = {part: sum(found.values()) for part, found in modules["adapted"].items()}
-    assert counts == dict(zip(PARTS, (8, 6, 6, blocks - 6, mergers), strict=True))
+    assert counts == dict(zip(LORA_PARTS, (8, 6, 6, blocks - 6, mergers), strict=True))
     adapter = load_file(run / "final" / "adapter_model.safetensors")
     assert len(adapter) == 2 * sum(counts.values())
     assert all(tensor.dtype == torch.float32 for tensor in adapter.values())

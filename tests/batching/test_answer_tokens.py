@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from boxtune.answers.codecs import CODECS
-from boxtune.batching.targets import AnswerTokenizer
+from boxtune.batching.answer_tokens import AnswerTokenizer
 from boxtune.common.errors import UserError
 from tests.helpers.records import ROOT
 

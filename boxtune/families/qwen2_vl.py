@@ -1,0 +1,24 @@
+"""Qwen2-VL (arXiv 2409.12191): boxes between special tokens, in thousandths of the image."""
+
+from boxtune.families.family import Family
+
+FAMILY = Family(
+    name="qwen2_vl",
+    hub_name=r"qwen2[-_]?vl",
+    syntax="qwen2_vl",
+    coordinate_steps=1000,
+    patch_size=14,
+    merge_size=2,
+    vision_tower="model.visual",
+    vision_blocks="visual.blocks",
+    lm_head="lm_head",
+    lora_parts={
+        "language_attention": r"language_model\.layers\.\d+\.self_attn",
+        "language_mlp": r"language_model\.layers\.\d+\.mlp",
+        "vision_attention": r"visual\.blocks\.\d+\.attn",
+        "vision_mlp": r"visual\.blocks\.\d+\.mlp",
+        "merger": r"visual\.merger",
+    },
+    weight_prefixes=(("visual.", "model.visual."), ("model.", "model.language_model.")),
+    llamafactory_template="qwen2_vl",
+)
