@@ -1,13 +1,16 @@
-"""Does a merged model answer as base + adapter do? Models are loaded one after the other, never two at once."""
+"""Check that a merged model responds like base + adapter. Models are loaded one after the other, never two at once."""
 
 import gc
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from boxtune.answers.predictions import Prediction
 from boxtune.batching.collator import DetectionCollator
@@ -17,106 +20,41 @@ from boxtune.inference.generation import generate_answers
 from boxtune.metrics.matching import same_label
 from boxtune.models.checkpoint import Checkpoint, load_checkpoint_model, open_checkpoint
 
-# Root mean square of the logits' difference over that of the logits. bf16 keeps 8 bits, so rounding a merged weight moves
-# each product by up to 2⁻⁹; over a few dozen layers that adds up to one or two hundredths. A lost or wrongly scaled LoRA
-# that matters moves the logits by more.
+# Upper limit of `logit_difference`. bf16 keeps 8 significant bits, so rounding a merged weight changes each product by up to
+# 2⁻⁹; over a few dozen layers that adds up to one or two hundredths. Losing a LoRA that matters, or scaling it wrongly, changes
+# the logits by more.
 LOGIT_TOLERANCE = 0.05
-# Twice the summed IoU of matched boxes over the number of boxes in both answers; 1 where both are empty. Greedy decoding
-# may flip a digit where two are almost equally likely. A broken merge was seen to fall from 0.79 to 0.30.
+# Lower limit of `box_agreement`. Greedy decoding may choose another digit where two are almost equally likely. A broken merge
+# was seen to lower the mean IoU from 0.79 to 0.30.
 BOX_TOLERANCE = 0.8
-# Boxes, in both models' answers together, below which they decide nothing: one flipped digit would be the whole of them.
+# With fewer boxes than this in both models' responses together, box agreement is not required: one digit could decide it.
 BOXES_THAT_TELL = 10
+# Share of the weights' size that must be free beyond the weights themselves, for activations.
+MEMORY_RESERVE = 0.2
 
 
 @dataclass
 class Observation:
-    """Answer logits and answers per record, and the base's logits where an adapter could be switched off."""
+    """What one model computes for the records, one entry per record.
+
+    logits: (T, vocabulary) at the T positions that predict the ground-truth response. answers: the generated responses.
+    base_logits: like logits, with the adapter turned off; empty for a whole model.
+    """
 
     logits: list[torch.Tensor]
     answers: list[Prediction]
     base_logits: list[torch.Tensor]
 
 
-def fits_memory(folder: Path) -> bool:
-    """Whether the bf16 weights in `folder`, with a fifth to spare, fit the GPU or the free main memory."""
-    needed = 1.2 * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
-    return needed < free
+def verify(
+    checkpoint: Checkpoint, merged_folder: Path, records: list[Record], data_dir: Path, with_nf4: bool
+) -> dict[str, Any]:
+    """The content of merge_report.json: how a merged model compares with the adapter that it was merged from.
 
-
-@torch.inference_mode()
-def observe(checkpoint: Checkpoint, precision: str, records: list[Record], data_dir: Path) -> Observation:
-    """Load one model, read its logits over the true answers, let it answer, and free it."""
-    model = load_checkpoint_model(checkpoint, precision)
-    collator = DetectionCollator(checkpoint.processor, checkpoint.grounding, data_dir)
-    logits, base_logits, answers = [], [], {}
-    for record in records:
-        features, (size,) = collator.process_images([record])
-        encoded = collator.encode(record, size)
-        batch = collator.batch([encoded.input_ids], features, side="right")
-        batch = {key: value.to(model.device) for key, value in batch.items()}
-        # Only the positions that predict answers: the prompt's logits decide nothing.
-        taught = torch.tensor(encoded.labels).roll(-1) >= 0
-        logits.append(model(**batch).logits[0, taught].cpu())
-        if checkpoint.adapter:
-            with model.disable_adapter():
-                base_logits.append(model(**batch).logits[0, taught].cpu())
-    for prediction in generate_answers(model, collator, records, batch_size=1):
-        answers[prediction["id"]] = prediction
-    del model
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return Observation(logits, [answers[record["id"]] for record in records], base_logits)
-
-
-def logit_difference(logits_a: list[torch.Tensor], logits_b: list[torch.Tensor]) -> float:
-    """Root mean square difference relative to the root mean square of `logits_b`."""
-    difference = reference = 0.0
-    for a, b in zip(
-        logits_a, logits_b, strict=True
-    ):  # one by one: a vocabulary of float64 numbers a token fills memory
-        difference += (a.double() - b.double()).square().sum().item()
-        reference += b.double().square().sum().item()
-    return math.sqrt(difference / max(reference, 1e-24))
-
-
-def box_agreement(answers_a: list[Prediction], answers_b: list[Prediction]) -> float:
-    """2 · Σ IoU of one-to-one matched boxes of equal label / (boxes in a + boxes in b); points agree within a pixel."""
-    overlap, count = 0.0, 0
-    for a, b in ((a["objects"], b["objects"]) for a, b in zip(answers_a, answers_b, strict=True)):
-        labels_a, labels_b = a["category"], b["category"]
-        shape = (len(labels_a), len(labels_b))
-        same = same_label(labels_a, labels_b)
-        if "point" in a:
-            near = [[math.dist(p, q) <= 1 for q in b["point"]] for p in a["point"]]
-            similarity = np.array(near, dtype=float).reshape(shape) * same
-        else:
-            similarity = box_iou(a["bbox"], b["bbox"]) * same
-        overlap += sum(float(similarity[pair]) for pair in match_greedy(similarity))
-        count += len(labels_a) + len(labels_b)
-    return 2 * overlap / count if count else 1.0
-
-
-def _compare(merged: Observation, other: Observation) -> dict:
-    return {
-        "logit_difference": logit_difference(merged.logits, other.logits),
-        "box_agreement": box_agreement(merged.answers, other.answers),
-        "boxes": sum(len(answer["objects"]["category"]) for answer in merged.answers + other.answers),
-        "same_answers": sum(a["text"] == b["text"] for a, b in zip(merged.answers, other.answers, strict=True)),
-        "adapter_moves_logits_by": logit_difference(other.base_logits, other.logits),
-    }
-
-
-def agrees(found: dict) -> bool:
-    """Whether what `_compare` found is within the tolerances: of logits always, of boxes where there are BOXES_THAT_TELL."""
-    same_boxes = found["boxes"] < BOXES_THAT_TELL or found["box_agreement"] >= BOX_TOLERANCE
-    return found["logit_difference"] <= LOGIT_TOLERANCE and same_boxes
-
-
-def verify(checkpoint: Checkpoint, merged_folder: Path, records: list[Record], data_dir: Path, with_nf4: bool) -> dict:
-    """The report of one merge; `agrees` says whether it may be kept, None where memory was too small to tell."""
-    report = {
+    `agrees` says whether the merge is correct; None if the model does not fit into memory. `can_tell` says whether the adapter
+    changes the logits enough for its loss to be noticed. with_nf4: also compare with the NF4 base, if it was trained on one.
+    """
+    report: dict[str, Any] = {
         "images": len(records),
         "logit_tolerance": LOGIT_TOLERANCE,
         "box_tolerance": BOX_TOLERANCE,
@@ -125,10 +63,115 @@ def verify(checkpoint: Checkpoint, merged_folder: Path, records: list[Record], d
     if not fits_memory(merged_folder):
         return report | {"agrees": None}
     merged = observe(open_checkpoint(str(merged_folder)), "bfloat16", records, data_dir)
-    report["bf16_base_and_adapter"] = _compare(merged, observe(checkpoint, "bfloat16", records, data_dir))
+    bf16 = compare(merged, observe(checkpoint, "bfloat16", records, data_dir))
+    report["bf16_base_and_adapter"] = bf16
     if with_nf4 and checkpoint.grounding.base_precision == "nf4":
-        report["nf4_base_and_adapter"] = _compare(merged, observe(checkpoint, "nf4", records, data_dir))
-    bf16 = report["bf16_base_and_adapter"]
-    # An adapter that moves less than the tolerance could be lost without this comparison noticing.
+        report["nf4_base_and_adapter"] = compare(merged, observe(checkpoint, "nf4", records, data_dir))
     report["can_tell"] = bf16["adapter_moves_logits_by"] > 2 * LOGIT_TOLERANCE
     return report | {"agrees": agrees(bf16)}
+
+
+def fits_memory(folder: Path) -> bool:
+    """Whether the weights in `folder` fit into the free memory of the GPU or, without one, of the machine."""
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+    return (1 + MEMORY_RESERVE) * weights < free
+
+
+# ---- observing one model -----------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def observe(checkpoint: Checkpoint, precision: str, records: list[Record], data_dir: Path) -> Observation:
+    """Load a model, compute its logits and responses, and free it."""
+    model = load_checkpoint_model(checkpoint, precision)
+    collator = DetectionCollator(checkpoint.processor, checkpoint.grounding, data_dir)
+    logits, base_logits = [], []
+    for record in records:
+        batch, is_response = _teacher_forced(record, collator, model.device)
+        logits.append(_response_logits(model, batch, is_response))
+        if checkpoint.adapter:
+            with model.disable_adapter():
+                base_logits.append(_response_logits(model, batch, is_response))
+    predictions = {row["id"]: row for row in generate_answers(model, collator, records, batch_size=1)}
+    del model
+    _free_memory()
+    return Observation(logits, [predictions[record["id"]] for record in records], base_logits)
+
+
+def _teacher_forced(
+    record: Record, collator: DetectionCollator, device: torch.device
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """(a batch of the record with its ground-truth response, (T,) whether each position predicts a token of that response)."""
+    features, (size,) = collator.process_images([record])
+    encoded = collator.encoder.encode(record, size)
+    batch = collator.batch([encoded.input_ids], features, side="right")
+    is_response = torch.tensor(encoded.labels).roll(-1) >= 0  # each position predicts the next token
+    return {key: value.to(device) for key, value in batch.items()}, is_response
+
+
+def _response_logits(
+    model: PreTrainedModel | PeftModel, batch: dict[str, torch.Tensor], is_response: torch.Tensor
+) -> torch.Tensor:
+    """(T, vocabulary) on the CPU. The prompt's logits are left out, because they decide nothing."""
+    return model(**batch).logits[0, is_response].cpu()
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# ---- comparing two models ----------------------------------------------------------------------------------------------
+
+
+def compare(merged: Observation, reference: Observation) -> dict[str, Any]:
+    """The merged model against base + adapter, as in merge_report.json."""
+    return {
+        "logit_difference": logit_difference(merged.logits, reference.logits),
+        "box_agreement": box_agreement(merged.answers, reference.answers),
+        "boxes": sum(len(row["objects"]["category"]) for row in merged.answers + reference.answers),
+        "same_answers": sum(a["text"] == b["text"] for a, b in zip(merged.answers, reference.answers, strict=True)),
+        "adapter_moves_logits_by": logit_difference(reference.base_logits, reference.logits),
+    }
+
+
+def agrees(found: dict[str, Any]) -> bool:
+    """Whether the result of `compare` is within the tolerances. Boxes count only if there are BOXES_THAT_TELL or more."""
+    same_boxes = found["boxes"] < BOXES_THAT_TELL or found["box_agreement"] >= BOX_TOLERANCE
+    return found["logit_difference"] <= LOGIT_TOLERANCE and same_boxes
+
+
+def logit_difference(logits_a: list[torch.Tensor], logits_b: list[torch.Tensor]) -> float:
+    """Root mean square of the difference, divided by the root mean square of `logits_b`."""
+    difference = reference = 0.0
+    # One record at a time: in float64 the logits of all records together could fill the memory.
+    for a, b in zip(logits_a, logits_b, strict=True):
+        difference += (a.double() - b.double()).square().sum().item()
+        reference += b.double().square().sum().item()
+    return math.sqrt(difference / max(reference, 1e-24))
+
+
+def box_agreement(answers_a: list[Prediction], answers_b: list[Prediction]) -> float:
+    """2 · Σ IoU of matched boxes / (number of boxes in a + number of boxes in b); 1 if there are none.
+
+    Boxes are matched one to one, within equal labels. Points count as IoU 1 if they are at most a pixel apart, else as 0.
+    """
+    overlap, count = 0.0, 0
+    for a, b in zip(answers_a, answers_b, strict=True):
+        similarity = _similarity(a, b)
+        overlap += sum(float(similarity[pair]) for pair in match_greedy(similarity))
+        count += sum(similarity.shape)
+    return 2 * overlap / count if count else 1.0
+
+
+def _similarity(a: Prediction, b: Prediction) -> np.ndarray:
+    """(N, M) IoU of the N objects of `a` with the M of `b`; 0 for different labels."""
+    objects_a, objects_b = a["objects"], b["objects"]
+    labels_a, labels_b = objects_a["category"], objects_b["category"]
+    same = same_label(labels_a, labels_b)
+    if "point" in objects_a:
+        is_near = [[math.dist(p, q) <= 1 for q in objects_b["point"]] for p in objects_a["point"]]
+        return np.array(is_near, dtype=float).reshape(len(labels_a), len(labels_b)) * same
+    return box_iou(objects_a["bbox"], objects_b["bbox"]) * same

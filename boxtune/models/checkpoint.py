@@ -1,15 +1,10 @@
-"""Open a checkpoint as it was trained: an adapter on its base, a merged model, or a model of the hub."""
+"""Open a checkpoint in the setup that it was trained with: an adapter on its base, a merged model, or a model of the hub."""
 
 import hashlib
-import logging
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import transformers
-from huggingface_hub import list_repo_files, snapshot_download
-from huggingface_hub.errors import HTTPError
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers import PreTrainedModel, ProcessorMixin
@@ -17,23 +12,22 @@ from transformers import PreTrainedModel, ProcessorMixin
 from boxtune.answers.conversation import SYSTEM_PROMPT, format_sentence
 from boxtune.answers.grounding import FILE_NAME, Grounding
 from boxtune.common.errors import UserError, reading
-from boxtune.models.loading import (
-    codec_for,
-    family_of,
-    load_config,
-    load_model,
-    load_processor,
-    nf4_config,
-    require_hub_model,
-)
+from boxtune.models.config import codec_for, family_of, load_config
+from boxtune.models.hub import download_if_trained_here
+from boxtune.models.loading import LISTED_WEIGHTS, load_model
+from boxtune.models.processors import load_processor
+from boxtune.models.quantization import nf4_config
 
-# For a model that was not trained here: 1,280 image tokens, and answers of about forty boxes.
+# For models that were not trained here: 1,280 image tokens, and responses of about forty boxes.
 DEFAULT_MAX_PIXELS, DEFAULT_MAX_NEW_TOKENS = 1_003_520, 1024
 
 
 @dataclass
 class Checkpoint:
-    """`adapter` is the folder of the LoRA weights, None for a whole model."""
+    """Everything of a checkpoint but its weights.
+
+    path: the model's folder, or a hub id. adapter: the folder of the LoRA weights; None for a whole model.
+    """
 
     path: str
     adapter: Path | None
@@ -41,114 +35,142 @@ class Checkpoint:
     processor: ProcessorMixin
 
 
-def quiet_libraries() -> None:
-    """Leave the terminal to what a user can act on; the libraries' notes to their own developers are not that."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error here: check_adapter
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
+# ---- opening -----------------------------------------------------------------------------------------------------------
 
 
 def open_checkpoint(path: str, max_pixels: int | None = None, max_new_tokens: int | None = None) -> Checkpoint:
-    """Read everything but the weights. Raises UserError where files are missing or torn.
+    """Read everything but the weights. Raises UserError if files are missing or corrupt.
 
-    The pixel budget is the checkpoint's own; `max_pixels` only serves models that carry no grounding.json.
+    path: a local folder or a hub id. max_pixels: only for models without grounding.json; all others have their own pixel
+    budget. max_new_tokens: overrides the limit of the checkpoint.
     """
-    folder = Path(path)
-    if not folder.is_dir() and path.count("/") == 1 and not path.startswith("runs/"):
-        folder = _hub_folder(path) or folder
-        path = str(folder)
+    folder = _local_folder(path)
+    path = path if folder == Path(path) else str(folder)
     adapter = folder if (folder / "adapter_config.json").is_file() else None
-    if folder.is_dir() and adapter is None and not (folder / "config.json").is_file():
-        inside = [name for name in ("final", "final_merged") if (folder / name / FILE_NAME).is_file()]
-        hint = f" Did you mean {folder / inside[0]}?" if inside else ""
-        raise UserError(
-            f"{path or '--ckpt'} is no checkpoint: neither adapter_config.json nor config.json is there.{hint}"
-        )
-    if adapter and not list(folder.glob("adapter_model*")):
-        raise UserError(
-            f"{path} has no adapter weights (adapter_model.safetensors). Take another checkpoint of the run."
-        )
-    if adapter and not (folder / FILE_NAME).is_file():
-        raise UserError(f"{path} has no {FILE_NAME}, so prompt and pixel budget are unknown. Was it trained elsewhere?")
+    _require_files(path, folder, adapter)
     if (folder / FILE_NAME).is_file():
-        grounding = Grounding.load(folder)
-        if max_pixels and max_pixels != grounding.max_pixels:
-            raise UserError(
-                f"{path} was trained with max_pixels {grounding.max_pixels}; another budget ({max_pixels}) shifts boxes. "
-                "Leave out --max-pixels."
-            )
-        processor = load_processor(str(folder), None, grounding.min_pixels, grounding.max_pixels)
+        grounding, processor = _read_trained_here(path, folder, max_pixels)
     else:
-        config = load_config(path)
-        codec = codec_for(config)
-        processor = load_processor(path, None, None, max_pixels or DEFAULT_MAX_PIXELS)
-        size = processor.image_processor.size
-        grounding = Grounding(
-            codec=codec.name,
-            system_prompt=SYSTEM_PROMPT,
-            format_sentence=format_sentence(codec),
-            min_pixels=size["shortest_edge"],
-            max_pixels=size["longest_edge"],
-            max_new_tokens=DEFAULT_MAX_NEW_TOKENS,
-            base_model=path,
-        )
+        grounding, processor = _read_other_model(path, max_pixels)
     if max_new_tokens:
-        grounding.max_new_tokens = max_new_tokens
+        grounding = replace(grounding, max_new_tokens=max_new_tokens)
     return Checkpoint(path, adapter, grounding, processor)
 
 
-def _hub_folder(repo_id: str) -> Path | None:
-    """The local copy of a hub repository that was trained here (adapter or merged), or None for any other model."""
-    require_hub_model(repo_id)
-    try:
-        names = set(list_repo_files(repo_id))
-    except (HTTPError, OSError):  # no network, or none wanted: it is in the cache, or the line before had raised
-        names = {path.name for path in Path(snapshot_download(repo_id, local_files_only=True)).iterdir()}
-    return Path(snapshot_download(repo_id)) if names & {"adapter_config.json", FILE_NAME} else None
+def _local_folder(path: str) -> Path:
+    """The folder of a checkpoint. For a hub id: its local copy if it was trained here, otherwise a path that does not exist."""
+    folder = Path(path)
+    is_hub_id = not folder.is_dir() and path.count("/") == 1 and not path.startswith("runs/")
+    return (download_if_trained_here(path) or folder) if is_hub_id else folder
 
 
-def weights_identity(checkpoint: Checkpoint) -> dict:
-    """What tells one set of weights from another: the adapter's hash, and names, sizes and times of the model's files.
+def _require_files(path: str, folder: Path, adapter: Path | None) -> None:
+    """Raises UserError if `folder` exists but is not a checkpoint, or is an adapter that lacks files."""
+    if adapter is None:
+        if folder.is_dir() and not (folder / "config.json").is_file():
+            subfolders = [name for name in ("final", "final_merged") if (folder / name / FILE_NAME).is_file()]
+            hint = f" Did you mean {folder / subfolders[0]}?" if subfolders else ""
+            raise UserError(
+                f"{path or '--ckpt'} is not a checkpoint: it has neither adapter_config.json nor config.json.{hint}"
+            )
+        return
+    if not list(adapter.glob("adapter_model*")):
+        raise UserError(
+            f"{path} has no adapter weights (adapter_model.safetensors). Use another checkpoint of the run."
+        )
+    if not (adapter / FILE_NAME).is_file():
+        raise UserError(
+            f"{path} has no {FILE_NAME}, so its prompt and pixel budget are unknown. Was it trained with another program?"
+        )
 
-    Of a base on the hub there are no files; `base_revision` of the grounding is its identity.
+
+def _read_trained_here(path: str, folder: Path, max_pixels: int | None) -> tuple[Grounding, ProcessorMixin]:
+    grounding = Grounding.load(folder)
+    if max_pixels and max_pixels != grounding.max_pixels:
+        raise UserError(
+            f"{path} was trained with max_pixels {grounding.max_pixels}. Another budget ({max_pixels}) would shift its boxes; "
+            "omit --max-pixels."
+        )
+    return grounding, load_processor(str(folder), None, grounding.min_pixels, grounding.max_pixels)
+
+
+def _read_other_model(path: str, max_pixels: int | None) -> tuple[Grounding, ProcessorMixin]:
+    """A model without grounding.json gets the default prompt and limits."""
+    codec = codec_for(load_config(path))
+    processor = load_processor(path, None, None, max_pixels or DEFAULT_MAX_PIXELS)
+    size = processor.image_processor.size
+    grounding = Grounding(
+        codec=codec.name,
+        system_prompt=SYSTEM_PROMPT,
+        format_sentence=format_sentence(codec),
+        min_pixels=size["shortest_edge"],
+        max_pixels=size["longest_edge"],
+        max_new_tokens=DEFAULT_MAX_NEW_TOKENS,
+        base_model=path,
+    )
+    return grounding, processor
+
+
+# ---- weights -----------------------------------------------------------------------------------------------------------
+
+
+def weights_identity(checkpoint: Checkpoint) -> dict[str, str | list[int]]:
+    """Values that differ between two sets of weights, by file name.
+
+    Adapter files: their SHA-256. Model files: [size in bytes, modification time in ns]. A base on the hub has no local files
+    to list; `base_revision` in its grounding identifies it.
     """
     model = checkpoint.grounding.base_model if checkpoint.adapter else checkpoint.path
-    adapter = sorted(checkpoint.adapter.glob("adapter_model*")) if checkpoint.adapter else []
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in adapter} | {
-        path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(Path(model).glob("*.safetensors"))
-    }
+    adapter_files = sorted(checkpoint.adapter.glob("adapter_model*")) if checkpoint.adapter else []
+    identity: dict[str, str | list[int]] = {}
+    for path in adapter_files:
+        identity[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(Path(model).glob("*.safetensors")):
+        identity[path.name] = [path.stat().st_size, path.stat().st_mtime_ns]
+    return identity
 
 
-def load_checkpoint_model(checkpoint: Checkpoint, precision: str | None = None) -> PreTrainedModel | PeftModel:
-    """The model ready to generate. `precision` is "nf4" or a dtype; by default that of training.
+def load_checkpoint_model(
+    checkpoint: Checkpoint, precision: str | None = None, device: str | None = None
+) -> PreTrainedModel | PeftModel:
+    """The model, ready to generate. An adapter is not merged, so `disable_adapter()` gives the base.
 
-    An adapter stays an adapter, so that `disable_adapter()` gives the base.
+    precision: "nf4" or the name of a dtype; by default the precision of training. device: where the model runs; by default
+    the device of this process.
     """
     grounding = checkpoint.grounding
     precision = precision or grounding.base_precision
     dtype = getattr(torch, grounding.compute_dtype if precision == "nf4" else precision)
     base = grounding.base_model if checkpoint.adapter else checkpoint.path
     revision = grounding.base_revision if checkpoint.adapter else None
-    family = family_of(load_config(base, revision))  # names what is wrong before any weights are fetched
+    family = family_of(load_config(base, revision))  # fails before any weights are downloaded
     quantization = nf4_config(family, dtype, vision=grounding.quantized_vision) if precision == "nf4" else None
-    model = load_model(base, dtype=dtype, quantization=quantization, revision=revision)
-    if checkpoint.adapter:
-        with reading(f"the adapter in {checkpoint.adapter}", "Take another checkpoint of the run."):
-            model = PeftModel.from_pretrained(model, checkpoint.adapter)
-            weights = load_peft_weights(checkpoint.adapter, device="cpu")
-        check_adapter(model, weights, checkpoint.adapter)
+    base_model = load_model(base, dtype=dtype, quantization=quantization, revision=revision, device=device)
+    model = _add_adapter(base_model, checkpoint.adapter) if checkpoint.adapter else base_model
     return model.eval()
 
 
+def _add_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    with reading(f"the adapter in {folder}", "Use another checkpoint of the run."):
+        adapted = PeftModel.from_pretrained(model, folder)
+        weights = load_peft_weights(folder, device="cpu")
+    check_adapter(adapted, weights, folder)
+    return adapted
+
+
 def check_adapter(model: PeftModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """Raises UserError where `weights` is not the whole adapter of `model`; peft only warns, and answers as the base."""
-    expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()  # "auto" would ask the hub
-    wrong = [f"missing: {key}" for key in sorted(expected - weights.keys())]
-    wrong += [f"not the model's: {key}" for key in sorted(weights.keys() - expected)]
-    wrong += [f"not finite: {key}" for key, tensor in sorted(weights.items()) if not tensor.isfinite().all()]
-    if wrong:
+    """Raises UserError if `weights` is not the complete, finite adapter of `model`.
+
+    PEFT only warns about missing weights, and the model then responds like its base.
+    """
+    # The default save_embedding_layers="auto" would contact the hub.
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    problems = [f"missing: {key}" for key in sorted(expected - weights.keys())]
+    problems += [f"unexpected: {key}" for key in sorted(weights.keys() - expected)]
+    problems += [f"not finite: {key}" for key, tensor in sorted(weights.items()) if not tensor.isfinite().all()]
+    if problems:
         raise UserError(
-            f"the adapter in {folder} is not whole, {len(wrong)} of its weights; take another checkpoint:", wrong[:20]
+            f"{len(problems)} weights of the adapter in {folder} are unusable; use another checkpoint. Up to "
+            f"{LISTED_WEIGHTS} of them:",
+            problems[:LISTED_WEIGHTS],
         )

@@ -1,15 +1,19 @@
-"""How models of this project generate: greedily, without a repetition penalty, up to the end token."""
+"""How every model of this project generates: greedily, without a repetition penalty, up to an end token."""
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 
-def stop_ids(tokenizer) -> list[int]:
-    """The tokens that end an answer."""
+def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of the tokens that end a response."""
     return [tokenizer.eos_token_id, tokenizer.pad_token_id]
 
 
-def greedy_config(tokenizer, max_new_tokens: int) -> GenerationConfig:
-    """Greedy decoding. The hub's Qwen2.5-VL configs carry a repetition penalty, which would forbid a second box's digits."""
+def greedy_config(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
+    """Greedy decoding.
+
+    The repetition penalty is set explicitly: the Qwen2.5-VL configs on the hub carry one, and it would suppress digits that
+    an earlier box already used.
+    """
     return GenerationConfig(
         do_sample=False,
         num_beams=1,

@@ -1,63 +1,77 @@
-"""LoRA by part of the model: the linears that a part holds, the pattern that hits them, and what was adapted."""
+"""LoRA placement: the linear layers of each part of a model, the pattern that selects them, and what was adapted.
+
+The parts are those of LORA_PARTS in boxtune/families/family.py; each model family says where they are.
+"""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel
 
 from boxtune.common.errors import UserError
-from boxtune.families import FAMILIES
+from boxtune.families.family import Family
+from boxtune.models.config import family_of
 
 VISION_BLOCKS = ["vision_attention", "vision_mlp"]
 
+# Names that `lora_target_modules` can select, in the language model of every family.
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ALL_LINEAR = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 
-
-def _parts(model: torch.nn.Module) -> Mapping[str, str]:
-    return FAMILIES[model.config.model_type].lora_parts
+LinearCounts = dict[str, dict[str, int]]  # {part: {name of the linear below the part's place: count}}
 
 
-def by_part(paths: Iterable[str], parts: Mapping[str, str]) -> dict[str, dict[str, int]]:
-    """{part: {name below its place: n}} of module paths; paths that lie in none of a family's `parts` are left out."""
-    counts = {part: Counter() for part in parts}
+# ---- what a model has --------------------------------------------------------------------------------------------------
+
+
+def count_by_part(paths: Iterable[str], places: Mapping[str, str]) -> LinearCounts:
+    """Count module paths by part. Paths outside all parts are left out.
+
+    places: {part: regular expression of the path below which the part's linears are}, as in Family.lora_parts.
+    """
+    counts: dict[str, Counter[str]] = {part: Counter() for part in places}
     for path in paths:
-        for part, place in parts.items():
+        for part, place in places.items():
             if match := re.fullmatch(rf"(?:.*\.)?{place}\.(.+)", path):
                 counts[part][match.group(1)] += 1
     return {part: dict(sorted(count.items())) for part, count in counts.items()}
 
 
-def part_linears(model: torch.nn.Module) -> dict[str, dict[str, int]]:
-    """{part: {name: n}}: the linears of a model without adapters, 4-bit ones too."""
-    linears = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
-    return by_part(linears, _parts(model))
+def part_linears(model: PreTrainedModel) -> LinearCounts:
+    """The linear layers of each part of a model without adapters, 4-bit layers included."""
+    paths = (path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return count_by_part(paths, family_of(model.config).lora_parts)
 
 
-def adapted_modules(model: torch.nn.Module) -> dict[str, dict[str, int]]:
-    """{part: {name: n}}: which linears bear a LoRA."""
-    names = (name for name, _ in model.named_modules())
-    return by_part((name.removesuffix(".lora_A") for name in names if name.endswith(".lora_A")), _parts(model))
+def adapted_modules(model: PreTrainedModel | PeftModel) -> LinearCounts:
+    """The linear layers of each part that have a LoRA."""
+    adapted = (path.removesuffix(".lora_A") for path, _ in model.named_modules() if path.endswith(".lora_A"))
+    return count_by_part(adapted, family_of(model.config).lora_parts)
 
 
-def in_words(counts: dict[str, int]) -> str:
+def format_counts(counts: Mapping[str, int]) -> str:
     """{"gate_proj": 4, "up_proj": 4} → "4 gate_proj, 4 up_proj"."""
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
 
 
+# ---- what to adapt -----------------------------------------------------------------------------------------------------
+
+
 def lora_targets(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     parts: list[str] | None = None,
     suffixes: list[str] | str | None = None,
     vision: bool = False,
 ) -> str:
-    """The pattern of the linears in `parts` (of LORA_PARTS), anchored to their towers, named as this model names them.
+    """The regular expression of the module paths to adapt, for LoraConfig's target_modules.
 
-    Without parts: `suffixes` of the language model, as TRL's `lora_target_modules` has them (the attention projections by
-    default), and with `vision` the linears of the vision tower's blocks. Raises UserError that names every part or suffix
-    that hits nothing, and what the model has.
+    parts: members of LORA_PARTS, adapted completely. If there are none, `suffixes` of the language model are adapted, as in
+    TRL's `lora_target_modules` (the attention projections by default), and with `vision` the linears of the vision tower's
+    blocks as well. Every place names its tower, because the towers share the names of linears.
+    Raises UserError that names every part or suffix without a linear, and lists the linears that the model has.
     """
     if parts:
         places = _part_patterns(model, parts)
@@ -67,35 +81,43 @@ def lora_targets(
     return rf"(?:.*\.)?(?:{'|'.join(places)})"
 
 
-def _part_patterns(model: torch.nn.Module, parts: list[str]) -> list[str]:
-    linears = part_linears(model)
-    if empty := [part for part in parts if not linears[part]]:
-        there = [f"{part}: {in_words(counts)}" for part, counts in linears.items()]
-        raise UserError(f"lora_parts: this model has no linears in {', '.join(empty)}. What it has:", there)
-    return [rf"{_parts(model)[part]}\.(?:{'|'.join(map(re.escape, linears[part]))})" for part in parts]
-
-
 def target_suffixes(targets: list[str] | str | None) -> list[str]:
-    """The modules that `lora_target_modules` means; TRL hands over a list of one as a string."""
+    """The module names that a `lora_target_modules` value selects. TRL passes a list of one name as a string."""
     suffixes = [targets] if isinstance(targets, str) else (targets or ATTENTION)
     return ALL_LINEAR if suffixes == ["all-linear"] else suffixes
 
 
-def _suffix_pattern(model: torch.nn.Module, suffixes: list[str]) -> str:
-    """PEFT itself complains only where no suffix is found."""
-    place = r"language_model\..*\."
-    names = [name for name, _ in model.named_modules()]
+def _part_patterns(model: PreTrainedModel, parts: list[str]) -> list[str]:
+    places, linears = family_of(model.config).lora_parts, part_linears(model)
+    if empty := [part for part in parts if not linears[part]]:
+        available = [f"{part}: {format_counts(counts)}" for part, counts in linears.items()]
+        raise UserError(f"lora_parts: this model has no linears in {', '.join(empty)}. It has:", available)
+    return [rf"{places[part]}\.{_any_of(linears[part])}" for part in parts]
+
+
+def _suffix_pattern(model: PreTrainedModel, suffixes: list[str]) -> str:
+    """Raises UserError for each suffix that the language model lacks; PEFT complains only if it lacks all of them."""
+    place = _below_language_model(family_of(model.config))
+    paths = [path for path, _ in model.named_modules()]
     patterns = {suffix: re.compile(rf"(?:.*\.)?{place}{re.escape(suffix)}") for suffix in suffixes}
-    if unknown := [suffix for suffix, pattern in patterns.items() if not any(map(pattern.fullmatch, names))]:
+    if unknown := [suffix for suffix, pattern in patterns.items() if not any(map(pattern.fullmatch, paths))]:
         raise UserError(
             f"lora_target_modules: the language model has no {', '.join(unknown)}. Use {', '.join(ALL_LINEAR)}, or "
             "all-linear for all of them."
         )
-    return rf"{place}(?:{'|'.join(map(re.escape, suffixes))})"
+    return rf"{place}{_any_of(suffixes)}"
+
+
+def _below_language_model(family: Family) -> str:
+    return rf"{family.language_model}\..*\."
+
+
+def _any_of(names: Iterable[str]) -> str:
+    return rf"(?:{'|'.join(map(re.escape, names))})"
 
 
 def lora_config(r: int, alpha: float, dropout: float, targets: str, use_rslora: bool = False) -> LoraConfig:
-    """`targets` is a pattern of lora_targets."""
+    """The PEFT config. `targets` is a pattern of `lora_targets`."""
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=r,

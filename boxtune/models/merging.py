@@ -1,8 +1,10 @@
-"""LoRA into bf16 weights, one shard of the base at a time."""
+"""Merge a LoRA adapter into the bf16 weights of its base, one shard of the base at a time."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
@@ -12,87 +14,145 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from boxtune.common.errors import UserError, reading
+from boxtune.families.family import Family
 from boxtune.models.checkpoint import Checkpoint
+from boxtune.models.config import family_of, load_config
 from boxtune.models.generation_config import greedy_config
-from boxtune.models.loading import family_of, load_config
+from boxtune.models.loading import LISTED_WEIGHTS
 
-_PREFIX = "base_model.model."
-
-
-def read_lora(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
-    """{module path: (A (r, in), B (out, r), scale)} in float32. Raises UserError for what a plain LoRA cannot say."""
-    with reading(f"the adapter in {adapter}", "Take another checkpoint of the run."):
-        config = PeftConfig.from_pretrained(adapter)
-        weights = load_file(adapter / "adapter_model.safetensors")
-    plain = isinstance(config, LoraConfig) and not (config.use_dora or config.modules_to_save)
-    if not plain or config.bias != "none" or config.rank_pattern or config.alpha_pattern:
-        raise UserError(f"{adapter} is no plain LoRA of one rank; merge it with peft instead.")
-    loras = {}
-    for key, a in weights.items():
-        b = weights.get(key.replace(".lora_A.", ".lora_B."))
-        if not key.endswith(".lora_A.weight") or b is None:
-            continue
-        path = key.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
-        r = a.shape[0]
-        scale = config.lora_alpha / (r**0.5 if config.use_rslora else r)
-        loras[path] = (a.float(), b.float(), scale)
-    if 2 * len(loras) != len(weights):
-        raise UserError(f"{adapter} holds weights other than LoRA pairs; merge it with peft instead.")
-    return loras
+PEFT_PREFIX = "base_model.model."  # PEFT's wrapping, in front of every module path
 
 
-def base_folder(base: str, revision: str | None) -> Path:
-    """The folder with the base's safetensors; a hub model is taken from the local cache or downloaded."""
-    load_config(base, revision)
-    return Path(base) if Path(base).is_dir() else Path(snapshot_download(base, revision=revision))
+class Lora(NamedTuple):
+    """The adapter of one linear layer, in float32: it adds `scale * (b @ a)` to the layer's weight.
+
+    a: (r, in). b: (out, r). scale: lora_alpha / r, or with rsLoRA (arXiv 2312.03732) lora_alpha / sqrt(r).
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float
 
 
 def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
-    """Write the merged model, processor and prompt to `out`; returns how many modules were merged.
+    """Write the merged model with processor and grounding.json to the folder `out`; return the number of merged modules.
 
-    Each product is computed in float32 and rounded once to bf16. Raises UserError where a LoRA finds no weight.
+    Each merged weight is computed in float32 and rounded once to bf16. The shards are those of the base. Raises UserError if
+    the adapter is not a plain LoRA, or its modules do not match the base.
     """
     grounding = checkpoint.grounding
     source = base_folder(grounding.base_model, grounding.base_revision)
     family = family_of(load_config(str(source)))
     loras = read_lora(checkpoint.adapter)
-    shards = sorted(source.glob("*.safetensors"))
-    if not shards:
-        raise UserError(f"{source} holds no safetensors; merging needs the base in that form.")
-    unused, total_size, weight_map = set(loras), 0, {}
-    for shard in tqdm(shards, desc="merging", unit="shard"):
-        tensors = {}
-        with reading(str(shard), "Get the base again."):
-            opened = safe_open(shard, framework="pt")
-        with opened as weights:
-            for key in weights.keys():  # noqa: SIM118  (safe_open is no mapping)
-                tensor = weights.get_tensor(key)
-                name = family.module_path(key)
-                if name in unused and key.endswith(".weight"):
-                    a, b, scale = loras[name]
-                    if b.shape[1:] + tensor.shape != a.shape[:1] + b.shape[:1] + a.shape[1:]:
-                        raise UserError(
-                            f"{name}: the adapter has {list(b.shape)} times {list(a.shape)}, the base {list(tensor.shape)}. "
-                            f"Is {source} the base that it was trained on?"
-                        )
-                    tensor = tensor.float() + scale * (b @ a)
-                    unused.remove(name)
-                tensors[key] = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
-                total_size += tensors[key].nbytes
-                weight_map[key] = shard.name
-        save_file(tensors, out / shard.name, metadata={"format": "pt"})
-    if unused:
-        raise UserError(f"{len(unused)} adapted modules have no weight in {source}:", sorted(unused)[:20])
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
-        (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    # The base's own words, so that every program that reads the base reads the merged model.
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config = {key: value for key, value in config.items() if key not in {"quantization_config", "torch_dtype"}}
-    config |= {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
-    (out / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    # Servers follow this file: the hub's asks for sampling and a repetition penalty, evaluation for neither.
+
+    _merge_weights(source, out, family, loras)
+    _write_config(source, out)
+    # Servers read generation_config.json. The base's own asks for sampling and a repetition penalty, evaluation for neither.
     greedy_config(checkpoint.processor.tokenizer, grounding.max_new_tokens).save_pretrained(out)
     checkpoint.processor.save_pretrained(out)
     replace(grounding, base_precision="bfloat16", compute_dtype="bfloat16").save(out)
     return len(loras)
+
+
+def base_folder(base: str, revision: str | None) -> Path:
+    """The folder with the base's safetensors. A hub model comes from the local cache, or is downloaded."""
+    load_config(base, revision)  # raises UserError if the base does not exist
+    return Path(base) if Path(base).is_dir() else Path(snapshot_download(base, revision=revision))
+
+
+# ---- the adapter -------------------------------------------------------------------------------------------------------
+
+
+def read_lora(adapter: Path) -> dict[str, Lora]:
+    """{module path: Lora} of an adapter folder. Raises UserError if the adapter is unreadable or more than a plain LoRA."""
+    with reading(f"the adapter in {adapter}", "Use another checkpoint of the run."):
+        config = PeftConfig.from_pretrained(adapter)
+        weights = load_file(adapter / "adapter_model.safetensors")
+    if not _is_plain_lora(config):
+        raise UserError(f"{adapter} is not a plain LoRA with one rank for all modules; merge it with peft instead.")
+    loras = {}
+    for key, a in weights.items():
+        b = weights.get(key.replace(".lora_A.", ".lora_B."))
+        if not key.endswith(".lora_A.weight") or b is None:
+            continue
+        path = key.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
+        r = a.shape[0]
+        scale = config.lora_alpha / (r**0.5 if config.use_rslora else r)
+        loras[path] = Lora(a.float(), b.float(), scale)
+    if 2 * len(loras) != len(weights):
+        raise UserError(f"{adapter} contains weights other than LoRA pairs; merge it with peft instead.")
+    return loras
+
+
+def _is_plain_lora(config: PeftConfig) -> bool:
+    """Whether LoRA pairs of one rank and scale are all that the adapter consists of."""
+    if not isinstance(config, LoraConfig) or config.bias != "none":
+        return False
+    return not (config.use_dora or config.modules_to_save or config.rank_pattern or config.alpha_pattern)
+
+
+# ---- the merged model --------------------------------------------------------------------------------------------------
+
+
+def _merge_weights(source: Path, out: Path, family: Family, loras: Mapping[str, Lora]) -> None:
+    """Write every shard of `source` with its LoRAs added, and the index of the shards if there are several."""
+    shards = sorted(source.glob("*.safetensors"))
+    if not shards:
+        raise UserError(f"{source} contains no safetensors files. Merging needs the base in that format.")
+    unused, total_size = set(loras), 0
+    weight_map: dict[str, str] = {}  # {key: name of its shard}
+    for shard in tqdm(shards, desc="merging", unit="shard"):
+        tensors, merged = _merge_shard(shard, family, {path: loras[path] for path in unused})
+        save_file(tensors, out / shard.name, metadata={"format": "pt"})
+        unused -= merged
+        total_size += sum(tensor.nbytes for tensor in tensors.values())
+        weight_map |= dict.fromkeys(tensors, shard.name)
+    if unused:
+        raise UserError(
+            f"{len(unused)} adapted modules have no weight in {source}. Is it the base that the adapter was trained on? Up to "
+            f"{LISTED_WEIGHTS} of them:",
+            sorted(unused)[:LISTED_WEIGHTS],
+        )
+    if len(shards) > 1:
+        _write_json(
+            out / "model.safetensors.index.json", {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+        )
+
+
+def _merge_shard(shard: Path, family: Family, loras: Mapping[str, Lora]) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """({key: tensor of the merged shard}, paths of the modules whose LoRA was added). Floating-point tensors become bf16."""
+    with reading(str(shard), "Download the base again."):
+        opened = safe_open(shard, framework="pt")
+    tensors, merged = {}, set()
+    with opened as weights:
+        for key in weights.keys():  # noqa: SIM118  (safe_open is no mapping)
+            tensor = weights.get_tensor(key)
+            path = family.module_path(key)
+            if key.endswith(".weight") and path in loras and path not in merged:
+                tensor = _add_lora(tensor, loras[path], path, shard.parent)
+                merged.add(path)
+            tensors[key] = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+    return tensors, merged
+
+
+def _add_lora(weight: torch.Tensor, lora: Lora, path: str, source: Path) -> torch.Tensor:
+    """The merged weight (out, in) in float32. Raises UserError if the shapes do not match."""
+    are_matrices = lora.a.ndim == lora.b.ndim == 2
+    if not are_matrices or lora.b.shape[1] != lora.a.shape[0] or weight.shape != lora.b.shape[:1] + lora.a.shape[1:]:
+        raise UserError(
+            f"{path}: the adapter multiplies {list(lora.b.shape)} by {list(lora.a.shape)}, but the base's weight has shape "
+            f"{list(weight.shape)}. Is {source} the base that the adapter was trained on?"
+        )
+    return weight.float() + lora.scale * (lora.b @ lora.a)
+
+
+def _write_config(source: Path, out: Path) -> None:
+    """The base's own config with bf16 as its dtype, so that every program that reads the base reads the merged model."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = {key: value for key, value in config.items() if key not in {"quantization_config", "torch_dtype"}}
+    config |= {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    _write_json(out / "config.json", config)
+
+
+def _write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

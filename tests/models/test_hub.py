@@ -1,4 +1,4 @@
-"""Pushing a model: the real hub library against a small server of this machine that speaks the hub's protocol."""
+"""The hub: the real library against a small local server that speaks the hub's protocol."""
 
 import base64
 import json
@@ -14,13 +14,13 @@ from huggingface_hub import ModelCard
 
 from boxtune.answers.grounding import Grounding
 from boxtune.models.checkpoint import open_checkpoint
-from boxtune.models.loading import commit_of
+from boxtune.models.hub import commit_of
 from tests.helpers.records import ROOT
 from tests.helpers.training import train
 
 
 class _Hub(BaseHTTPRequestHandler):
-    """Keeps what is committed, whole, in `server.files`; answers no other question."""
+    """Keeps the committed files in `server.files` and the created repositories in `server.created`."""
 
     def log_message(self, *_):
         pass
@@ -30,9 +30,9 @@ class _Hub(BaseHTTPRequestHandler):
         body = self.rfile.read(int(length)) if length else self._chunks()
         address = f"http://{self.headers['Host']}"
         if self.path.endswith("/repos/create"):
-            made = json.loads(body)
-            self.server.made.append(made)
-            answer = {"url": f"{address}/me/{made['name']}", "id": f"me/{made['name']}"}
+            repository = json.loads(body)
+            self.server.created.append(repository)
+            answer = {"url": f"{address}/me/{repository['name']}", "id": f"me/{repository['name']}"}
         elif "/preupload/" in self.path:
             files = json.loads(body)["files"]
             answer = {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
@@ -58,8 +58,8 @@ class _Hub(BaseHTTPRequestHandler):
         return body
 
 
-def test_a_base_of_the_hub_is_remembered_by_its_commit(tmp_path, monkeypatch):
-    """So that evaluation and merging do not follow a branch that has moved on."""
+def test_a_hub_base_is_identified_by_its_commit(tmp_path, monkeypatch):
+    """Otherwise evaluation and merging would use another base after the branch has moved."""
     commits = {"main": "0" * 40, "v2": "1" * 40}
     for branch, commit in commits.items():
         snapshot = tmp_path / "models--me--base" / "snapshots" / commit
@@ -74,9 +74,9 @@ def test_a_base_of_the_hub_is_remembered_by_its_commit(tmp_path, monkeypatch):
     assert commit_of(str(tmp_path)) is None
 
 
-# False: without a network, which the hub's library tries several times.
+# False: without a network, the hub's library retries for several seconds.
 @pytest.mark.parametrize("offline", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_model_in_the_cache_is_opened_as_it_was_taught_without_a_network(squares, tmp_path, monkeypatch, offline):
+def test_a_cached_model_is_opened_without_a_network(squares, tmp_path, monkeypatch, offline):
     run = train(squares, tmp_path / "run")
     snapshot = tmp_path / "models--me--finder" / "snapshots" / ("0" * 40)
     shutil.copytree(run / "final", snapshot)
@@ -92,16 +92,16 @@ def test_a_model_in_the_cache_is_opened_as_it_was_taught_without_a_network(squar
 @pytest.fixture
 def hub():
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    server.made, server.files = [], {}
+    server.created, server.files = [], {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
 
 
-def call(script: str, *words, **variables) -> subprocess.CompletedProcess:
+def call(script: str, *arguments, **variables) -> subprocess.CompletedProcess:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    words = [sys.executable, str(ROOT / script), *map(str, words)]
-    return subprocess.run(words, cwd=ROOT, env=kept | variables, capture_output=True, text=True, timeout=300)
+    arguments = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    return subprocess.run(arguments, cwd=ROOT, env=kept | variables, capture_output=True, text=True, timeout=300)
 
 
 def address(server) -> str:
@@ -109,13 +109,13 @@ def address(server) -> str:
 
 
 @pytest.mark.slow
-def test_an_evaluated_model_is_pushed_with_a_card_that_tells_the_result(squares, tmp_path, hub):
+def test_an_evaluated_model_is_pushed_with_its_results_in_the_card(squares, tmp_path, hub):
     run = train(f"{squares}/", tmp_path / "run")
-    words = ["--ckpt", run / "final", "--push-to-hub", "finder"]
-    out = call("evaluate.py", *words, HF_ENDPOINT=address(hub), HF_TOKEN="hf_x", HF_HOME=str(tmp_path))
+    arguments = ["--ckpt", run / "final", "--push-to-hub", "finder"]
+    out = call("evaluate.py", *arguments, HF_ENDPOINT=address(hub), HF_TOKEN="hf_x", HF_HOME=str(tmp_path))
     assert out.returncode == 0, out.stderr
     assert f"pushed:  {address(hub)}/me/finder" in out.stdout
-    assert hub.made[0]["name"] == "finder"
+    assert hub.created[0]["name"] == "finder"
     assert hub.files.keys() >= {"README.md", "adapter_config.json", "adapter_model.safetensors", "grounding.json"}
     assert hub.files["adapter_model.safetensors"] == (run / "final" / "adapter_model.safetensors").read_bytes()
     (tmp_path / "card.md").write_bytes(hub.files["README.md"])
@@ -126,37 +126,39 @@ def test_an_evaluated_model_is_pushed_with_a_card_that_tells_the_result(squares,
 
 
 @pytest.mark.slow
-def test_training_pushes_where_somebody_is_logged_in_and_only_notes_where_nobody_is(squares, tmp_path, hub):
-    words = ["--config", "tiny_nutrition_qlora", "--data_dir", squares, "--max_steps", 1, "--eval_strategy", "no"]
-    words += ["--push_to_hub", "true", "--per_device_train_batch_size", 1]
+def test_training_pushes_only_if_somebody_is_logged_in(squares, tmp_path, hub):
+    arguments = ["--config", "tiny_nutrition_qlora", "--data_dir", squares, "--max_steps", 1, "--eval_strategy", "no"]
+    arguments += ["--push_to_hub", "true", "--per_device_train_batch_size", 1]
     home = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": address(hub)}
-    out = call("train_sft.py", *words, "--output_dir", tmp_path / "one", **home)
+    out = call("train_sft.py", *arguments, "--output_dir", tmp_path / "one", **home)
     assert out.returncode == 0, out.stderr
-    assert "not logged in" in out.stdout and not hub.made
-    out = call("train_sft.py", *words, "--output_dir", tmp_path / "two", HF_TOKEN="hf_x", **home)
+    assert "not logged in" in out.stdout and not hub.created
+    out = call("train_sft.py", *arguments, "--output_dir", tmp_path / "two", HF_TOKEN="hf_x", **home)
     assert out.returncode == 0, out.stderr
-    assert [made["name"] for made in hub.made] == ["two"] and f"pushed: {address(hub)}/me/two" in out.stdout
+    assert [repository["name"] for repository in hub.created] == [
+        "two"
+    ] and f"pushed: {address(hub)}/me/two" in out.stdout
     assert hub.files["README.md"] == (tmp_path / "two" / "final" / "README.md").read_bytes()
     hub.shutdown()
     hub.server_close()
-    out = call("train_sft.py", *words, "--output_dir", tmp_path / "three", HF_TOKEN="hf_x", **home)
+    out = call("train_sft.py", *arguments, "--output_dir", tmp_path / "three", HF_TOKEN="hf_x", **home)
     assert out.returncode == 0 and "trained:" in out.stdout
     assert "could not be pushed to three" in out.stderr and "Traceback" not in out.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words, variables, message",
+    "arguments, variables, message",
     [
         (["final", "--limit", "1"], {"HF_TOKEN": "hf_x"}, "Leave out --data, --limit"),
-        (["checkpoint-1"], {"HF_TOKEN": "hf_x"}, "checkpoint-1 is no finished model"),
+        (["checkpoint-1"], {"HF_TOKEN": "hf_x"}, "checkpoint-1 is not a finished model"),
         (["final"], {}, "not logged in to the hub"),
     ],
 )
-def test_what_cannot_be_pushed_is_said_before_anything_is_generated(squares, tmp_path, words, variables, message):
+def test_a_push_that_cannot_work_is_refused_before_generation(squares, tmp_path, arguments, variables, message):
     run = train(squares, tmp_path / "run", "--max_steps", 1, "--save_steps", 1)
-    name, *options = words
-    words = ["--ckpt", run / name, "--push-to-hub", "finder", *options]
-    out = call("evaluate.py", *words, HF_HOME=str(tmp_path), **variables)
+    name, *options = arguments
+    arguments = ["--ckpt", run / name, "--push-to-hub", "finder", *options]
+    out = call("evaluate.py", *arguments, HF_HOME=str(tmp_path), **variables)
     assert out.returncode == 2 and message in out.stderr
     assert not (run / "eval").exists()

@@ -1,4 +1,4 @@
-"""The parts that LoRA can adapt: in every family each is hit whole, and nothing beside it."""
+"""LoRA placement: in every family, the pattern of a part matches all linears of that part and nothing else."""
 
 import re
 
@@ -14,7 +14,7 @@ from boxtune.models.lora import ALL_LINEAR, ATTENTION, lora_targets
 
 QKVO = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
 GATED = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
-# (layers of the language model, blocks of the vision tower, a block's MLP, mergers and their linears) of the hub's models.
+# Of the hub's models: (layers of the language model, blocks of the vision tower, linears of a block's MLP, and of the mergers).
 FACTS = {
     "Qwen2-VL-7B": (28, 32, ["mlp.fc1", "mlp.fc2"], ["merger.mlp.0", "merger.mlp.2"]),
     "Qwen2.5-VL-3B": (36, 32, GATED, ["merger.mlp.0", "merger.mlp.2"]),
@@ -27,7 +27,7 @@ FACTS = {
 
 
 def linears_of(layers: int, blocks: int, vision_mlp: list[str], mergers: list[str]) -> dict[str, set[str]]:
-    """{part: module paths}, written out."""
+    """{part: module paths}."""
     language, vision = "model.language_model.layers", "model.visual.blocks"
     return {
         "language_attention": {f"{language}.{i}.{name}" for i in range(layers) for name in QKVO},
@@ -49,7 +49,7 @@ def hit(model: torch.nn.Module, pattern: str) -> set[str]:
     return {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)}
 
 
-def test_a_part_is_its_linears_and_nothing_else(full_size):
+def test_the_pattern_of_a_part_matches_its_linears_only(full_size):
     name, model = full_size
     wanted = linears_of(*FACTS[name])
     assert wanted.keys() == {*LORA_PARTS}
@@ -57,13 +57,13 @@ def test_a_part_is_its_linears_and_nothing_else(full_size):
         assert hit(model, lora_targets(model, [part])) == paths
     together = lora_targets(model, list(LORA_PARTS))
     assert hit(model, together) == set().union(*wanted.values())
-    # Wrapped, as PEFT and a trainer wrap it; towers that merely sound alike are none.
+    # Paths may have the prefixes of PEFT and of a trainer. A tower with a similar name does not match.
     assert re.fullmatch(together, "base_model.model.model.visual.merger" + FACTS[name][3][0].removeprefix("merger"))
     assert not re.fullmatch(together, "model.audiovisual.blocks.0.attn.qkv")
 
 
-def test_suffixes_are_of_the_language_model_and_vision_adds_the_blocks(full_size):
-    """Qwen2.5-VL's vision MLPs bear the language model's names."""
+def test_suffixes_match_the_language_model_and_vision_adds_the_blocks(full_size):
+    """The linears of Qwen2.5-VL's vision MLPs have the same names as those of the language model."""
     name, model = full_size
     parts = linears_of(*FACTS[name])
     attention, everything = parts["language_attention"], parts["language_attention"] | parts["language_mlp"]
@@ -72,11 +72,11 @@ def test_suffixes_are_of_the_language_model_and_vision_adds_the_blocks(full_size
         assert hit(model, lora_targets(model, suffixes=suffixes)) == everything
     blocks = parts["vision_attention"] | parts["vision_mlp"]
     assert hit(model, lora_targets(model, suffixes=ALL_LINEAR, vision=True)) == everything | blocks
-    # TRL hands over a list of one as a bare string.
+    # TRL passes a list of one name as a string.
     assert hit(model, lora_targets(model, suffixes="up_proj")) == {p for p in everything if p.endswith("up_proj")}
 
 
-def test_a_part_that_the_model_lacks_is_named_with_what_it_has():
+def test_a_part_without_linears_is_reported_with_the_linears_of_the_model():
     with torch.device("meta"):
         model = Qwen2VLForConditionalGeneration(
             Qwen2VLConfig(text_config={"num_hidden_layers": 1}, vision_config={"depth": 0})
@@ -89,7 +89,7 @@ def test_a_part_that_the_model_lacks_is_named_with_what_it_has():
     assert "merger: 1 mlp.0, 1 mlp.2" in error.value.problems
 
 
-def test_every_suffix_that_hits_nothing_is_named():
+def test_every_suffix_that_matches_nothing_is_reported():
     with torch.device("meta"):
         model = build_model("qwen2_5_vl", build_tokenizer(), hidden=64, layers=1, vision_layers=1)
     with pytest.raises(UserError, match=r"the language model has no qkv, q_prj\. Use q_proj"):

@@ -1,4 +1,4 @@
-"""Merging: equal to peft's own merge, verified by reloading, and nothing kept where it does not agree."""
+"""Merging: the result equals PEFT's own merge and is verified by reloading; a merge that does not agree is not kept."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ from tests.helpers.training import train
 
 @pytest.fixture(scope="module")
 def runs(tiny_models, squares, tmp_path_factory) -> dict:
-    """A run of every family, its adapter enlarged so that it moves the logits, and its answers kept short."""
+    """{family: run folder}, with adapters scaled up so that they change the logits, and short responses."""
     folder, trained = tmp_path_factory.mktemp("runs"), {}
     for family in FAMILIES:
         options = ["--model_name_or_path", tiny_models[family], "--save_strategy", "no", "--lora_parts", *LORA_PARTS]
@@ -42,11 +42,11 @@ def runs(tiny_models, squares, tmp_path_factory) -> dict:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_shards_equal_pefts_own_merge(runs, tiny_models, tmp_path, family):
-    """Same bf16 rounding of the same float32 sum: at most one unit in the last place apart."""
+def test_the_shards_equal_the_merge_of_peft(runs, tiny_models, tmp_path, family):
+    """Both round the same float32 sum to bf16, so they differ by at most one unit in the last place."""
     checkpoint = open_checkpoint(str(runs[family] / "final"))
-    # 2 layers of 7 linears in the language model; in the vision tower 3 blocks of 4, Qwen2.5-VL's of 5, and a merger of 2,
-    # to which Qwen3-VL's deepstack adds two.
+    # The language model has 2 layers of 7 linears. The vision tower has 3 blocks of 4 linears (Qwen2.5-VL: 5) and a merger of 2,
+    # to which the deepstack mergers of Qwen3-VL add 4.
     assert (
         merge_shards(checkpoint, tmp_path)
         == 14 + {"qwen2_vl": 12 + 2, "qwen2_5_vl": 15 + 2, "qwen3_vl": 12 + 6}[family]
@@ -60,14 +60,14 @@ def test_the_shards_equal_pefts_own_merge(runs, tiny_models, tmp_path, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_command_verifies_and_the_result_is_a_whole_model(runs, tmp_path, family, capsys):
+def test_the_command_verifies_the_merge_and_writes_a_complete_model(runs, tmp_path, family, capsys):
     out = tmp_path / "merged"
     merge_adapter.main(["--ckpt", str(runs[family] / "final"), "--out", str(out), "--samples", "2"])
     report = json.loads((out / "merge_report.json").read_text())
     assert report["agrees"] is True
     moved = report["bf16_base_and_adapter"]
     assert moved["logit_difference"] < 0.05 < moved["adapter_moves_logits_by"]
-    # What 4 bits moved is more than what bf16 did.
+    # Quantizing to 4 bits changes the logits more than rounding to bf16.
     assert report["nf4_base_and_adapter"]["logit_difference"] > moved["logit_difference"]
     assert "against bf16 base + adapter" in capsys.readouterr().out
     weights = load_file(out / "model.safetensors")
@@ -85,7 +85,7 @@ def test_the_command_verifies_and_the_result_is_a_whole_model(runs, tmp_path, fa
     assert metrics["provenance"]["base_precision"] == "bfloat16"
 
 
-def test_a_base_of_several_shards_keeps_them(runs, tiny_models, tmp_path):
+def test_the_shards_of_a_base_are_kept(runs, tiny_models, tmp_path):
     base = tmp_path / "base"
     AutoModelForImageTextToText.from_pretrained(tiny_models["qwen2_5_vl"]).save_pretrained(base, max_shard_size="300KB")
     for path in tiny_models["qwen2_5_vl"].iterdir():
@@ -107,8 +107,8 @@ def test_a_base_of_several_shards_keeps_them(runs, tiny_models, tmp_path):
             assert torch.equal(tensor, want[key])
 
 
-def test_a_base_that_changed_fails_and_leaves_nothing(runs, tiny_models, tmp_path, monkeypatch, capsys):
-    """The merge reads other weights than the comparison: as when a disk or a download swapped the base."""
+def test_a_merge_with_a_changed_base_fails_and_leaves_nothing(runs, tiny_models, tmp_path, monkeypatch, capsys):
+    """The merge reads other weights than the comparison, as if the base had been replaced in between."""
     import boxtune.models.merging as merging
 
     other = tmp_path / "other"
@@ -125,14 +125,14 @@ def test_a_base_that_changed_fails_and_leaves_nothing(runs, tiny_models, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
-def test_mistakes_are_named(runs, tiny_models, tmp_path, capsys):
+def test_wrong_arguments_are_reported(runs, tiny_models, tmp_path, capsys):
     final = runs["qwen2_5_vl"] / "final"
     (tmp_path / "taken").mkdir()
     for arguments, message in [
-        (["--ckpt", str(tiny_models["qwen2_5_vl"])], "no adapter"),
+        (["--ckpt", str(tiny_models["qwen2_5_vl"])], "not an adapter"),
         (["--ckpt", str(final), "--out", str(tmp_path / "taken")], "exists"),
         (["--ckpt", str(final), "--out", str(tmp_path / "taken"), "--overwrite"], "something other than a model"),
-        (["--ckpt", str(final), "--out", str(tmp_path / "x"), "--data", str(tmp_path)], "no prepared data set"),
+        (["--ckpt", str(final), "--out", str(tmp_path / "x"), "--data", str(tmp_path)], "not a prepared dataset"),
         (["--ckpt", str(tmp_path / "nowhere")], "nowhere"),
     ]:
         with pytest.raises(SystemExit) as stop:
@@ -142,12 +142,12 @@ def test_mistakes_are_named(runs, tiny_models, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_a_merged_model_goes_beside_its_adapter(tmp_path, monkeypatch):
+def test_a_merged_model_is_written_beside_its_adapter(tmp_path, monkeypatch):
     (tmp_path / "run" / "final").mkdir(parents=True)
     assert merge_adapter.merged_folder(str(tmp_path / "run" / "final")) == tmp_path / "run" / "final_merged"
     monkeypatch.chdir(tmp_path / "run" / "final")
     assert merge_adapter.merged_folder(".") == tmp_path / "run" / "final_merged"
-    # And of the hub not into its cache.
+    # The merge of a hub adapter does not go into the hub cache.
     assert merge_adapter.merged_folder("me/finder") == Path("runs/me--finder/final_merged")
 
 
@@ -167,8 +167,8 @@ def test_a_merged_model_never_replaces_the_base(runs, tiny_models, tmp_path, cap
 
 
 @pytest.mark.parametrize("family", ("qwen2_vl", "qwen2_5_vl"))
-def test_names_on_disk_lead_to_modules(family):
-    """The hub's files of both families have the names of transformers 4; files saved since have those of the modules."""
+def test_keys_on_disk_map_to_module_paths(family):
+    """The hub's files of both families use the names of transformers 4; files saved with transformers 5 use module paths."""
     for key, module in {
         "model.layers.0.self_attn.q_proj.weight": "model.language_model.layers.0.self_attn.q_proj",
         "visual.blocks.0.attn.qkv.weight": "model.visual.blocks.0.attn.qkv",
@@ -179,7 +179,7 @@ def test_names_on_disk_lead_to_modules(family):
         assert FAMILY_FACTS[family].module_path(key) == module
 
 
-def test_measures_of_agreement():
+def test_logit_difference_and_box_agreement():
     logits, others = ([torch.randn(n, 5, generator=torch.manual_seed(n + i)) for n in (3, 1)] for i in (0, 9))
     assert logit_difference(logits, logits) == 0
     a, b = (torch.cat(each).double() for each in (others, logits))
@@ -200,8 +200,8 @@ def test_measures_of_agreement():
     assert box_agreement([none], [none]) == 1
 
 
-def test_one_box_more_or_less_refuses_no_merge_and_many_do():
-    """Answers of a model that hardly trained hang by near-ties; with the embedded one, one box among four pictures did."""
+def test_box_agreement_counts_only_if_there_are_enough_boxes():
+    """Responses of a barely trained model depend on near-ties: one box in four images once failed the embedded model."""
     found = {"logit_difference": 0.004, "box_agreement": 0.0, "boxes": 1}
     assert agrees(found)
     assert not agrees(found | {"boxes": 10})

@@ -1,0 +1,56 @@
+"""Which parts of a loaded model are quantized, adapted and trainable."""
+
+from collections import Counter
+
+import bitsandbytes as bnb
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from boxtune.families.family import Family
+from boxtune.models.config import family_of
+from boxtune.models.lora import adapted_modules, format_counts
+
+
+def tower(module_path: str, family: Family) -> str:
+    """ "vision", "language" or "head": the tower that a module belongs to. `module_path` may have prefixes, as under PEFT."""
+    if f".{family.vision_tower}." in f".{module_path}.":
+        return "vision"
+    return "language" if f".{family.language_model}." in f".{module_path}." else "head"
+
+
+def quantized_modules(model: PreTrainedModel | PeftModel) -> dict[str, dict[str, int]]:
+    """{tower: {"nf4": count, "full": count}}: how many linear layers of each tower are 4-bit and how many are not."""
+    family = family_of(model.config)
+    counts: dict[str, Counter[str]] = {name: Counter(nf4=0, full=0) for name in ("vision", "language", "head")}
+    for path, module in model.named_modules():
+        if type(module) is bnb.nn.Linear4bit:
+            counts[tower(path, family)]["nf4"] += 1
+        elif type(module) is torch.nn.Linear and ".lora_" not in path:
+            counts[tower(path, family)]["full"] += 1
+    return {name: dict(count) for name, count in counts.items()}
+
+
+def trainable_parameters(model: PreTrainedModel | PeftModel) -> tuple[int, int]:
+    """(number of trainable parameters, number of all parameters)."""
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return trainable, sum(_parameter_count(parameter) for parameter in model.parameters())
+
+
+def _parameter_count(parameter: torch.nn.Parameter) -> int:
+    """Two 4-bit values share a byte, and bytes may be stored as wider numbers (bnb_4bit_quant_storage)."""
+    if isinstance(parameter, bnb.nn.Params4bit):
+        return parameter.numel() * 2 * parameter.element_size()
+    return parameter.numel()
+
+
+def describe_modules(model: PreTrainedModel | PeftModel) -> str:
+    """A summary of what is quantized, adapted and trainable, printed before training starts."""
+    lines = []
+    for name, counts in quantized_modules(model).items():
+        lines.append(f"  {name:9s} linears: {counts['nf4']} in NF4, {counts['full']} in full precision")
+    for part, counts in adapted_modules(model).items():
+        lines.append(f"  LoRA on {part}: {format_counts(counts)}")
+    trainable, total = trainable_parameters(model)
+    lines.append(f"  trainable: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
+    return "\n".join(lines)
