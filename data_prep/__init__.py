@@ -1,1 +1,0 @@
-"""Source annotations → the prepared data set: python -m data_prep FORMAT SOURCE --out DIR."""

@@ -1,59 +1,70 @@
-"""Which classes a data set has, in which order, and under which names."""
+"""Which classes a dataset has, in which order, and under which names."""
 
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-from boxtune.data.records import label_problem
-from data_prep.pipeline.inspect_images import Inspected
-from data_prep.reading.source import Item, Options, Row, Source, problem
+from boxtune.data.record_checks import label_problem
+from data_prep.reading.source import Options, Row, Source, problem
 
 
-def class_of(row: Row, options: Options) -> str:
-    """The class of an object under the name that the user wants."""
-    category = row.category or options.default_class
+class Classes(NamedTuple):
+    """`names` are the classes of the dataset in their order; `errors` abort the conversion."""
+
+    names: list[str]
+    errors: list[str]
+
+
+def class_of(category: str, options: Options) -> str:
+    """The class that the user wants for a category of the source, which is empty if the source gives none."""
+    category = category or options.default_class
     return options.rename.get(category, category)
 
 
-def settle_classes(found: Source, inspected: Iterable[Inspected], options: Options) -> tuple[list[str], list[str]]:
-    """(classes, errors): the classes asked for, else the source's own in its order and then any others by name.
+def choose_classes(found: Source, categories: dict[str, str], options: Options) -> Classes:
+    """The classes of --classes; without it the source's own in its order, then all others by name.
 
-    Errors are unknown names in --rename or --classes, and names that no answer can hold.
+    `categories` is {category of at least one object, as the source writes it: the first id that has it}. Errors are
+    unknown names in --rename or --classes, and names that cannot be used in a response.
     """
-    known, first = {*found.classes}, {}
-    for item_id, item, _ in inspected:
-        for row in item.rows:
-            known.add(row.category or options.default_class)
-            first.setdefault(class_of(row, options), item_id)
-    errors = [
-        f"--rename: no class {name!r}; there are {_listed(known)}" for name in options.rename if name not in known
-    ]
+    first_id: dict[str, str] = {}
+    for category, item_id in categories.items():
+        first_id.setdefault(class_of(category, options), item_id)
     stated = [options.rename.get(name, name) for name in found.classes]
-    present = list(dict.fromkeys([*stated, *sorted(first)]))
-    unknown = [name for name in options.classes if name not in present]
-    errors += [f"--classes: no class {name!r}; there are {_listed(present)}" for name in unknown]
+    present = list(dict.fromkeys([*stated, *sorted(first_id)]))
+    names = options.classes or present
+
+    known = {*found.classes, *(category or options.default_class for category in categories)}
+    errors = [_unknown("--rename", name, known) for name in options.rename if name not in known]
+    errors += [_unknown("--classes", name, present) for name in options.classes if name not in present]
     if not present and not found.errors:
-        errors.append("there is neither an object nor a class name, so that there is nothing to ask for")
-    classes = options.classes or present
-    return classes, errors + _name_errors(classes, first)
+        errors.append("the source has neither objects nor class names, so there is nothing to ask for")
+    return Classes(names, errors + _name_errors(names, first_id))
 
 
-def _name_errors(classes: list[str], first: dict[str, str]) -> list[str]:
-    """Names that no answer can hold, with the first picture that has each."""
-    faults = {name: fault for name in classes if (fault := label_problem(name))}
-    return [
-        f"{fault} (first in {first.get(name, 'the list of classes')}); mend it, or use "
-        f"{'--rename' if name.strip() else '--default-class NAME'}"
-        for name, fault in faults.items()
-    ]
+def _unknown(option: str, name: str, known: Iterable[str]) -> str:
+    return f"{option}: unknown class {name!r}; known: {', '.join(sorted(known)) or 'none'}"
 
 
-def _listed(names) -> str:
-    return ", ".join(sorted(names)) or "none"
+def _name_errors(names: list[str], first_id: dict[str, str]) -> list[str]:
+    """The names that cannot be used in a response, each with the first image that has it."""
+    errors = []
+    for name in names:
+        if fault := label_problem(name):
+            where = first_id.get(name, "the list of classes")
+            remedy = "--rename" if name.strip() else "--default-class NAME"
+            errors.append(f"{fault} (first in {where}); fix it, or use {remedy}")
+    return errors
 
 
-def filter_objects(item_id: str, item: Item, classes: list[str], options: Options) -> list[dict]:
-    """Name the objects as the user wants, drop those that --classes does not name, and list them."""
-    for row in item.rows:
-        row.category = class_of(row, options)
-    others = [row.category for row in item.rows if row.category not in classes]
-    item.rows = [row for row in item.rows if row.category in classes]
-    return [problem(item_id, "other_class", category, "object dropped") for category in others]
+def keep_classes(
+    item_id: str, rows: list[Row], classes: list[str], options: Options
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """(rows of the wanted classes under their final class names, problems for the rows that are dropped)."""
+    kept, problems = [], []
+    for row in rows:
+        row.category = class_of(row.category, options)
+        if row.category in classes:
+            kept.append(row)
+        else:
+            problems.append(problem(item_id, "other_class", row.category, "object dropped"))
+    return kept, problems

@@ -1,5 +1,4 @@
-"""Which format a source is of: every format looks at a sample of its files and says what it
-recognises."""
+"""Recognizes the format of a source: each format looks at a sample of its files."""
 
 import csv
 import json
@@ -11,74 +10,87 @@ from types import ModuleType
 
 from boxtune.common.errors import UserError
 from boxtune.common.files import files_below, is_image
-from data_prep.formats.csv_table import delimiter_of
-from data_prep.reading.files import is_output
+from data_prep.reading.annotation_files import is_output
+from data_prep.reading.csv_files import delimiter_of
 from data_prep.reading.source import Options, Sample
 
-_FILES, _OF_A_KIND = 20_000, 5  # that are listed, and that are opened of each kind
-_LISTED = 20  # names beside a path that does not exist
+_MAX_FILES = 20_000  # listed in total
+_MAX_OPENED = 5  # of each kind
+_MAX_NAMES = 20  # shown if a path does not exist
 
 
 def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]], options: Options) -> str:
-    """The name of the one format that fits, which is said with its reason. Raises UserError where none or several do."""
-    if not source.exists() and source.parent.name and source.parent.is_dir():  # a path, and no OWNER/NAME of the hub
-        there = sorted(path.name for path in source.parent.iterdir() if not path.name.startswith("."))
-        listed = ", ".join(there[:_LISTED]) + (", …" if len(there) > _LISTED else "")
-        raise UserError(
-            f"{source} does not exist ({source.parent}/ holds: {listed or 'nothing'}). Correct the path; a data set of the hub "
-            "that is called so is read as hf."
-        )
+    """The name of the only format that fits, which is printed with its reason.
+
+    `formats` is {name: (module, description)}. Raises UserError if no format fits, or several do.
+    """
+    _check_typing_error(source)
     sample = _sample(source, options)
     reasons = {name: reason for name, (module, _) in formats.items() if (reason := module.recognise(sample))}
     if len(reasons) == 1:
         ((name, reason),) = reasons.items()
-        print(f"{source} is taken as {name}: {reason}", file=sys.stderr)
+        print(f"{source} is read as {name}: {reason}", file=sys.stderr)
         return name
     if reasons:
         raise UserError(
-            f"{source} could be of {len(reasons)} formats. Say which, as in: python -m data_prep {next(iter(reasons))} …",
+            f"{source} fits {len(reasons)} formats. Choose one, for example: python -m data_prep {next(iter(reasons))} …",
             [f"{name}: {reason}" for name, reason in reasons.items()],
         )
     if not source.exists():
-        raise UserError(f"{source} does not exist, and is no id of the hub, OWNER/NAME.")
+        raise UserError(f"{source} does not exist, and is not a hub id of the form OWNER/NAME.")
     if sample.files and all(map(is_image, sample.files)):
         raise UserError(
-            f"{source} holds only pictures. Name the annotations as SOURCE, and these with --images {source}."
+            f"{source} contains only images. Name the annotations as SOURCE, and the images with --images {source}."
         )
     raise UserError(
-        f"{source} is of no format that is known: {sample.describe()}. There are:",
-        [f"{name}: {text}" for name, (_, text) in formats.items()],
+        f"{source} fits no known format; found: {sample.describe()}. The formats are:",
+        [f"{name}: {description}" for name, (_, description) in formats.items()],
+    )
+
+
+def _check_typing_error(source: Path) -> None:
+    """Raise UserError for a missing file in an existing folder: a misspelled path, and not OWNER/NAME of the hub."""
+    if source.exists() or not source.parent.name or not source.parent.is_dir():
+        return
+    names = sorted(path.name for path in source.parent.iterdir() if not path.name.startswith("."))
+    listed = ", ".join(names[:_MAX_NAMES]) + (", …" if len(names) > _MAX_NAMES else "")
+    raise UserError(
+        f"{source} does not exist ({source.parent}/ contains: {listed or 'nothing'}). Correct the path. To load a hub "
+        "dataset of this name, use the format hf."
     )
 
 
 def _sample(source: Path, options: Options) -> Sample:
-    """The names of the source's files, and what stands at the head of a few of each kind."""
+    """The names of the source's files, and the content or the head of a few of each kind."""
     if not source.exists():
         return Sample(source)
-    files = [source] if source.is_file() else list(islice(files_below(source), _FILES))
+    files = [source] if source.is_file() else list(islice(files_below(source), _MAX_FILES))
     files = [path for path in files if not path.name.startswith(".") and not is_output(path, options)]
     sample = Sample(source, files)
-    sample.documents = [(path, _json(path)) for path in sample.of_kind(".json")[:_OF_A_KIND]]
-    sample.xml_roots = [(path, _xml_root(path)) for path in sample.of_kind(".xml")[:_OF_A_KIND]]
-    sample.csv_heads = [(path, _csv_head(path)) for path in sample.of_kind(".csv")[:_OF_A_KIND]]
+    sample.documents = [(path, _json(path)) for path in sample.of_kind(".json")[:_MAX_OPENED]]
+    sample.xml_roots = [(path, _xml_root(path)) for path in sample.of_kind(".xml")[:_MAX_OPENED]]
+    sample.csv_heads = [(path, _csv_head(path)) for path in sample.of_kind(".csv")[:_MAX_OPENED]]
     return sample
 
 
-# What is torn, or of another kind than its ending says, shows nothing that a format could recognise.
+# Files that are corrupt, or not what their extension says, contribute nothing that a format could recognize. The reader
+# of the chosen format reports them.
 
 
 def _json(path: Path) -> object | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        value: object = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return None
+    return value
 
 
 def _xml_root(path: Path) -> str | None:
     try:
-        return next(ElementTree.iterparse(path, events=["start"]))[1].tag
+        _, root = next(ElementTree.iterparse(path, events=["start"]))
     except (OSError, ElementTree.ParseError, LookupError, ValueError, StopIteration):
         return None
+    return str(root.tag)
 
 
 def _csv_head(path: Path) -> list[str]:

@@ -1,5 +1,4 @@
-"""Write a recipe for a prepared data set: the values that follow from what the data holds, each
-with its reason.
+"""Suggest a recipe for a prepared dataset: values that follow from the data, each with its reason.
 
 python -m data_prep recipe DATA --model Qwen/Qwen2.5-VL-3B-Instruct [--out recipes/NAME.yaml]
 make recipe DATA=data/parts MODEL=Qwen/Qwen2.5-VL-3B-Instruct
@@ -11,6 +10,7 @@ import math
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,122 +18,149 @@ from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
 from boxtune.common.errors import UserError, reading
 from boxtune.common.files import path_argument, write_whole
 from boxtune.common.templates import text_template
+from boxtune.data.dataset import read_info, read_splits
 from boxtune.data.questions import question
-from boxtune.data.records import Record, read_info, read_splits
+from boxtune.data.records import Record
 from boxtune.families import FAMILIES
 from boxtune.families.family import Family
-from data_prep.tools.findings import image_tokens, keeping_budget, too_small
+from data_prep.tools.object_sizes import image_tokens, keeping_budget, too_small
 
-# Tokens a picture gets at least, if it has as many pixels, and at most, whatever its objects: below, edges blur; above, an
-# example no longer fits a 24 GB GPU beside its activations.
-LEAST_TOKENS, MOST_TOKENS = 512, 2560
-TINY_TOKENS = 49  # 224 × 224 pixels: the embedded model has seen no larger picture
-LEAST_AREA = 4  # tokens to which the smallest picture is enlarged
-# An object in JSON: 17 tokens of syntax, up to four digits a coordinate, and a name of about a token for three letters.
-TOKENS_OF_OBJECT, LETTERS_OF_TOKEN = 17 + 4 * 4, 3
-EFFECTIVE_BATCH, WANTED_STEPS = 16, 300
+# Bounds on the image tokens of the suggested budget. With fewer, edges blur; with more, an example and its activations do
+# not fit a 24 GB GPU.
+_MIN_BUDGET_TOKENS, MAX_BUDGET_TOKENS = 512, 2560
+# 224 × 224 pixels: the embedded tiny models have not seen larger images.
+_TINY_BUDGET_TOKENS = 49
+# min_pixels in tokens; smaller images are enlarged.
+_MIN_IMAGE_TOKENS = 4
+# An object in JSON takes 17 tokens of syntax, up to four digits for each of four coordinates, and its class name.
+_TOKENS_PER_OBJECT = 17 + 4 * 4
+_BYTES_PER_TOKEN = 3
+# Chat markup around the turns, in tokens.
+_MARKUP_TOKENS = 32
+_EFFECTIVE_BATCH, _TARGET_STEPS = 16, 300
+_MIN_EPOCHS, _MAX_EPOCHS = 3, 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", metavar="DATA", type=path_argument, help="a prepared data set")
+    parser.add_argument("data", metavar="DATA", type=path_argument, help="a prepared dataset")
     parser.add_argument("--model", metavar="ID", required=True, help="a Qwen-VL model: hub id or folder")
     parser.add_argument("--out", metavar="FILE", type=path_argument, help="the recipe (default recipes/NAME.yaml)")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
 
 
 def main(args: argparse.Namespace) -> None:
-    family_name = family_of(args.model)
+    """Write the recipe, and print the command to check it."""
+    family = FAMILIES[family_of(args.model)]
     info = read_info(args.data)
     out = args.out or Path("recipes") / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', args.data.resolve().name)}.yaml"
     if out.exists() and not args.overwrite:
         raise UserError(f"{out} exists. Use --overwrite to replace it, or another --out.")
     splits = read_splits(args.data)
     if not splits.get("train"):
-        raise UserError(f"{args.data} has no training pictures; its splits: {', '.join(splits) or 'none'}.")
+        raise UserError(f"{args.data} has no training images; its splits: {', '.join(splits) or 'none'}.")
     is_tiny = Path(args.model).name.startswith("tiny_")
-    values = suggest(splits, info["classes"], FAMILIES[family_name], TINY_TOKENS if is_tiny else MOST_TOKENS)
-    # `make` looks for recipes by their names.
-    is_named = out.parent == Path("recipes")
-    check, train = (
-        f"make {target} RECIPE={out.stem}"
-        if is_named
-        else f".venv/bin/python {script} --config {shlex.quote(str(out))}"
-        for target, script in (("check", "check_recipe.py"), ("train", "train_sft.py"))
-    )
-    page = text_template(Path(__file__).with_suffix(".yaml.jinja")).render(
+    values = suggest(splits, info["classes"], family, _TINY_BUDGET_TOKENS if is_tiny else MAX_BUDGET_TOKENS)
+    check = _command("check", "check_recipe.py", out)
+    recipe = text_template(Path(__file__).with_suffix(".yaml.jinja")).render(
         values,
         name=out.stem,
         check=check,
-        train=train,
+        train=_command("train", "train_sft.py", out),
         model=args.model,
         data=args.data,
         format=info["format"],
         on_cpu=is_tiny,
     )
-    write_whole(out, page)
+    write_whole(out, recipe)
     print(f"written to {out}; next: {check}")
 
 
+def _command(target: str, script: str, recipe: Path) -> str:
+    """The command that runs a script on the recipe. `make` finds recipes in recipes/ by their names."""
+    if recipe.parent == Path("recipes"):
+        return f"make {target} RECIPE={recipe.stem}"
+    return f".venv/bin/python {script} --config {shlex.quote(str(recipe))}"
+
+
 def family_of(model: str) -> str:
-    """A model's family, by its config where it is a folder, else by its name. Raises UserError where neither tells."""
+    """The name of a model's family: from config.json if `model` is a folder, else from its hub id.
+
+    Raises UserError if neither identifies a supported family.
+    """
     config = Path(model) / "config.json"
     if config.is_file():
-        with reading(str(config), "Get the model again."):
+        with reading(str(config), "Download the model again."):
             values = json.loads(config.read_text(encoding="utf-8"))
-        spelled = values.get("model_type") if isinstance(values, dict) else None
-        if spelled in FAMILIES:
-            return spelled
-        raise UserError(f"{config}: model_type {spelled!r} is not supported; supported: {', '.join(FAMILIES)}.")
+        model_type: object = values.get("model_type") if isinstance(values, dict) else None
+        if not isinstance(model_type, str) or model_type not in FAMILIES:
+            raise UserError(f"{config}: unsupported model_type {model_type!r}; supported: {', '.join(FAMILIES)}.")
+        return model_type
     found = [name for name, family in FAMILIES.items() if re.search(family.hub_name, model, re.IGNORECASE)]
     if len(found) != 1:
         raise UserError(
-            f"--model {model}: its name tells none of {', '.join(FAMILIES)}, and it is no folder with a config."
+            f"--model {model}: the name matches none of the families {', '.join(FAMILIES)}, and there is no folder of that "
+            "name with a config.json."
         )
     return found[0]
 
 
 def suggest(
-    splits: dict[str, list[Record]], classes: list[str], family: Family, most_tokens: int = MOST_TOKENS
-) -> dict:
-    """The values of the recipe that depend on the data, and the facts that their comments tell."""
+    splits: dict[str, list[Record]], classes: list[str], family: Family, max_tokens: int = MAX_BUDGET_TOKENS
+) -> dict[str, Any]:
+    """The values of the recipe that depend on the data, and the figures in its comments.
+
+    `max_tokens` limits the image tokens of the budget.
+    """
     records = [record for members in splits.values() for record in members]
-    train = splits["train"]
-    objects = sum(len(record["objects"]["bbox"]) for record in records)
-    max_pixels = budget(records, family, most_tokens)
+    max_pixels = suggest_max_pixels(records, family, max_tokens)
     tokens = image_tokens(records, family, max_pixels)
     most_objects = max(len(record["objects"]["bbox"]) for record in records)
-    letters = max(len(name.encode()) for name in classes)
-    answer = most_objects * (TOKENS_OF_OBJECT + math.ceil(letters / LETTERS_OF_TOKEN))
-    asked = question(classes) + FORMAT_SENTENCES["json"] + SYSTEM_PROMPT
-    length = int(tokens.max()) + answer + len(asked) // LETTERS_OF_TOKEN + 32
-    accumulation = min(EFFECTIVE_BATCH, max(1, len(train) // 8))
-    steps_of_epoch = max(1, math.ceil(len(train) / accumulation))
-    epochs = min(max(round(WANTED_STEPS / steps_of_epoch), 3), 30)
+    answer_tokens = _answer_tokens(most_objects, classes)
     return {
-        "pictures": len(records),
-        "train_pictures": len(train),
-        "objects": objects,
+        "num_images": len(records),
+        "num_train_images": len(splits["train"]),
+        "objects": sum(len(record["objects"]["bbox"]) for record in records),
         "classes": classes,
         "max_pixels": max_pixels,
         "token_side": family.factor,
         "patch": family.patch_size,
-        "min_pixels": LEAST_AREA * family.factor**2,
+        "min_pixels": _MIN_IMAGE_TOKENS * family.factor**2,
         "median_tokens": round(float(np.median(tokens))),
         "most_tokens": round(float(tokens.max())),
         "small": int(too_small(records, family, max_pixels).sum()),
         "most_objects": most_objects,
-        "answer_tokens": answer,
-        "max_length": 128 * math.ceil(length / 128),
-        "accumulation": accumulation,
-        "epochs": epochs,
-        "steps": epochs * steps_of_epoch,
+        "answer_tokens": answer_tokens,
+        "max_length": _suggest_max_length(int(tokens.max()), answer_tokens, classes),
+        **_suggest_schedule(len(splits["train"])),
         "validation": "validation" in splits,
     }
 
 
-def budget(records: list[Record], family: Family, most_tokens: int) -> int:
-    """max_pixels: what keeps 99 % of the objects a patch thick, within bounds, and no more than the largest picture has."""
+def suggest_max_pixels(records: list[Record], family: Family, max_tokens: int) -> int:
+    """The budget that keeps 99 % of the objects at least a patch thick, within bounds and not above the largest image."""
     token = family.factor**2
     largest = max(record["width"] * record["height"] for record in records)
-    wanted = max(keeping_budget(records, family) or 0, LEAST_TOKENS * token)
-    return max(min(wanted, most_tokens * token, token * math.ceil(largest / token)), LEAST_AREA * token)
+    wanted = max(keeping_budget(records, family) or 0, _MIN_BUDGET_TOKENS * token)
+    bounded = min(wanted, max_tokens * token, token * math.ceil(largest / token))
+    return max(bounded, _MIN_IMAGE_TOKENS * token)
+
+
+def _answer_tokens(num_objects: int, classes: list[str]) -> int:
+    """An estimate of the tokens of a response with so many objects of the class with the longest name."""
+    longest_name = max(len(name.encode()) for name in classes)
+    return num_objects * (_TOKENS_PER_OBJECT + math.ceil(longest_name / _BYTES_PER_TOKEN))
+
+
+def _suggest_max_length(most_image_tokens: int, answer_tokens: int, classes: list[str]) -> int:
+    """An estimate of the longest example in tokens, rounded up to a multiple of 128."""
+    prompt = question(classes) + FORMAT_SENTENCES["json_boxes"] + SYSTEM_PROMPT  # the longer one of the box formats
+    length = most_image_tokens + answer_tokens + len(prompt) // _BYTES_PER_TOKEN + _MARKUP_TOKENS
+    return 128 * math.ceil(length / 128)
+
+
+def _suggest_schedule(num_train_images: int) -> dict[str, int]:
+    """Gradient accumulation and epochs for about 300 steps, with at least 8 steps per epoch if possible."""
+    accumulation = min(_EFFECTIVE_BATCH, max(1, num_train_images // 8))
+    steps_per_epoch = max(1, math.ceil(num_train_images / accumulation))
+    epochs = min(max(round(_TARGET_STEPS / steps_per_epoch), _MIN_EPOCHS), _MAX_EPOCHS)
+    return {"accumulation": accumulation, "epochs": epochs, "steps": epochs * steps_per_epoch}

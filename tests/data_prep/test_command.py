@@ -8,10 +8,12 @@ import tracemalloc
 
 import pytest
 
-from boxtune.data.records import read_info
+from boxtune.common.errors import UserError
+from boxtune.data.dataset import read_info
 from data_prep.__main__ import main
+from data_prep.command import prepare_from_words
 from tests.helpers.records import ROOT
-from tests.helpers.sources import coco, failure, kinds, picture, prepared, yolo
+from tests.helpers.sources import coco, failure, kinds, make_image, prepared, yolo
 
 
 def test_a_coco_file_becomes_the_records_of_the_contract(tmp_path, capsys):
@@ -93,7 +95,7 @@ def test_a_wrong_convention_stops_the_run_and_names_examples(tmp_path, capsys):
     # x, y, width, height taken for corners
     rows = "".join(f"p{i}.png,60,50,20,20,cell\np{i}.png,1,2,30,40,cell\n" for i in range(4))
     for i in range(4):
-        picture(tmp_path / "in" / f"p{i}.png")
+        make_image(tmp_path / "in" / f"p{i}.png")
     (tmp_path / "in" / "boxes.csv").write_text("filename,xmin,ymin,xmax,ymax,class\n" + rows)
     message = failure(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
     assert "convention looks wrong: 4 of 8" in message and message.count("(100 × 80): cell [60, 50, 20, 20]") == 3
@@ -112,8 +114,8 @@ def test_sizes_have_the_borders_that_evaluation_has(tmp_path, capsys):
 def test_pixels_where_fractions_are_expected_are_called_so(tmp_path, capsys):
     source = yolo(tmp_path / "in", "names: [cell]\n", {f"p{i}.png": "0 30 40 20 20\n" for i in range(3)})
     message = failure(capsys, "yolo", source, "--out", tmp_path / "out")
-    assert "read as cx cy width height in fractions of the picture, and these look like pixels" in message
-    assert "Divide them by its width and height" in message and "--bbox-format" not in message
+    assert "read as cx cy width height in fractions of the image, but look like pixels" in message
+    assert "Divide them by the width and height of their image" in message and "--bbox-format" not in message
 
 
 @pytest.mark.parametrize(("wrong", "right", "stops"), [(3, 11, True), (3, 12, False), (2, 2, False), (10, 39, True)])
@@ -137,7 +139,7 @@ def test_copied_images_lie_in_the_data_set_under_their_ids(tmp_path, capsys):
     names = {"a/one.png": "a/one", "two.png": "two", "../far.png": "__/far", str(tmp_path / "abs" / "x.png"): None}
     entries = []
     for name in names:
-        picture(source / name)
+        make_image(source / name)
         entries.append({"image": name, "objects": [{"class": "c", "bbox_aabb": [0, 0, 0.5, 0.5]}]})
     (source / "list.json").write_text(json.dumps(entries))
     records, *_ = prepared(capsys, "aabb", source / "list.json", "--out", tmp_path / "out" / "deep", "--copy-images")
@@ -153,12 +155,12 @@ def test_copied_images_lie_in_the_data_set_under_their_ids(tmp_path, capsys):
 def test_ids_keep_their_extension_or_split_only_where_they_would_collide(tmp_path, capsys):
     source = tmp_path / "in"
     for name in ("a.png", "a.jpg", "b.png"):
-        picture(source / name)
+        make_image(source / name)
     (source / "rows.csv").write_text("".join(f"{name},1,1,9,9,c\n" for name in ("a.png", "a.jpg", "b.png")))
     records, *_ = prepared(capsys, "csv", source, "--out", tmp_path / "out")
     assert sorted(records) == ["a.jpg", "a.png", "b"]
     for split in ("train", "val"):
-        picture(tmp_path / "two" / split / "a.png")
+        make_image(tmp_path / "two" / split / "a.png")
         (tmp_path / "two" / f"{split}.csv").write_text("a.png,1,1,9,9,c\n")
     records, *_ = prepared(capsys, "csv", tmp_path / "two", "--out", tmp_path / "out2")
     assert {name: record["image"] for name, record in records.items()} == {
@@ -167,13 +169,13 @@ def test_ids_keep_their_extension_or_split_only_where_they_would_collide(tmp_pat
     }
 
 
-def test_one_picture_with_two_entries_is_an_error(tmp_path, capsys):
-    picture(tmp_path / "a.png")
+def test_an_image_with_two_entries_is_an_error(tmp_path, capsys):
+    make_image(tmp_path / "a.png")
     names = ["a.png", "./a.png", "/elsewhere/a.png"]
     objects = [{"class": "c", "bbox_aabb": [0, 0, 1, 1]}]
     (tmp_path / "l.json").write_text(json.dumps([{"image": name, "objects": objects} for name in names]))
     message = failure(capsys, "aabb", tmp_path, "--out", tmp_path / "out")
-    assert "a.png stands twice" in message and "elsewhere/a.png and a.png are one picture" in message
+    assert "duplicate entry for a.png" in message and "elsewhere/a.png and a.png are the same image" in message
 
 
 def test_an_existing_data_set_is_replaced_only_with_overwrite(tmp_path, capsys):
@@ -185,12 +187,12 @@ def test_an_existing_data_set_is_replaced_only_with_overwrite(tmp_path, capsys):
     failure(capsys, "coco", more, "--out", out, "--overwrite")
     assert len(list((out / "images").iterdir())) == 1
     (out / "images" / "p0.png").touch()
-    assert "lies in" in failure(capsys, "coco", out / "images", "--out", out, "--overwrite")
+    assert f"is inside {out}" in failure(capsys, "coco", out / "images", "--out", out, "--overwrite")
     records, *_ = prepared(capsys, "coco", more, "--out", out, "--overwrite", "--skip-bad-images")
     assert len(records) == 2 and not (out / "images").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    assert "other than a prepared data set" in failure(capsys, "coco", more, "--out", tmp_path / "mine", "--overwrite")
+    assert "other than a prepared dataset" in failure(capsys, "coco", more, "--out", tmp_path / "mine", "--overwrite")
     (out / "thesis.txt").touch()
     assert "thesis.txt" in failure(capsys, "coco", more, "--out", out, "--overwrite")
 
@@ -206,13 +208,13 @@ def test_a_data_set_inside_its_own_source_is_not_read_again(tmp_path, capsys):
         assert list(prepared(capsys, *args)[0]) == ["a"]
 
 
-def test_memory_hardly_grows_with_the_number_of_pictures(tmp_path, capsys):
-    """Forty boxes a picture are some 30 KB where rows, boxes and records are kept; what names a picture is 1 KB."""
+def test_memory_hardly_grows_with_the_number_of_images(tmp_path, capsys):
+    """Rows, boxes and records of forty boxes would take about 30 KB per image; its names take 1 KB."""
     rows = "".join(f"{i % 2} 0.{i + 10} 0.5 0.1 0.2\n" for i in range(40))
     peaks = {}
     for count in (2, 20, 100):  # the first one warms up
-        pictures = dict.fromkeys((f"images/picture_{i}.png" for i in range(count)), rows)
-        source = yolo(tmp_path / f"in{count}", "names: [cat, dog]\ntrain: images\n", pictures)
+        files = dict.fromkeys((f"images/image_{i}.png" for i in range(count)), rows)
+        source = yolo(tmp_path / f"in{count}", "names: [cat, dog]\ntrain: images\n", files)
         tracemalloc.start()
         main(["yolo", str(source), "--out", str(tmp_path / f"out{count}"), "--workers", "1"])
         peaks[count] = tracemalloc.get_traced_memory()[1]
@@ -229,3 +231,49 @@ def test_converting_loads_neither_torch_nor_datasets(tmp_path):
     command = [sys.executable, "-c", code, "coco", str(source), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_help_loads_no_library_for_arrays_or_images():
+    code = (
+        "import sys; from data_prep.command import build_parser; build_parser([]).format_help();"
+        "assert not {'torch', 'numpy', 'PIL', 'rich'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_words_run_as_a_function_what_the_command_would_run(tmp_path, capsys):
+    source = coco(tmp_path / "in", [[[1, 1, 5, 5]]] * 3)
+    options = ["--questions", "mixed", "--split-ratio", "50,50,0"]
+    prepare_from_words(["auto", str(source), *options, "--out", str(tmp_path / "function" / "set")])
+    main(["auto", str(source), *options, "--out", str(tmp_path / "command" / "set")])
+    written = [
+        {path.name: path.read_bytes() for path in (tmp_path / way / "set").iterdir()} for way in ("function", "command")
+    ]
+    assert written[0] == written[1] and read_info(tmp_path / "function" / "set")["format"] == "coco"
+
+
+def test_words_run_the_generator_of_product_images(tmp_path, capsys):
+    prepare_from_words(["nutrition", "--num-images", "1", "--size", "224", "--out", str(tmp_path / "set")])
+    assert read_info(tmp_path / "set")["format"] == "nutrition"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["coco", "in"], "python -m data_prep coco: the following arguments are required: --out"),
+        (["coco", "in", "--out", "o", "--colour", "red"], "python -m data_prep: unrecognized arguments: --colour red"),
+        (["coco", "in", "--out", "o", "-h"], "unrecognized arguments: -h"),
+        (["coco", "in", "--out", "o", "--split-ratio", "1"], "argument --split-ratio: '1': give three shares"),
+        (["nutrition", "--num-images", "many"], "argument --num-images: invalid int value: 'many'"),
+        (["picasa", "in", "--out", "o"], "argument FORMAT: invalid choice: 'picasa'"),
+        ([], "the following arguments are required: FORMAT"),
+        (["coco", "lost", "--out", "o"], "lost does not exist"),
+        (["coco", "lost", "--out", "o", "--label-field", "kind"], "--label-field is read by via, "),
+    ],
+)
+def test_words_that_do_not_fit_are_user_errors(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        prepare_from_words(words)
+    assert message in str(caught.value) and not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Prepared data for other trainers and tools: coordinates right for the family, and boxes that come back the same."""
+"""data_prep export: coordinates are right for the family, and boxes survive the way there and back."""
 
 import json
 import math
@@ -9,21 +9,21 @@ from PIL import ExifTags, Image
 
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.conversation import SYSTEM_PROMPT
-from boxtune.batching.collator import expected_input_size
+from boxtune.batching.encoder import expected_input_size
+from boxtune.data.dataset import read_records, write_dataset
 from boxtune.data.images import load_image
-from boxtune.data.records import read_records, write_dataset
-from boxtune.models.loading import set_pixel_budget
+from boxtune.families import FAMILIES
+from boxtune.models.processors import set_pixel_budget
 from data_prep.__main__ import main as data_prep
-from data_prep.tools import export
 from tests.helpers.collators import make_collator
-from tests.helpers.sources import picture
+from tests.helpers.sources import make_image
 
 BOXES = [[10.5, 20, 300.25, 411], [0, 0, 512, 640], [400.125, 100, 420, 130]]
 
 
-def record(folder, name: str, boxes: list, ignore: bool = False, turned: bool = False) -> dict:
-    path = picture(folder / f"{name}.png", 512, 640)
-    if turned:
+def record(folder, name: str, boxes: list, ignore: bool = False, rotated: bool = False) -> dict:
+    path = make_image(folder / f"{name}.png", 512, 640)
+    if rotated:
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = 6
         path = path.with_suffix(".jpg")
@@ -45,17 +45,17 @@ def record(folder, name: str, boxes: list, ignore: bool = False, turned: bool = 
 
 @pytest.fixture
 def data(tmp_path):
-    """Two splits, an empty picture, one that is stored turned, and an ignored object."""
-    folder = tmp_path / "pictures"
+    """Two splits, an empty image, an image with an EXIF rotation, and an ignored object."""
+    folder = tmp_path / "images"
     splits = {
-        # An id that holds the word by which YOLO tools find labels, and two that differ in their ending alone.
+        # An id with the word that YOLO tools replace to find labels, and two ids that differ only in their extension.
         "train": [
             record(folder, "a", BOXES, ignore=True),
             record(folder, "images/a", []),
             record(folder, "x", BOXES[:1]),
             record(folder, "x.png", BOXES[1:2]),
         ],
-        "validation": [record(folder, "c", BOXES[:1], turned=True)],
+        "validation": [record(folder, "c", BOXES[:1], rotated=True)],
     }
     write_dataset(
         tmp_path / "data", name="d", source_format="coco", classes=['cup "A"', "jar"], splits=splits, problems=[]
@@ -92,9 +92,9 @@ def test_detection_formats_come_back_with_the_same_boxes(data, tmp_path, capsys,
     assert ("1 ignored object(s) are left out" in capsys.readouterr().out) == (kind == "yolo")
 
 
-@pytest.mark.parametrize("family", export.FAMILIES)
-def test_trl_answers_are_those_of_the_collators_picture(data, tiny_models, family):
-    """The size that coordinates are made for is what the family's own processor makes of the picture."""
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trl_answers_fit_the_image_that_the_collator_makes(data, tiny_models, family):
+    """Coordinates are computed for the size that the family's own processor produces."""
     from transformers import AutoProcessor
 
     out = run(data, "trl", "--family", family, "--max-pixels", 100_352, out=data.parent / family)
@@ -110,10 +110,10 @@ def test_trl_answers_are_those_of_the_collators_picture(data, tiny_models, famil
     assert empty["completion"][0]["content"] == codec.encode([], [], (640, 512), size).text
 
 
-@pytest.mark.parametrize("family", export.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_plain_trl_trains_on_the_tokens_that_boxtune_trains_on(data, tiny_models, tmp_path, family):
-    """SFTTrainer, fed as the command says, supervises our answers behind our questions; only the line break that ends a
-    turn is supervised as well."""
+    """SFTTrainer, used as the command prints, trains on our answers to our questions, and also on the line break that ends
+    a turn."""
     from datasets import Image as ImageFeature
     from datasets import Sequence, load_dataset
     from transformers import AutoModelForImageTextToText
@@ -133,20 +133,20 @@ def test_plain_trl_trains_on_the_tokens_that_boxtune_trains_on(data, tiny_models
     line_break = processor.tokenizer("\n")["input_ids"]
     for row, record in zip(rows, read_records(data, "train"), strict=True):
         batch = trainer.data_collator([row])
-        wanted = collator.encode(record, expected_input_size(processor, (record["height"], record["width"])))
+        wanted = collator.encoder.encode(record, expected_input_size(processor, (record["height"], record["width"])))
         assert batch["input_ids"][0].tolist() == wanted.input_ids
         labels = batch["labels"][0].tolist()
         assert labels[:-1] == wanted.labels[:-1] and labels[-1:] == line_break
 
 
-@pytest.mark.parametrize("family", export.FAMILIES)
-def test_swift_messages_hold_the_boxes_of_the_picture_that_ms_swift_makes(data, capsys, family):
-    """ms-swift has qwen-vl-utils resize, to a budget rounded down to whole tokens: 90,400 px would give 336 × 252 with
-    a factor of 28, 115 tokens give 308 × 252. Its placeholders would not come back as this text."""
+@pytest.mark.parametrize("family", FAMILIES)
+def test_swift_boxes_fit_the_image_that_ms_swift_makes(data, capsys, family):
+    """ms-swift resizes with qwen-vl-utils, to a budget rounded down to whole tokens: with a factor of 28, 90,400 px would
+    give 336 × 252, but 115 tokens give 308 × 252. ms-swift's own placeholders would not give this text."""
     from qwen_vl_utils import fetch_image
 
     out = run(data, "swift", "--family", family, "--max-pixels", 90_400)
-    factor = export.FAMILIES[family].factor
+    factor = FAMILIES[family].factor
     token = factor**2
     least, most = 3136 // token * token, 90_400 // token * token
     printed = capsys.readouterr().out
@@ -165,18 +165,16 @@ def test_swift_messages_hold_the_boxes_of_the_picture_that_ms_swift_makes(data, 
 
 
 @pytest.mark.parametrize(("family", "template"), [("qwen2_5_vl", "qwen2_vl"), ("qwen3_vl", "qwen3_vl_nothink")])
-def test_the_printed_llamafactory_command_names_the_data_and_a_template_without_thoughts(
-    data, capsys, family, template
-):
+def test_the_llamafactory_command_names_the_data_and_a_template_without_thinking(data, capsys, family, template):
     out = run(data, "llamafactory", "--family", family, "--max-pixels", 100_352)
     printed = capsys.readouterr().out
     assert f"--template {template} --dataset_dir {out} --media_dir {out} --dataset out_llamafactory_train " in printed
     assert "--image_min_pixels 3136 --image_max_pixels 100352 --cutoff_len 32768 " in printed
 
 
-def test_pictures_that_programs_read_differently_are_written_as_boxtune_reads_them(data):
-    """PIL's own conversion drops an alpha channel and turns most of a 16-bit picture white."""
-    folder = data.parent / "pictures"
+def test_images_that_programs_read_differently_are_rewritten_as_boxtune_reads_them(data):
+    """Pillow's own conversion drops an alpha channel and turns most of a 16-bit image white."""
+    folder = data.parent / "images"
     Image.new("RGBA", (512, 640), (255, 0, 0, 40)).save(folder / "a.png")
     ramp = np.linspace(0, 65535, 512 * 640).reshape(640, 512).astype(np.uint16)
     Image.fromarray(ramp).save(folder / "x.png")
@@ -189,7 +187,7 @@ def test_pictures_that_programs_read_differently_are_written_as_boxtune_reads_th
 
 
 def test_llamafactory_resizes_twice(data):
-    """By its own budget to whole pixels, then to multiples of 28: 512 × 640 and 100,352 px give 283 × 354, then 280 × 364."""
+    """First to its own budget, 512 × 640 at 100,352 px to 283 × 354, then to multiples of 28, 280 × 364."""
     out = run(data, "llamafactory", "--family", "qwen2_5_vl", "--max-pixels", 100_352)
     described = json.loads((out / "dataset_info.json").read_text())
     assert described["out_llamafactory_train"]["file_name"] == "train.json"
@@ -201,7 +199,7 @@ def test_llamafactory_resizes_twice(data):
     assert row["messages"][1]["content"].startswith("<image>") and (out / row["images"][0]).is_file()
 
 
-def test_arguments_that_cannot_work_are_all_named(data, capsys):
+def test_all_invalid_arguments_are_listed(data, capsys):
     def failure(*args) -> str:
         with pytest.raises(SystemExit) as stop:
             run(data, *args, out=data)
@@ -211,43 +209,43 @@ def test_arguments_that_cannot_work_are_all_named(data, capsys):
     message = failure("trl")
     assert "needs --family" in message and f"--out {data} exists" in message
     for kind in ("trl", "swift", "llamafactory"):
-        assert "give the --max-pixels" in failure(kind, "--family", "qwen2_5_vl")
+        assert "give the --max-pixels of your training" in failure(kind, "--family", "qwen2_5_vl")
     assert "need 1024 ≤ min ≤ max" in failure("trl", "--family", "qwen3_vl", "--min-pixels", 900, "--max-pixels", 4096)
     assert read_records(data, "train")
     assert "need 1 ≤ min ≤ max" in failure("coco", "--max-pixels", 0)
 
 
-def test_torn_pictures_and_foreign_classes_are_all_named(data, capsys):
-    (data.parent / "pictures" / "a.png").write_bytes(b"torn")
-    (data.parent / "pictures" / "x.png").unlink()
+def test_corrupt_images_and_unknown_classes_are_all_listed(data, capsys):
+    (data.parent / "images" / "a.png").write_bytes(b"corrupt")
+    (data.parent / "images" / "x.png").unlink()
     lines = (data / "validation.jsonl").read_text().replace('cup \\"A\\""]', 'zebra"]')
     (data / "validation.jsonl").write_text(lines)
     with pytest.raises(SystemExit) as stop:
         run(data, "yolo")
     message = capsys.readouterr().err
     assert stop.value.code == 2 and "a.png cannot be opened" in message and "x.png cannot be opened" in message
-    assert "'zebra' is not among the classes" in message and not (data.parent / "out_yolo").exists()
+    assert "'zebra' is not one of the classes" in message and not (data.parent / "out_yolo").exists()
 
 
-def test_a_picture_that_tore_since_is_one_message(data, capsys):
-    """Its header is whole, and it must be written anew."""
-    torn = data.parent / "pictures" / "c.jpg"
-    torn.write_bytes(torn.read_bytes()[:-500])
+def test_an_image_that_was_corrupted_later_is_one_message(data, capsys):
+    """Its header is intact, but its pixels are needed to rewrite it upright."""
+    corrupt = data.parent / "images" / "c.jpg"
+    corrupt.write_bytes(corrupt.read_bytes()[:-500])
     with pytest.raises(SystemExit) as stop:
         run(data, "coco")
-    assert stop.value.code == 2 and f"{torn} cannot be read" in capsys.readouterr().err
+    assert stop.value.code == 2 and f"{corrupt} cannot be read" in capsys.readouterr().err
     assert not (data.parent / "out_coco").exists()
 
 
-def test_a_picture_that_changed_since_is_named_with_both_sizes(data, capsys):
-    picture(data.parent / "pictures" / "x.png", 50, 60)
+def test_an_image_that_was_resized_later_is_named_with_both_sizes(data, capsys):
+    make_image(data.parent / "images" / "x.png", 50, 60)
     with pytest.raises(SystemExit) as stop:
         data_prep(["export", str(data), "--export", "coco", "--out", str(data.parent / "out")])
     assert stop.value.code == 2 and not (data.parent / "out").exists()
-    assert "x.png is 50 × 60, the record says 512 × 640" in capsys.readouterr().err
+    assert "x.png is 50 × 60, but its record says 512 × 640" in capsys.readouterr().err
 
 
-def test_a_set_without_training_pictures_is_no_training_command(data, capsys):
+def test_a_dataset_without_training_images_gives_no_training_command(data, capsys):
     (data / "train.jsonl").unlink()
     info = json.loads((data / "dataset.json").read_text())
     del info["splits"]["train"]
@@ -255,12 +253,12 @@ def test_a_set_without_training_pictures_is_no_training_command(data, capsys):
     for kind in ("swift", "llamafactory"):
         with pytest.raises(SystemExit):
             data_prep(["export", str(data), "--export", kind, "--family", "qwen3_vl", "--out", str(data.parent / kind)])
-        assert "no training pictures, only validation" in capsys.readouterr().err
+        assert "no training images, only validation" in capsys.readouterr().err
     data_prep(["export", str(data), "--export", "yolo", "--out", str(data.parent / "yolo")])
     assert "train: images/val" in (data.parent / "yolo" / "data.yaml").read_text()
 
 
-def test_yolo_gets_no_pictures_that_its_tools_do_not_list(tmp_path):
+def test_yolo_gets_only_image_formats_that_its_tools_list(tmp_path):
     place = tmp_path / "a.gif"
     Image.new("RGB", (512, 640), "red").save(place)
     row = record(tmp_path, "a", BOXES[:1]) | {"image": str(place)}

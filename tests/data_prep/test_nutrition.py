@@ -1,4 +1,4 @@
-"""The drawn product pictures: repeatable, exactly labelled, varied, and readable by the programs that come after."""
+"""The generated product images: repeatable, exactly labeled, varied, and readable by the programs that use them."""
 
 import argparse
 import hashlib
@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 
 from benchmarks.constant_box import best_constant_box, relative_boxes, score_constant_box
 from boxtune.common.errors import UserError
-from boxtune.data.records import image_path, read_info, read_records
+from boxtune.data.dataset import read_info, read_records
+from boxtune.data.records import image_path
 from data_prep.products.packages import make_package
 from data_prep.products.scenes import SMALLEST_TABLE, bound, compose, draw_image, visible_part
 from data_prep.tools import nutrition
@@ -60,10 +61,10 @@ def test_the_prepared_set_keeps_the_contract(prepared, records):
         assert record["messages"][0]["content"] == "<image>Detect every nutrition-table in the image."
 
 
-def test_the_same_seed_gives_the_same_files_and_more_pictures_leave_the_first_ones_alone(prepared, tmp_path):
+def test_the_same_seed_gives_the_same_files_and_a_larger_dataset_contains_the_smaller(prepared, tmp_path):
     run("--out", tmp_path / "again", "--num-images", 20, "--seed", SEED, "--size", SIZE)
-    run("--out", tmp_path / "twice", "--num-images", 20, "--seed", SEED, "--size", SIZE)
-    assert digests(tmp_path / "again") == digests(tmp_path / "twice")
+    run("--out", tmp_path / "repeated", "--num-images", 20, "--seed", SEED, "--size", SIZE)
+    assert digests(tmp_path / "again") == digests(tmp_path / "repeated")
     many, few = digests(prepared / "images"), digests(tmp_path / "again" / "images")
     assert len(few) == 20
     assert few.items() <= many.items()
@@ -72,12 +73,12 @@ def test_the_same_seed_gives_the_same_files_and_more_pictures_leave_the_first_on
         assert (prepared / f"{split}.jsonl").read_text().startswith(first)
 
 
-def test_another_seed_gives_other_pictures():
-    pictures = [draw_image(seed, index, SIZE) for seed in (0, 1) for index in (0, 1)]
-    assert len({picture.image.tobytes() for picture in pictures}) == 4
+def test_another_seed_gives_other_images():
+    drawn = [draw_image(seed, index, SIZE) for seed in (0, 1) for index in (0, 1)]
+    assert len({one.image.tobytes() for one in drawn}) == 4
 
 
-def test_zero_to_three_tables_a_picture_some_of_them_none(records):
+def test_images_have_zero_to_three_tables(records):
     counts = [len(record["objects"]["bbox"]) for record in records]
     assert set(counts) == {0, 1, 2, 3}
     assert 0.05 <= counts.count(0) / len(counts) <= 0.2
@@ -113,7 +114,7 @@ def test_boxes_are_where_the_tables_are_painted():
 
 
 def test_painted_tables_look_unlike_what_is_around_them(prepared, records):
-    """Print is full of edges: the labelled parts of the pictures hold far more of them than the rest."""
+    """Print is full of edges: the labeled parts of the images have far more of them than the rest."""
     inside, outside = [], []
     for record in records:
         with Image.open(image_path(record, prepared)) as image:
@@ -137,7 +138,7 @@ def test_no_constant_box_wins(prepared):
 
 
 def test_the_constant_box_is_found_where_there_is_one():
-    """Every truth is the same place in pictures of different sizes, so one box answers them all but the empty picture."""
+    """All ground truth is at the same relative place, on images of different sizes, so one box fits all but the empty image."""
     boxes = [([10, 20, 60, 80], 100, 100), ([20, 20, 120, 80], 200, 100), ([10, 40, 60, 160], 100, 200)]
     records = [
         {"width": w, "height": h, "objects": {"bbox": [box], "category": ["t"], "ignore": [False]}}

@@ -1,4 +1,4 @@
-"""data_prep auto: every format is recognised by what its files hold, and where two fit the user is asked."""
+"""data_prep auto: formats are recognized by the content of their files, and the user chooses if several fit."""
 
 import json
 
@@ -7,13 +7,13 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.formats import FORMATS
-from tests.helpers.sources import coco, failure, picture, prepared, voc, yolo
+from tests.helpers.sources import coco, failure, make_image, prepared, voc, yolo
 
 BOX = {"x": 10, "y": 20, "width": 30, "height": 40}
 
 
 def write(folder, name: str, content) -> None:
-    picture(folder / "a.png")
+    make_image(folder / "a.png")
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
 
 
@@ -57,7 +57,7 @@ def jsonl(folder):
 
 def hf(folder):
     objects = {"bbox": [[60, 50, 35, 25], [5, 4, 40, 36], [50, 5, 48, 25]], "category": ["cup"] * 3}
-    rows = [{"image": str(picture(folder.parent / "p.png")), "objects": objects}]
+    rows = [{"image": str(make_image(folder.parent / "p.png")), "objects": objects}]
     datasets.Dataset.from_list(rows).cast_column("image", datasets.Image()).save_to_disk(folder)
 
 
@@ -77,59 +77,62 @@ def make(name: str, folder) -> None:
     "name",
     ["voc", "coco", "yolo", "csv", "via", "via_csv", "labelme", "cvat", "labelstudio", "aabb", "jsonl", "hf"],
 )
-def test_every_format_is_recognised_and_said(tmp_path, capsys, name):
+def test_every_format_is_recognised_and_printed(tmp_path, capsys, name):
     make(name, tmp_path / "in")
     records, _, printed = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
-    assert f"{tmp_path / 'in'} is taken as {name.removesuffix('_csv')}: " in printed
+    assert f"{tmp_path / 'in'} is read as {name.removesuffix('_csv')}: " in printed
     assert len(records) == 1
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["format"] == name.removesuffix("_csv")
 
 
-def test_where_two_formats_fit_the_user_is_asked(tmp_path, capsys):
+def test_if_two_formats_fit_the_user_must_choose(tmp_path, capsys):
     make("coco", tmp_path / "in")
     make("csv", tmp_path / "in")
     message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
-    assert "could be of 2 formats" in message and "python -m data_prep coco" in message
+    assert "fits 2 formats" in message and "python -m data_prep coco" in message
     assert "coco: " in message and "has the lists images, annotations, categories" in message and "csv: " in message
 
 
-def test_where_none_fits_what_is_there_is_told(tmp_path, capsys):
-    write(tmp_path / "in", "notes.json", "{torn")
+def test_if_no_format_fits_the_message_names_what_was_found(tmp_path, capsys):
+    write(tmp_path / "in", "notes.json", "{corrupt")
     write(tmp_path / "in", "notes.xml", "<html>")
     message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
-    assert "of no format that is known: 1 .png, 1 .json, 1 .xml" in message
+    assert "fits no known format; found: 1 .png, 1 .json, 1 .xml" in message
     assert "labelme: " in message
     assert "does not exist" in failure(capsys, "auto", tmp_path / "lost", "--out", tmp_path / "out")
 
 
-def test_an_earlier_output_inside_the_source_is_not_looked_at(tmp_path, capsys):
+def test_an_earlier_output_inside_the_source_is_ignored(tmp_path, capsys):
     make("voc", tmp_path / "in")
     for _ in range(2):
         prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "in" / "prepared", "--overwrite")
 
 
-def test_where_only_pictures_are_found_the_annotations_are_asked_for(tmp_path, capsys):
-    picture(tmp_path / "in" / "a.png")
+def test_a_folder_of_images_alone_asks_for_the_annotations(tmp_path, capsys):
+    make_image(tmp_path / "in" / "a.png")
     message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
-    assert f"holds only pictures. Name the annotations as SOURCE, and these with --images {tmp_path / 'in'}" in message
+    assert (
+        f"contains only images. Name the annotations as SOURCE, and the images with --images {tmp_path / 'in'}"
+        in message
+    )
 
 
-def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(tmp_path, capsys, monkeypatch):
-    """`data/aquariun` looks like an id of the hub, where the answer takes long and says nothing of the typing error."""
+def test_a_misspelled_path_is_not_looked_up_on_the_hub(tmp_path, capsys, monkeypatch):
+    """`data/aquariun` has the form of a hub id, but a look-up would be slow and hide the typing error."""
     monkeypatch.chdir(tmp_path)
     make("voc", tmp_path / "data" / "aquarium")
     message = failure(capsys, "auto", "data/aquariun", "--out", tmp_path / "out")
-    assert "data/aquariun does not exist (data/ holds: aquarium)" in message
+    assert "data/aquariun does not exist (data/ contains: aquarium)" in message
 
 
 @pytest.mark.parametrize("place", [".", "labels"])
 def test_yolo_labels_are_recognised_with_the_names_or_without(tmp_path, capsys, place):
-    """LabelImg writes classes.txt among the labels; some tools write none, which the reader of YOLO explains."""
-    picture(tmp_path / "in" / "images" / "a.png")
+    """LabelImg writes classes.txt next to the labels; if there is none, the YOLO reader explains what is missing."""
+    make_image(tmp_path / "in" / "images" / "a.png")
     (tmp_path / "in" / "labels").mkdir()
     (tmp_path / "in" / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
-    assert "names no classes. Add data.yaml with `names: [...]`, or classes.txt" in message
+    assert "contains no class names. Add data.yaml with `names: [...]`, or classes.txt" in message
     (tmp_path / "in" / place / "classes.txt").write_text("cup\n")
     records, *_ = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
     assert records["images/a"]["objects"]["category"] == ["cup"]

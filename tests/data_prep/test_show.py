@@ -1,4 +1,4 @@
-"""data_prep show: objects too small for a budget, what stands twice, names that look alike, and the page itself."""
+"""data_prep show: objects too small for a budget, duplicates, similar names, and the page itself."""
 
 import random
 import re
@@ -7,18 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from boxtune.data.records import write_dataset
+from boxtune.data.dataset import write_dataset
 from boxtune.families import FAMILIES
 from data_prep.__main__ import main
-from data_prep.tools.findings import (
-    alike_names,
-    duplicate_boxes,
-    image_hash,
-    image_tokens,
-    keeping_budget,
-    similar_images,
-    too_small,
-)
+from data_prep.tools.duplicates import duplicate_boxes, image_hash, similar_images, similar_names
+from data_prep.tools.object_sizes import image_tokens, keeping_budget, too_small
 
 QWEN = FAMILIES["qwen2_5_vl"]
 
@@ -39,7 +32,7 @@ def record(name: str, boxes: list, size=(1000, 1000), labels: list[str] | None =
 
 
 def scenery(path, seed: int, shift: int = 0, quality: int | None = None, size: int = 300):
-    """A picture with some structure of its own; `shift` and `quality` make near copies."""
+    """An image with some structure of its own; `shift` and `quality` make near copies."""
     draw_random = random.Random(seed)
     image = Image.new("RGB", (size, size), "white")
     draw = ImageDraw.Draw(image)
@@ -53,14 +46,14 @@ def scenery(path, seed: int, shift: int = 0, quality: int | None = None, size: i
 
 
 def test_an_object_is_too_small_where_it_is_thinner_than_a_patch():
-    """A picture of 1000 × 1000 at 250,000 pixels shrinks to half: 28 px become 14, a patch of Qwen2.5-VL."""
+    """An image of 1000 × 1000 shrinks to half its sides at 250,000 pixels: 28 px become 14, a patch of Qwen2.5-VL."""
     records = [record("a", [[0, 0, 28, 500], [0, 0, 27, 500], [0, 0, 500, 27]])]
     assert too_small(records, QWEN, 250_000).tolist() == [False, True, True]
-    assert too_small(records, QWEN, 4_000_000).tolist() == [False] * 3  # pictures are not enlarged
+    assert too_small(records, QWEN, 4_000_000).tolist() == [False] * 3  # images are not enlarged
     assert too_small(records, FAMILIES["qwen3_vl"], 250_000).tolist() == [True] * 3
 
 
-def test_the_proposed_budget_keeps_what_the_pictures_resolve():
+def test_the_suggested_budget_keeps_objects_that_are_large_enough_in_the_original():
     draw = np.random.default_rng(0)
     records = [record(str(i), [[0, 0, float(side), 900]]) for i, side in enumerate(draw.uniform(5, 400, 400))]
     budget = keeping_budget(records, QWEN)
@@ -71,14 +64,14 @@ def test_the_proposed_budget_keeps_what_the_pictures_resolve():
     assert image_tokens(records[:1], QWEN, 784_000).tolist() == [1000]
 
 
-def test_boxes_that_stand_twice():
+def test_duplicate_boxes():
     boxes = [[10, 10, 110, 110], [10, 10, 110, 111], [10, 10, 110, 60], [10, 10, 110, 110]]
     found = duplicate_boxes([record("a", boxes, labels=["x", "x", "x", "y"]), record("b", boxes[:1])])
     assert [(name, label) for name, label, _ in found] == [("a", "x")] and found[0][2] == pytest.approx(100 / 101)
 
 
-def test_pictures_that_look_the_same(tmp_path):
-    """The same motif as a poorer JPEG, at another size, and as it is; others are far away, plain ones say nothing."""
+def test_similar_images(tmp_path):
+    """Copies of a scene with lower quality or another size are similar; other scenes and plain images are not."""
     scenery(tmp_path / "a.png", 1)
     scenery(tmp_path / "b.jpg", 1, quality=30)
     Image.open(tmp_path / "a.png").resize((150, 150)).save(tmp_path / "c.png")
@@ -88,8 +81,8 @@ def test_pictures_that_look_the_same(tmp_path):
         Image.new("RGB", (50, 50), "grey").save(tmp_path / f"{name}.png")
     records = [record(path.stem, [], image=path.name) for path in sorted(tmp_path.iterdir())]
     splits = {"train": records[:2], "test": records[2:]}  # a and b, c and the others
-    assert similar_images(splits, tmp_path, most=9) == (3, 2, [("a", "c"), ("b", "c"), ("a", "b")])
-    assert similar_images(splits, tmp_path, most=1) == (3, 2, [("a", "c")])
+    assert similar_images(splits, tmp_path, max_examples=9) == (3, 2, [("a", "c"), ("b", "c"), ("a", "b")])
+    assert similar_images(splits, tmp_path, max_examples=1) == (3, 2, [("a", "c")])
     assert 0 <= image_hash(tmp_path / "a.png") < 2**64
 
 
@@ -110,13 +103,13 @@ def test_pictures_that_look_the_same(tmp_path):
         (["<5", ">5"], False),
     ],
 )
-def test_names_that_look_alike(classes, alike):
-    assert bool(alike_names(classes)) == alike
+def test_similar_names(classes, alike):
+    assert bool(similar_names(classes)) == alike
 
 
 @pytest.fixture
 def data(tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     paths = [str(scenery(folder / f"{i}.png", seed=i)) for i in range(4)]
     copy = str(scenery(folder / "copy.jpg", seed=0, quality=40))
     boxes = [[10, 10, 110, 110], [10, 10, 110, 111], [50, 200, 58, 290]]
@@ -128,20 +121,28 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def test_the_page_names_what_is_suspicious(data, capsys):
-    main(["show", str(data), "--max-pixels", "22500", "--pictures", "3"])
-    said, page = capsys.readouterr().out, data.with_name("data.html").read_text()
-    assert "too small: 4 of 12 objects are thinner than a patch (14 px) at max_pixels 22500, 4 of them in" in said
-    assert "duplicate boxes: 4 pair(s)" in said and "Remove one of each" in said and "alike names: " in said
-    assert "alike pictures: 1 pair(s) of pictures look the same, 1 of them in two splits" in said
-    assert "move both into one split, or remove one." in said and "nothing suspicious" not in said
+@pytest.mark.parametrize("flag", ["--num-images", "--pictures"])
+def test_the_page_lists_suspicious_findings(data, capsys, flag):
+    main(["show", str(data), "--max-pixels", "22500", flag, "3"])
+    printed, page = capsys.readouterr().out, data.with_name("data.html").read_text()
+    assert (
+        "too small: 4 of 12 objects are thinner than a patch (14 px) at max_pixels 22500; 4 of them are so thin in"
+        in printed
+    )
+    assert (
+        "duplicate boxes: 4 pair(s)" in printed
+        and "Remove one box of each pair" in printed
+        and "similar names: " in printed
+    )
+    assert "similar images: 1 pair(s) of images look the same, 1 of them in different splits" in printed
+    assert "Move both images into one split, or remove one." in printed and "nothing suspicious" not in printed
     assert "<td>22500</td>" in page and "this page&#39;s --max-pixels" in page
     assert "t0 (train) and v&lt;b&gt; (validation)" in page and "&#39;cell&#39; and &#39;Cells&#39;" in page
     assert page.count("data:image/jpeg;base64,") == 3
     assert not re.search(r"(src|href)=\"https?:", page)
 
 
-def test_a_clean_set_is_said_to_be_clean(tmp_path, capsys):
+def test_a_clean_dataset_has_no_findings(tmp_path, capsys):
     path = str(scenery(tmp_path / "a.png", 1))
     splits = {"train": [record("a", [[10, 10, 110, 110]], (300, 300), image=path)]}
     write_dataset(tmp_path / "d", name="d", source_format="x", classes=["cell"], splits=splits, problems=[])
@@ -151,7 +152,7 @@ def test_a_clean_set_is_said_to_be_clean(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("splits", [("train", "test"), ()])
-def test_a_split_without_an_object_that_counts_is_suspicious(tmp_path, capsys, splits):
+def test_a_split_without_objects_that_count_is_suspicious(tmp_path, capsys, splits):
     path = str(scenery(tmp_path / "a.png", 1))
     members = {
         "train": [record("a", [[10, 10, 110, 110]], (300, 300), image=path)],
@@ -161,30 +162,32 @@ def test_a_split_without_an_object_that_counts_is_suspicious(tmp_path, capsys, s
     splits = {split: members[split] for split in splits}
     write_dataset(tmp_path / "d", name="d", source_format="x", classes=["cell"], splits=splits, problems=[])
     main(["show", str(tmp_path / "d")])
-    assert f"no objects: none that counts in {'test' if splits else 'any split'}, " in capsys.readouterr().out
+    assert f"no objects: no object counts in {'test' if splits else 'any split'}, " in capsys.readouterr().out
     page = (tmp_path / "d.html").read_text()
     assert "Nothing suspicious" not in page
-    assert ("test: 1 picture(s), 1 ignored object(s)" in page) == bool(splits)
+    assert ("test: 1 image(s), 1 ignored object(s)" in page) == bool(splits)
 
 
-def test_a_folder_is_no_page(data, tmp_path, capsys):
+def test_the_page_cannot_replace_a_folder(data, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["show", str(data), "--out", str(tmp_path)])
     assert stop.value.code == 2
     assert f"name a file, such as {tmp_path / 'show.html'}." in capsys.readouterr().err
 
 
-def test_torn_pictures_are_all_named(data, capsys):
-    (data.parent / "pictures" / "1.png").write_bytes(b"torn")
-    (data.parent / "pictures" / "2.png").unlink()
+def test_unreadable_images_are_all_listed(data, capsys):
+    (data.parent / "images" / "1.png").write_bytes(b"corrupt")
+    (data.parent / "images" / "2.png").unlink()
     with pytest.raises(SystemExit) as stop:
         main(["show", str(data)])
     message = capsys.readouterr().err
-    assert stop.value.code == 2 and "2 picture(s) cannot be read" in message and "t1: " in message and "t2: " in message
+    assert stop.value.code == 2 and "2 image(s) cannot be read" in message and "t1: " in message and "t2: " in message
 
 
-@pytest.mark.parametrize("args", [["--max-pixels", "100"], ["--pictures", "-1"], ["--family", "gpt"]])
-def test_arguments_that_cannot_work(data, args):
+@pytest.mark.parametrize(
+    "args", [["--max-pixels", "100"], ["--pictures", "-1"], ["--num-images", "-1"], ["--family", "gpt"]]
+)
+def test_invalid_arguments(data, args):
     with pytest.raises(SystemExit) as stop:
         main(["show", str(data), *args])
     assert stop.value.code == 2 and not data.with_name("data.html").exists()

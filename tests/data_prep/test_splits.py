@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boxtune.data.records import read_info
-from data_prep.pipeline.prepare import ask
+from boxtune.data.dataset import read_info
+from data_prep.pipeline.questions import ask
 from data_prep.pipeline.splits import divide
-from data_prep.reading.names import split_of
-from tests.helpers.sources import failure, kinds, picture, prepared, voc, voc_xml
+from data_prep.reading.split_names import split_of
+from tests.helpers.sources import failure, kinds, make_image, prepared, voc, voc_xml
 
 
 def pets(folder: Path) -> Path:
-    """Thirty pictures: cats in even ones, a dog in every third."""
+    """Thirty images: a cat in every second one, a dog in every third."""
     entries = []
     for i in range(30):
-        picture(folder / f"{i:02d}.png")
+        make_image(folder / f"{i:02d}.png")
         names = ["cat"] * (i % 2 == 0) + ["dog"] * (i % 3 == 0)
         entries.append(
             {"image": f"{i:02d}.png", "objects": [{"class": n, "bbox_aabb": [0, 0, 0.5, 0.5]} for n in names]}
@@ -38,7 +38,10 @@ def test_classes_filter_and_order_after_renaming(tmp_path, capsys):
     ) == 15
     assert records["01"]["messages"][0]["content"] == "<image>Detect every dog in the image."
     message = failure(capsys, "aabb", source, "--out", tmp_path / "o", "--classes", "dog,cow", "--rename", "cta=x")
-    assert "--classes: no class 'cow'; there are Hund, cat, dog" in message and "no class 'cta'" in message
+    assert (
+        "--classes: unknown class 'cow'; known: Hund, cat, dog" in message
+        and "--rename: unknown class 'cta'" in message
+    )
 
 
 def test_mixed_questions_ask_for_present_and_absent_classes_in_training_only(tmp_path, capsys):
@@ -66,11 +69,11 @@ def test_a_class_whose_objects_are_all_ignored_is_neither_present_nor_absent():
 
 
 def test_the_most_common_class_is_asked_for_in_every_split(tmp_path, capsys):
-    """Objects that are ignored do not count; of equals the first in the order of the classes; without objects, all."""
+    """Ignored objects do not count. The first class wins a tie. An image without objects asks for all classes."""
     many = ["dog", "dog", "cat"], ["cat", "dog"], [], ["cat", "dog", "dog", "dog"]
     entries = []
     for i in range(40):
-        picture(tmp_path / f"{i:02}.png")
+        make_image(tmp_path / f"{i:02}.png")
         objects = [{"class": name, "bbox_aabb": [0, 0, 0.5, 0.5]} for name in many[i % 4]]
         for thing in objects[1:] if i % 4 == 3 else []:
             thing["ignore"] = True
@@ -86,10 +89,10 @@ def test_the_most_common_class_is_asked_for_in_every_split(tmp_path, capsys):
         assert question == f"<image>Detect every {wanted or 'cat and dog'} in the image."
 
 
-def test_class_names_that_no_answer_can_hold_are_errors(tmp_path, capsys):
+def test_class_names_that_cannot_be_in_an_answer_are_errors(tmp_path, capsys):
     entries = []
     for i, name in enumerate(["ok", "<|box_start|>", "", " padded "]):
-        picture(tmp_path / f"{i}.png")
+        make_image(tmp_path / f"{i}.png")
         entries.append({"image": f"{i}.png", "objects": [{"class": name, "bbox_aabb": [0, 0, 0.5, 0.5]}]})
     (tmp_path / "l.json").write_text(json.dumps(entries))
     message = failure(capsys, "aabb", tmp_path, "--out", tmp_path / "out")
@@ -121,7 +124,7 @@ def test_the_sources_own_division_is_kept_unless_a_ratio_is_given():
     own = {f"x{i}": "train" if i % 2 else "validation" for i in range(100)}
     assert divide(own, None) == (own, [])
     again, warnings = divide(own, [80, 10, 10])
-    assert set(again.values()) == {"train", "validation", "test"} and "replaces" in warnings[0]
+    assert set(again.values()) == {"train", "validation", "test"} and "overrides" in warnings[0]
     only, warnings = divide(dict.fromkeys(own, "validation"), None)
     assert set(only.values()) == {"train", "validation", "test"} and "only a validation split" in warnings[0]
 
@@ -146,9 +149,9 @@ def test_split_names(name, split):
 
 
 def in_folders(folder: Path, kind: str, names: list[str]) -> Path:
-    """A source of any kind whose pictures have folders in their names."""
+    """A source of any format with folders in its image names."""
     for name in names:
-        picture(folder / f"{name}.png")
+        make_image(folder / f"{name}.png")
         if kind == "voc":
             (folder / f"{name}.xml").write_text(voc_xml("", (100, 80), [("cat", 0, [1, 2, 30, 40])]))
         elif kind == "labelme":
@@ -191,32 +194,38 @@ def test_folders_that_name_several_splits_divide(tmp_path, capsys, kind):
         name: wanted[name.split("/")[0]] for name in names
     }
     assert kinds(problems) == [("spare/9", "no_split", None)]
-    assert "the splits are those that the pictures' folders name (3 train, 3 validation, 3 test)" in printed
-    # Who divides anew wants all pictures.
-    records, *_ = prepared(capsys, kind, source, "--split-ratio", "50,50,0", "--out", tmp_path / "anew")
+    assert "splits were taken from the names of the image folders (3 train, 3 validation, 3 test)" in printed
+    # --split-ratio divides all images.
+    records, *_ = prepared(capsys, kind, source, "--split-ratio", "50,50,0", "--out", tmp_path / "again")
     assert sorted(records) == sorted([*names, "spare/9"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_folder_called_as_a_split_among_others_divides_nothing(tmp_path, capsys, kind):
+def test_one_folder_with_the_name_of_a_split_among_others_divides_nothing(tmp_path, capsys, kind):
     names = [f"{vehicle}/{i}" for vehicle in ("bus", "car", "train") for i in range(4)]
     records, problems, printed = prepared(
         capsys, kind, in_folders(tmp_path / "in", kind, names), "--out", tmp_path / "out"
     )
     assert sorted(records) == sorted(names) and problems == []
     assert {record["split"] for record in records.values()} == {"train", "validation", "test"}
-    assert "folders name only the train split, for 4 picture(s) such as train/0, and none for the other 8" in printed
+    assert (
+        "folder names suggest the train split for 4 image(s), such as train/0, and no split for the other 8" in printed
+    )
 
 
 def test_a_split_column_outweighs_the_folders(tmp_path, capsys):
     rows = []
     for folder, split in (("train", "test"), ("val", "train"), ("test", "")):
-        picture(tmp_path / "in" / folder / "0.png")
+        make_image(tmp_path / "in" / folder / "0.png")
         rows.append(f"{folder}/0.png,1,2,30,40,cat,{split}\n")
     (tmp_path / "in" / "a.csv").write_text("filename,xmin,ymin,xmax,ymax,class,split\n" + "".join(rows))
     records, problems, printed = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
     assert {name: record["split"] for name, record in records.items()} == {"train/0": "test", "val/0": "train"}
-    assert kinds(problems) == [("test/0", "no_split", None)] and "folders" not in printed
+    assert (
+        kinds(problems) == [("test/0", "no_split", None)]
+        and "folder names" not in printed
+        and "image folders" not in printed
+    )
 
 
 def test_voc_data_sets_of_splits_may_have_lists_or_none(tmp_path, capsys):
@@ -249,12 +258,12 @@ def test_voc_lists_trainval_only_where_its_parts_are_missing(tmp_path, capsys):
 def test_the_split_that_will_be_scored_is_named_where_there_is_no_test_split(tmp_path, capsys):
     source = voc(tmp_path / "in", ["a", "b", "c"], {"train": ["a", "b"], "val": ["c"]})
     *_, printed = prepared(capsys, "voc", source, "--out", tmp_path / "out")
-    assert "no test split: evaluation will use validation (1 picture(s))" in printed
-    assert "the validation split holds 1 picture(s): what is measured on fewer than 30 says little" in printed
+    assert "no test split, so evaluation will use validation (1 image(s))" in printed
+    assert "the validation split has 1 image(s), and scores on fewer than 30 are unreliable" in printed
     assert "--split-ratio 50,10,40" in printed
-    words = ("--split-ratio", "50,10,40", "--out", tmp_path / "anew")
+    words = ("--split-ratio", "50,10,40", "--out", tmp_path / "again")
     *_, printed = prepared(capsys, "voc", source, *words)
-    assert "the test split holds 1 picture(s)" in printed and "no test split" not in printed
+    assert "the test split has 1 image(s)" in printed and "no test split" not in printed
     assert "--split-ratio 50,10,40" not in printed, "which the user has just given"
 
 
@@ -268,26 +277,26 @@ def test_voc_lists_may_hold_spaces_endings_marks_and_a_byte_order_mark(tmp_path,
 
 def test_a_word_in_a_split_column_that_names_no_split_gives_a_warning(tmp_path, capsys):
     rows = [
-        f"{word},{picture(tmp_path / 'in' / f'{word}.png').name},1,2,30,40,cat\n" for word in ("train", "val", "old")
+        f"{word},{make_image(tmp_path / 'in' / f'{word}.png').name},1,2,30,40,cat\n" for word in ("train", "val", "old")
     ]
     (tmp_path / "in" / "a.csv").write_text("split,filename,xmin,ymin,xmax,ymax,class\n" + "".join(rows))
     records, problems, printed = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
     assert sorted(records) == ["train", "val"] and kinds(problems) == [("old", "no_split", None)]
-    assert "as a split, old is none of" in printed
+    assert "unknown splits: old. Known are train, validation and test" in printed
 
 
 def test_a_named_but_absent_split_gives_a_warning(tmp_path, capsys):
     lists = {"train": ["a", "b"], "test": ["x", "y"]}
     source = voc(tmp_path / "in", ["a", "b", "c"], lists)
     records, _, printed = prepared(capsys, "voc", source, "--out", tmp_path / "out")
-    assert "test.txt names the test split, but none" in printed and sorted(records) == ["a", "b"]
+    assert "test.txt defines the test split, but none" in printed and sorted(records) == ["a", "b"]
 
 
-def test_the_same_picture_in_two_splits_gives_a_warning(tmp_path, capsys):
+def test_the_same_image_in_two_splits_gives_a_warning(tmp_path, capsys):
     source = voc(tmp_path / "in", ["a", "b", "c"], {"train": ["a", "b"], "val": ["c"]})
     (source / "JPEGImages" / "c.jpg").write_bytes((source / "JPEGImages" / "a.jpg").read_bytes())
     *_, printed = prepared(capsys, "voc", source, "--out", tmp_path / "out")
-    assert "same picture stands in two splits, 1 time(s): a (train) = c (validation)" in printed
+    assert "1 image(s) are in more than one split: a (train) = c (validation)" in printed
     (source / "JPEGImages" / "c.jpg").write_bytes((source / "JPEGImages" / "b.jpg").read_bytes() + b"\0")
     *_, printed = prepared(capsys, "voc", source, "--out", tmp_path / "out", "--overwrite")
-    assert "same picture" not in printed
+    assert "more than one split" not in printed

@@ -8,8 +8,8 @@ from boxtune.answers.conversation import SYSTEM_PROMPT, format_sentence
 from boxtune.answers.grounding import Grounding
 from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.lengths import measure
-from boxtune.data.records import read_records, write_dataset
-from boxtune.models.loading import load_processor
+from boxtune.data.dataset import read_records, write_dataset
+from boxtune.models.processors import load_processor
 from boxtune.training.recipe import load_recipe
 from data_prep.__main__ import main
 from data_prep.tools.suggest import family_of
@@ -31,7 +31,7 @@ def record(name: str, size: tuple[int, int], boxes: list, labels: list[str], ask
 
 @pytest.fixture
 def data(tmp_path):
-    """Sixty pictures of two sizes with up to 25 objects, the thinnest 20 px of 2000."""
+    """Sixty images of two sizes with up to 25 objects; the thinnest is 20 px on an image of 2000 px."""
     classes = ["red blood cell", "white blood cell"]
     records = []
     for i in range(60):
@@ -68,20 +68,22 @@ def test_the_recipe_loads_and_no_example_exceeds_it(data, tiny_models, family):
     )
     collator = DetectionCollator(processor, grounding, data)
     longest = max(
-        entry.total for split in ("train", "validation") for entry in measure(read_records(data, split), collator)
+        entry.total
+        for split in ("train", "validation")
+        for entry in measure(read_records(data, split), collator.encoder)
     )
     assert longest <= values["max_length"] < 1.6 * longest
 
 
-def test_values_follow_from_the_data_and_say_why(data, capsys):
+def test_values_follow_from_the_data_and_have_reasons(data, capsys):
     values = suggested(data, "Qwen/Qwen2.5-VL-3B-Instruct")
     text = (data.parent / "recipe.yaml").read_text()
-    # 99 % are thicker than 20 px: 14 / 20 of a side of pictures of three million pixels.
+    # 99 % of the objects are thicker than 20 px, so the sides of images of 3 million pixels can shrink to 14 / 20.
     assert 0.8 * 3_000_000 * 0.49 < values["max_pixels"] <= 3_000_000 * 0.49 + 784
     assert values["requires_gpu"] and values["eval_strategy"] == "epoch"
     steps = -(-50 // values["gradient_accumulation_steps"]) * values["num_train_epochs"]
     assert f"about {steps} steps" in text and 200 <= steps <= 400
-    assert "# recipe: 60 pictures, " in text and "and 25 objects in" in text
+    assert "# recipe: 60 images, " in text and "and 25 objects in" in text
     check = f".venv/bin/python check_recipe.py --config {data.parent / 'recipe.yaml'}"
     assert f"next: {check}\n" in capsys.readouterr().out
     # `make` would look for it in recipes.
@@ -89,7 +91,7 @@ def test_values_follow_from_the_data_and_say_why(data, capsys):
     assert "RECIPE=" not in text
 
 
-def test_a_recipe_among_the_recipes_is_named_to_make(data, tmp_path, capsys, monkeypatch):
+def test_a_recipe_in_recipes_is_run_by_make(data, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
     main(["recipe", str(data), "--model", "Qwen/Qwen2.5-VL-3B-Instruct"])
@@ -98,7 +100,7 @@ def test_a_recipe_among_the_recipes_is_named_to_make(data, tmp_path, capsys, mon
     assert "next: make check RECIPE=cells\n" in capsys.readouterr().out
 
 
-def test_small_pictures_ask_for_no_more_than_they_have(tmp_path):
+def test_small_images_get_no_larger_budget_than_they_need(tmp_path):
     splits = {"train": [record("a", (100, 80), [[0, 0, 50, 50]], ["x"], "x")]}
     write_dataset(tmp_path / "d", name="d", source_format="x", classes=["x"], splits=splits, problems=[])
     values = suggested(tmp_path / "d", "Qwen/Qwen3-VL-8B-Instruct")
@@ -123,19 +125,19 @@ def test_a_models_family(model, family):
     assert family_of(model) == family
 
 
-def test_mistakes(data, tmp_path, capsys):
+def test_user_errors(data, tmp_path, capsys):
     def failure(*args) -> str:
         with pytest.raises(SystemExit) as stop:
             main(["recipe", *map(str, args)])
         assert stop.value.code == 2
         return capsys.readouterr().err
 
-    assert "its name tells none of qwen2_vl" in failure(data, "--model", "openai/clip")
+    assert "the name matches none of the families qwen2_vl" in failure(data, "--model", "openai/clip")
     out = tmp_path / "r.yaml"
     out.write_text("mine")
     assert "exists. Use --overwrite" in failure(data, "--model", "Qwen/Qwen2-VL-2B-Instruct", "--out", out)
     assert out.read_text() == "mine"
     (tmp_path / "model").mkdir()
-    for text in ("{torn", "[]", '{"model_type": "llava"}'):
+    for text in ("{corrupt", "[]", '{"model_type": "llava"}'):
         (tmp_path / "model" / "config.json").write_text(text)
         assert "config.json" in failure(data, "--model", tmp_path / "model", "--out", tmp_path / "new.yaml")

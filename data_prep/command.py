@@ -1,0 +1,220 @@
+"""The command line of data_prep, and the same as a function: what `python -m data_prep WORDS` parses and runs."""
+
+import argparse
+import importlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+from boxtune.common.errors import UserError
+from boxtune.common.files import path_argument
+from data_prep.formats import FORMATS
+from data_prep.pipeline import recognise
+from data_prep.pipeline.format_options import READ_BY
+from data_prep.reading.source import Options
+from data_prep.reading.spool import folder_for_scratch
+
+_DESCRIPTION = "Convert annotations of any supported format into a prepared dataset, or work on a prepared one."
+# Subcommands other than conversions: {name: (module, description)}. A module is imported only if its tool is called, so
+# that -h and conversions start fast.
+TOOLS = {
+    "nutrition": ("data_prep.tools.nutrition", "generate labeled images of nutrition tables (no SOURCE)"),
+    "show": ("data_prep.tools.show", "show a prepared dataset as a page, to inspect it before training"),
+    "recipe": ("data_prep.tools.suggest", "suggest a recipe for a prepared dataset, with reasons"),
+    "export": ("data_prep.tools.export", "export a prepared dataset for other trainers and tools"),
+}
+
+
+class RaisingParser(argparse.ArgumentParser):
+    """Raises UserError with argparse's message instead of printing it and exiting. It has no -h."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, add_help=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}")
+
+
+class _Plain(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of descriptions."""
+
+
+def prepare_from_words(words: list[str]) -> None:
+    """Run `python -m data_prep WORDS` in this process, for example ["voc", "data/bccd", "--out", "data/prepared"].
+
+    Raises UserError for invalid arguments and for everything that the command would report as an error.
+    """
+    run_words(words, RaisingParser)
+
+
+def run_words(words: list[str], parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> None:
+    """Parse the words of a command line and run the conversion or tool that they name."""
+    args = build_parser(words[:1], parser_class).parse_args(words)
+    args.run(args)
+
+
+def build_parser(
+    called: list[str], parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    """The parser with a subcommand for each format and tool. A tool has its arguments only if it is the one `called`."""
+    parser = parser_class(prog="python -m data_prep", description=_DESCRIPTION)
+    commands = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
+    any_format = f"recognize the format of SOURCE; one of {', '.join(FORMATS)}"
+    for name, (module, text) in {**FORMATS, "auto": (recognise, any_format)}.items():
+        conversion = commands.add_parser(name, help=text, description=module.__doc__, formatter_class=_Plain)
+        conversion.add_argument("source", metavar="SOURCE", type=path_argument, help=text)
+        add_conversion_arguments(conversion)
+        conversion.set_defaults(run=_run_conversion)
+    for name, (module_name, text) in TOOLS.items():
+        tool_parser = commands.add_parser(name, help=text)
+        if called == [name]:
+            tool = importlib.import_module(module_name)
+            tool_parser.description, tool_parser.formatter_class = tool.__doc__, _Plain
+            tool.add_arguments(tool_parser)
+            tool_parser.set_defaults(run=tool.main)
+    return parser
+
+
+def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_place_arguments(parser)
+    _add_class_arguments(parser)
+    _add_field_arguments(parser)
+    _add_record_arguments(parser)
+    _add_image_arguments(parser)
+
+
+def _add_place_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="DIR", type=path_argument, required=True, help="folder of the new dataset")
+    parser.add_argument(
+        "--images", metavar="DIR", type=path_argument, help="folder of the images, if not next to the annotations"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset at DIR")
+
+
+def _add_class_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--classes", metavar="A,B", type=parse_names, default=[], help="keep only these classes, in this order"
+    )
+    parser.add_argument(
+        "--rename", metavar="OLD=NEW", type=parse_rename, action="append", default=[], help="rename or merge classes"
+    )
+    parser.add_argument(
+        "--default-class", metavar="NAME", default="", help="class of objects that have none in the source"
+    )
+
+
+def _add_field_arguments(parser: argparse.ArgumentParser) -> None:
+    readers = {field: f"({', '.join(formats)})" for field, formats in READ_BY.items()}
+    parser.add_argument(
+        "--label-field",
+        metavar="NAME",
+        help=f"attribute, control or column with the class {readers['label_field']}",
+    )
+    parser.add_argument(
+        "--image-field", metavar="NAME", help=f"field or column with the image or its name {readers['image_field']}"
+    )
+    parser.add_argument(
+        "--bbox-field", metavar="NAME", help=f"column with the boxes, such as objects.bbox {readers['bbox_field']}"
+    )
+    parser.add_argument(
+        "--bbox-format",
+        choices=["xyxy", "xywh", "cxcywh", "yxyx"],
+        help=f"layout of the boxes {readers['bbox_format']}",
+    )
+
+
+def _add_record_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split-ratio",
+        metavar="T,V,E",
+        type=parse_ratio,
+        help="shares of train, validation and test; overrides the splits of the source (default: those, or 80,10,10)",
+    )
+    parser.add_argument(
+        "--questions",
+        choices=["all", "mixed", "most-common"],
+        default="all",
+        help="all: ask for all classes; mixed: half of the training images ask for one class, present or absent; "
+        "most-common: each image asks for its most frequent class, in every split",
+    )
+    parser.add_argument("--allow-bad-boxes", action="store_true", help="continue if the box convention looks wrong")
+
+
+def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=parse_workers,
+        default=os.cpu_count(),
+        help="threads that decode images (default: the number of cores)",
+    )
+    parser.add_argument(
+        "--copy-images", action="store_true", help="copy the images into DIR instead of referencing them"
+    )
+    parser.add_argument("--skip-bad-images", action="store_true", help="skip unreadable images and list them")
+
+
+def parse_ratio(text: str) -> list[float]:
+    """ "80,10,10" → [80.0, 10.0, 10.0]."""
+    try:
+        ratio = [float(part) for part in text.split(",")]
+    except ValueError:
+        ratio = []
+    if len(ratio) != 3 or not all(0 <= part < 1e9 for part in ratio) or not sum(ratio):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give three shares for train, validation and test, such as 80,10,10"
+        )
+    return ratio
+
+
+def parse_workers(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number of threads, at least 1")
+    return int(text)
+
+
+def parse_names(text: str) -> list[str]:
+    """ "a,b" → ["a", "b"]."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r}: give one name, or several comma-separated names")
+    return names
+
+
+def parse_rename(text: str) -> dict[str, str]:
+    """ "a=b,c=d" → {"a": "b", "c": "d"}."""
+    pairs = [[name.strip() for name in part.split("=")] for part in text.split(",")]
+    if not all(len(pair) == 2 and all(pair) for pair in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r}: write OLD=NEW, or several such pairs, comma-separated")
+    return dict(pairs)
+
+
+def _run_conversion(args: argparse.Namespace) -> None:
+    from data_prep.pipeline.convert import convert  # imports numpy, Pillow and rich, which -h does not need
+
+    out = Path(os.path.realpath(args.out))
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=folder_for_scratch(out)) as scratch:
+        convert(args.format, args.source, _conversion_options(args, out, Path(scratch)))
+
+
+def _conversion_options(args: argparse.Namespace, out: Path, scratch: Path) -> Options:
+    return Options(
+        out=out,
+        scratch=scratch,
+        images=args.images,
+        classes=args.classes,
+        rename={old: new for renames in args.rename for old, new in renames.items()},
+        default_class=args.default_class.strip(),
+        image_field=args.image_field,
+        bbox_field=args.bbox_field,
+        label_field=args.label_field,
+        bbox_format=args.bbox_format,
+        split_ratio=args.split_ratio,
+        questions=args.questions,
+        workers=args.workers,
+        copy_images=args.copy_images,
+        skip_bad_images=args.skip_bad_images,
+        allow_bad_boxes=args.allow_bad_boxes,
+        overwrite=args.overwrite,
+    )
