@@ -1,7 +1,7 @@
 """Check a recipe before training: python check_recipe.py --config recipes/NAME.yaml [--overlay …] [--key value …]
 
-Collates real batches, decodes the supervised tokens back to boxes, compares them with the source, and writes
-check.html beside the run. Exit code 1 where an example is wrong or over max_length.
+Collates real batches, decodes the supervised tokens back to boxes, compares these with the dataset, and writes check.html into
+the run's folder. Exit code 1 if an example is wrong or exceeds max_length.
 """
 
 import random
@@ -11,72 +11,83 @@ from pathlib import Path
 from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.label_check import check_batch
 from boxtune.batching.label_check_page import write_check_report
-from boxtune.batching.lengths import as_dataset, describe_overlong, measure, overlong
+from boxtune.batching.lengths import answer_budget, as_dataset, describe_overlong, overlong
 from boxtune.common.errors import command
-from boxtune.data.records import read_info
-from boxtune.models.checkpoint import quiet_libraries
-from boxtune.models.loading import load_config, load_processor
+from boxtune.data.dataset import read_info
+from boxtune.models.config import load_config
+from boxtune.models.libraries import quiet_libraries
+from boxtune.models.processors import load_processor
+from boxtune.training import setup
+from boxtune.training.examples import measure_splits, read_examples
 from boxtune.training.recipe import load_recipe
-from train_sft import make_grounding, prepare_data, read_examples
+from data_prep.prepare_once import prepare_once
 
-SAMPLES, BATCH = 32, 8
+# Number of training examples to check, and how many of them are collated at once.
+SAMPLES, BATCH_SIZE = 32, 8
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     quiet_libraries()
+
+    # ---- Recipe and data
     recipe = load_recipe(sys.argv[1:] if argv is None else argv, needs_gpu=False)
-    config = load_config(recipe.model.model_name_or_path, recipe.model.model_revision)
-    data_dir = prepare_data(recipe)
-    info = read_info(data_dir)
-    splits = read_examples(data_dir, recipe.options.object_order)
-    options = recipe.options
+    options, model_options = recipe.options, recipe.model
+    config = load_config(model_options.model_name_or_path, model_options.model_revision)
+    data_dir = Path(options.data_dir)
+    prepare_once(data_dir, options.data_format, options.data_source, options.data_args, print)
+    info, splits = read_info(data_dir), read_examples(data_dir, options.object_order)
+
+    # ---- Lengths of all examples
     processor = load_processor(
-        recipe.model.model_name_or_path, recipe.model.model_revision, options.min_pixels, options.max_pixels
+        model_options.model_name_or_path, model_options.model_revision, options.min_pixels, options.max_pixels
     )
-    grounding = make_grounding(recipe, config, processor, splits, info["classes"])
-    collator = DetectionCollator(processor, grounding, data_dir)
-    codec = grounding.get_codec()
-
-    noise = {"train": options.noise_objects}
-    lengths = [
-        entry for split, records in splits.items() for entry in measure(records, collator, noise.get(split, 0.0))
-    ]
+    encoder = setup.make_encoder(recipe, config, processor, info["classes"])
+    lengths_by_split = measure_splits(splits, encoder, options.noise_objects)
+    lengths = [entry for entries in lengths_by_split.values() for entry in entries]
     too_long = overlong(lengths, recipe.training.max_length)
-    drawn = random.Random(recipe.training.seed).sample(splits["train"], min(SAMPLES, len(splits["train"])))
-    examples = []
-    for start in range(0, len(drawn), BATCH):
-        records = drawn[start : start + BATCH]
-        batch = collator(list(as_dataset(records, data_dir)))
-        examples += check_batch(batch, records, processor, codec, grounding)
 
-    faulty = [example for example in examples if example.problems]
+    # ---- Labels of some training examples, decoded back to boxes
+    budget = answer_budget(lengths_by_split["train"])
+    grounding = setup.make_grounding(recipe, encoder, splits["train"], info["classes"], None, budget)
+    collator = DetectionCollator(processor, grounding, data_dir)
+    sample = random.Random(recipe.training.seed).sample(splits["train"], min(SAMPLES, len(splits["train"])))
+    examples = []
+    for start in range(0, len(sample), BATCH_SIZE):
+        records = sample[start : start + BATCH_SIZE]
+        batch = collator(list(as_dataset(records, data_dir)))
+        examples += check_batch(batch, records, processor, encoder.codec, grounding)
+    wrong = [example for example in examples if example.problems]
     boxes = sum(example.count_boxes() for example in examples)
-    dropped = sum(info["problems"].get(kind, 0) for kind in ("bad_box", "no_box", "other_class", "clipped"))
+
+    # ---- Page
+    changed = sum(info["problems"].get(kind, 0) for kind in ("bad_box", "no_box", "other_class", "clipped"))
     objects = sum(split["objects"] for split in info["splits"].values())
-    path = Path(recipe.training.output_dir) / "check.html"
+    page = Path(recipe.training.output_dir) / "check.html"
     facts = {
-        "model": recipe.model.model_name_or_path,
-        "codec": codec.name,
-        "data": f"{data_dir} ({objects} objects; {dropped} clipped or dropped at conversion)",
+        "model": model_options.model_name_or_path,
+        "codec": encoder.codec.name,
+        "data": f"{data_dir} ({objects} objects; {changed} clipped or dropped during conversion)",
         "pixel budget": f"{grounding.min_pixels} to {grounding.max_pixels}",
         "max_length": str(recipe.training.max_length),
         "boxes checked": str(boxes),
         "boxes widened to one step": str(sum(entry.widened for entry in lengths)),
     }
-    write_check_report(path, recipe.name, examples, lengths, recipe.training.max_length, facts)
-    for example in faulty:
+    write_check_report(page, recipe.name, examples, lengths, recipe.training.max_length, facts)
+
+    # ---- Result
+    for example in wrong:
         print(f"wrong: {example.record['id']}: {example.problems[0]}", file=sys.stderr)
     for line in describe_overlong(too_long):
-        print(f"over max_length {recipe.training.max_length}: {line}", file=sys.stderr)
-    longest = max(entry.total for entry in lengths)
-    if boxes or faulty:
-        print(f"{len(examples) - len(faulty)} of {len(examples)} sampled examples decode back to their source boxes")
+        print(f"exceeds max_length {recipe.training.max_length}: {line}", file=sys.stderr)
+    if boxes or wrong:
+        print(f"{len(examples) - len(wrong)} of {len(examples)} sampled examples decode back to their source boxes")
     else:
-        print(f"no box was checked: none of the {len(examples)} sampled examples holds one")
+        print(f"no box was checked: none of the {len(examples)} sampled examples contains one")
+    longest = max(entry.total for entry in lengths)
     print(f"{len(too_long)} of {len(lengths)} examples exceed max_length; the longest has {longest} tokens")
-    print(f"look at: {path}")
-    if faulty or too_long:
+    print(f"see: {page}")
+    if wrong or too_long:
         sys.exit(1)
 
 

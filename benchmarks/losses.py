@@ -1,14 +1,16 @@
-"""What losses on boxes add to the time of a step: python -m benchmarks.losses [--turns 5] [--batches 4] [--data-dir DIR]
+"""Added time per step of the losses on boxes: python -m benchmarks.losses [--turns 5] [--batches 4] [--data-dir DIR]
 
-The recipe tiny_nutrition_qlora on its own data, seed 0: forward and backward pass of the same batches with the plain loss, with
-each teacher-forced term and all of them, and with sampled answers. They take turns, so that whatever else runs on the machine
-slows all alike; without a GPU the times are the process's own CPU seconds. The medians of the turns count.
+Uses the recipe tiny_nutrition_qlora on its own data, seed 0. Measures forward and backward passes over the same batches with
+the plain loss, with each teacher-forced term, with all of them, and with sampled responses. They take turns, so that other
+programs on the machine slow down all of them. Without a GPU, times are the process's own CPU seconds. The result is the
+median over the turns.
 """
 
 import argparse
 import itertools
 import statistics
 import time
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -18,21 +20,15 @@ from benchmarks.plan import IOU, NOISE, POLICY, STOPPING, W1
 from benchmarks.process import at_least_one
 from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import command
-from boxtune.data.records import read_info
-from boxtune.models.checkpoint import quiet_libraries
-from boxtune.models.loading import load_config, load_processor
+from boxtune.data.dataset import read_info
+from boxtune.models.config import load_config
+from boxtune.models.libraries import quiet_libraries
+from boxtune.models.processors import load_processor
+from boxtune.training import setup
+from boxtune.training.examples import fit_lengths, read_examples
 from boxtune.training.recipe import load_recipe
 from boxtune.training.trainer import DetectionTrainer
-from train_sft import (
-    build_model,
-    build_trainer,
-    build_variation,
-    choose_losses,
-    fit_lengths,
-    make_grounding,
-    prepare_data,
-    read_examples,
-)
+from data_prep.prepare_once import prepare_once
 
 RECIPE = "tiny_nutrition_qlora"
 WAYS = {
@@ -42,29 +38,33 @@ WAYS = {
     "FP and FN": STOPPING,
     "GIoU, FP and FN": (*IOU, *STOPPING),
     "noise objects, end tokens at 0.5": NOISE,
-    "four sampled answers to each question": (*IOU, *STOPPING, *POLICY),
+    "four sampled responses per question": (*IOU, *STOPPING, *POLICY),
 }
 
 
 def make_trainer(data_dir: str, options: tuple[str, ...]) -> DetectionTrainer:
-    """The recipe's trainer before its first step."""
+    """The recipe's trainer, before its first step."""
     recipe = load_recipe(["--config", RECIPE, "--data_dir", data_dir, "--eval_images", "0", *options])
     name, revision = recipe.model.model_name_or_path, recipe.model.model_revision
     config = load_config(name, revision)
-    folder = prepare_data(recipe)
-    splits = read_examples(folder, recipe.options.object_order)
-    processor = load_processor(name, revision, recipe.options.min_pixels, recipe.options.max_pixels)
-    grounding = make_grounding(recipe, config, processor, splits, read_info(folder)["classes"])
-    collator = DetectionCollator(processor, grounding, folder, build_variation(recipe, grounding, splits["train"]))
-    splits = fit_lengths(recipe, splits, collator)
-    model, losses = build_model(recipe), choose_losses(recipe)
-    trainer = build_trainer(recipe, model, processor, collator, splits, *losses)
+    folder, values = Path(data_dir), recipe.options
+    prepare_once(folder, values.data_format, values.data_source, values.data_args, print)
+    classes, splits = read_info(folder)["classes"], read_examples(folder, values.object_order)
+    processor = load_processor(name, revision, values.min_pixels, values.max_pixels)
+    encoder = setup.make_encoder(recipe, config, processor, classes)
+    variation = setup.make_variation(recipe, splits["train"], classes, processor.image_processor.size["longest_edge"])
+    examples = fit_lengths(recipe, splits, encoder)
+    grounding = setup.make_grounding(recipe, encoder, splits["train"], classes, variation, examples.max_new_tokens)
+    collator = DetectionCollator(processor, grounding, folder, variation)
+    arguments = setup.trainer_arguments(recipe, examples.splits, grounding.max_pixels, [])
+    model, losses = setup.build_model(recipe, config), setup.choose_losses(recipe)
+    trainer = setup.build_trainer(recipe, arguments, model, collator, examples, None, *losses)
     trainer.model.train()
     return trainer
 
 
 def seconds(trainer: DetectionTrainer, batches: list[dict]) -> float:
-    """Of forward and backward passes over the batches."""
+    """Seconds for one forward and backward pass over each batch."""
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     began = clock()
     for batch in batches:
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=at_least_one, default=5)
     parser.add_argument("--batches", type=at_least_one, default=4)
-    parser.add_argument("--data-dir", default="data/nutrition", help="prepared data (default %(default)s)")
+    parser.add_argument("--data-dir", default="data/nutrition", help="prepared dataset (default %(default)s)")
     args = parser.parse_args(argv)
     quiet_libraries()
     trainers = {name: make_trainer(args.data_dir, options) for name, options in WAYS.items()}
@@ -88,10 +88,13 @@ def main(argv: list[str] | None = None) -> None:
         name: list(itertools.islice(trainer.get_train_dataloader(), args.batches)) for name, trainer in trainers.items()
     }
     for name, trainer in trainers.items():
-        seconds(trainer, batches[name][:1])  # what is only done once
+        seconds(trainer, batches[name][:1])  # warm-up
     turns = [{name: seconds(trainer, batches[name]) for name, trainer in trainers.items()} for _ in range(args.turns)]
     table = Table(
-        "", "seconds a step", "of a plain step", title=f"{RECIPE}, {args.turns} turns of {args.batches} steps"
+        "",
+        "seconds per step",
+        "relative to a plain step",
+        title=f"{RECIPE}, {args.turns} turns of {args.batches} steps",
     )
     for name in WAYS:
         mean = statistics.median(turn[name] for turn in turns) / args.batches

@@ -1,4 +1,4 @@
-"""What a checkpoint must remember to be asked as it was taught: grounding.json, saved beside the weights."""
+"""grounding.json, saved beside the weights: prompt, codec, pixel budget and base of a checkpoint."""
 
 import dataclasses
 import json
@@ -14,18 +14,21 @@ FILE_NAME = "grounding.json"
 PRECISIONS = ("nf4", "bfloat16", "float16", "float32")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Grounding:
-    """Prompt, codec, pixel budget and base of a checkpoint.
+    """What a checkpoint must remember so that it is asked as it was trained: the content of grounding.json.
 
-    `min_pixels` and `max_pixels` bound the area of the resized input; `questions` are the wordings that training asked;
-    `max_new_tokens` holds the longest training answer with room to spare; `base_precision` is how the base was loaded
-    ("nf4" or a dtype), and `quantized_vision` says whether "nf4" held for the vision tower too. `calibration` is [slope,
-    intercept] that turn scores into shares of hits (boxtune/answers/calibration.py), empty where validation could not tell them.
-    `seen_pixels` and `seen_aspects` are the 5th and 95th percentile of width × height and of width / height of training's
-    pictures before they are resized; empty in checkpoints of earlier versions.
-    `noise_label` is the label of objects that answers hold only to be dropped (noise.py), empty where training had
-    none.
+    codec: how boxes are written (boxtune/answers/codecs.py). system_prompt, format_sentence: what surrounds every question.
+    min_pixels, max_pixels: bounds of the resized input's area.
+    max_new_tokens: the length of the longest training response with some room to spare.
+    base_model, base_revision, base_precision ("nf4" or a dtype), compute_dtype: the base and how it was loaded.
+    quantized_vision: whether "nf4" included the vision tower.
+    classes, questions: the dataset's classes, and every question wording that training used.
+    calibration: [slope, intercept] that turn scores into hit rates (boxtune/answers/calibration.py); empty if validation had
+    too few boxes to fit them.
+    seen_pixels, seen_aspects: 5th and 95th percentile of width × height and of width / height of the training images before
+    resizing; empty in checkpoints of earlier versions.
+    noise_label: label of the noise objects in training responses (noise.py); empty if there were none.
     """
 
     codec: str
@@ -56,7 +59,7 @@ class Grounding:
 
     @classmethod
     def load(cls, directory: Path) -> "Grounding":
-        """Raises UserError where the file is torn or from another version."""
+        """Raises UserError if the file is corrupt or from another version."""
         path = Path(directory) / FILE_NAME
         with reading(str(path), "Take it from the run's final/ folder."):
             grounding = cls(**json.loads(path.read_text(encoding="utf-8-sig")))
@@ -65,7 +68,7 @@ class Grounding:
         return grounding
 
     def problems(self) -> list[str]:
-        """Every field whose value is of the wrong type or out of range."""
+        """One line for each field whose value has the wrong type or is out of range."""
         wrong = {
             key: f"must be {getattr(hint, '__name__', hint)}"
             for key, hint in typing.get_type_hints(type(self)).items()
@@ -78,7 +81,7 @@ class Grounding:
             wrong["calibration"] = "must be empty, or a finite slope above 0 and an intercept"
         for key in ("seen_pixels", "seen_aspects"):
             if key not in wrong and not _is_range(getattr(self, key)):
-                wrong[key] = "must be empty, or two finite numbers above 0, the lesser first"
+                wrong[key] = "must be empty, or two finite numbers above 0 in ascending order"
         for key, known in choices.items():
             if getattr(self, key) not in known:
                 wrong[key] = f"must be one of {', '.join(known)}"
@@ -93,8 +96,8 @@ def _is_range(values: list[float]) -> bool:
     return not values or (len(values) == 2 and 0 < values[0] <= values[1] < math.inf)
 
 
-def _is_a(value, hint) -> bool:
-    """Whether a JSON value is a str, int, bool, list[str], list[float] or str | None, the types that Grounding has."""
+def _is_a(value: object, hint: object) -> bool:
+    """Whether a JSON value has one of the types of Grounding: str, int, bool, list[str], list[float] or str | None."""
     if hint in (list[str], list[float]):
         kinds = (str,) if hint == list[str] else (int, float)
         return isinstance(value, list) and all(type(item) in kinds for item in value)

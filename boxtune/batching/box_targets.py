@@ -1,4 +1,4 @@
-"""What losses on boxes need of a batch, as tensors: the true digits, boxes and decisions, and where they are predicted."""
+"""Targets of the box losses for a batch, as tensors: true digits, boxes and decisions, and where each is predicted."""
 
 import torch
 from torch import Tensor
@@ -10,13 +10,14 @@ from boxtune.batching.answer_tokens import AnswerTokens
 def collate_targets(
     answers: list[tuple[int, int, AnswerTokens]], input_sizes: list[tuple[int, int]], codec: Codec
 ) -> dict[str, Tensor]:
-    """What the terms need, of a batch's answers (row, position of the answer's first token, its tokens).
+    """The targets of a batch, from its responses as (row, position of the response's first token, its tokens).
 
-    digit_at (D, 2): row and position of the hidden state that predicts a digit. digit (D,): the true one. place (D,): 1, 10,
-    100 or so on. edge (D,): 4 · box + 0…3 for x0, y0, x1, y1. boxes_xyxy (B, 4): the true boxes as written. sides (B, 4): the
-    coordinates of the picture's far border. decision_at (S, 2), decision_tokens (S, 2): going on and stopping, goes_on (S,):
-    which of them is true. All are whole numbers, because DeepSpeed turns those that are not into the model's dtype, and
-    bfloat16 has no place for a coordinate's last digit.
+    digit_at (D, 2): row and position of the hidden state that predicts a digit. digit (D,): its true value. place (D,): its
+    place value, 1, 10, 100, … edge (D,): 4 · box + 0…3 for x0, y0, x1, y1.
+    boxes_xyxy (B, 4): true boxes as written in the response. sides (B, 4): coordinates of the image's far border.
+    decision_at (S, 2): row and position that predict a decision. decision_tokens (S, 2): the tokens that continue and stop.
+    goes_on (S,): whether continuing is right.
+    All are integers: DeepSpeed casts floating-point inputs to the model's dtype, and bfloat16 would lose the last digit.
     """
     digit_at, digit, place, edge, boxes, sides = [], [], [], [], [], []
     decision_at, decision_tokens, goes_on = [], [], []
@@ -52,7 +53,7 @@ def collate_targets(
 
 
 def target_counts(targets: dict[str, Tensor]) -> Tensor:
-    """(3,) of how many boxes, of how many decisions to stop and to go on, iou_loss, fp_loss and fn_loss are the means."""
+    """(3,) number of boxes, of decisions to stop and of decisions to continue: the denominators of iou, fp and fn loss."""
     goes_on = targets["goes_on"]
     boxes = torch.tensor(len(targets["boxes_xyxy"]), device=goes_on.device)
     return torch.stack([boxes, (~goes_on).sum(), goes_on.sum()])

@@ -1,4 +1,4 @@
-"""The keys of a recipe that TRL's SFTConfig and ModelConfig lack."""
+"""The recipe keys that boxtune adds to TRL's SFTConfig and ModelConfig."""
 
 from dataclasses import dataclass, field, fields
 
@@ -12,106 +12,122 @@ GROUNDING_MODES = ("teacher_forced", "policy", "both")
 
 @dataclass
 class BoxtuneArguments:
-    """What boxtune adds to TRL's SFTConfig and ModelConfig."""
+    """The recipe keys that boxtune adds to those of TRL. Raises ValueError for a value outside a key's choices."""
 
-    data_dir: str = field(default="", metadata={"help": "Prepared data set; made once when absent."})
-    data_format: str | None = field(default=None, metadata={"help": "Converter that makes data_dir, as in data_prep."})
-    data_source: str | None = field(default=None, metadata={"help": "What the converter reads: a path or a hub id."})
-    data_args: list[str] | None = field(default=None, metadata={"help": "Further data_prep options, one item each."})
+    data_dir: str = field(default="", metadata={"help": "Prepared dataset; created once if absent."})
+    data_format: str | None = field(
+        default=None, metadata={"help": "Converter that creates data_dir, a FORMAT of data_prep."}
+    )
+    data_source: str | None = field(
+        default=None, metadata={"help": "Source that the converter reads: a path or a Hub id."}
+    )
+    data_args: list[str] | None = field(
+        default=None, metadata={"help": "Further data_prep options, one list item per word."}
+    )
     answer: str = field(default="boxes", metadata={"help": "Answer form.", "choices": ["boxes", "click"]})
     codec: str | None = field(
         default=None,
-        metadata={"help": "Box text of another family, such as qwen3_vl for 0…1000; default: the model's own."},
+        metadata={"help": "Box format of another family, such as qwen3_vl for 0…1000; default: the model's own."},
     )
     object_order: str = field(
         default="source",
         metadata={
-            "help": "Order of the objects in an answer: as annotated, in lines of print, largest first, or drawn once.",
+            "help": "Order of objects in a response: as annotated, in reading order, largest first, or one fixed random order.",
             "choices": ["source", "raster", "area", "random"],
         },
     )
     augment: list[str] | None = field(
         default=None,
         metadata={
-            "help": "What changes a training picture, and its boxes with it, each time it is shown. flip mirrors print too.",
+            "help": "Random changes to a training image and its boxes, different each epoch. flip also mirrors text.",
             "choices": list(OPERATIONS),
         },
     )
     negative_questions: float = field(
         default=0.0,
         metadata={
-            "help": "Share of training examples that ask for one class which the picture lacks; as many ask for one it shows."
+            "help": "Fraction of training examples that ask for one absent class; the same fraction asks for one present class."
         },
     )
     prompt_variety: bool = field(
-        default=False, metadata={"help": "Half of the training questions in other neutral words than the record's own."}
+        default=False, metadata={"help": "Ask half of the training questions in a different neutral wording."}
     )
     noise_objects: float = field(
         default=0.0,
-        metadata={"help": "Wrong boxes, labelled noise, for each true one at the end of a training answer (Pix2Seq)."},
+        metadata={
+            "help": "Number of wrong boxes, labeled noise, per ground-truth box, at the end of a training response (Pix2Seq)."
+        },
     )
-    system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; saved with the checkpoint."})
-    min_pixels: int | None = field(default=None, metadata={"help": "Smallest area of the resized picture."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Largest area of the resized picture."})
+    system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System prompt; saved with the checkpoint."})
+    min_pixels: int | None = field(default=None, metadata={"help": "Smallest area of the resized image."})
+    max_pixels: int | None = field(default=None, metadata={"help": "Largest area of the resized image."})
     lora_parts: list[str] | None = field(
         default=None,
         metadata={
-            "help": f"What LoRA adapts, of {', '.join(LORA_PARTS)}; instead of lora_target_modules and lora_vision."
+            "help": f"Parts that LoRA adapts, any of {', '.join(LORA_PARTS)}; replaces lora_target_modules and lora_vision."
         },
     )
     lora_vision: bool = field(
-        default=False, metadata={"help": "Beside lora_target_modules, adapt the linears of the vision tower's blocks."}
+        default=False,
+        metadata={"help": "In addition to lora_target_modules, adapt the linears of the vision tower's blocks."},
     )
-    quantize_vision: bool = field(default=False, metadata={"help": "With load_in_4bit: the vision tower in NF4 too."})
+    quantize_vision: bool = field(
+        default=False, metadata={"help": "With load_in_4bit: quantize the vision tower to NF4 as well."}
+    )
     adapter_dtype: str = field(
         default="float32",
-        metadata={"help": "What trained weights are kept in.", "choices": ["float32", "bfloat16"]},
+        metadata={"help": "Dtype of the trained weights.", "choices": ["float32", "bfloat16"]},
     )
     overlong: str = field(
         default="error",
-        metadata={"help": "Examples above max_length: stop, or drop and list them.", "choices": ["error", "drop"]},
+        metadata={
+            "help": "What to do with examples that exceed max_length: stop, or drop and list them.",
+            "choices": ["error", "drop"],
+        },
     )
     eval_images: int = field(
         default=32,
         metadata={
-            "help": "ImageFinder of validation that are answered at every evaluation, for eval_AP50 and its like; 0: never."
+            "help": "Number of validation images to predict at every evaluation, for eval_AP50 and the like; 0 disables it."
         },
     )
     iou_loss_weight: float = field(
-        default=0.0, metadata={"help": "Weight of box_loss, beside the LM's loss; 0: plain fine-tuning."}
+        default=0.0, metadata={"help": "Weight of box_loss, added to the LM loss; 0: plain fine-tuning."}
     )
     fp_loss_weight: float = field(
-        default=0.0, metadata={"help": "Weight of stopping where no object follows (docs/losses.md)."}
+        default=0.0, metadata={"help": "Weight of the loss for stopping when no object follows (docs/losses.md)."}
     )
-    fn_loss_weight: float = field(default=0.0, metadata={"help": "Weight of going on where another object follows."})
+    fn_loss_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the loss for continuing when another object follows."}
+    )
     box_loss: str = field(
         default="giou",
         metadata={
-            "help": "What iou_loss_weight weighs: GIoU or L1 of the expected box, or W1 of its digits.",
+            "help": "The loss that iou_loss_weight weights: GIoU or L1 of the expected box, or W1 of its digits.",
             "choices": BOX_LOSSES,
         },
     )
     end_token_weight: float = field(
         default=1.0,
-        metadata={"help": "Weight of the tokens that end answers in the LM's loss, against 1 of all others."},
+        metadata={"help": "Weight of end-of-response tokens in the LM loss; all other tokens have weight 1."},
     )
     grounding_mode: str = field(
         default="teacher_forced",
         metadata={
-            "help": "Where the three weights apply: to the true answer's tokens, to the cost of sampled answers, or both.",
+            "help": "What the three weights apply to: tokens of the target response, the cost of sampled responses, or both.",
             "choices": GROUNDING_MODES,
         },
     )
-    grounding_every: int = field(default=10, metadata={"help": "Steps from one sampling of answers to the next."})
-    grounding_samples: int = field(default=4, metadata={"help": "Answers that are sampled to each question."})
+    grounding_every: int = field(default=10, metadata={"help": "Number of steps between two samplings of responses."})
+    grounding_samples: int = field(default=4, metadata={"help": "Number of responses sampled per question."})
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Evaluations without improvement before training stops."}
+        default=None, metadata={"help": "Stop after this many evaluations without improvement."}
     )
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete the run that output_dir holds."})
-    requires_gpu: bool = field(default=False, metadata={"help": "Stop at once where there is no CUDA GPU."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete the run in output_dir."})
+    requires_gpu: bool = field(default=False, metadata={"help": "Stop immediately if there is no CUDA GPU."})
 
     def __post_init__(self):
-        # argparse checks the choices of what the command line says, not of what a recipe does.
+        # argparse checks the choices of command-line values only, not those of a recipe.
         for f in fields(self):
             choices, value = f.metadata.get("choices"), getattr(self, f.name)
             items = value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""Boxes while training: a fixed slice of validation is answered at every evaluation and scored as evaluate.py scores."""
+"""Box metrics during training: a fixed validation sample, predicted at every evaluation and scored as in evaluate.py."""
 
 import math
 import random
@@ -18,58 +18,59 @@ from boxtune.metrics.average_precision import all_classes, evaluate_coco
 from boxtune.metrics.matching import is_click, match_images
 from boxtune.metrics.scoring import mean_iou, total_rates
 
-# What stands in the logs behind "eval_", and can be metric_for_best_model.
+# Logged with the prefix "eval_"; each can be metric_for_best_model.
 METRICS = ("AP", "AP50", "f1", "mean_iou", "fp", "fn", "unparsable", "boxes_runtime")
-# What transformers and TRL log beside them; aux_loss for models of experts.
+# Logged by transformers and TRL; aux_loss for mixture-of-experts models.
 LIBRARY_METRICS = (
     *("loss", "mean_token_accuracy", "entropy", "num_tokens", "aux_loss"),
     *("runtime", "samples_per_second", "steps_per_second"),
 )
-# Of ours, those in which less is better, and those that tell nothing where there is nothing to find.
+# Metrics of ours for which lower is better, and those that are undefined without objects.
 COSTS = ("fp", "fn", "unparsable", "boxes_runtime")
 NEED_OBJECTS = ("AP", "AP50", "f1", "mean_iou")
 
 
 def drawn_records(records: list[Record], count: int) -> list[Record]:
-    """At most `count` of the records, always the same ones, as they are asked in evaluation."""
+    """At most `count` of the records, always the same ones, with the objects that evaluation asks for."""
     drawn = sorted(random.Random(0).sample(range(len(records)), min(count, len(records))))
     return [as_asked(records[i]) for i in drawn]
 
 
 def require_objects(metric: str, records: list[Record], count: int) -> None:
-    """Raises UserError where `metric` is to choose the best checkpoint, and the records that are drawn hold no object."""
+    """Raises UserError if `metric` selects the best checkpoint but the sampled records hold no object."""
     drawn = drawn_records(records, count)
     if metric in NEED_OBJECTS and all(all(record["objects"]["ignore"]) for record in drawn):
         raise UserError(
-            f"metric_for_best_model: {metric} tells nothing, as the {len(drawn)} pictures of validation that are answered hold "
-            f"no object. Raise eval_images, {count}, where others of the {len(records)} hold some, or use eval_loss."
+            f"metric_for_best_model: {metric} is undefined, because the {len(drawn)} sampled validation images hold no object. "
+            f"Raise eval_images (now {count}) if others of the {len(records)} images hold objects, or use eval_loss."
         )
 
 
 class BoxValidation:
-    """Answers the same `count` records, drawn by chance from `records`, whenever it is asked to.
+    """Predicts the same random sample of `count` records at every evaluation.
 
-    `batch_size` is that of one process; where several train, each answers its share.
+    `batch_size` is per process. With several processes, each predicts its share.
     """
 
     def __init__(self, collator: DetectionCollator, records: list[Record], count: int, batch_size: int):
         self.records = drawn_records(records, count)
         self.collator, self.batch_size = collator, batch_size
 
-    def predict(self, model) -> list[Prediction]:
-        """The answers, in the order of `records`, the same in every process."""
+    def predict(self, model, description: str | None = None) -> list[Prediction]:
+        """The predictions, in the order of `records`, the same in every process. With a `description`, shows a progress bar."""
         state = PartialState()
         own = self.records[state.process_index :: state.num_processes]
         answers = generate_answers(model, self.collator, own, self.batch_size)
-        bar = tqdm(answers, total=len(own), desc="boxes of validation", unit="image", leave=False, disable=None)
-        by_id = {prediction["id"]: prediction for prediction in gather_object(list(bar))}
+        if description:
+            answers = tqdm(answers, total=len(own), desc=description, unit="image", leave=False, disable=None)
+        by_id = {prediction["id"]: prediction for prediction in gather_object(list(answers))}
         return [by_id[record["id"]] for record in self.records]
 
     def answer(self, model) -> tuple[dict[str, float], list[Prediction]]:
-        """(values by the names in METRICS, the predictions), the same in every process.
+        """({name in METRICS: value}, predictions), the same in every process.
 
-        `mean_iou` is over all truth, `fp` and `fn` are counts, `unparsable` is a share of the answers, `boxes_runtime`
-        is in seconds. Undefined values are NaN: AP where the slice has no truth, IoU for click answers.
+        `mean_iou` is over all ground truth, `fp` and `fn` are counts, `unparsable` is a fraction of the responses, and
+        `boxes_runtime` is in seconds. Undefined values are NaN: AP without ground truth, IoU for click answers.
         """
         began = time.perf_counter()
         predictions = self.predict(model)

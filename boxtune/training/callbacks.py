@@ -1,16 +1,18 @@
 """Callbacks of a training run."""
 
 import signal
+import sys
 from collections.abc import Callable
 
 import torch
+from tqdm import tqdm
 from transformers import TrainerCallback
 
 from boxtune.batching.variation import Variation
 
 
 class InterruptCallback(TrainerCallback):
-    """Ctrl-C and SIGTERM finish the step, save a checkpoint and stop; a second Ctrl-C stops at once."""
+    """On Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop. A second Ctrl-C stops immediately."""
 
     def __init__(self):
         self.interrupted = False
@@ -19,7 +21,7 @@ class InterruptCallback(TrainerCallback):
 
     def _request_stop(self, signum, frame):
         self.interrupted = True
-        print("\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once", flush=True)
+        print("\nstopping after this step, with a checkpoint; press Ctrl-C again to stop immediately", flush=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -31,11 +33,11 @@ class InterruptCallback(TrainerCallback):
         if self.interrupted:
             self.stopped = control.should_save = control.should_training_stop = True
             control.should_evaluate = False
-            # With a limit of 1 the trainer ends by removing all checkpoints but the best, this one as well.
+            # With save_total_limit 1, the trainer would finally remove all checkpoints but the best, including this one.
             args.save_total_limit = None
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self.stopped:  # the step has saved all there is
+        if self.stopped:  # the last step has already saved
             control.should_save = control.should_evaluate = False
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -44,16 +46,16 @@ class InterruptCallback(TrainerCallback):
         self._agree(args)
 
     def _agree(self, args) -> None:
-        """All processes must stop at the same step, or those that go on wait for the others forever."""
+        """Make all processes stop at the same step. Otherwise those that continue would wait for the others forever."""
         if args.world_size > 1:
             flag = torch.tensor(float(self.interrupted), device=args.device)
             torch.distributed.all_reduce(flag)
-            if flag.item() > 0:  # a signal may have come meanwhile, so the flag is never taken back
+            if flag.item() > 0:  # never reset: a signal may have arrived in the meantime
                 self.interrupted = True
 
 
 class BeginCallback(TrainerCallback):
-    """Calls `begin` in the first process once training begins: what was to be resumed from has been read by then."""
+    """Calls `begin` in the main process when training begins. By then, the checkpoint to resume from has been read."""
 
     def __init__(self, begin: Callable[[], None]):
         self.begin = begin
@@ -64,10 +66,63 @@ class BeginCallback(TrainerCallback):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells a variation, and every copy of it in the data loader's workers, which epoch begins."""
+    """Sets the epoch of a variation at the start of each epoch, also in the data loader's workers."""
 
     def __init__(self, variation: Variation):
         self.variation = variation
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.variation.epoch.fill_(int(state.epoch or 0))
+
+
+# Evaluation metrics in the line that an evaluation prints: {key without "eval_": label}.
+_SHOWN_METRICS = {
+    "loss": "loss",
+    "AP": "AP",
+    "AP50": "AP50",
+    "f1": "F1",
+    "mean_iou": "mean IoU",
+    "fp": "FP",
+    "fn": "FN",
+    "unparsable": "unparsable",
+}
+
+
+class ProgressLine(TrainerCallback):
+    """One progress bar for training and one printed line per evaluation.
+
+    It replaces transformers' ProgressCallback, which prints every log entry as a dictionary and a bar for every evaluation.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else 10,  # seconds; in a log file every update is a new line
+            disable=not state.is_world_process_zero,
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:  # on_evaluate prints the entries of an evaluation
+            loss, learning_rate = float(logs["loss"]), float(logs["learning_rate"])
+            self.bar.set_postfix_str(f"loss {loss:.3f}, learning rate {learning_rate:.2g}", refresh=False)
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        self.bar.set_description("evaluating")
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self.bar.set_description("training")
+        if not state.is_world_process_zero:
+            return
+        values = {label: metrics.get(f"eval_{key}") for key, label in _SHOWN_METRICS.items()}
+        line = ", ".join(f"{label} {value:.4g}" for label, value in values.items() if value is not None)
+        tqdm.write(f"evaluation at step {state.global_step}/{state.max_steps}: {line}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()

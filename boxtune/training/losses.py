@@ -1,14 +1,14 @@
 """Losses on boxes that have a gradient: total = LM + iou_loss_weight · IoU + fp_loss_weight · FP + fn_loss_weight · FN.
 
-Counting boxes in a generated text and adding the count to the loss adds a constant: its gradient is none. What is done here
-instead is computed from the model's own distributions at the true answer's tokens (teacher forcing):
+A count of boxes in generated text is a constant, so adding it to the loss adds no gradient. These terms are computed from the
+model's own token distributions at the target response (teacher forcing):
 
-    IoU  every coordinate's expected value under the distributions of its digits; 1 − GIoU of that box with the true one
-    FN   −log of the probability of going on, of the two tokens that decide it, where another object follows
-    FP   −log of the probability of stopping, where none does: behind the last object, and at once where there is none
+    IoU  1 − GIoU between the ground-truth box and the box of expected coordinates under the digits' distributions
+    FN   −log p(continue) at each decision where another object follows
+    FP   −log p(stop) at each decision where none follows: after the last object, or at the start of an empty response
 
-Only the positions that are needed are projected, and only onto the ten digits or the two tokens: nothing of the size of
-vocabulary × length is made. boxtune/training/policy.py has the terms that are sampled instead.
+p is taken over the two tokens that make the decision. Only the positions needed are projected, and only onto the ten digits or
+the two tokens, so no tensor of size vocabulary × length is made. Sampled terms are in boxtune/training/policy.py.
 """
 
 from dataclasses import dataclass
@@ -18,19 +18,20 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, l1_loss, softplus
 
 BOX_LOSSES = ("giou", "l1", "w1")
-# What is logged where a loss on boxes is in use, in training and evaluation.
+# The keys logged in training and evaluation when a box loss is in use.
 LOSSES = ("lm_loss", "iou_loss", "fp_loss", "fn_loss")
 
 
 @dataclass(frozen=True)
 class BoxLosses:
-    """The weights of the terms, and which of BOX_LOSSES the IoU term is.
+    """The weights of the terms, and the kind of IoU term, one of BOX_LOSSES.
 
-    giou: 1 − GIoU (Rezatofighi et al., arXiv 1902.09630) of the expected box. l1: mean distance of its edges, in shares of the
-    picture's sides. w1: mean Wasserstein-1 distance of each digit's distribution from the true digit, weighted by the digit's
-    place (the number token loss of arXiv 2411.02083, which takes whole numbers for tokens), in the same shares: unlike the
-    other two it also punishes a distribution whose mean happens to be right. `end_token` is the weight of the LM's own loss
-    on the tokens that end answers, against 1 on all others.
+    giou: 1 − GIoU (Rezatofighi et al., arXiv 1902.09630) of the expected box.
+    l1: mean distance of the expected box's edges, as fractions of the image's sides.
+    w1: mean Wasserstein-1 distance between each digit's distribution and the true digit, weighted by the digit's place value,
+    in the same fractions (the number token loss of arXiv 2411.02083, which uses one token per number). Unlike the other two,
+    it also penalizes a distribution whose mean happens to be right.
+    end_token: weight of the LM loss on the tokens that end responses; all other tokens have weight 1.
     """
 
     iou: float
@@ -40,7 +41,7 @@ class BoxLosses:
     end_token: float = 1.0
 
     def __bool__(self) -> bool:
-        """Whether anything is added to the LM's loss."""
+        """Whether these weights change the LM loss."""
         return any((self.iou, self.fp, self.fn)) or self.end_token != 1
 
     @property
@@ -48,17 +49,17 @@ class BoxLosses:
         return max(self.iou, self.fp, self.fn)
 
     def reweigh_ends(self, hidden: Tensor, head: torch.nn.Linear, targets: dict[str, Tensor]) -> Tensor:
-        """What a sum of cross-entropies over all tokens lacks, for the tokens that end answers to weigh `end_token`."""
+        """The amount to add to a summed cross-entropy so that tokens that end responses have weight `end_token`."""
         ends = ~targets["goes_on"]
         rows, positions = targets["decision_at"][ends].T
         logits = head(hidden[rows, positions]).float()
         return (self.end_token - 1) * cross_entropy(logits, targets["decision_tokens"][ends, 1], reduction="sum")
 
     def terms(self, hidden: Tensor, head: torch.nn.Linear, digit_ids: list[int], targets: dict[str, Tensor]):
-        """{"iou", "fp", "fn"}: unweighted means over boxes and decisions, 0 where there are none.
+        """{"iou", "fp", "fn"}: unweighted means over boxes and decisions; 0 if there are none. Computed in float32.
 
-        `hidden` (N, T, H) are the last hidden states, `head` projects them onto the vocabulary, `digit_ids` are the ten
-        digits' tokens, `targets` come from `collate_targets`. Computed in float32.
+        `hidden`: (N, T, H) last hidden states. `head`: projects them onto the vocabulary. `digit_ids`: tokens of the ten digits.
+        `targets`: from `collate_targets`.
         """
         digits = _project(hidden, targets["digit_at"], head, torch.tensor(digit_ids, device=hidden.device))
         decisions = _project(hidden, targets["decision_at"], head, targets["decision_tokens"])
@@ -66,26 +67,26 @@ class BoxLosses:
         return {"iou": box_loss(digits, targets, self.box_loss), "fp": fp_loss, "fn": fn_loss}
 
     def weigh(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """{"iou", "fp", "fn"}, the terms or what sampled answers cost, each times its weight."""
+        """{"iou", "fp", "fn"}: each part (a term, or a cost of sampled responses) times its weight."""
         return {"iou": self.iou * parts["iou"], "fp": self.fp * parts["fp"], "fn": self.fn * parts["fn"]}
 
 
 def _project(hidden: Tensor, at: Tensor, head: torch.nn.Linear, tokens: Tensor) -> Tensor:
-    """(P, K) float32 logits at the P places `at` (row, position), of the K tokens: the same (K,) for all, or (P, K) of each."""
+    """(P, K) float32 logits at P places `at` (row, position) for K tokens: (K,) shared by all places, or (P, K) per place."""
     states, rows = hidden[at[:, 0], at[:, 1]].float(), head.weight[tokens].float()
     logits = states @ rows.T if tokens.ndim == 1 else (states[:, None] * rows).sum(-1)
     return logits if head.bias is None else logits + head.bias[tokens].float()
 
 
 def _place_values(targets: dict[str, Tensor]) -> Tensor:
-    """(D,) what one step of each digit is worth in shares of the picture's side."""
+    """(D,) value of one unit of each digit, as a fraction of the image's side."""
     return targets["place"] / targets["sides"].flatten()[targets["edge"]]
 
 
 def expected_boxes(digit_logits: Tensor, targets: dict[str, Tensor]) -> Tensor:
-    """(B, 4) expected boxes_xyxy in shares of the picture's sides, from (D, 10) logits of the digits.
+    """(B, 4) expected boxes_xyxy as fractions of the image's sides, from (D, 10) digit logits.
 
-    Each digit counts with the distribution that it has behind the true digits before it; a number keeps its true length.
+    Each digit's distribution is conditioned on the true digits before it. A number keeps its true number of digits.
     """
     values = torch.arange(10, device=digit_logits.device, dtype=digit_logits.dtype)
     shares = (digit_logits.softmax(-1) @ values) * _place_values(targets)
@@ -94,7 +95,7 @@ def expected_boxes(digit_logits: Tensor, targets: dict[str, Tensor]) -> Tensor:
 
 
 def box_loss(digit_logits: Tensor, targets: dict[str, Tensor], kind: str) -> Tensor:
-    """The mean over boxes of one of BOX_LOSSES, from (D, 10) logits; 0 where there is no box."""
+    """One of BOX_LOSSES as a mean over boxes, from (D, 10) digit logits; 0 if there is no box."""
     true = targets["boxes_xyxy"] / targets["sides"]
     if not len(true):
         return digit_logits.sum() * 0.0
@@ -106,10 +107,10 @@ def box_loss(digit_logits: Tensor, targets: dict[str, Tensor], kind: str) -> Ten
 
 
 def paired_giou(boxes_a_xyxy: Tensor, boxes_b_xyxy: Tensor) -> Tensor:
-    """(N,) generalised IoU of each pair of (N, 4) boxes, the second of them upright.
+    """(N,) generalized IoU of each pair of (N, 4) boxes; the second box must have ordered corners.
 
-    An expected box may be inside out, which torchvision's version does not allow for. Its area and intersection are 0, and
-    how far it is inside out, in shares of the hull, is taken off, so that it is always turned right.
+    An expected box may have reversed corners, which torchvision's version does not handle. Such a box has area and intersection
+    0, and the amount of reversal, as a fraction of the enclosing box, is subtracted, so that the gradient restores the order.
     """
     a, b = boxes_a_xyxy, boxes_b_xyxy
     overlap = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(-1)
@@ -118,12 +119,12 @@ def paired_giou(boxes_a_xyxy: Tensor, boxes_b_xyxy: Tensor) -> Tensor:
     corners = torch.stack([a[:, :2], a[:, 2:], b[:, :2], b[:, 2:]])
     sides = corners.amax(0) - corners.amin(0)
     hull = sides.prod(-1)
-    inside_out = ((a[:, :2] - a[:, 2:]).clamp(min=0) / sides).sum(-1)
-    return overlap / union - (hull - union) / hull - inside_out
+    reversal = ((a[:, :2] - a[:, 2:]).clamp(min=0) / sides).sum(-1)
+    return overlap / union - (hull - union) / hull - reversal
 
 
 def decision_losses(logits: Tensor, goes_on: Tensor) -> tuple[Tensor, Tensor]:
-    """(fp_loss, fn_loss) of (S, 2) logits of going on and stopping; each is 0 where no such decision stands."""
+    """(fp_loss, fn_loss) from (S, 2) logits of continuing and stopping; each is 0 if there is no such decision."""
     surprise = softplus(torch.where(goes_on, logits[:, 1] - logits[:, 0], logits[:, 0] - logits[:, 1]))
 
     def mean(chosen: Tensor) -> Tensor:

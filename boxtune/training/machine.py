@@ -1,4 +1,4 @@
-"""What a machine must have for a training, told before anything is loaded."""
+"""What a machine needs for training, checked before anything is loaded."""
 
 import os
 import shutil
@@ -11,55 +11,62 @@ from trl import SFTConfig
 
 from boxtune.common.errors import UserError
 
-# Of a pixel that a worker hands over: three colours of two equal frames, in float32 (Qwen-VL's temporal patch).
-BYTES_OF_PIXEL = 3 * 2 * 4
+# Bytes per pixel that a worker hands over: 3 channels × 2 equal frames (Qwen-VL's temporal patch) × 4 bytes (float32).
+BYTES_PER_PIXEL = 3 * 2 * 4
+# Batches that each worker prepares ahead (torch's default prefetch_factor).
+BATCHES_PER_WORKER = 2
 
 
 def require_machine(gpus: int) -> None:
-    """Raises UserError that lists all that stands against training here; `gpus` are those of this one process."""
+    """Raises UserError that lists everything that prevents training on this machine. `gpus`: GPUs visible to this process."""
     problems = []
-    if gpus > 1:  # torch's DataParallel, which TRL refuses late
+    if gpus > 1:  # torch would use DataParallel, which TRL rejects only later
         problems.append(
-            f"this machine has {gpus} GPUs, and each needs a process of its own. For one of them: CUDA_VISIBLE_DEVICES=0 make "
-            'train …; for all: LAUNCH=".venv/bin/accelerate launch --config_file recipes/accelerate/ddp.yaml"'
+            f"this process sees {gpus} GPUs, but each GPU needs its own process. To use one GPU: CUDA_VISIBLE_DEVICES=0 make "
+            'train …; to use all: LAUNCH=".venv/bin/accelerate launch --config_file recipes/accelerate/ddp.yaml"'
         )
-    if is_deepspeed_zero3_enabled():  # it shares weights out as they load, where we load them whole onto each GPU
+    if is_deepspeed_zero3_enabled():  # ZeRO-3 shards weights while they load; boxtune loads them whole onto each GPU
         problems.append(
-            "ZeRO-3 is not supported: launch with recipes/accelerate/zero2.yaml, or with fsdp.yaml for a base that fits no "
+            "ZeRO-3 is not supported: launch with recipes/accelerate/zero2.yaml, or with fsdp.yaml if the base does not fit a "
             "single GPU"
         )
     if torch.cuda.is_available():
         problems += compiler_problems(Path(sysconfig.get_paths()["include"]))
     if problems:
-        raise UserError("training cannot start here:", problems)
+        raise UserError("training cannot start on this machine:", problems)
 
 
 def compiler_problems(include: Path) -> list[str]:
-    """Why Triton, by which TRL computes its loss on a GPU, could not compile C at the first step."""
+    """Why Triton could not compile TRL's GPU loss at the first step; empty if it can. `include`: folder of Python.h."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     missing = [] if compiler else ["a C compiler (gcc or clang)"]
     missing += [] if (include / "Python.h").is_file() else [f"{include / 'Python.h'}"]
-    remedy = "install them: apt install gcc python3-dev, or what your system calls them"
-    return (
-        [f"the loss is compiled for the GPU, and {' and '.join(missing)} cannot be found; {remedy}"] if missing else []
-    )
+    if not missing:
+        return []
+    remedy = "install them: apt install gcc python3-dev, or the equivalent for your system"
+    return [f"the loss is compiled for the GPU, but {' and '.join(missing)} cannot be found; {remedy}"]
 
 
-def fit_workers(training: SFTConfig, max_pixels: int, shared_memory: Path = Path("/dev/shm")) -> str | None:
-    """Load pictures in the training process where shared memory, which containers often bound to 64 MB, cannot hold the
-    batches that workers have ready (two each). Returns what to tell the user."""
-    if not training.dataloader_num_workers or not shared_memory.is_dir():
-        return None
-    batch = training.per_device_train_batch_size
+def workers_that_fit(
+    training: SFTConfig, max_pixels: int, shared_memory: Path = Path("/dev/shm")
+) -> tuple[int, str | None]:
+    """(number of data loader workers, note for the user or None).
+
+    Workers pass batches through shared memory, which containers often limit to 64 MB. If it cannot hold the batches that the
+    workers prepare ahead, images are loaded in the training process: 0 workers.
+    """
+    workers = training.dataloader_num_workers
+    if not workers or not shared_memory.is_dir():
+        return workers, None
+    batch_size = training.per_device_train_batch_size
     if training.eval_strategy != "no":
-        batch = max(batch, training.per_device_eval_batch_size)
-    needed = 2 * training.dataloader_num_workers * batch * max_pixels * BYTES_OF_PIXEL * training.world_size
+        batch_size = max(batch_size, training.per_device_eval_batch_size)
+    needed = BATCHES_PER_WORKER * workers * batch_size * max_pixels * BYTES_PER_PIXEL * training.world_size
     free = shutil.disk_usage(shared_memory).free
     if needed <= free:
-        return None
+        return workers, None
     note = (
-        f"{training.dataloader_num_workers} workers could need {needed / 1e6:,.0f} MB of shared memory, and {shared_memory} has "
-        f"{free / 1e6:,.0f} MB: pictures are loaded without workers. In a container, docker run --shm-size gives more"
+        f"{workers} workers may need {needed / 1e6:,.0f} MB of shared memory, but {shared_memory} has {free / 1e6:,.0f} MB free: "
+        "images are loaded without workers. In a container, docker run --shm-size raises the limit"
     )
-    training.dataloader_num_workers = 0
-    return note
+    return 0, note

@@ -1,14 +1,14 @@
-"""FN, FP and IoU of answers that the model samples: a cost that is counted in boxes, and reaches the weights all the same.
+"""Policy loss: IoU, FP and FN of sampled responses, as a cost in boxes whose expectation has a gradient.
 
-A count has no gradient, but its expectation has: sample k answers to each question, and raise the log-probability of those
-that cost less than the others (REINFORCE with a leave-one-out baseline; tuning vision models with task rewards in this
-way: Pinto et al., arXiv 2302.08242). An answer costs
+A count has no gradient, but its expectation under the model's distribution has one. Sample k responses to each question, and
+raise the log-probability of those that cost less than the others (REINFORCE with a leave-one-out baseline; tuning vision models
+with task rewards in this way: Pinto et al., arXiv 2302.08242). The cost of a response is
 
     iou · (1 − mean IoU of its matches)  +  fp · (false positives + duplicates) / n  +  fn · false negatives / n
 
-n being the number of true boxes, or 1. Matching is that of evaluation, so a duplicate is a false positive as well and counts
-twice. What an answer costs more than others is measured in standard deviations, so the ratios of the three weights say what
-costs, and the largest of them how much the loss weighs beside the LM's.
+where n is the number of ground-truth boxes, at least 1. Matching is that of evaluation. A duplicate is also a false positive, so
+it counts twice. Advantages are measured in standard deviations. Hence the ratios of the three weights say what matters, and the
+largest weight is the weight of the whole loss relative to the LM loss.
 """
 
 import json
@@ -21,7 +21,8 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from boxtune.answers.predictions import make_prediction
-from boxtune.batching.collator import IGNORE_INDEX, DetectionCollator
+from boxtune.batching.collator import DetectionCollator
+from boxtune.batching.encoder import IGNORE_INDEX
 from boxtune.data.records import Record
 from boxtune.metrics.matching import match_images
 from boxtune.models.generation_config import stop_ids
@@ -29,25 +30,25 @@ from boxtune.training.losses import BoxLosses
 
 
 def answer_costs(record: Record, prediction: dict) -> dict[str, float]:
-    """{"iou", "fp", "fn"}: what an answer costs before anything is weighed; all 0 for a perfect one.
+    """{"iou", "fp", "fn"}: the unweighted costs of a response; all 0 for a perfect one.
 
-    Without truth only false positives can be made.
+    On an image without ground truth, only false positives cost.
     """
     [image] = match_images([record], [prediction])
-    truth = image.tp + image.fn
+    ground_truth = image.tp + image.fn
     mean_iou = sum(iou for *_, iou in image.pairs) / image.tp if image.tp else 0.0
     return {
-        "iou": 1 - mean_iou if truth else 0.0,
-        "fp": (image.fp + len(image.duplicates)) / max(truth, 1),
-        "fn": image.fn / max(truth, 1),
+        "iou": 1 - mean_iou if ground_truth else 0.0,
+        "fp": (image.fp + len(image.duplicates)) / max(ground_truth, 1),
+        "fn": image.fn / max(ground_truth, 1),
     }
 
 
 def advantages(costs: Tensor) -> Tensor:
-    """(B, k) costs minus the mean cost of the same question's other answers, in units of the batch's standard deviation.
+    """(B, k) costs minus the mean cost of the other responses to the same question, in units of the batch's standard deviation.
 
-    All 0 where all answers to a question cost the same: nothing can be learned from them. `costs` must be float64, because
-    what float32 leaves of equal costs is not small against the least deviation.
+    0 for a question whose responses all cost the same: they carry no signal. `costs` must be float64: in float32, the rounding
+    error of equal costs is not small compared with the lower bound of the deviation.
     """
     others = (costs.sum(1, keepdim=True) - costs) / (costs.shape[1] - 1)
     differences = costs - others
@@ -56,7 +57,7 @@ def advantages(costs: Tensor) -> Tensor:
 
 @contextmanager
 def answering(model: torch.nn.Module) -> Iterator[None]:
-    """The model as it generates: no dropout, no gradient checkpointing, and afterwards as it was found."""
+    """The model in generation mode (no dropout, no gradient checkpointing); its mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -68,7 +69,7 @@ def answering(model: torch.nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """`samples` answers to each question of a batch, every `every` steps; `weights` are those of their cost."""
+    """Samples `samples` responses to each question of a batch every `every` steps; `weights` weight the parts of their cost."""
 
     weights: BoxLosses
     samples: int
@@ -77,16 +78,16 @@ class PolicyLoss:
     def __call__(
         self, forward, model, collator: DetectionCollator, inputs: dict[str, Tensor], asked: dict
     ) -> tuple[Tensor, dict[str, float]]:
-        """(the loss, weighed already; what to log of the answers: their mean `policy_cost`, its parts before weighing, and the
-        share of questions whose answers all cost the same, of which nothing can be learned).
+        """(weighted loss, values to log). Logged are the mean `policy_cost`, its unweighted parts, and
+        `policy_frac_same_cost`, the fraction of questions whose responses all cost the same and so carry no signal.
 
-        `forward` is the model as it trains, wrapped as it may be, `model` the same unwrapped. `inputs` are the batch's
-        pixel_values and image_grid_thw, `asked` its questions (collator.ask).
+        `forward`: the training model, possibly wrapped. `model`: the same model unwrapped. `inputs`: pixel_values and
+        image_grid_thw of the batch. `asked`: its questions (DetectionCollator.ask).
         """
         prompt = {key: asked[key] for key in ("input_ids", "attention_mask", "mm_token_type_ids")}
-        pictures = {key: inputs[key] for key in ("pixel_values", "image_grid_thw")}
+        images = {key: inputs[key] for key in ("pixel_values", "image_grid_thw")}
         with answering(model):
-            sequences = model.generate(**prompt, **pictures, generation_config=self._sampling(collator))
+            sequences = model.generate(**prompt, **images, generation_config=self._sampling(collator))
         length = prompt["input_ids"].shape[1]
         kept = until_stop(sequences[:, length:], stop_ids(collator.tokenizer))
         parts = self._costs(sequences[:, length:], kept, collator, asked)
@@ -101,7 +102,7 @@ class PolicyLoss:
             labels=labels,
             fused_lm_head=True,
             use_cache=False,
-            **repeat_images(pictures, self.samples),
+            **repeat_images(images, self.samples),
         )
         weight = self.weights.largest * advantages(costs).reshape(-1, 1).to(output.log_probs)
         found = {f"policy_{name}": values.mean().item() for name, values in parts.items()}
@@ -110,24 +111,24 @@ class PolicyLoss:
         return (weight * output.log_probs).sum() / kept.sum(), found
 
     def _sampling(self, collator: DetectionCollator) -> GenerationConfig:
-        """Plain sampling from the model's own distribution, which is what the gradient is of."""
+        """Plain sampling from the model's own distribution, because the gradient is of that distribution."""
         tokenizer = collator.tokenizer
         return GenerationConfig(
             do_sample=True,
             temperature=1.0,
             top_k=0,
             top_p=1.0,
-            repetition_penalty=1.0,  # whatever is left open here comes from the model's own config (generation.py)
+            repetition_penalty=1.0,  # values not set here would come from the model's own config
             num_return_sequences=self.samples,
             max_new_tokens=collator.grounding.max_new_tokens,
             eos_token_id=stop_ids(collator.tokenizer),
             pad_token_id=tokenizer.pad_token_id,
-            # A sampled placeholder would stand for a picture that is not there.
+            # A sampled image placeholder would refer to an image that does not exist.
             suppress_tokens=[collator.image_token_id],
         )
 
     def _costs(self, answers: Tensor, kept: Tensor, collator: DetectionCollator, asked: dict) -> dict[str, Tensor]:
-        """`answer_costs` of (B · k, T) sampled tokens, each (B, k), in float64."""
+        """`answer_costs` of (B · k, T) sampled tokens, each of shape (B, k), in float64."""
         records = [json.loads(record) for record in asked["records"]]
         stops = stop_ids(collator.tokenizer)
         costs = []
@@ -147,15 +148,15 @@ class PolicyLoss:
 
 
 def until_stop(answers: Tensor, stops: list[int]) -> Tensor:
-    """(N, T) bool: the tokens up to the first stop, which belongs to the answer."""
+    """(N, T) bool: the tokens up to and including the first stop token."""
     is_stop = torch.isin(answers, torch.tensor(stops, device=answers.device)).long()
     return is_stop.cumsum(1) - is_stop == 0
 
 
-def repeat_images(pictures: dict[str, Tensor], times: int) -> dict[str, Tensor]:
-    """Each picture `times` times in a row; pixel_values holds the patches of all pictures one after the other."""
-    patches = pictures["pixel_values"].split(pictures["image_grid_thw"].prod(1).tolist())
+def repeat_images(images: dict[str, Tensor], times: int) -> dict[str, Tensor]:
+    """Each image repeated `times` times in a row; pixel_values holds the patches of all images one after the other."""
+    patches = images["pixel_values"].split(images["image_grid_thw"].prod(1).tolist())
     return {
         "pixel_values": torch.cat([chunk for chunk in patches for _ in range(times)]),
-        "image_grid_thw": pictures["image_grid_thw"].repeat_interleave(times, 0),
+        "image_grid_thw": images["image_grid_thw"].repeat_interleave(times, 0),
     }

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: whether a new one may start there, where to resume from, and the finished model."""
+"""The folder of a run: whether a new run may start there, where to resume from, and saving the final model."""
 
 import shutil
 from pathlib import Path
@@ -14,22 +14,22 @@ from boxtune.reports.model_card import model_name, write_card
 from boxtune.training.recipe import Recipe
 from boxtune.training.trainer import RESUME_REMEDY, DetectionTrainer
 
-# What a run leaves in its folder.
+# Subfolders that a run creates.
 RUN_FOLDERS = (f"{PREFIX_CHECKPOINT_DIR}-*", "final", "final_merged", "eval", "eval_*")
 
 
 def last_whole_checkpoint(output_dir: Path) -> Path | None:
-    """The latest checkpoint that was saved to its end; trainer_state.json is written last."""
+    """The latest complete checkpoint. trainer_state.json is written last, so a checkpoint that has it is complete."""
     steps = {}
     for state in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
         step = state.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step.isdecimal():  # and no copy that someone kept
+        if step.isdecimal():  # skips copies such as checkpoint-10-backup
             steps[int(step)] = state.parent
     return steps[max(steps)] if steps else None
 
 
 def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
-    """(where to resume from, what a new run replaces). Raises UserError rather than mix two runs in one folder."""
+    """(checkpoint to resume from, folders that a new run replaces). Raises UserError instead of mixing two runs in one folder."""
     output_dir = Path(recipe.training.output_dir)
     wanted = recipe.training.resume_from_checkpoint or "false"
     old = [path for pattern in RUN_FOLDERS for path in sorted(output_dir.glob(pattern)) if path.is_dir()]
@@ -37,14 +37,12 @@ def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
     if wanted.lower() in {"true", "1", "yes", "last"}:
         checkpoint = last_whole_checkpoint(output_dir)
         if checkpoint is None:
-            raise UserError(
-                f"{output_dir} holds no whole checkpoint to resume from; leave out --resume_from_checkpoint."
-            )
+            raise UserError(f"{output_dir} holds no complete checkpoint to resume from; omit --resume_from_checkpoint.")
     elif wanted.lower() not in {"false", "0", "no"}:
         checkpoint = Path(wanted)
         if not (checkpoint / "trainer_state.json").is_file():
             raise UserError(
-                f"--resume_from_checkpoint {wanted}: no whole checkpoint there (trainer_state.json is missing)."
+                f"--resume_from_checkpoint {wanted}: no complete checkpoint there (trainer_state.json is missing)."
             )
     if checkpoint:
         with reading(str(checkpoint / "trainer_state.json"), RESUME_REMEDY):
@@ -53,26 +51,26 @@ def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
             return checkpoint, []
     if old and not recipe.options.overwrite_output_dir:
         raise UserError(
-            f"{output_dir} already holds a run ({', '.join(path.name for path in old)}). Go on with "
+            f"{output_dir} already holds a run ({', '.join(path.name for path in old)}). Continue it with "
             "--resume_from_checkpoint true, start over with --overwrite_output_dir true, or choose another --output_dir."
         )
     return checkpoint, old
 
 
 def save_final(trainer: DetectionTrainer, output_dir: Path) -> None:
-    """The finished model in output_dir/final, whole or not at all."""
+    """Save the final model to output_dir/final, completely or not at all."""
     trainer.require_finite()
     partial = output_dir / "final.partial"
     if trainer.is_world_process_zero():
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that ended in here; it may have trained other weights
+        shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted save, possibly of other weights
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(partial))
     if trainer.is_world_process_zero():
         for name in ("recipe.yaml", "run.json", "first_batch.txt"):
             shutil.copyfile(output_dir / name, partial / name)
         if not isinstance(trainer.model, PeftModel):
-            # Servers follow this file, and the hub's asks for sampling and a repetition penalty.
+            # Servers follow this file. The base model's own asks for sampling and a repetition penalty.
             tokenizer = trainer.processing_class.tokenizer
             greedy_config(tokenizer, trainer.grounding.max_new_tokens).save_pretrained(partial)
         write_card(partial, model_name(output_dir / "final"))
-        replace_folder(partial, output_dir / "final")  # one is there where a resumed run had already ended
+        replace_folder(partial, output_dir / "final")  # exists if a resumed run had already finished

@@ -1,4 +1,4 @@
-"""What a run resolved, saved beside its checkpoints: recipe.yaml, run.json and first_batch.txt."""
+"""The record of a run, saved beside its checkpoints: recipe.yaml (resolved), run.json and first_batch.txt."""
 
 import json
 import platform
@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 import yaml
 
-from boxtune.batching.collator import IGNORE_INDEX
+from boxtune.batching.encoder import IGNORE_INDEX
 from boxtune.common.environment import git_revision, versions
 from boxtune.common.errors import reading
 from boxtune.common.files import write_whole
-from boxtune.data.records import data_hash, read_info
-from boxtune.models.loading import quantised_modules, trainable_parameters
+from boxtune.data.dataset import data_hash, read_info
+from boxtune.models.describing import quantized_modules, trainable_parameters
 from boxtune.models.lora import adapted_modules
 from boxtune.training.recipe import Recipe, read_yaml
 
@@ -22,7 +22,7 @@ def device_name() -> str:
 
 
 def changed_keys(output_dir: Path, recipe: Recipe) -> list[str]:
-    """Keys whose value differs from that of the run already in `output_dir`."""
+    """Recipe keys whose value differs from the run that is already in `output_dir`."""
     path = output_dir / "recipe.yaml"
     if not path.is_file():
         return []
@@ -33,7 +33,7 @@ def changed_keys(output_dir: Path, recipe: Recipe) -> list[str]:
 
 
 def changed_data(output_dir: Path, data_dir: Path) -> bool:
-    """Whether the run in `output_dir` was started on other data than `data_dir` holds now."""
+    """Whether the run in `output_dir` was started with different data than `data_dir` holds now."""
     path = output_dir / "run.json"
     if not path.is_file():
         return False
@@ -43,7 +43,7 @@ def changed_data(output_dir: Path, data_dir: Path) -> bool:
 
 
 def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, processor, batch: dict) -> None:
-    """Write the three files; `batch` is the first training batch."""
+    """Write the three files. `batch` is the first training batch."""
     write_whole(output_dir / "recipe.yaml", yaml.safe_dump(recipe.values, allow_unicode=True))
     trainable, total = trainable_parameters(model)
     data_dir = Path(recipe.options.data_dir)
@@ -53,7 +53,7 @@ def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, proc
         "device": device_name(),
         "git_revision": git_revision(Path(__file__).parent),
         "data": {"directory": str(data_dir), "sha256": data_hash(data_dir), "splits": read_info(data_dir)["splits"]},
-        "modules": {"quantised": quantised_modules(model), "adapted": adapted_modules(model)},
+        "modules": {"quantised": quantized_modules(model), "adapted": adapted_modules(model)},
         "parameters": {"trainable": trainable, "all": total},
     }
     write_whole(output_dir / "run.json", json.dumps(info, ensure_ascii=False, indent=2) + "\n")
@@ -61,13 +61,13 @@ def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, proc
 
 
 def describe_batch(processor, batch: dict) -> str:
-    """The batch as text: what the model reads (image placeholders counted, not repeated) and what it is taught."""
+    """The batch as text: the input (image placeholders counted, not repeated) and the supervised part."""
     sections = []
     pairs = zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)
     for i, (ids, mask, labels) in enumerate(pairs):
         text = processor.tokenizer.decode(ids[mask.bool()])
         count = text.count(processor.image_token)
         text = text.replace(processor.image_token * count, f"[{count} image tokens]") if count else text
-        taught = processor.tokenizer.decode(labels[labels != IGNORE_INDEX])
-        sections.append(f"--- example {i}\n{text}\n--- supervised\n{taught}\n")
+        supervised = processor.tokenizer.decode(labels[labels != IGNORE_INDEX])
+        sections.append(f"--- example {i}\n{text}\n--- supervised\n{supervised}\n")
     return "\n".join(sections)

@@ -1,4 +1,4 @@
-"""ImageFinder with true and predicted boxes for wandb, which overlays them itself, and TensorBoard, which gets them drawn."""
+"""Images with ground-truth and predicted boxes for the trackers: as overlays for wandb, drawn into the image for TensorBoard."""
 
 from collections.abc import Iterable
 
@@ -11,44 +11,44 @@ from boxtune.answers.predictions import Prediction
 from boxtune.common.drawing import draw_boxes, draw_prediction, thumbnail
 from boxtune.data.records import Record
 
-SIDE = 640  # longest side of a tracked picture
+SIDE = 640  # longest side of a tracked image in pixels
 TAG = "eval/pictures"
 
-# A picture, its record, and the answer to it.
-Answered = tuple[Image.Image, Record, Prediction]
+# An image, its record and its prediction.
+Predicted = tuple[Image.Image, Record, Prediction]
 
 
-def log_images(callbacks: Iterable[TrainerCallback], answered: list[Answered], classes: list[str], step: int) -> None:
-    """Send the pictures to those trackers, among a trainer's callbacks, that show pictures."""
+def log_images(callbacks: Iterable[TrainerCallback], rows: list[Predicted], classes: list[str], step: int) -> None:
+    """Send the images to those trackers, among a trainer's callbacks, that show images."""
     for callback in callbacks:
         if isinstance(callback, WandbCallback):
             import wandb
 
-            images = [_overlaid(*picture, classes) for picture in answered]
-            # As transformers logs: the step is a value of its own, by which wandb orders.
+            images = [_overlaid(*row, classes) for row in rows]
+            # As in transformers' callback, the step is a logged value, by which wandb orders entries.
             wandb.log({TAG: images, "train/global_step": step})
         elif isinstance(callback, TensorBoardCallback):
-            for number, picture in enumerate(answered):
-                pixels = np.asarray(_drawn(*picture))
+            for number, row in enumerate(rows):
+                pixels = np.asarray(_drawn(*row))
                 callback.tb_writer.add_image(f"{TAG}/{number}", pixels, step, dataformats="HWC")
 
 
 def _drawn(image: Image.Image, record: Record, prediction: Prediction) -> Image.Image:
-    """Truth in green, the answer in red."""
+    """Ground truth in green, prediction in red."""
     image = thumbnail(image, SIDE)
-    scale, truth = image.width / record["width"], record["objects"]
-    boxes_xyxy = [[value * scale for value in box] for box in truth["bbox"]]
-    image = draw_boxes(image, boxes_xyxy, truth["category"], "lime")
+    scale, ground_truth = image.width / record["width"], record["objects"]
+    boxes_xyxy = [[value * scale for value in box] for box in ground_truth["bbox"]]
+    image = draw_boxes(image, boxes_xyxy, ground_truth["category"], "lime")
     return draw_prediction(image, prediction["objects"], scale)
 
 
 def _overlaid(image: Image.Image, record: Record, prediction: Prediction, classes: list[str]):
-    """A wandb.Image whose boxes can be switched on and off by class there. Points, which it cannot show, are drawn."""
+    """A wandb.Image whose boxes can be toggled by class. wandb cannot show points, so these are drawn into the image."""
     import wandb
 
     if "point" in prediction["objects"]:
         return wandb.Image(_drawn(image, record, prediction), caption=record["id"])
-    # Labels that are no class of the data set are shown, too.
+    # Labels outside the dataset's classes are shown, too.
     names = list(dict.fromkeys([*classes, *record["objects"]["category"], *prediction["objects"]["category"]]))
     width, height = record["width"], record["height"]
 

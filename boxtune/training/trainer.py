@@ -1,4 +1,4 @@
-"""DetectionTrainer: TRL's SFTTrainer with fp32 adapters, whole checkpoints and an early stop on nonsense."""
+"""DetectionTrainer: TRL's SFTTrainer with box losses, fp32 adapters, box metrics at every evaluation and complete checkpoints."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
@@ -14,8 +15,9 @@ from trl import SFTTrainer
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import Prediction
 from boxtune.batching.box_targets import target_counts
-from boxtune.batching.collator import IGNORE_INDEX
+from boxtune.batching.encoder import IGNORE_INDEX
 from boxtune.common.errors import UserError, accepting, is_out_of_space, reading
+from boxtune.families import FAMILIES
 from boxtune.training.box_validation import BoxValidation
 from boxtune.training.losses import BoxLosses
 from boxtune.training.policy import PolicyLoss
@@ -26,18 +28,21 @@ RESUME_REMEDY = (
     "or start over with --overwrite_output_dir true."
 )
 
-
-# How many of the answered pictures go to the trackers.
+# Number of validation images that are sent to the trackers at each evaluation.
 TRACKED_IMAGES = 8
 
 
 @contextmanager
-def last_hidden_states(backbone: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    """The one (N, T, H) of the last forward pass within: TRL's fused LM head keeps it to itself."""
-    found: list[torch.Tensor] = []
+def last_hidden_states(backbone: torch.nn.Module) -> Iterator[list[Tensor]]:
+    """A list that holds the (N, T, H) last hidden states of the latest forward pass inside the `with` block.
+
+    TRL's fused LM head does not return them.
+    """
+    found: list[Tensor] = []
 
     def keep(module, args, output) -> None:
-        found[:] = [output.last_hidden_state]  # generating, a pass for each token, would pile them up
+        # Replaced, not appended: generation makes one pass per token, and all their states would fill the memory.
+        found[:] = [output.last_hidden_state]
 
     hook = backbone.register_forward_hook(keep)
     try:
@@ -47,8 +52,11 @@ def last_hidden_states(backbone: torch.nn.Module) -> Iterator[list[torch.Tensor]
 
 
 class DetectionTrainer(SFTTrainer):
-    """Saves grounding.json with every checkpoint, answers `box_validation` at every evaluation, and adds `box_losses` to the
-    loss of batches that hold `targets`. All other arguments are SFTTrainer's."""
+    """SFTTrainer that saves grounding.json with every checkpoint, evaluates boxes and adds box losses.
+
+    `box_validation` generates boxes at every evaluation. `box_losses` are added for batches that hold `targets`, `policy_loss`
+    for batches that hold `asked` (see DetectionCollator.for_losses). All other arguments are SFTTrainer's.
+    """
 
     def __init__(
         self,
@@ -61,37 +69,49 @@ class DetectionTrainer(SFTTrainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        # SFTTrainer's loss divides by the tokens of a whole step, if it is told their number. Trainer tells it by a word of the
-        # model's class, which only Qwen2-VL has; without, a short answer would weigh as much as a long one wherever a step
-        # has several micro-batches or processes.
+        # SFTTrainer divides its loss by the number of tokens in the whole step only if this is set. Trainer sets it from the
+        # signature of the model class, which allows it for Qwen2-VL alone. Without it, a short response would weigh as much as
+        # a long one whenever a step has several micro-batches or processes.
         self.model_accepts_loss_kwargs = True
         self.grounding = grounding
         self.box_losses = box_losses
         self.policy_loss = policy_loss
-        # Of each weighted term, the squared norm of its gradient on the last hidden states, since the last line of the log.
-        self.gradient_squares: dict[str, torch.Tensor] = {}
+        # Squared norm of each weighted term's gradient on the last hidden states, summed since the last log entry.
+        self.gradient_squares: dict[str, Tensor] = {}
         self.digit_ids = self.processing_class.tokenizer.convert_tokens_to_ids(list("0123456789"))
         self.box_validation = box_validation
         self.adapter_dtype = adapter_dtype
         self._cast_adapters()
-        visual = self._base().base_model.visual
-        if not any(parameter.requires_grad for parameter in visual.blocks.parameters()):
-            # With gradient checkpointing transformers has the pictures of Qwen2-VL and Qwen2.5-VL ask for gradients, and a frozen
-            # tower would be run a second time, and backwards, for what nobody reads.
-            visual.blocks[0].register_forward_pre_hook(lambda module, args: (args[0].detach(), *args[1:]))
+        self._detach_frozen_tower()
 
     def _cast_adapters(self) -> None:
-        """TRL casts the adapters of a 4-bit model to bf16, where small updates round to nothing, and which a GradScaler
-        refuses. FSDP needs one dtype throughout, so there they stay as TRL left them."""
+        """Cast the trained weights to `adapter_dtype`.
+
+        TRL casts the adapters of a 4-bit model to bf16. Small updates round to zero there, and a GradScaler rejects bf16.
+        FSDP needs a single dtype, so under FSDP the adapters stay as TRL made them.
+        """
         if self.is_fsdp_enabled:
             return
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(self.adapter_dtype)
 
+    def _detach_frozen_tower(self) -> None:
+        """Cut the gradient at the input of a frozen vision tower.
+
+        With gradient checkpointing, transformers makes the image inputs of Qwen2-VL and Qwen2.5-VL require gradients. A frozen
+        tower would then run a second forward pass and a backward pass whose results are not used.
+        """
+        family = FAMILIES[self.model.config.model_type]
+        blocks = self._base().base_model.get_submodule(family.vision_blocks)
+        if not any(parameter.requires_grad for parameter in blocks.parameters()):
+            blocks[0].register_forward_pre_hook(lambda module, args: (args[0].detach(), *args[1:]))
+
+    # ---- Loss ----------------------------------------------------------------------------------------------------------
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Counts, beside the tokens of a step, the boxes and decisions of all its micro-batches: for each process, over which
-        DDP averages, its part of those of all."""
+        """Also counts the boxes and decisions of the step's micro-batches. The count is divided among the processes, because
+        DDP averages their gradients."""
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches and "targets" in batches[0]:
             counts = sum(target_counts(batch["targets"]) for batch in batches).to(device)
@@ -102,67 +122,48 @@ class DetectionTrainer(SFTTrainer):
 
     @property
     def _processes(self) -> int:
-        """How many processes share the tokens, boxes and decisions that a step's means are of."""
+        """Number of processes over which a step's means over tokens, boxes and decisions are taken."""
         return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The LM loss; in training plus the weighted box terms and, in steps that sample, the policy loss."""
         targets, asked = inputs.pop("targets", None), inputs.pop("asked", None)
         if targets is None and asked is None:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        else:
-            with last_hidden_states(self._base().base_model) as hidden:
-                result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            loss = result[0] if return_outputs else result
-            in_step = num_items_in_batch is not None and model.training
-            steps = self.current_gradient_accumulation_steps if in_step else 1
-            terms = {}
-            if targets is not None:
-                loss = self._reweigh_ends(loss, hidden[0], inputs["labels"], targets, num_items_in_batch)
-                terms = self._box_terms(hidden[0], targets, in_step)
-            self._note({f"{name}_loss": term * steps for name, term in {"lm": loss, **terms}.items()})
-            if model.training:  # the loss of an evaluation stays the LM's, so that runs can be compared
-                weighted = {"lm": loss, **(self.box_losses.weigh(terms) if terms else {})}
-                self._note_gradients(weighted, hidden[0])
-                loss = sum(weighted.values())
-                if asked is not None and self._samples():
-                    loss = loss + self._sampled_loss(model, inputs, asked, steps)
-            result = (loss, result[1]) if return_outputs else loss
-        loss = result[0] if return_outputs else result
-        if self.state.global_step == 0 and not torch.isfinite(loss):
-            raise UserError(
-                f"the first loss is {loss.item()}: this model overflows in {self.args.mixed_precision or 'this precision'}. "
-                "Train in bf16 (a GPU of compute capability 8.0 or later) or float32: --dtype float32 --bf16 false --fp16 false."
-            )
-        return result
+            self._require_finite_start(result[0] if return_outputs else result)
+            return result
+
+        with last_hidden_states(self._base().base_model) as hidden_states:
+            # SFTTrainer runs a second forward pass if it has to return outputs, so it is asked for them only if needed.
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        lm_loss, outputs = result if return_outputs else (result, None)
+        hidden = hidden_states[0]
+        in_step = num_items_in_batch is not None and model.training
+        micro_batches = self.current_gradient_accumulation_steps if in_step else 1
+
+        terms = {"lm": lm_loss}
+        if targets is not None:
+            terms["lm"] = self._reweight_end_tokens(lm_loss, hidden, inputs["labels"], targets, num_items_in_batch)
+            terms |= self._box_terms(hidden, targets, in_step)
+        self._log_mean({f"{name}_loss": term * micro_batches for name, term in terms.items()})
+
+        loss = terms["lm"]  # in evaluation the LM loss alone, so that runs with different weights can be compared
+        if model.training:
+            loss = self._weighted_total(terms, hidden)
+            if asked is not None and self._samples():
+                loss = loss + self._sampled_loss(model, inputs, asked, micro_batches)
+        self._require_finite_start(loss)
+        return (loss, outputs) if return_outputs else loss
 
     def _base(self) -> torch.nn.Module:
         """The model below its adapters: backbone and LM head."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if isinstance(model, PeftModel) else model
 
-    def _box_terms(self, hidden, targets: dict, in_step: bool) -> dict[str, torch.Tensor]:
-        """A micro-batch's part of each unweighted term: as of the LM's loss it has a share by its tokens, so of what is a mean of
-        a step's boxes or decisions by theirs."""
-        counts = target_counts(targets)
-        shares = counts / (self.step_counts if in_step else counts.clamp(min=1))
-        terms = self.box_losses.terms(hidden, self._base().get_output_embeddings(), self.digit_ids, targets)
-        return {name: share * term for share, (name, term) in zip(shares, terms.items(), strict=True)}
-
-    def _samples(self) -> bool:
-        """Whether this step samples answers."""
-        return self.state.global_step % self.policy_loss.every == 0
-
-    def _sampled_loss(self, model, inputs: dict, asked: dict, steps: int) -> torch.Tensor:
-        """A micro-batch's part of the loss of a step of `steps` of them."""
-        with last_hidden_states(self._base().base_model) as hidden:
-            unwrapped = self.accelerator.unwrap_model(model)
-            loss, found = self.policy_loss(model, unwrapped, self.data_collator, inputs, asked)
-        self._note({"policy_loss": loss, **{name: loss.new_tensor(value) for name, value in found.items()}})
-        self._note_gradients({"policy": loss / steps}, hidden[0])
-        return loss / steps
-
-    def _reweigh_ends(self, lm_loss, hidden, labels, targets: dict, num_items_in_batch) -> torch.Tensor:
-        """The LM's loss in training with end tokens at their weight; divided, and shared out, as SFTTrainer does it."""
+    def _reweight_end_tokens(
+        self, lm_loss: Tensor, hidden: Tensor, labels: Tensor, targets: dict[str, Tensor], num_items_in_batch
+    ) -> Tensor:
+        """The LM loss with end tokens weighted by `end_token_weight`, normalized as SFTTrainer normalizes it."""
         if self.box_losses.end_token == 1 or not self.model.training:
             return lm_loss
         extra = self.box_losses.reweigh_ends(hidden, self._base().get_output_embeddings(), targets)
@@ -170,27 +171,71 @@ class DetectionTrainer(SFTTrainer):
             return lm_loss + extra / (labels[:, 1:] != IGNORE_INDEX).sum()
         return lm_loss + extra * self._processes / num_items_in_batch
 
-    def _note_gradients(self, losses: dict[str, torch.Tensor], hidden: torch.Tensor) -> None:
-        """What each loss weighs in this step, by its gradient on the last hidden states: there all terms meet, and no layer has
-        to be run backwards once for each of them. Micro-batches and processes have states of their own, so squares add up.
+    def _box_terms(self, hidden: Tensor, targets: dict[str, Tensor], in_step: bool) -> dict[str, Tensor]:
+        """{"iou", "fp", "fn"}: this micro-batch's share of each unweighted term.
 
-        Looked at in steps that are logged, and where answers are sampled in those.
+        The LM loss of a step is a mean over its tokens, so a micro-batch contributes in proportion to its tokens. Likewise a
+        box term is a mean over the step's boxes or decisions, and a micro-batch contributes in proportion to those.
         """
-        looks = self._samples() if self.policy_loss else (self.state.global_step + 1) % self.state.logging_steps == 0
-        # Activations that were offloaded come back for one pass backwards, and this would be another.
-        if looks and not self.args.activation_offloading:
+        counts = target_counts(targets)
+        shares = counts / (self.step_counts if in_step else counts.clamp(min=1))
+        terms = self.box_losses.terms(hidden, self._base().get_output_embeddings(), self.digit_ids, targets)
+        return {name: share * term for share, (name, term) in zip(shares, terms.items(), strict=True)}
+
+    def _weighted_total(self, terms: dict[str, Tensor], hidden: Tensor) -> Tensor:
+        """LM loss plus the weighted box terms; records each one's gradient."""
+        box_terms = {name: term for name, term in terms.items() if name != "lm"}
+        weighted = {"lm": terms["lm"], **(self.box_losses.weigh(box_terms) if box_terms else {})}
+        self._record_gradients(weighted, hidden)
+        return sum(weighted.values())
+
+    def _samples(self) -> bool:
+        """Whether this step samples responses."""
+        return self.state.global_step % self.policy_loss.every == 0
+
+    def _sampled_loss(self, model, inputs: dict[str, Tensor], asked: dict, micro_batches: int) -> Tensor:
+        """This micro-batch's share of the policy loss of a step with so many micro-batches."""
+        with last_hidden_states(self._base().base_model) as hidden_states:
+            unwrapped = self.accelerator.unwrap_model(model)
+            loss, statistics = self.policy_loss(model, unwrapped, self.data_collator, inputs, asked)
+        self._log_mean({"policy_loss": loss, **{name: loss.new_tensor(value) for name, value in statistics.items()}})
+        self._record_gradients({"policy": loss / micro_batches}, hidden_states[0])
+        return loss / micro_batches
+
+    def _require_finite_start(self, loss: Tensor) -> None:
+        """Raises UserError if the loss of the first step is not finite."""
+        if self.state.global_step == 0 and not torch.isfinite(loss):
+            raise UserError(
+                f"the first loss is {loss.item()}: this model overflows in {self.args.mixed_precision or 'this precision'}. "
+                "Train in bf16 (a GPU of compute capability 8.0 or later) or float32: --dtype float32 --bf16 false --fp16 false."
+            )
+
+    # ---- Logging -------------------------------------------------------------------------------------------------------
+
+    def _record_gradients(self, losses: dict[str, Tensor], hidden: Tensor) -> None:
+        """Measure how much each loss contributes to this step, by its gradient on the last hidden states.
+
+        All terms meet at the last hidden states, so no layer needs an extra backward pass. Micro-batches and processes have
+        separate states, so the squared norms add up. Measured in steps that are logged, or in those that sample.
+        """
+        is_measured = (
+            self._samples() if self.policy_loss else (self.state.global_step + 1) % self.state.logging_steps == 0
+        )
+        # Offloaded activations can be fetched for one backward pass only, and this would be a second.
+        if is_measured and not self.args.activation_offloading:
             for name, loss in losses.items():
                 square = torch.autograd.grad(loss, hidden, retain_graph=True)[0].float().square().sum()
                 self.gradient_squares[name] = self.gradient_squares.get(name, 0.0) + square
 
-    def _note(self, values: dict[str, torch.Tensor]) -> None:
-        """Into the next line of the log, each as its mean over the processes; all of them must come here."""
+    def _log_mean(self, values: dict[str, Tensor]) -> None:
+        """Add values to the next log entry, each as its mean over the processes. Every process must call this."""
         means = self.accelerator.reduce(torch.stack([value.detach().float() for value in values.values()]), "mean")
         log = self._metrics["train" if self.model.training else "eval"]
         for name, mean in zip(values, means.tolist(), strict=True):
             log[name].append(mean)
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """Adds `grad_share/NAME`: each loss's share of the summed gradient norms since the last entry."""
         if self.gradient_squares:
             norms = self.accelerator.reduce(torch.stack(list(self.gradient_squares.values())), "sum").sqrt()
             shares = norms / norms.sum().clamp(min=1e-30)
@@ -200,9 +245,13 @@ class DetectionTrainer(SFTTrainer):
             self.gradient_squares = {}
         super().log(logs, *args, **kwargs)
 
+    # ---- Evaluation ----------------------------------------------------------------------------------------------------
+
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        """The loss, and what `box_validation` finds; here rather than in a callback, so that the best checkpoint, early
-        stopping and the trackers see both."""
+        """The loss and the metrics of `box_validation`.
+
+        This is no callback, because best-checkpoint selection, early stopping and the trackers must see both.
+        """
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self.box_validation:
             values, predictions = self.box_validation.answer(self.model)
@@ -212,11 +261,12 @@ class DetectionTrainer(SFTTrainer):
         return output
 
     def _track_images(self, predictions: list[Prediction]) -> None:
-        validation = self.box_validation
-        records = validation.records[: len(predictions)]
-        images = map(validation.collator.load, records)
-        answered = list(zip(images, records, predictions, strict=True))
-        log_images(self.callback_handler.callbacks, answered, self.grounding.classes, self.state.global_step)
+        records = self.box_validation.records[: len(predictions)]
+        images = map(self.box_validation.collator.load, records)
+        rows = list(zip(images, records, predictions, strict=True))
+        log_images(self.callback_handler.callbacks, rows, self.grounding.classes, self.state.global_step)
+
+    # ---- Optimizer -----------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, *args, **kwargs):
         with accepting("the optimizer cannot be made from these values"):
@@ -226,13 +276,15 @@ class DetectionTrainer(SFTTrainer):
         with accepting("the learning rate schedule cannot be made from these values"):
             return super().create_scheduler(*args, **kwargs)
 
+    # ---- Checkpoints ---------------------------------------------------------------------------------------------------
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         with reading(resume_from_checkpoint, RESUME_REMEDY):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._cast_adapters()  # PEFT reads them as fp32, whatever they were
+        self._cast_adapters()  # PEFT loads them as fp32, whatever dtype they were saved in
 
     def _load_callback_state(self) -> None:
-        """What the callbacks had counted; the values they work by are the recipe's, which may have changed since."""
+        """Restore what the callbacks counted, but keep the recipe's own settings, which may have changed since."""
         for callback in self.callback_handler.callbacks:
             stored = self.state.stateful_callbacks.get(type(callback).__name__)
             if stored and isinstance(callback, EarlyStoppingCallback):
@@ -248,32 +300,32 @@ class DetectionTrainer(SFTTrainer):
             super()._load_rng_state(checkpoint)
 
     def require_finite(self) -> None:
-        """Raises UserError where training has diverged; such weights are worth no checkpoint."""
+        """Raises UserError if training has diverged. Such weights are not saved."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         lost = sum(not torch.isfinite(parameter).all() for parameter in trained)
         if lost:
             raise UserError(
-                f"training diverged: {lost} of {len(trained)} trained tensors hold values that are not finite at step "
-                f"{self.state.global_step}. Nothing of it was saved; lower learning_rate or raise warmup_steps."
+                f"training diverged: {lost} of {len(trained)} trained tensors hold non-finite values at step "
+                f"{self.state.global_step}. These weights were not saved; lower learning_rate or raise warmup_steps."
             )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.args.should_save:  # every process comes here, and one of them writes
+        if self.args.should_save:  # every process calls this, one of them writes
             self.grounding.save(Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model, trial) -> None:
-        """A checkpoint is whole or absent: a full disk must not leave one that resuming would pick up."""
+        """Save a complete checkpoint or none: a full disk must not leave one that resuming would pick up."""
         self.require_finite()
         try:
             super()._save_checkpoint(model, trial)
-        except Exception as error:  # whatever it was, half a checkpoint must not stay
+        except Exception as error:  # after any error, a partial checkpoint must not stay
             folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
             if not is_out_of_space(error):
                 raise
             raise UserError(
-                f"{folder} could not be saved ({error}). Free some space and go on with --resume_from_checkpoint true; "
+                f"{folder} could not be saved ({error}). Free some space and continue with --resume_from_checkpoint true; "
                 "earlier checkpoints are untouched."
             ) from error

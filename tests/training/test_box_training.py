@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
-from boxtune.data.records import read_records, write_dataset
+from boxtune.data.dataset import read_records, write_dataset
 from boxtune.training.trainer import DetectionTrainer
 from tests.helpers.records import FAMILIES
 from tests.helpers.training import WEIGHTS, train

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 import evaluate
-import train_sft
 from boxtune.answers import calibration
 from boxtune.answers.grounding import Grounding
+from boxtune.training import run as training_run
 from boxtune.training.box_validation import LIBRARY_METRICS, METRICS
 from tests.helpers.training import train
 
@@ -65,7 +65,7 @@ def test_training_ends_early_where_boxes_get_no_better(squares, tmp_path):
 def test_scores_are_calibrated_on_validation_and_rank_as_before(squares, tmp_path, monkeypatch):
     """Six pictures hold too few boxes for a fit, which has its own tests; what it returns must reach evaluation."""
     fitted = []
-    monkeypatch.setattr(train_sft, "fit", lambda scores, hits: fitted.append((scores, hits)) or [2.0, 0.5])
+    monkeypatch.setattr(training_run, "fit", lambda scores, hits: fitted.append((scores, hits)) or [2.0, 0.5])
     run = train(squares, tmp_path / "run", "--eval_images", 6)
     ((scores, hits),) = fitted
     assert len(scores) == len(hits) > 0 and len(set(scores)) > 1
@@ -100,7 +100,5 @@ def test_a_best_model_by_boxes_needs_something_to_find(squares, tmp_path, capsys
     with pytest.raises(SystemExit) as stop:
         train(data, tmp_path / "run", *options)
     assert stop.value.code == 2
-    assert (
-        "AP tells nothing, as the 4 pictures of validation that are answered hold no object" in capsys.readouterr().err
-    )
+    assert "AP is undefined, because the 4 sampled validation images hold no object" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -1,6 +1,7 @@
 """Sampled answers: what they cost, and that the gradient lowers that cost and leaves the model as it was found."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,8 @@ from PIL import Image
 from trl.trainer.utils import add_fused_lm_head
 
 from boxtune.answers.predictions import make_prediction
-from boxtune.batching.collator import IGNORE_INDEX
-from boxtune.data.records import read_records
+from boxtune.batching.encoder import IGNORE_INDEX
+from boxtune.data.dataset import read_records
 from boxtune.models.loading import load_model
 from boxtune.training.losses import BoxLosses
 from boxtune.training.policy import PolicyLoss, advantages, answer_costs, answering, repeat_images, until_stop
@@ -106,7 +107,7 @@ def test_sampled_answers_have_the_probabilities_that_each_has_alone(tiny_models,
         make_record("b", "b.png", 120, 120, [], classes=["cat", "traffic light", "red square"]),
     ]
     collator = make_collator(tiny_models[family], tmp_path).for_losses(teacher_forced=False, sampled=True)
-    collator.grounding.max_new_tokens = 12
+    collator.grounding = replace(collator.grounding, max_new_tokens=12)
     model = load_model(str(tiny_models[family]), dtype=torch.float32, quantization=None)
     add_fused_lm_head(model)
     model.train()
@@ -144,7 +145,7 @@ def test_answers_are_sampled_as_the_gradient_takes_them_to_be_whatever_the_model
     model = load_model(str(TINY), dtype=torch.float32)
     add_fused_lm_head(model)
     collator = make_collator(TINY, squares, max_pixels=50176).for_losses(teacher_forced=False, sampled=True)
-    collator.grounding.max_new_tokens = 24
+    collator.grounding = replace(collator.grounding, max_new_tokens=24)
     batch = collator([{"record": json.dumps(record)} for record in read_records(squares, "train")[:1]])
     sampled = []
 

@@ -12,7 +12,7 @@ import yaml
 
 import train_sft
 from boxtune.common.errors import UserError
-from boxtune.models.loading import load_config
+from boxtune.models.config import load_config
 from boxtune.training.recipe import RECIPES, fit_to_machine, load_recipe
 from tests.helpers.records import ROOT
 from tests.helpers.training import train
@@ -42,14 +42,14 @@ def test_recipes_open_with_command_hardware_and_score():
     [
         ("learning_rat: 1", "did you mean learning_rate?"),
         ("learning_rate: fast", "invalid float value: 'fast'"),
-        ("learning_rate: [1", "broken YAML"),
-        ("learning_rate: 1\nlearning_rate: 2", "key given twice: learning_rate"),
+        ("learning_rate: [1", "not valid YAML"),
+        ("learning_rate: 1\nlearning_rate: 2", "duplicate key: learning_rate"),
         ("- a\n- b", "must hold `key: value` lines"),
-        ("lora_r: {a: 1}", "lora_r: {'a': 1} must be one plain value"),
-        ("lora_r: [8, 16]", "must be one plain value"),
-        ("learning_rate: null", "learning_rate: None must be one plain value"),
-        ("run_name: 2026-02-30", "broken YAML"),
-        ("run_name: 2026-02-20", "must be one plain value or null"),
+        ("lora_r: {a: 1}", "lora_r: {'a': 1} must be a plain value"),
+        ("lora_r: [8, 16]", "must be a plain value"),
+        ("learning_rate: null", "learning_rate: None must be a plain value"),
+        ("run_name: 2026-02-30", "not valid YAML"),
+        ("run_name: 2026-02-20", "must be a plain value or null"),
         ("answer: polygons", "polygons"),
         ("per_device_train_batch_size: 1.5", "invalid int value"),
         ("model_name_or_path: ./nowhere", "does not exist"),
@@ -65,9 +65,9 @@ def test_recipes_open_with_command_hardware_and_score():
         ("load_in_4bit: false\nquantize_vision: true", "quantize_vision: true has no effect"),
         (
             "lora_parts: [language_mlp, merger]\nlora_target_modules: [q_proj]",
-            "lora_target_modules: lora_parts says it all",
+            "lora_target_modules: conflicts with lora_parts",
         ),
-        ("lora_parts: [language_mlp]\nlora_vision: true", "lora_vision: lora_parts says it all"),
+        ("lora_parts: [language_mlp]\nlora_vision: true", "lora_vision: conflicts with lora_parts"),
     ],
 )
 def test_mistakes_in_yaml_are_one_message(tmp_path, text, message):
@@ -85,14 +85,14 @@ def test_mistakes_in_yaml_are_one_message(tmp_path, text, message):
         ("lora_r", "0", "at least 1"),
         ("lora_dropout", ".nan", "from 0 to 1"),
         ("lora_target_modules", "[]", "at least one module"),
-        ("lora_parts", "[]", "at least one, and only, of language_attention, language_mlp"),
-        ("lora_parts", "[vision, merger]", "at least one, and only, of language_attention, language_mlp"),
+        ("lora_parts", "[]", "one or more of language_attention, language_mlp"),
+        ("lora_parts", "[vision, merger]", "one or more of language_attention, language_mlp"),
         ("learning_rate", "1e999", "above 0"),
         ("per_device_train_batch_size", "-1", "at least 1"),
         ("box_loss", "w1", "has no effect while iou_loss_weight is 0"),
         ("end_token_weight", ".nan", "0 or more, and finite"),
         ("end_token_weight", "-1", "0 or more, and finite"),
-        ("max_steps", "-2", "-1 to count epochs"),
+        ("max_steps", "-2", "-1 to train for num_train_epochs"),
         ("max_length", "0", "at least 1"),
         ("seed", "4294967296", "from 0 to 4294967295"),
         ("min_pixels", "60000", "must not exceed max_pixels"),
@@ -114,13 +114,13 @@ def test_values_out_of_range_are_named(tmp_path, key, value, rule):
         (["--overlay", "quality", "--metric_for_best_model", "AP50"], "greater_is_better: set it to true with AP50"),
         (["--metric_for_best_model", "eval_loss", "--greater_is_better", "true"], "set it to false with loss"),
         (["--grounding_mode", "policy", "--iou_loss_weight", "1", "--box_loss", "w1"], "box_loss: w1 has no effect"),
-        (["--metric_for_best_model", "eval_ap50"], "'ap50' is not logged; choose from AP, AP50"),
+        (["--metric_for_best_model", "eval_ap50"], "'ap50' is not logged; choose one of AP, AP50"),
         (["--metric_for_best_model", "eval_AP50", "--answer", "click"], "points have no AP50; use f1"),
         (
             ["--metric_for_best_model", "eval_nonsense"],
-            "'nonsense' is not logged; choose from AP, AP50, f1, mean_iou, fp",
+            "'nonsense' is not logged; choose one of AP, AP50, f1, mean_iou, fp",
         ),
-        (["--metric_for_best_model", "iou_loss"], "'iou_loss' is not logged; choose from AP, AP50"),
+        (["--metric_for_best_model", "iou_loss"], "'iou_loss' is not logged; choose one of AP, AP50"),
         (["--metric_for_best_model", "iou_loss", "--iou_loss_weight", "0.5"], None),
         (["--metric_for_best_model", "eval_mean_token_accuracy"], None),
         (
@@ -186,7 +186,7 @@ def test_lora_keys_without_peft_are_named_and_hinder_nothing():
 def test_sampling_that_nothing_asks_for_is_told():
     options = ["--grounding_every", "5", "--iou_loss_weight", "1"]
     (note,) = load_recipe(["--config", "tiny_nutrition_qlora", *options]).notes
-    assert "without effect: grounding_every" in note
+    assert "these keys have no effect: grounding_every" in note
     assert load_recipe(["--config", "tiny_nutrition_qlora", *options, "--grounding_mode", "policy"]).notes == []
 
 
@@ -200,12 +200,12 @@ def test_all_unknown_keys_are_reported_at_once(tmp_path):
 
 
 def test_words_without_a_key_are_named():
-    with pytest.raises(UserError, match=r"no key stands before 'small_gpu', 't4'.*commas"):
+    with pytest.raises(UserError, match=r"no key before 'small_gpu', 't4'.*commas"):
         load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", "tiny", "small_gpu", "--max_steps", "1", "t4"])
 
 
 def test_unknown_recipes_and_overlays_are_listed():
-    with pytest.raises(UserError, match=r"Did you mean nutrition_qlora\? There are: .*my_data"):
+    with pytest.raises(UserError, match=r"Did you mean nutrition_qlora\? Available: .*my_data"):
         load_recipe(["--config", "nutrition_qlra"])
     with pytest.raises(UserError, match="no overlay 'huge'"):
         load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", "huge"])
@@ -245,7 +245,7 @@ def run(*arguments, script="train_sft.py", **options) -> subprocess.CompletedPro
         (["--config", "nutrition_qlora"], ["needs a CUDA GPU", "make train RECIPE=nutrition_qlora OVERLAY=tiny"]),
         (
             ["--config", "nutrition_qlora", "--requires_gpu", "false"],
-            ["Qwen/Qwen2-VL-7B-Instruct must come from the Hugging Face hub", "overlay tiny"],
+            ["Qwen/Qwen2-VL-7B-Instruct is not in the local cache, and the Hugging Face hub", "overlay tiny"],
         ),
         (
             ["--config", "my_data", "--overlay", "tiny", "--data_dir", "/nonexistent/x", "--data_format", "sketch"],

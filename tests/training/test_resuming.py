@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from boxtune.data.records import read_records
+from boxtune.data.dataset import read_records
 from boxtune.training.run_folder import last_whole_checkpoint
 from tests.helpers.records import ROOT
 from tests.helpers.training import train

@@ -16,14 +16,15 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import evaluate
-import train_sft
 from benchmarks.losses import make_trainer
 from boxtune.answers.grounding import Grounding
 from boxtune.common.errors import UserError
-from boxtune.data.records import image_path, read_records
+from boxtune.data.dataset import read_records
+from boxtune.data.records import image_path
 from boxtune.families.family import LORA_PARTS
 from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
-from boxtune.models.loading import quantised_modules
+from boxtune.models.describing import quantized_modules
+from boxtune.training import setup
 from boxtune.training.recipe import RECIPES, load_recipe
 from tests.helpers.records import FAMILIES, ROOT
 from tests.helpers.training import train
@@ -163,7 +164,7 @@ def test_what_else_a_recipe_may_choose(squares, tmp_path, capsys):
     evaluate.main(["--ckpt", str(run / "final"), "--limit", "1", "--max-new-tokens", "8"])
     assert json.loads((run / "eval" / "predictions.jsonl").read_text())["codec"] == "qwen2_5_vl"
     model = load_checkpoint_model(open_checkpoint(str(run / "final")))
-    assert quantised_modules(model)["vision"]["nf4"] == 34
+    assert quantized_modules(model)["vision"]["nf4"] == 34
 
 
 def test_full_fine_tuning_saves_a_whole_model_that_answers_greedily(squares, tmp_path, tiny_models, capsys):
@@ -171,7 +172,7 @@ def test_full_fine_tuning_saves_a_whole_model_that_answers_greedily(squares, tmp
     (base / "generation_config.json").write_text('{"do_sample": true, "repetition_penalty": 1.05}')
     options = ("--model_name_or_path", base, "--load_in_4bit", "false", "--use_peft", "false")
     run = train(squares, tmp_path / "run", *options)
-    assert "without effect: lora_r" in capsys.readouterr().out
+    assert "these keys have no effect: lora_r" in capsys.readouterr().out
     assert (run / "final" / "model.safetensors").is_file()
     assert not (run / "final" / "adapter_config.json").exists()
     generation = json.loads((run / "final" / "generation_config.json").read_text())
@@ -222,7 +223,7 @@ def test_a_base_that_is_quantised_already_is_refused(squares, tmp_path, tiny_mod
     (base / "config.json").write_text(json.dumps(config))
     with pytest.raises(SystemExit) as stop:
         train(squares, tmp_path / "run", "--model_name_or_path", base)
-    assert stop.value.code == 2 and "is quantised already" in capsys.readouterr().err
+    assert stop.value.code == 2 and "is already quantized" in capsys.readouterr().err
 
 
 def test_values_that_only_the_library_knows_are_refused_by_name(squares, tmp_path, capsys):
@@ -254,10 +255,10 @@ def test_a_frozen_tower_runs_once(family, tiny_models, squares, tmp_path):
 
 def test_under_fsdp_losses_that_need_the_whole_head_are_refused(monkeypatch):
     recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--iou_loss_weight", "1"])
-    assert any(train_sft.choose_losses(recipe))
+    assert any(setup.choose_losses(recipe))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match="need the whole LM head"):
-        train_sft.choose_losses(recipe)
+        setup.choose_losses(recipe)
 
 
 def test_an_overlay_that_sets_the_rank_sets_its_scale():
@@ -277,7 +278,7 @@ def test_overlong_examples_stop_or_are_dropped_and_listed(squares, tmp_path, cap
     assert not (tmp_path / "run").exists()
     with pytest.raises(SystemExit):
         train(squares, tmp_path / "run", "--max_length", "120", "--noise_objects", "2")
-    assert "lower max_pixels or noise_objects, 2.0, or set" in capsys.readouterr().err
+    assert "lower max_pixels or noise_objects (2.0), or set" in capsys.readouterr().err
     train(squares, tmp_path / "run", "--max_length", "120", "--overlong", "drop")
     told = capsys.readouterr().out
     assert told.count("dropped from train") == listed
@@ -296,7 +297,7 @@ def test_a_misspelt_tracker_is_refused(squares, tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         train(squares, tmp_path / "run", "--report_to", "wandbb")
     assert error.value.code == 2
-    assert "wandbb must be of" in capsys.readouterr().err
+    assert "wandbb must be one of" in capsys.readouterr().err
 
 
 def test_trackers_that_are_absent_or_not_logged_in_do_not_stop_a_run(squares, tmp_path):

@@ -1,0 +1,167 @@
+"""One record → token ids and labels. Exactly the responses and their end tokens are supervised."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from transformers import ProcessorMixin
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from boxtune.answers.codecs import Codec
+from boxtune.answers.conversation import render, render_question
+from boxtune.batching.answer_tokens import AnswerTokenizer, AnswerTokens
+from boxtune.common.errors import UserError
+from boxtune.data.questions import answer_category
+from boxtune.data.records import Record
+
+# The label of a token that is not supervised; PyTorch's cross entropy skips it.
+IGNORE_INDEX = -100
+
+
+@dataclass
+class EncodedRecord:
+    """One example before padding.
+
+    input_ids, labels: (T,) each; labels are IGNORE_INDEX except at supervised tokens.
+    input_size: (height, width) of the resized input. image_tokens, answer_tokens: numbers of those tokens.
+    widened: boxes that rounding collapsed and the codec widened.
+    answers: (position of the first token, the tokens) of every response that names boxes, if the encoder locates boxes.
+    """
+
+    input_size: tuple[int, int]
+    input_ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    image_tokens: int = 0
+    answer_tokens: int = 0
+    widened: int = 0
+    answers: list[tuple[int, AnswerTokens]] = field(default_factory=list)
+
+
+def token_side(processor: ProcessorMixin) -> int:
+    """Side of the square that one image token covers, in pixels of the resized input."""
+    return processor.image_processor.patch_size * processor.image_processor.merge_size
+
+
+def expected_input_size(processor: ProcessorMixin, image_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the resized input, computed from the image's (height, width) without processing it."""
+    image_processor = processor.image_processor
+    return smart_resize(
+        *image_size,
+        factor=token_side(processor),
+        min_pixels=image_processor.size["shortest_edge"],
+        max_pixels=image_processor.size["longest_edge"],
+    )
+
+
+def grid_input_size(processor: ProcessorMixin, grid_thw: torch.Tensor) -> tuple[int, int]:
+    """(height, width) of the resized input as the processor produced it. `grid_thw` (3,) is a row of image_grid_thw."""
+    _, rows, columns = grid_thw.tolist()
+    return rows * processor.image_processor.patch_size, columns * processor.image_processor.patch_size
+
+
+class Encoder:
+    """Tokenizes conversations with one processor, codec and prompt wording.
+
+    noise_label: label of the noise objects whose coordinates are not supervised; "" if there are none.
+    locate_boxes: whether to find the tokens of every box (EncodedRecord.answers), which losses on boxes need.
+    """
+
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        codec: Codec,
+        system_prompt: str,
+        format_sentence: str,
+        noise_label: str = "",
+        locate_boxes: bool = False,
+    ):
+        self.processor = processor
+        self.codec = codec
+        self.system_prompt = system_prompt
+        self.format_sentence = format_sentence
+        self.noise_label = noise_label
+        self.tokenizer = processor.tokenizer
+        self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(processor.image_token)
+        self.answer_tokenizer = AnswerTokenizer(self.tokenizer, codec) if locate_boxes or noise_label else None
+
+    def encode(self, record: Record, input_size: tuple[int, int]) -> EncodedRecord:
+        """Tokens and labels of the whole conversation. Needs the (height, width) of the resized input, not its pixels.
+
+        The text is tokenized in pieces that end where a response starts, so that its tokens are those of generation.
+        Raises UserError if the chat template does not put a response directly after the generation prompt.
+        """
+        conversation, widened = render(record, self.codec, input_size, self.system_prompt, self.format_sentence)
+        system_turns = len(conversation) - len(record["messages"])
+        whole = self._apply_template(conversation)
+        encoded = EncodedRecord(input_size, widened=widened)
+        done = 0  # characters of `whole` that are encoded
+        for i, turn in enumerate(conversation):
+            if turn["role"] != "assistant":
+                continue
+            prompt = self._apply_template(conversation[:i], add_generation_prompt=True)
+            answer = turn["content"][0]["text"]
+            self._check_template(whole, prompt, answer)
+            self._append(encoded, whole[done : len(prompt)], supervised=False)
+            names_boxes, _ = answer_category(record["messages"][i - system_turns]["content"])
+            self._append_answer(encoded, answer, names_boxes)
+            done = len(prompt) + len(answer) + len(self.tokenizer.eos_token)
+        self._append(encoded, whole[done:], supervised=False)
+        encoded.image_tokens = encoded.input_ids.count(self.image_token_id)
+        return encoded
+
+    def encode_question(self, record: Record, input_size: tuple[int, int]) -> list[int]:
+        """Token ids of the prompt that evaluation sends: system turn, first question and the start of the response."""
+        conversation = render_question(record, self.system_prompt, self.format_sentence)
+        return self._tokenize(self._apply_template(conversation, add_generation_prompt=True), input_size)
+
+    def _apply_template(self, conversation: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
+        return self.processor.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+
+    def _check_template(self, whole: str, prompt: str, answer: str) -> None:
+        expected = answer + self.tokenizer.eos_token
+        if not whole.startswith(prompt + expected):
+            raise UserError(
+                "the chat template does not put a response and its end token directly after the generation prompt: "
+                f"expected {expected[:80]!r}, found {whole[len(prompt) :][:80]!r}. Use the model's own template."
+            )
+
+    def _tokenize(self, text: str, input_size: tuple[int, int]) -> list[int]:
+        """Token ids, with the image placeholder repeated once per image token."""
+        side = token_side(self.processor)
+        count = (input_size[0] // side) * (input_size[1] // side)
+        expanded = text.replace(self.processor.image_token, self.processor.image_token * count)
+        return self.tokenizer(expanded, add_special_tokens=False)["input_ids"]
+
+    def _append(self, encoded: EncodedRecord, text: str, supervised: bool) -> None:
+        ids = self._tokenize(text, encoded.input_size)
+        encoded.input_ids += ids
+        encoded.labels += ids if supervised else [IGNORE_INDEX] * len(ids)
+        encoded.answer_tokens += len(ids) if supervised else 0
+
+    def _append_answer(self, encoded: EncodedRecord, answer: str, names_boxes: bool) -> None:
+        """Append a response and its end token; locate its boxes if they are needed."""
+        start = len(encoded.input_ids)
+        self._append(encoded, answer + self.tokenizer.eos_token, supervised=True)
+        if self.answer_tokenizer and names_boxes:
+            located = self.answer_tokenizer(answer, encoded.input_size)
+            encoded.answers.append((start, self._mask_noise(located, encoded.labels, start)))
+
+    def _mask_noise(self, answer: AnswerTokens, labels: list[int], start: int) -> AnswerTokens:
+        """Remove noise objects from the targets of the response that starts at position `start`.
+
+        The coordinates of noise objects are wrong, so their labels become IGNORE_INDEX. Their label text and the decision
+        to continue to them stay supervised as text. Returns the response without these objects and decisions, so that no
+        loss on boxes uses them.
+        """
+        true_objects = []
+        for found in answer.objects:
+            if found.name != self.noise_label:
+                true_objects.append(found)
+                continue
+            first, behind = start + found.numbers[0][0], start + found.numbers[-1][-1] + 1
+            labels[first:behind] = [IGNORE_INDEX] * (behind - first)
+        last_token = max((index for found in true_objects for index in (*found.numbers[-1], *found.label)), default=-1)
+        decisions = [decision for decision in answer.decisions if decision.index < last_token or not decision.goes_on]
+        return replace(answer, objects=true_objects, decisions=decisions)

@@ -1,0 +1,9 @@
+"""Messages of a training run, printed once however many processes train."""
+
+from accelerate import PartialState
+
+
+def say(message: str) -> None:
+    """Print in the main process."""
+    if PartialState().is_main_process:
+        print(message, flush=True)

@@ -1,0 +1,98 @@
+"""The steps of a run around the trainer's own loop: record its start, train, calibrate scores, push the final model."""
+
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from boxtune.answers.calibration import fit
+from boxtune.batching.collator import DetectionCollator
+from boxtune.common.errors import UserError
+from boxtune.data.records import Record
+from boxtune.metrics.matching import match_images, scored_hits
+from boxtune.models.hub import LOG_IN, is_logged_in, push_folder
+from boxtune.reports.model_card import model_name
+from boxtune.training.box_validation import BoxValidation
+from boxtune.training.callbacks import BeginCallback, InterruptCallback
+from boxtune.training.console import say
+from boxtune.training.recipe import Recipe
+from boxtune.training.run_info import changed_data, changed_keys, save_run_info
+from boxtune.training.trainer import DetectionTrainer
+
+# Largest number of validation images on which scores are calibrated.
+CALIBRATION_IMAGES = 100
+
+
+def will_push(recipe: Recipe) -> bool:
+    """Whether the final model will be pushed; says so before training if it cannot be."""
+    if recipe.training.push_to_hub and not is_logged_in(recipe.hub_token):
+        say(f"note: push_to_hub: you are not logged in, so the model will only be saved locally. {LOG_IN}")
+        return False
+    return recipe.training.push_to_hub
+
+
+def say_changes(recipe: Recipe, data_dir: Path) -> None:
+    """Tell in what a resumed run differs from the run that it continues."""
+    output_dir = Path(recipe.training.output_dir)
+    changed = changed_keys(output_dir, recipe) + (["the data"] if changed_data(output_dir, data_dir) else [])
+    if changed:
+        say(f"note: the resumed run differs from the earlier one in: {', '.join(changed)}")
+
+
+def record_start(trainer: DetectionTrainer, recipe: Recipe, replaced: list[Path]) -> None:
+    """Remove the folders of the run that this one replaces, and save what the run resolved as soon as training begins."""
+    if not trainer.is_world_process_zero():
+        return
+    for path in replaced:
+        path.unlink() if path.is_symlink() else shutil.rmtree(path)
+    output_dir = Path(recipe.training.output_dir)
+    first_batch = next(iter(trainer.get_train_dataloader()))
+    save = partial(save_run_info, output_dir, recipe, trainer.model, trainer.processing_class, first_batch)
+    trainer.add_callback(BeginCallback(save))
+
+
+def run_training(trainer: DetectionTrainer, recipe: Recipe, resume_from: Path | None) -> None:
+    """Train to the end. Exits with code 130 after an interruption, which leaves a checkpoint.
+
+    Raises UserError if memory runs out or an optional package is missing.
+    """
+    try:
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    except torch.OutOfMemoryError as error:
+        fewer = "fewer grounding_samples, " if trainer.policy_loss else ""
+        raise UserError(
+            f"out of GPU memory ({error}). Try {fewer}OVERLAY=small_gpu, then a lower max_pixels; if memory ran out during "
+            "an evaluation, lower per_device_eval_batch_size."
+        ) from None
+    except ImportError as error:  # an optional package that a value needs
+        raise UserError(f"{recipe.name}: {error}") from None
+    interrupt = next(c for c in trainer.callback_handler.callbacks if isinstance(c, InterruptCallback))
+    if interrupt.interrupted:
+        say(f"stopped at step {trainer.state.global_step}; continue with --resume_from_checkpoint true")
+        sys.exit(130)
+
+
+def fit_calibration(trainer: DetectionTrainer, collator: DetectionCollator, records: list[Record]) -> list[float]:
+    """[slope, intercept] that turn scores into hit rates, fitted on validation records; empty if they cannot be fitted."""
+    validation = BoxValidation(collator, records, CALIBRATION_IMAGES, trainer.args.per_device_eval_batch_size)
+    trainer.model.eval()
+    predictions = validation.predict(trainer.model, "calibrating scores")
+    scores, hits = scored_hits(match_images(validation.records, predictions), predictions)
+    calibration = fit(scores, hits)
+    if not calibration:
+        say(f"note: scores stay uncalibrated: {sum(hits)} of {len(hits)} boxes on validation images are correct")
+    return calibration
+
+
+def push_final(recipe: Recipe, final: Path) -> None:
+    """Push the final model to the Hub. A failure is only a warning, because the trained model is saved locally."""
+    training = recipe.training
+    repo = training.hub_model_id or model_name(final)
+    try:
+        url = push_folder(final, repo, private=training.hub_private_repo, token=recipe.hub_token)
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
+    else:
+        say(f"pushed: {url}")

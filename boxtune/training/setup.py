@@ -1,0 +1,266 @@
+"""From a recipe to what a run is made of: encoder, variation, grounding, losses, model, trainer arguments and trainer."""
+
+import copy
+
+import numpy as np
+import torch
+from transformers import EarlyStoppingCallback, PretrainedConfig, PreTrainedModel, ProcessorMixin, ProgressCallback
+from trl import SFTConfig
+
+from boxtune.answers.conversation import format_sentence
+from boxtune.answers.grounding import Grounding
+from boxtune.answers.noise import NOISE_LABEL, require_free_label
+from boxtune.batching.collator import DetectionCollator
+from boxtune.batching.encoder import Encoder
+from boxtune.batching.lengths import as_dataset
+from boxtune.batching.variation import Variation
+from boxtune.common.errors import UserError, accepting
+from boxtune.data.questions import first_question, is_standard
+from boxtune.data.records import Record
+from boxtune.models.config import codec_for, family_of
+from boxtune.models.hub import commit_of
+from boxtune.models.loading import load_model, uses_fsdp
+from boxtune.models.lora import lora_config, lora_targets
+from boxtune.models.quantization import nf4_config
+from boxtune.training.box_validation import METRICS, BoxValidation, require_objects
+from boxtune.training.callbacks import EpochCallback, InterruptCallback, ProgressLine
+from boxtune.training.console import say
+from boxtune.training.examples import Examples, Splits
+from boxtune.training.losses import BoxLosses
+from boxtune.training.machine import workers_that_fit
+from boxtune.training.policy import PolicyLoss
+from boxtune.training.recipe import Recipe
+from boxtune.training.trainer import DetectionTrainer
+
+# ---- How examples are written --------------------------------------------------------------------------------------------
+
+
+def make_encoder(recipe: Recipe, config: PretrainedConfig, processor: ProcessorMixin, classes: list[str]) -> Encoder:
+    """Raises UserError if a class could be mistaken for the noise label."""
+    options = recipe.options
+    if options.noise_objects:
+        require_free_label(classes)
+    codec = codec_for(config, options.answer, options.codec)
+    noise_label = NOISE_LABEL if options.noise_objects else ""
+    return Encoder(processor, codec, options.system_prompt, format_sentence(codec), noise_label)
+
+
+def make_variation(recipe: Recipe, records: list[Record], classes: list[str], max_pixels: int) -> Variation | None:
+    """How training examples vary from epoch to epoch; None if the recipe does not vary them."""
+    options = recipe.options
+    varies_questions = options.negative_questions or options.prompt_variety or options.noise_objects
+    if not options.augment and not varies_questions:
+        return None
+    if options.negative_questions and len(classes) < 2:
+        say("note: negative_questions has no effect on data with one class")
+    if varies_questions:
+        _check_standard_questions(records)
+    return Variation(
+        operations=options.augment or [],
+        negative_questions=options.negative_questions,
+        prompt_variety=options.prompt_variety,
+        noise_objects=options.noise_objects,
+        object_order=options.object_order,
+        classes=classes,
+        max_pixels=max_pixels,
+        max_length=recipe.training.max_length,
+        seed=recipe.training.seed,
+    )
+
+
+def _check_standard_questions(records: list[Record]) -> None:
+    """Raises UserError if no example with an object asks one question about all classes; only such examples can be varied."""
+    standard = [record for record in records if is_standard(record)]
+    if len(standard) == len(records):
+        return
+    if not any(record["objects"]["bbox"] for record in standard):
+        consequence = (
+            "none of those that do shows an object, so the model would learn that other wordings mean an empty image"
+            if standard
+            else "none does here, so they would have no effect"
+        )
+        raise UserError(
+            "negative_questions, prompt_variety and noise_objects change only examples that ask one question about all classes; "
+            f"{consequence}. Omit them, or prepare the data with --questions all."
+        )
+    say(
+        f"note: {len(records) - len(standard)} of {len(records)} examples do not ask one question about all classes; "
+        "negative_questions, prompt_variety and noise_objects leave these unchanged"
+    )
+
+
+def make_grounding(
+    recipe: Recipe,
+    encoder: Encoder,
+    records: list[Record],
+    classes: list[str],
+    variation: Variation | None,
+    max_new_tokens: int,
+) -> Grounding:
+    """What the checkpoint will remember. `records` are the training records, `max_new_tokens` follows from their lengths."""
+    model, options = recipe.model, recipe.options
+    size = encoder.processor.image_processor.size
+    sides = np.array([(record["width"], record["height"]) for record in records], dtype=float)
+    own_questions = sorted({first_question(record) for record in records})
+    return Grounding(
+        codec=encoder.codec.name,
+        system_prompt=encoder.system_prompt,
+        format_sentence=encoder.format_sentence,
+        min_pixels=size["shortest_edge"],
+        max_pixels=size["longest_edge"],
+        max_new_tokens=max_new_tokens,
+        base_model=model.model_name_or_path,
+        base_revision=commit_of(model.model_name_or_path, model.model_revision),
+        base_precision="nf4" if model.load_in_4bit else model.dtype,
+        quantized_vision=options.quantize_vision,
+        compute_dtype=model.dtype,
+        classes=classes,
+        questions=variation.questions(records) if variation else own_questions,
+        data_dir=options.data_dir,
+        seen_pixels=np.percentile(sides[:, 0] * sides[:, 1], (5, 95)).tolist(),
+        seen_aspects=np.percentile(sides[:, 0] / sides[:, 1], (5, 95)).tolist(),
+        noise_label=encoder.noise_label,
+    )
+
+
+# ---- Losses and model ----------------------------------------------------------------------------------------------------
+
+
+def choose_losses(recipe: Recipe) -> tuple[BoxLosses | None, PolicyLoss | None]:
+    """(teacher-forced losses, sampled losses); both None if the recipe uses SFTTrainer's own loss only.
+
+    Raises UserError if the model will be sharded, because these losses need the whole LM head in each process.
+    """
+    options = recipe.options
+    weights = BoxLosses(
+        options.iou_loss_weight,
+        options.fp_loss_weight,
+        options.fn_loss_weight,
+        options.box_loss,
+        options.end_token_weight,
+    )
+    sampled = PolicyLoss(weights, options.grounding_samples, options.grounding_every)
+    if options.grounding_mode == "policy":
+        weights = BoxLosses(0, 0, 0, end_token=options.end_token_weight)
+    chosen = weights or None, None if options.grounding_mode == "teacher_forced" else sampled
+    if any(chosen) and uses_fsdp():
+        raise UserError(
+            "iou_loss_weight, fp_loss_weight, fn_loss_weight and end_token_weight need the whole LM head in each process. "
+            "Launch with recipes/accelerate/ddp.yaml or zero2.yaml, or omit them."
+        )
+    return chosen
+
+
+def build_model(recipe: Recipe, config: PretrainedConfig) -> PreTrainedModel:
+    """The base model, quantized if the recipe says so."""
+    options = recipe.model
+    dtype = getattr(torch, options.dtype)
+    quantization = None
+    if options.load_in_4bit:
+        quantization = nf4_config(
+            family_of(config),
+            dtype,
+            options.use_bnb_nested_quant,
+            options.bnb_4bit_quant_storage,
+            recipe.options.quantize_vision,
+        )
+    return load_model(
+        options.model_name_or_path,
+        dtype=dtype,
+        quantization=quantization,
+        attn_implementation=options.attn_implementation,
+        revision=options.model_revision,
+    )
+
+
+# ---- Trainer -------------------------------------------------------------------------------------------------------------
+
+
+def trainer_arguments(recipe: Recipe, splits: Splits, max_pixels: int, report_to: list[str]) -> SFTConfig:
+    """The trainer's arguments: the recipe's, adapted to data and machine. The recipe itself stays unchanged."""
+    arguments = copy.copy(recipe.training)
+    # The collator reads whole records. Lengths were checked before, so the trainer must not truncate.
+    arguments.remove_unused_columns = False
+    arguments.max_length = None
+    # The trainer would push checkpoints and its own model card; train_sft.py pushes the final model with ours.
+    arguments.push_to_hub = False
+    arguments.report_to = report_to
+    if not splits.get("validation") and arguments.eval_strategy != "no":
+        say("no validation split: training without evaluation loss, best checkpoint or early stopping")
+        arguments.eval_strategy = "no"
+        arguments.load_best_model_at_end = False
+    if stops_early(recipe, splits):
+        arguments.restore_callback_states_from_checkpoint = True  # a resumed run continues the count of evaluations
+    arguments.dataloader_num_workers, note = workers_that_fit(arguments, max_pixels)
+    if note:
+        say(f"note: {note}")
+    return arguments
+
+
+def stops_early(recipe: Recipe, splits: Splits) -> bool:
+    return recipe.options.early_stopping_patience is not None and bool(splits.get("validation"))
+
+
+def make_box_validation(recipe: Recipe, collator: DetectionCollator, splits: Splits) -> BoxValidation | None:
+    """Box metrics at every evaluation; None if they are turned off or cannot be computed.
+
+    Raises UserError if the metric that selects the best checkpoint would be undefined.
+    """
+    training, count, records = recipe.training, recipe.options.eval_images, splits.get("validation")
+    metric = (training.metric_for_best_model or "").removeprefix("eval_")
+    if records and training.eval_strategy != "no":
+        require_objects(metric, records, count)
+    if not records or not count:
+        return None
+    if uses_fsdp():  # each process would generate for different images with only a part of the weights
+        if metric in METRICS:
+            raise UserError(
+                f"metric_for_best_model: {training.metric_for_best_model} is not measured under FSDP; use eval_loss."
+            )
+        say("note: under FSDP no boxes are generated during training")
+        return None
+    return BoxValidation(collator, records, count, training.per_device_eval_batch_size)
+
+
+def build_trainer(
+    recipe: Recipe,
+    arguments: SFTConfig,
+    model: PreTrainedModel,
+    collator: DetectionCollator,
+    examples: Examples,
+    box_validation: BoxValidation | None,
+    box_losses: BoxLosses | None,
+    policy_loss: PolicyLoss | None,
+) -> DetectionTrainer:
+    options, splits = recipe.options, examples.splits
+    callbacks = [InterruptCallback()]
+    if collator.variation:
+        callbacks.append(EpochCallback(collator.variation))
+    if stops_early(recipe, splits):
+        callbacks.append(EarlyStoppingCallback(options.early_stopping_patience))
+    peft_config = None
+    if recipe.model.use_peft:
+        lora = recipe.model
+        targets = lora_targets(model, options.lora_parts, lora.lora_target_modules, options.lora_vision)
+        peft_config = lora_config(lora.lora_r, lora.lora_alpha, lora.lora_dropout, targets, lora.use_rslora)
+    validation = splits.get("validation")
+    with accepting(f"{recipe.name}: the trainer rejects a value"):
+        trainer = DetectionTrainer(
+            model=model,
+            args=arguments,
+            grounding=collator.grounding,
+            adapter_dtype=getattr(torch, options.adapter_dtype),
+            box_validation=box_validation,
+            box_losses=box_losses,
+            policy_loss=policy_loss,
+            data_collator=collator.for_losses(teacher_forced=box_losses is not None, sampled=policy_loss is not None),
+            train_dataset=as_dataset(splits["train"], collator.data_dir, varied=True),
+            eval_dataset=as_dataset(validation, collator.data_dir) if validation else None,
+            processing_class=collator.processor,
+            peft_config=peft_config,
+            callbacks=callbacks,
+        )
+    if not arguments.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(ProgressLine())
+    return trainer
