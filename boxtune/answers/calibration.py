@@ -1,80 +1,92 @@
-"""Scores that say how often they are right: fitted on validation, saved with the checkpoint, and measured.
+"""Calibrated scores: a score of 0.8 should be right 80 % of the time. Fitted on validation and saved with the checkpoint.
 
-Platt's method (Platt 1999, "Probabilistic outputs for support vector machines") on the log-odds of the raw score s:
-p = σ(slope · logit(s) + intercept), the slope above 0, so that the ranking, and with it AP, stays. A prior of one hit and
-one miss, his own, keeps few examples from certainty.
+Platt scaling (Platt 1999, "Probabilistic outputs for support vector machines") on the log-odds of the raw score s:
+p = σ(slope · logit(s) + intercept). The slope is positive, so the ranking and with it AP do not change.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-LEAST = 20  # objects that a fit needs
+Floats = NDArray[np.float64]
+
+MIN_OBJECTS = 20  # needed for a fit
 BINS = 10
 _EDGE = 1e-6  # scores are kept this far from 0 and 1, whose log-odds are infinite
-_STEPS = 100
+_MAX_STEPS = 100
 
 
-def logit(scores) -> np.ndarray:
-    clipped = np.clip(np.asarray(scores, dtype=np.float64), _EDGE, 1 - _EDGE)
+def logit(scores: ArrayLike) -> Floats:
+    clipped: Floats = np.clip(np.asarray(scores, dtype=np.float64), _EDGE, 1 - _EDGE)
     return np.log(clipped / (1 - clipped))
 
 
-def calibrate(scores, calibration: list[float]) -> list[float]:
-    """The scores as shares of hits, by [slope, intercept]."""
+def calibrate(scores: ArrayLike, calibration: Sequence[float]) -> list[float]:
+    """The scores as expected shares of hits. `calibration` is [slope, intercept]."""
     slope, intercept = calibration
-    return (1 / (1 + np.exp(-(slope * logit(scores) + intercept)))).tolist()
+    return [float(share) for share in _sigmoid(slope * logit(scores) + intercept)]
 
 
-def fit(scores, hits) -> list[float]:
-    """[slope, intercept] of greatest likelihood for (N,) scores and (N,) hits, by Newton's method with
-    steps that are halved until they lead down.
+def fit(scores: ArrayLike, hits: ArrayLike) -> list[float]:
+    """[slope, intercept] of maximum likelihood for (N,) scores and (N,) hits.
 
-    An empty list where it cannot be told: fewer than 20 objects, only hits or only misses, or scores that do not rise with
-    the share of hits.
+    An empty list if there is no such fit: fewer than MIN_OBJECTS objects, only hits, only misses, or scores that do not
+    increase with the share of hits.
     """
     hits = np.asarray(hits, dtype=np.float64)
     positives, negatives = hits.sum(), (1 - hits).sum()
-    if len(hits) < LEAST or not positives or not negatives:
+    if len(hits) < MIN_OBJECTS or not positives or not negatives:
         return []
     features = np.stack([logit(scores), np.ones(len(hits))], axis=1)  # (N, 2)
+    # Platt's prior of one more hit and one more miss keeps the fit from certainty where examples are few.
     targets = np.where(hits > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    weights = np.array([0.0, math.log((positives + 1) / (negatives + 1))])
+    start = np.array([0.0, math.log((positives + 1) / (negatives + 1))])
+    slope, intercept = _minimize(features, targets, start).tolist()
+    is_usable = np.isfinite([slope, intercept]).all() and slope > 0
+    return [slope, intercept] if is_usable else []
 
-    def surprise(weights: np.ndarray) -> float:
+
+def _minimize(features: Floats, targets: Floats, weights: Floats) -> Floats:
+    """The (2,) weights of the smallest cross-entropy, by Newton's method with step halving."""
+
+    def cross_entropy(weights: Floats) -> float:
         log_odds = features @ weights
         return float(np.logaddexp(0, log_odds).sum() - targets @ log_odds)
 
-    for _ in range(_STEPS):
-        shares = 1 / (1 + np.exp(-(features @ weights)))
+    for _ in range(_MAX_STEPS):
+        shares = _sigmoid(features @ weights)
         gradient = features.T @ (shares - targets)
         curvature = (features * (shares * (1 - shares))[:, None]).T @ features + 1e-9 * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
-        # Where most scores are 0 or 1 a whole step can lead so far off that none leads back (Lin, Lin and Weng 2007).
-        while surprise(weights - step) > surprise(weights):
+        # If most scores are close to 0 or 1, a full step can diverge (Lin, Lin and Weng 2007).
+        while cross_entropy(weights - step) > cross_entropy(weights):
             step /= 2
         weights = weights - step
         if np.abs(step).max() < 1e-9:
             break
-    return weights.tolist() if np.isfinite(weights).all() and weights[0] > 0 else []
+    return weights
 
 
-def reliability(scores, hits) -> dict:
-    """{"expected_calibration_error", "bins"}: ten bins of equal width, each with its number of objects, mean score and share
-    of hits, the empty ones left out; the error is the mean of |score − share| over objects (Naeini et al. 2015). None and
-    [] without objects."""
+def _sigmoid(log_odds: Floats) -> Floats:
+    shares: Floats = 1 / (1 + np.exp(-log_odds))
+    return shares
+
+
+def reliability(scores: ArrayLike, hits: ArrayLike) -> dict[str, object]:
+    """How well scores agree with the share of hits: {"expected_calibration_error", "bins"}.
+
+    The bins have equal width; each that holds objects gives "from" (its lower edge), "objects" (their number), "score" (mean)
+    and "hits" (share). The error is the mean of |score − share of hits| over objects (Naeini et al. 2015), None without any.
+    """
     scores, hits = np.asarray(scores, dtype=np.float64), np.asarray(hits, dtype=np.float64)
     numbers = np.minimum((scores * BINS).astype(int), BINS - 1)
     bins = []
+    error = 0.0
     for number in np.unique(numbers):
         inside = numbers == number
-        bins.append(
-            {
-                "from": number / BINS,
-                "objects": int(inside.sum()),
-                "score": float(scores[inside].mean()),
-                "hits": float(hits[inside].mean()),
-            }
-        )
-    error = sum(row["objects"] * abs(row["score"] - row["hits"]) for row in bins) / len(scores) if bins else None
-    return {"expected_calibration_error": error, "bins": bins}
+        objects, score, share = int(inside.sum()), float(scores[inside].mean()), float(hits[inside].mean())
+        bins.append({"from": number / BINS, "objects": objects, "score": score, "hits": share})
+        error += objects * abs(score - share)
+    return {"expected_calibration_error": error / len(scores) if bins else None, "bins": bins}

@@ -1,27 +1,28 @@
-"""What is known of one family of models, as plain data. Each file beside this one describes one family."""
+"""The facts about one model family, as plain data. Each of the other files in this folder describes one family."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# The parts of a model that LoRA may adapt (recipe key `lora_parts`); a family says where each lies.
+# The parts of a model that LoRA can adapt (recipe key `lora_parts`). Every family states where each part is.
 LORA_PARTS = ("language_attention", "language_mlp", "vision_attention", "vision_mlp", "merger")
 
 
 @dataclass(frozen=True)
 class Family:
-    """The facts of one model family.
+    """The facts about one model family. Module paths are those of transformers 5.
 
     name: `model_type` in config.json, and the name of the family's codec.
-    hub_name: regular expression of how hub ids spell the family.
-    syntax: how answers are written, the name of a module in boxtune/answers/syntaxes.
-    coordinate_steps: coordinates run from 0 to this number across the image; None means pixels of the resized input.
+    hub_name: regular expression that matches the family's name in hub ids.
+    syntax: how responses are written; the name of a module in boxtune/answers/syntaxes.
+    coordinate_steps: coordinates run from 0 to this number across the image. None: they are pixels of the resized input.
     patch_size: side of a vision patch in pixels of the resized input. merge_size: patches along each side of an image token.
-    vision_tower, lm_head: module paths in transformers 5. vision_blocks: the tower's transformer blocks, below the base model.
-    lora_parts: {part: regular expression of the module path below which the part's linears lie}. The towers share names
-    (Qwen2.5-VL's vision MLPs have gate_proj, up_proj and down_proj too), so each expression names its tower.
-    weight_prefixes: (prefix of a weight's key in the hub's files, prefix of the module's path in transformers 5), in the order
-    in which they are tried; keys that already have a path's prefix stay.
-    llamafactory_template: LLaMA-Factory's name of the chat template that instruct models of the family use without thinking.
+    vision_tower, lm_head: module paths. vision_blocks (the tower's transformer blocks), language_model: module paths below
+    the base model.
+    lora_parts: {part: regular expression of the module path below which the part's linear layers are}. Both towers use the
+    same names (Qwen2.5-VL's vision MLPs also have gate_proj, up_proj and down_proj), so each expression names its tower.
+    weight_prefixes: (prefix of a key in the hub's weight files, prefix of the module path), tried in this order. Keys that
+    already start with the prefix of a module path are kept.
+    llamafactory_template: name of LLaMA-Factory's chat template for the family's instruct models without thinking.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Family:
     merge_size: int
     vision_tower: str
     vision_blocks: str
+    language_model: str
     lm_head: str
     lora_parts: Mapping[str, str]
     weight_prefixes: tuple[tuple[str, str], ...]
@@ -39,11 +41,11 @@ class Family:
 
     @property
     def factor(self) -> int:
-        """Pixels of the resized input along each side of an image token; its height and width are multiples of this."""
+        """Side of an image token in pixels of the resized input, whose height and width are multiples of it."""
         return self.patch_size * self.merge_size
 
     def module_path(self, key: str) -> str:
-        """The path of the module that a weight's key on disk belongs to."""
+        """The path of the module to which a key of a weight file belongs."""
         name = key.removesuffix(".weight")
         if not name.startswith(tuple(path for _, path in self.weight_prefixes)):
             for prefix, path in self.weight_prefixes:
@@ -52,8 +54,8 @@ class Family:
         return name
 
     def unquantized_modules(self, quantize_vision: bool) -> list[str]:
-        """Module names that NF4 skips: the head and, unless told otherwise, the vision tower.
+        """Module names that NF4 skips: the head and, unless `quantize_vision`, the vision tower.
 
-        transformers 5 matches such a name from the start of a module's path or as its end, so a bare `visual` skips nothing.
+        transformers 5 matches such a name from the start of a module path or as its suffix, so `visual` alone skips nothing.
         """
         return [self.lm_head] if quantize_vision else [self.vision_tower, self.lm_head]

@@ -1,4 +1,4 @@
-"""Qwen2-VL (arXiv 2409.12191): boxes between special tokens, in thousandths of the image."""
+"""Qwen2-VL (arXiv 2409.12191): special tokens around labels and boxes, coordinates in thousandths of the image."""
 
 from boxtune.families.family import Family
 
@@ -11,6 +11,7 @@ FAMILY = Family(
     merge_size=2,
     vision_tower="model.visual",
     vision_blocks="visual.blocks",
+    language_model="language_model",
     lm_head="lm_head",
     lora_parts={
         "language_attention": r"language_model\.layers\.\d+\.self_attn",

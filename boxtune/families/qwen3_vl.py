@@ -1,16 +1,17 @@
-"""Qwen3-VL (the hub repository's cookbooks): JSON boxes in thousandths of the image."""
+"""Qwen3-VL (cookbooks of the Qwen3-VL repository): JSON, coordinates in thousandths of the image."""
 
 from boxtune.families.family import Family
 
 FAMILY = Family(
     name="qwen3_vl",
     hub_name=r"qwen3[-_]?vl",
-    syntax="json",
+    syntax="json_boxes",
     coordinate_steps=1000,
     patch_size=16,
     merge_size=2,
     vision_tower="model.visual",
     vision_blocks="visual.blocks",
+    language_model="language_model",
     lm_head="lm_head",
     lora_parts={
         "language_attention": r"language_model\.layers\.\d+\.self_attn",
@@ -20,6 +21,6 @@ FAMILY = Family(
         "merger": r"visual\.(?:merger|deepstack_merger_list\.\d+)",
     },
     weight_prefixes=(),
-    # Its template qwen3_vl puts an empty thought before each answer; Qwen3-VL-Instruct writes none.
+    # The template qwen3_vl puts an empty thinking block before each response; Qwen3-VL-Instruct generates none.
     llamafactory_template="qwen3_vl_nothink",
 )

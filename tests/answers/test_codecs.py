@@ -1,4 +1,4 @@
-"""Boxes ↔ text: exact wording, round trips within half a step, and parsers that survive anything."""
+"""Boxes ↔ text: exact wording, round trips within half a step, and parsers that survive any text."""
 
 import gc
 import json
@@ -21,7 +21,7 @@ def encode(name: str, boxes, labels) -> str:
     return CODECS[name].encode(boxes, labels, IMAGE, INPUT).text
 
 
-def test_every_family_writes_its_own_words():
+def test_every_family_writes_its_own_syntax():
     boxes, labels = [[0, 0, 640, 480], [64, 48, 320, 240]], ["cat", "Fußgänger"]
     assert encode("qwen2_vl", boxes, labels) == (
         "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(0,0),(1000,1000)<|box_end|>"
@@ -42,7 +42,7 @@ sizes = st.tuples(st.integers(28, 4000), st.integers(28, 4000))
 
 @st.composite
 def scenes(draw):
-    """(image size, input size, boxes_xyxy, labels), boxes anywhere down to a thousandth of a pixel wide."""
+    """(image size, input size, boxes_xyxy, labels), with boxes anywhere and as narrow as a thousandth of a pixel."""
     image_size, input_size = draw(sizes), draw(sizes)
     boxes, labels = [], []
     for _ in range(draw(st.integers(0, 6))):
@@ -51,7 +51,7 @@ def scenes(draw):
             low = draw(st.floats(0, side - 0.001))
             edges.append((low, min(side, low + draw(st.floats(0.001, side)))))
         boxes.append([edges[0][0], edges[1][0], edges[0][1], edges[1][1]])
-        # Whatever a class may be called: no line break, no special token, no space around it.
+        # Any valid class name: no line break, no special token, no surrounding space.
         label = draw(
             st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=12)
         ).strip()
@@ -71,7 +71,7 @@ def test_round_trip_errs_by_half_a_step(codec, scene):
     assert answer.labels == labels
     found = [encoded.text[slice(*place.label)].strip() for place in answer.places]
     assert found == (
-        [json.dumps(label, ensure_ascii=False)[1:-1] for label in labels] if codec.syntax == "json" else labels
+        [json.dumps(label, ensure_ascii=False)[1:-1] for label in labels] if codec.syntax == "json_boxes" else labels
     )
     extents, sides = codec.frame.extent(input_size) * 2, (image_size[1], image_size[0]) * 2
     for place, got in zip(answer.places, answer.points_xy or answer.boxes_xyxy, strict=True):
@@ -86,7 +86,7 @@ def test_round_trip_errs_by_half_a_step(codec, scene):
         widened += thin and codec.encode([box], ["x"], image_size, input_size).widened
         for i, (value, original) in enumerate(zip(got, want, strict=True)):
             step, side = ((step_x, width), (step_y, height))[i % 2]
-            # Both at once: a box in the last step of a pixel frame, which ends at size − 1, is widened inwards.
+            # Both apply to a box in the last step of a pixel frame, which ends at size − 1: it is widened inwards.
             allowed = (0.5, 1.0, 2.0)[thin + (original > side - step)]
             assert abs(value - original) <= allowed * step + 1e-6 * side
     assert encoded.widened == widened
@@ -130,9 +130,13 @@ JSON_ANSWER = encode("qwen3_vl", [[64, 48, 320, 240], [0, 0, 640, 480]], ["cat",
         (JSON_ANSWER.replace("}, {", "}]\n[{"), ["spacing"]),
         (JSON_ANSWER[1:-1].replace("}, {", "}\n{"), ["spacing"]),
         ("```json\n" + JSON_ANSWER.replace('"cat"', '"cat", "attributes": {"x": {"y": 1}}') + "\n```", ["fence"]),
+        ("```json\n" + JSON_ANSWER.replace('"cat"', '"cat", "a": ' + '{"a": ' * 50 + "1" + "}" * 50), ["fence"]),
+        (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 30, 40], "attributes": {"x": 1}', ["truncated"]),
+        (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 30, 40, "label": "bird"}]', ["bad_box"]),
+        (JSON_ANSWER.replace('"label": ', "label :\u00a0"), ["quotes"]),
     ],
 )
-def test_json_answers_are_read_and_their_faults_named(text, problems):
+def test_json_answers_are_parsed_and_their_problems_named(text, problems):
     answer = CODECS["qwen3_vl"].decode(text, IMAGE, INPUT)
     assert answer.problems == problems
     assert answer.labels == ["cat", "dog"]
@@ -162,13 +166,13 @@ CLICKS = encode("qwen2_vl_click", [[64, 48, 320, 240], [0, 0, 640, 480]], ["cat"
         ("qwen2_vl_click", "Clicks:\n" + CLICKS, ["prose"]),
     ],
 )
-def test_tagged_answers_are_read_and_their_faults_named(name, text, problems):
+def test_tagged_answers_are_parsed_and_their_problems_named(name, text, problems):
     answer = CODECS[name].decode(text, IMAGE, INPUT)
     assert answer.problems == problems
     assert answer.labels == ["cat", "dog"]
 
 
-def test_out_of_range_is_clipped_and_nothing_is_unparsable():
+def test_coordinates_out_of_range_are_clipped_and_text_without_objects_is_unparsable():
     codec = CODECS["qwen2_5_vl"]
     answer = codec.decode('[{"bbox_2d": [-5, 10, 9999, 200], "label": "cat"}]', IMAGE, INPUT)
     assert (answer.problems, answer.boxes_xyxy[0][0], answer.boxes_xyxy[0][2]) == (["clipped"], 0, 640)
@@ -220,6 +224,7 @@ HOSTILE = [
     "{", "[", '"', "'", '{"\\"', "{'", '" ', "<|box_start|>", "<|box_start|>(1,2", "<click>", "9", "9 ", "\\", '{"a":', "{{[",
     '{"bbox_2d": [1, 2, 3, 4], "label": "a"},', '{"bbox_2d":[', "a ", "\n",
     "]", "}{", "{}", "{{}", "{a}", "{1}", "{:{}}", "{bbox_2d:1}", "```json\n", "a:1", "[]", "{:", "I see {x} and ",
+    "{a", "{1 ", "a:{}", "a:[]", "{b:[]}", "a : ", "a : {", "x é ", '"a"\n', "'a' ", '"a": ', ":{", "-", ".5", "[a,",
     "é", "\ud800", "<|object_ref_start|>", "<|box_start|>(1,2),(3,4)<|box_end|>", "<click>1,2</click> a\n",
 ]  # fmt: skip
 INSIDE_NUMBERS = [
@@ -230,7 +235,7 @@ INSIDE_NUMBERS = [
 
 
 def hostile_texts(length):
-    """Texts of about `length` characters: pieces over and over, alone, inside a label and inside an object that closes."""
+    """Texts of about `length` characters: one piece repeated, alone, inside a label, and inside an object that closes."""
     for piece in HOSTILE:
         for start, end in (("", ""), ('[{"label": "', ""), ('[{"bbox_2d": [1, 2, 3, 4], "label": "a", ', "}]")):
             yield start + piece * (length // len(piece)) + end
@@ -247,11 +252,11 @@ def hostile_texts(length):
 
 @pytest.mark.parametrize(("length", "limit"), [(100_000, 0.2), pytest.param(1_000_000, 1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "qwen3_vl_click"])
-def test_a_million_characters_of_anything_take_half_a_second(name, length, limit):
-    """A looping model writes such texts. One that takes quadratic time fails at either length.
+def test_a_million_characters_of_anything_take_less_than_a_second(name, length, limit):
+    """A looping model generates such texts. A parser of quadratic time fails at either length.
 
-    On an idle core it is half a second; a busy machine is granted twice that, and five tries. Without the garbage collector,
-    whose time is that of the tests' heap.
+    An idle core needs about half the limit. A busy machine gets five tries. The garbage collector is off, because its time
+    depends on the objects that other tests left behind.
     """
     for text in hostile_texts(length):
         seconds = []
@@ -277,7 +282,7 @@ def test_a_box_in_place_of_a_point_and_the_reverse_are_bad_boxes(name, text):
 
 
 def test_an_object_is_found_in_mangled_text():
-    """Where it stands decides its score, so a word or a stray bracket must not lead to another's letters."""
+    """An object's score depends on its place, so words and stray brackets must not lead to another object's characters."""
     for text, numbers, label in (
         ('[{"bbox_2d":] [427, 97, 528, 220], "label": \'cat\'}', "427, 97, 528, 220", "cat"),
         ("{label: dog, name: {label: cat}, bbox_2d: [1,2,3,4]}", "1,2,3,4", "dog"),

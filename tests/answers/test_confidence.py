@@ -10,9 +10,9 @@ from boxtune.answers.codecs import CODECS
 from boxtune.answers.confidence import DEFAULT, SCORERS, TokenScores, score_objects
 from boxtune.answers.conversation import SYSTEM_PROMPT
 from boxtune.answers.predictions import make_prediction
-from boxtune.data.records import read_records
+from boxtune.data.dataset import read_records
 from boxtune.inference.generation import generate_answers, token_spans
-from boxtune.models.checkpoint import quiet_libraries
+from boxtune.models.libraries import quiet_libraries
 from boxtune.models.loading import load_model
 from tests.helpers.collators import make_collator
 from tests.helpers.records import ROOT
@@ -22,7 +22,7 @@ IMAGE = INPUT = (1000, 1000)
 
 
 def tokens_of(text: str, sure: dict[str, float], digits=None) -> TokenScores:
-    """One token a character, certain but for those in `sure`: {part of the text: probability of each of its characters}."""
+    """One token per character, all certain except those in `sure`: {part of the text: probability of each character}."""
     log_probs = np.zeros(len(text))
     for part, probability in sure.items():
         start = text.index(part)
@@ -59,7 +59,7 @@ def test_each_scorer_reads_its_own_tokens(codec):
     assert found["coordinates"] == pytest.approx([share, 1], abs=1e-6)
     assert found["label"] == [1, 0.125]
     assert found["minimum"] == [0.125, 0.5]
-    assert found["spread"] == [1, 1]  # what the digits might have been is another matter than how sure they were
+    assert found["spread"] == [1, 1]  # the alternatives of the digits, not their own probabilities, decide the spread
     assert found["product"] == pytest.approx([share, 0.125], abs=1e-6)
 
 
@@ -71,7 +71,7 @@ def test_presence_is_the_choice_to_name_one_more_object(codec, opening):
     assert found["coordinates"] == [1, 1] and found["label"] == [1, 1]
 
 
-def test_spread_is_the_deviation_of_an_edge_in_shares_of_the_side():
+def test_spread_is_the_deviation_of_an_edge_relative_to_the_side():
     text = TEXTS["qwen3_vl"]
     tens = text.index("111") + 1
     half = np.full(10, 1e-30)
@@ -80,7 +80,7 @@ def test_spread_is_the_deviation_of_an_edge_in_shares_of_the_side():
     assert found["spread"] == [pytest.approx(1 / (1 + 10 / 222 / 4), abs=1e-6), 1]
 
 
-def test_a_probability_that_a_server_leaves_out_is_not_taken_for_certainty():
+def test_a_probability_that_a_server_omits_does_not_count_as_certainty():
     text = TEXTS["qwen3_vl"]
     units = text.index("444") + 2
     unknown = np.full(10, np.nan)
@@ -92,8 +92,8 @@ def test_a_probability_that_a_server_leaves_out_is_not_taken_for_certainty():
     assert [found[name] for name in ("coordinates", "minimum", "product")] == [[0, 1]] * 3
 
 
-def test_an_object_that_cannot_be_found_in_its_text_scores_nothing():
-    """The first object's box is no list, so a reader of pieces finds one object where JSON holds two."""
+def test_an_object_that_cannot_be_located_in_its_text_scores_0():
+    """The first object's box is not a list. The scanner counts places differently here, so no place is assigned."""
     text = '[{"bbox_2d": {"x": 1}, "label": "dog"}, {"bbox_2d": [1, 2, 30, 40], "label": "cat"}]'
     assert CODECS["qwen3_vl"].decode(text, IMAGE, INPUT).places == [None]
     record = {"id": "a", "image": "a.png", "width": 1000, "height": 1000}
@@ -102,7 +102,7 @@ def test_an_object_that_cannot_be_found_in_its_text_scores_nothing():
     assert {name: found[f"score_{name}"] for name in SCORERS} == {name: [0] for name in SCORERS}
 
 
-def test_noise_that_stands_before_an_object_takes_nothing_from_its_score():
+def test_noise_before_an_object_does_not_change_its_score():
     text = TEXTS["qwen3_vl"].replace("cat", "noise")
     tokens = tokens_of(text, {"111, 222": 0.1, "noise": 0.2, ", {": 0.5})
     record = {"id": "a", "image": "a.png", "width": 1000, "height": 1000}
@@ -112,7 +112,7 @@ def test_noise_that_stands_before_an_object_takes_nothing_from_its_score():
 
 
 @pytest.mark.parametrize("text", ["cat", "Fußgänger 歩行者", "🙂🙃 a", "x\ufffdy", "<|im_end|>\n"])
-def test_tokens_stand_where_their_characters_do(tiny_models, text):
+def test_token_spans_match_their_characters(tiny_models, text):
     tokenizer = make_collator(tiny_models["qwen3_vl"], ".").tokenizer
     ids = tokenizer(text)["input_ids"]
     found, spans = token_spans(tokenizer, ids)
@@ -122,8 +122,8 @@ def test_tokens_stand_where_their_characters_do(tiny_models, text):
         assert start < end and (i == 0 or start in {spans[i - 1, 0], spans[i - 1, 1]})
 
 
-def test_scores_are_the_models_own_probabilities(squares):
-    """Against one forward pass over question and answer, unbatched: 1e-4 is what fp32 and a cache differ by."""
+def test_scores_equal_the_probabilities_of_a_forward_pass(squares):
+    """One unbatched forward pass over question and answer is the reference; fp32 with a cache differs by up to 1e-4."""
     quiet_libraries()
     model = load_model(str(EMBEDDED), dtype=torch.float32)
     collator = make_collator(EMBEDDED, squares, system_prompt=SYSTEM_PROMPT, min_pixels=4096, max_pixels=50176)
@@ -135,7 +135,7 @@ def test_scores_are_the_models_own_probabilities(squares):
         assert objects["score"] == objects[f"score_{DEFAULT}"]
         answer = collator.tokenizer(prediction["text"])["input_ids"]
         features, (size,) = collator.process_images([record])
-        question = collator.encode_question(record, size)
+        question = collator.encoder.encode_question(record, size)
         with torch.no_grad():
             logits = model(**collator.batch([question + answer], features, side="right")).logits[0]
         log_probs = logits[len(question) - 1 : -1].log_softmax(-1)[range(len(answer)), answer]

@@ -1,4 +1,4 @@
-"""Mangled predictions and records: finite numbers from what is whole, or a UserError that says which line. Never else."""
+"""Mangled predictions and records give finite numbers, or a UserError that names each bad line; nothing else."""
 
 import copy
 import json
@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 import evaluate
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.confidence import RANKINGS
-from boxtune.answers.predictions import make_prediction, read_predictions, with_score
+from boxtune.answers.prediction_file import read_predictions
+from boxtune.answers.predictions import make_prediction, with_score
 from boxtune.common.errors import UserError
+from boxtune.data.dataset import read_records, write_dataset
 from boxtune.data.questions import as_asked
-from boxtune.data.records import read_records, write_dataset
 from boxtune.metrics.scoring import score
 from boxtune.reports.exports import EXPORTS, export_predictions
 from tests.helpers.records import make_record
@@ -54,7 +55,7 @@ values = st.recursive(
 
 
 def places(value, path=()):
-    """Every place inside a JSON value, the whole first."""
+    """The path of every part of a JSON value, the whole value first."""
     yield path
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):
@@ -62,7 +63,7 @@ def places(value, path=()):
 
 
 def changed(value, path: tuple, new, remove: bool):
-    """`value` with what stands at `path` replaced or removed."""
+    """`value` with the part at `path` replaced or removed."""
     if not path:
         return new
     value = copy.copy(value)
@@ -75,7 +76,7 @@ def changed(value, path: tuple, new, remove: bool):
 
 @st.composite
 def mangled(draw, lines: list[dict]) -> bytes:
-    """The lines as a file: values replaced, keys gone, lines twice or gone, bytes that no JSON has."""
+    """The lines as a file with values replaced, keys removed, lines duplicated or removed, or bytes that are not JSON."""
     lines, damage = copy.deepcopy(lines), draw(st.sampled_from(["values", "values", "lines", "text", "bytes"]))
     if damage == "values":
         for _ in range(draw(st.integers(1, 3))):
@@ -99,15 +100,15 @@ def mangled(draw, lines: list[dict]) -> bytes:
     return draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + data
 
 
-def refuse(reader):
-    """What `reader` gives, or None where it refuses by naming a line or an id for each problem."""
+def unless_rejected(reader):
+    """The result of `reader`, or None if it raises a UserError that names a line or an id for each problem."""
     try:
         return reader()
     except UserError as error:
         assert error.problems or any(word in str(error) for word in ("points and others", "--score", "is empty"))
         for problem in error.problems:
             assert problem.startswith("line ") or problem.split(":")[0] in "abc", problem
-            assert len(problem) < 1000, "a message that a person can read"
+            assert len(problem) < 1000, "too long for a message"
         return None
 
 
@@ -125,8 +126,8 @@ def check_scores(records, predictions):
     assert all(-1e-9 <= v <= 1 + 1e-9 for k, v in metrics.items() if k.startswith("AP") and isinstance(v, float))
     counts = metrics["points"] or metrics["matching"]
     found = sum(len(prediction["objects"]["category"]) for prediction in predictions)
-    truth = sum(not ignored for record in records for ignored in record["objects"]["ignore"])
-    assert counts["tp"] + counts["fn"] == truth and counts["tp"] + counts["fp"] <= found
+    ground_truth = sum(not ignored for record in records for ignored in record["objects"]["ignore"])
+    assert counts["tp"] + counts["fn"] == ground_truth and counts["tp"] + counts["fp"] <= found
     return metrics
 
 
@@ -136,22 +137,22 @@ def check_scores(records, predictions):
 def test_mangled_predictions_give_finite_numbers_or_a_list_of_lines(tmp_path, codec, data, reparse, allow_missing):
     path = tmp_path / "p.jsonl"
     path.write_bytes(data.draw(mangled(ANSWERS[codec])))
-    read = refuse(lambda: read_predictions(path, RECORDS, allow_missing=allow_missing, reparse=reparse))
+    read = unless_rejected(lambda: read_predictions(path, RECORDS, allow_missing=allow_missing, reparse=reparse))
     if read is None:
         return
     predictions, missing = read
     assert [prediction["id"] for prediction in predictions] == ["a", "b", "c"] and (allow_missing or not missing)
     check_scores(RECORDS, predictions)
     for scorer in RANKINGS:
-        if ranked := refuse(lambda scorer=scorer: with_score(predictions, scorer)):
+        if ranked := unless_rejected(lambda scorer=scorer: with_score(predictions, scorer)):
             check_scores(RECORDS, ranked)
     if codec == "qwen3_vl":
         export_predictions([*EXPORTS], tmp_path / "out", RECORDS, predictions, CLASSES, "test")
         json.loads((tmp_path / "out" / "coco_results.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_what_no_number_depends_on_may_be_anything(tmp_path, capfd):
-    """And whatever a label or a problem is called can be printed, exported and shown in the report."""
+def test_values_that_no_metric_depends_on_may_be_anything(tmp_path, capfd):
+    """Any label and any kind of problem can be printed, exported and shown in the report."""
     write_dataset(tmp_path / "d", name="d", source_format="t", classes=CLASSES, splits={"test": RECORDS}, problems=[])
     lines = copy.deepcopy(ANSWERS["qwen3_vl"])
     lines[0] |= {"seconds": None, "image": 5, "codec": ["x"], "input_size": "no", "text": "\ud800\0<script>"}
@@ -162,14 +163,14 @@ def test_what_no_number_depends_on_may_be_anything(tmp_path, capfd):
     words = ["--predictions", "p.jsonl", "--data", "d", "--out", "out", "--export", ",".join(EXPORTS), "--json"]
     evaluate.main([str(tmp_path / word) if word in ("p.jsonl", "d", "out") else word for word in words])
     (metrics,) = json.loads(capfd.readouterr().out).values()
-    # The box of no area is a false positive, although ignored truth of its class is there.
+    # The box without area is a false positive, although it lies in ignored ground truth of its class.
     assert metrics["matching"]["fp"] == 4 and metrics["unknown_label_boxes"] == 2
-    # The page's data and its own script, and none that an answer brought.
+    # The data and the script of the page, and no script from an answer.
     assert (tmp_path / "out" / "report.html").read_text().count("<script") == 2
 
 
-def test_boxes_whose_area_no_float_holds_overlap_nothing():
-    """Not even each other: 0 / 0 would be no IoU, and no number in metrics.json."""
+def test_boxes_with_an_area_too_small_for_a_float_overlap_nothing():
+    """Not even each other: their IoU would be 0 / 0, which metrics.json cannot hold."""
     record, prediction = copy.deepcopy(RECORDS[0]), copy.deepcopy(answer(RECORDS[0], "qwen3_vl"))
     for objects in (record["objects"], prediction["objects"]):
         objects["bbox"] = [[0, 0, 1e-200, 1e-200]] * len(objects["bbox"])
@@ -184,7 +185,7 @@ def test_mangled_records_give_finite_numbers_or_a_list_of_lines(tmp_path, data):
     if not folder.exists():
         write_dataset(folder, name="d", source_format="t", classes=CLASSES, splits={"test": RECORDS}, problems=[])
     (folder / "test.jsonl").write_bytes(data.draw(mangled(RECORDS)))
-    if records := refuse(lambda: read_records(folder, "test")):
+    if records := unless_rejected(lambda: read_records(folder, "test")):
         records = [as_asked(record) for record in records]
         for codec in ANSWERS:
             check_scores(records, [answer(record, codec) for record in records])

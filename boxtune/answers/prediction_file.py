@@ -1,0 +1,166 @@
+"""Reading and validating predictions.jsonl, which another program may have written."""
+
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+from boxtune.answers.codecs import CODECS
+from boxtune.answers.confidence import RANKINGS
+from boxtune.answers.noise import NOISE_LABEL
+from boxtune.answers.predictions import KEYS, Prediction, empty_prediction, make_prediction, place_column
+from boxtune.common.errors import UserError, shown
+from boxtune.common.json_lines import BadLine, read_json_lines
+from boxtune.data.records import Record
+
+# Coordinates and sizes are smaller. JSON may hold integers that are too large for a float. NaN and infinity fail the
+# comparison, too.
+LIMIT = 1e12
+
+
+def read_predictions(
+    path: str | Path,
+    records: list[Record],
+    *,
+    allow_missing: bool = False,
+    reparse: bool = False,
+) -> tuple[list[Prediction], list[str]]:
+    """(predictions in the order of `records`, ids that have no line in the file).
+
+    allow_missing: a missing id counts as an empty response with the problem "missing" instead of being an error.
+    reparse: `text` is read again by the line's own codec. Scores are kept if that gives the same objects; otherwise they are
+        1.0.
+
+    Raises UserError that lists every bad line and every unknown, duplicate or missing id.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. Make predictions: python evaluate.py --ckpt DIR --data DIR")
+    by_id = {record["id"]: record for record in records}
+    found: dict[str, Prediction] = {}
+    problems: list[str] = []
+    for number, line in read_json_lines(path):
+        problems += [f"line {number}: {problem}" for problem in _line_problems(line, by_id, found, reparse)]
+        if isinstance(line, dict) and isinstance(line.get("id"), str):
+            found.setdefault(line["id"], line)  # type: ignore[arg-type]  # bad lines are listed in `problems`
+    if found and not found.keys() & by_id.keys():
+        raise UserError(
+            f"{path}: none of the {len(found)} predictions belongs to this split. Check --data and --split."
+        )
+    missing = [name for name in by_id if name not in found]
+    if not allow_missing:
+        problems += [f"{name}: no prediction; predict it, or use --allow-missing" for name in missing]
+    if problems:
+        raise UserError(f"{path}: {len(problems)} problem(s) in the predictions for {len(records)} images:", problems)
+    if reparse:
+        found = {name: _reparsed(line, by_id[name]) for name, line in found.items()}
+    if len({place_column(line["objects"]) for line in found.values()}) > 1:
+        raise UserError(f"{path}: some lines hold points and others boxes. Write one file for each kind.")
+    like = next(iter(found.values()), None)
+    return [found.get(name) or empty_prediction(record, like) for name, record in by_id.items()], missing
+
+
+def _reparsed(line: Prediction, record: Record) -> Prediction:
+    """The line with its text read again. What the text cannot tell is taken from the line."""
+    codec, input_size = line["codec"], line["input_size"]
+    assert codec is not None and input_size is not None  # _line_problems has checked both
+    # The problem "noise" tells that the checkpoint was trained with noise objects.
+    noise_label = NOISE_LABEL if NOISE_LABEL in line["problems"] else ""
+    # A looped response may have been noted as truncated, too, which its text tells again.
+    cut = next((kind for kind in ("looped", "truncated") if kind in line["problems"]), None)
+    prediction = make_prediction(record, codec, input_size, line["text"], 0.0, noise_label=noise_label, cut=cut)
+    prediction["seconds"] = line["seconds"]
+    before, after = line["objects"], prediction["objects"]
+    if not _object_problems(before) and all(before.get(key) == after[key] for key in after if key != "score"):
+        prediction["objects"] = before  # the same objects: keep their scores
+    return prediction
+
+
+# ---- validation --------------------------------------------------------------------------------------------------------
+
+
+def _line_problems(line: Any, records: dict[str, Record], seen: Container[str], reparse: bool) -> list[str]:
+    """Everything that is wrong with one line, with values and remedies. `seen` holds the ids of the lines before it."""
+    if isinstance(line, BadLine):
+        return [line.problem]
+    if not isinstance(line, dict):
+        return [f"must be a JSON object, got {type(line).__name__}"]
+    if set(line) == {"fingerprint"}:
+        return [
+            "this is the partial file of an unfinished run; repeat its evaluation with the same options to finish it"
+        ]
+    if missing := [key for key in KEYS if key not in line]:
+        return [f"{shown(line.get('id', 'no id'))} lacks the key(s) {', '.join(missing)}; add them"]
+    name = line["id"]
+    if not isinstance(name, str) or name not in records:
+        return [f"id {shown(name)} is not in this split; check --data and --split"]
+    problems = [f"duplicate id {name!r}; keep one line"] if name in seen else []
+    found = _value_problems(line, records[name])
+    found += _codec_problems(line) if reparse else _object_problems(line["objects"])
+    return problems + [f"{name}: {problem}" for problem in found]
+
+
+def _value_problems(line: dict[str, Any], record: Record) -> list[str]:
+    """What is wrong with the values that both kinds of reading need."""
+    problems = []
+    width, height, kinds, seconds = line["width"], line["height"], line["problems"], line["seconds"]
+    if (width, height) != (record["width"], record["height"]):
+        actual = f"{record['width']} × {record['height']}"
+        problems.append(f"made for {shown(width)} × {shown(height)}, but the image has {actual}; predict it again")
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        problems.append(f"problems {shown(kinds)} must be a list of strings")
+    if not isinstance(line["text"], str):
+        problems.append(f"text {shown(line['text'])} must be a string")
+    if seconds is not None and not _is_number(seconds):
+        problems.append(f"seconds {shown(seconds)} must be a number, or null if unknown")
+    return problems
+
+
+def _codec_problems(line: dict[str, Any]) -> list[str]:
+    """What is wrong with the values that reading the text again needs."""
+    problems = []
+    codec, input_size = line["codec"], line["input_size"]
+    if not isinstance(codec, str) or codec not in CODECS:
+        problems.append(f"unknown codec {shown(codec)}; choose from {', '.join(CODECS)}")
+    if not _is_size(input_size):
+        problems.append(f"input_size {shown(input_size)} must be [height, width] in whole pixels")
+    return problems
+
+
+def _object_problems(objects: Any) -> list[str]:
+    """What is wrong with the objects of a line."""
+    places = [key for key in ("bbox", "point") if isinstance(objects, dict) and key in objects]
+    if len(places) != 1 or not all(isinstance(objects.get(key), list) for key in (*places, "category", "score")):
+        return ["objects must hold the lists bbox (or point), category and score"]
+    place = places[0]
+    scorers = [f"score_{name}" for name in RANKINGS if f"score_{name}" in objects]
+    if not_lists := [key for key in scorers if not isinstance(objects[key], list)]:
+        return [f"objects: {key} {shown(objects[key])} must be a list" for key in not_lists]
+    lengths = {key: len(objects[key]) for key in (place, "category", "score", *scorers)}
+    if len(set(lengths.values())) > 1:
+        return [f"the lists in objects differ in length: {lengths}; write one entry per object in each"]
+    problems = []
+    for value in objects[place]:
+        if place == "point" and not _are_numbers(value, 2):
+            problems.append(f"point {shown(value)} is not [x, y]")
+        if place == "bbox" and not (_are_numbers(value, 4) and value[0] < value[2] and value[1] < value[3]):
+            problems.append(f"bbox {shown(value)} is not [x0, y0, x1, y1] with x0 < x1 and y0 < y1")
+    for label in objects["category"]:
+        if not isinstance(label, str):
+            problems.append(f"category {shown(label)} is not a string")
+    for key in ("score", *scorers):
+        for score in objects[key]:
+            if not (_is_number(score) and 0 <= score <= 1):
+                problems.append(f"{key} {shown(score)} is not a number from 0 to 1; use 1.0 if there is no score")
+    return problems
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LIMIT
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return isinstance(values, list) and len(values) == count and all(_is_number(value) for value in values)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(side) is int and 0 < side < LIMIT for side in value)

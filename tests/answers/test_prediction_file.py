@@ -1,0 +1,166 @@
+"""Reading predictions.jsonl: the order of the result, what the reader rejects, and reading the text again."""
+
+import math
+
+import pytest
+
+from boxtune.answers.prediction_file import read_predictions
+from boxtune.answers.predictions import make_prediction
+from boxtune.common.errors import UserError
+from boxtune.metrics.scoring import score
+from tests.helpers.predictions import CAT, cat_prediction, cat_record, write_lines
+
+
+def problems_of(path, records, **kwargs):
+    """The problems of the UserError, which must name the file."""
+    with pytest.raises(UserError) as error:
+        read_predictions(path, records, **kwargs)
+    assert str(path) in str(error.value)
+    return error.value.problems
+
+
+def test_predictions_come_in_the_order_of_the_records(tmp_path):
+    path = write_lines(tmp_path / "p.jsonl", *map(cat_prediction, "cab"))
+    predictions, missing = read_predictions(path, [cat_record(name) for name in "abc"])
+    assert [prediction["id"] for prediction in predictions] == ["a", "b", "c"]
+    assert missing == []
+
+
+def test_foreign_duplicate_and_missing_ids_are_listed_together(tmp_path):
+    path = write_lines(tmp_path / "p.jsonl", *map(cat_prediction, ["a", "x", "a", "y"]))
+    problems = problems_of(path, [cat_record(name) for name in "abc"])
+    assert len(problems) == 5
+    for found, expected in zip(
+        problems, ["line 2: id 'x'", "line 3: duplicate id 'a'", "line 4: id 'y'", "b:", "c:"], strict=True
+    ):
+        assert found.startswith(expected)
+    assert "--allow-missing" in problems[-1]
+    assert len(problems_of(path, [cat_record(name) for name in "abc"], allow_missing=True)) == 3
+
+
+def test_allowed_missing_images_count_as_empty_answers(tmp_path):
+    path = write_lines(tmp_path / "p.jsonl", cat_prediction("b"))
+    records = [cat_record(name) for name in "abc"]
+    predictions, missing = read_predictions(path, records, allow_missing=True)
+    assert missing == ["a", "c"]
+    metrics = score(records, predictions, ["cat"])
+    assert metrics["parse"] == {"images": 3, "clean": 1, "problems": {"missing": 2}}
+    assert (metrics["matching"]["tp"], metrics["matching"]["fn"]) == (1, 2)
+
+
+def test_missing_click_answers_are_empty_lists_of_points(tmp_path):
+    click = make_prediction(cat_record("b"), "qwen3_vl_click", (320, 320), "<click>300,150</click> cat", 0.1)
+    records = [cat_record("a"), cat_record("b")]
+    predictions, _ = read_predictions(write_lines(tmp_path / "p.jsonl", click), records, allow_missing=True)
+    assert predictions[0]["objects"] == {"point": [], "category": [], "score": []}
+    assert score(records, predictions, ["cat"])["points"]["tp"] == 1
+
+
+def with_objects(**changes):
+    return {"bbox": [[1, 2, 3, 4]], "category": ["cat"], "score": [1.0]} | changes
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ('{"id": "a", "im', "not JSON"),
+        ("[1, 2]", "must be a JSON object, got list"),
+        ('"a"', "must be a JSON object, got str"),
+        ({"id": "a", "objects": {}}, "'a' lacks the key(s) image, width, height"),
+        ({"fingerprint": "0"}, "unfinished run"),
+        (cat_prediction(seconds=math.nan), "seconds nan must be a number, or null"),
+        (cat_prediction(id=["a"]), "id ['a'] is not in this split"),
+        (cat_prediction(width=641), "made for 641 × 480, but the image has 640 × 480"),
+        (cat_prediction(problems="none"), "problems 'none' must be a list"),
+        (cat_prediction() | {"text": None}, "text None must be a string"),
+        (cat_prediction(objects=[]), "objects must hold the lists"),
+        (cat_prediction(objects=with_objects(score=None)), "objects must hold the lists"),
+        (cat_prediction(objects=with_objects(point=[[1, 2]])), "objects must hold the lists"),
+        (cat_prediction(objects=with_objects(score=[])), "differ in length: {'bbox': 1, 'category': 1, 'score': 0}"),
+        (cat_prediction(objects=with_objects(category=[7])), "category 7 is not a string"),
+        (cat_prediction(objects=with_objects(score=[float("nan")])), "score nan is not a number from 0 to 1"),
+        (cat_prediction(objects=with_objects(score=[1.01])), "score 1.01 is not a number from 0 to 1"),
+        (cat_prediction(objects=with_objects(score=[True])), "score True is not a number from 0 to 1"),
+        (cat_prediction(objects=with_objects(score_label=[2])), "score_label 2 is not a number from 0 to 1"),
+        (cat_prediction(objects=with_objects(score_label=[])), "'score': 1, 'score_label': 0}"),
+        (cat_prediction(objects=with_objects(score_label="high")), "score_label 'high' must be a list"),
+        (cat_prediction(objects=with_objects(bbox=[[1, 2, 3]])), "bbox [1, 2, 3] is not [x0, y0, x1, y1]"),
+        (cat_prediction(objects=with_objects(bbox=[[3, 2, 3, 4]])), "bbox [3, 2, 3, 4] is not [x0, y0, x1, y1]"),
+        (cat_prediction(objects=with_objects(bbox=[[1, 5, 3, 4]])), "bbox [1, 5, 3, 4] is not"),
+        (cat_prediction(objects=with_objects(bbox=[[1, 2, "3", 4]])), "bbox [1, 2, '3', 4] is not"),
+        (cat_prediction(objects=with_objects(bbox=[[1, 2, float("inf"), 4]])), "bbox [1, 2, inf, 4] is not"),
+        (cat_prediction(objects=with_objects(bbox=[[1, 2, 10**400, 4]])), "is not [x0, y0, x1, y1]"),
+        (
+            cat_prediction(objects={"point": [[1, 2, 3]], "category": ["cat"], "score": [1]}),
+            "point [1, 2, 3] is not [x, y]",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bad_line_is_named_with_its_number_and_value(tmp_path, line, expected):
+    path = write_lines(tmp_path / "p.jsonl", cat_prediction("b"), line)
+    (problem,) = problems_of(path, [cat_record("a"), cat_record("b")], allow_missing=True)
+    assert problem.startswith("line 2: ")
+    assert expected in problem
+
+
+def test_all_problems_are_collected(tmp_path):
+    bad = cat_prediction(objects=with_objects(bbox=[[3, 2, 1, 4]], score=[2]), width=1)
+    problems = problems_of(write_lines(tmp_path / "p.jsonl", "{", bad), [cat_record("a"), cat_record("b")])
+    assert len(problems) == 5  # corrupt line, size, box, score, missing b
+
+
+def test_boxes_and_points_cannot_be_mixed(tmp_path):
+    click = make_prediction(cat_record("b"), "qwen3_vl_click", (320, 320), "None", 0.1)
+    with pytest.raises(UserError, match="points and others boxes"):
+        read_predictions(write_lines(tmp_path / "p.jsonl", cat_prediction(), click), [cat_record("a"), cat_record("b")])
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path):
+    with pytest.raises(UserError, match=r"none\.jsonl does not exist.*evaluate\.py"):
+        read_predictions(tmp_path / "none.jsonl", [])
+
+
+# ---- reading the text again --------------------------------------------------------------------------------------------
+
+
+def test_reparse_reads_the_text_and_not_the_objects(tmp_path):
+    line = cat_prediction(text=CAT[:-1], objects={"broken": 1}, problems=["old"])
+    path = write_lines(tmp_path / "p.jsonl", line)
+    problems_of(path, [cat_record()])
+    ((prediction,), _) = read_predictions(path, [cat_record()], reparse=True)
+    assert prediction["objects"] == {"bbox": [[128.0, 48.0, 256.0, 96.0]], "category": ["cat"], "score": [1.0]}
+    assert prediction["problems"] == ["truncated"]
+    assert prediction["seconds"] == 0.5
+
+
+@pytest.mark.parametrize("problems", [["truncated"], ["looped"], ["truncated", "looped"]])
+def test_reparse_keeps_what_ended_a_response(tmp_path, problems):
+    """Even if the text looks complete. A truncated text is recognized as such, too."""
+    text = CAT[:-1] if len(problems) > 1 else CAT
+    path = write_lines(tmp_path / "p.jsonl", cat_prediction(text=text, problems=problems))
+    ((prediction,), _) = read_predictions(path, [cat_record()], reparse=True)
+    assert prediction["problems"] == problems
+
+
+def test_reparse_reads_by_the_lines_codec(tmp_path):
+    path = write_lines(tmp_path / "p.jsonl", cat_prediction(codec="qwen3_vl"))
+    ((prediction,), _) = read_predictions(path, [cat_record()], reparse=True)
+    assert prediction["objects"]["bbox"] == [[35.84, 13.44, 71.68, 26.88]]  # thousandths instead of input pixels
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"codec": "yolo"}, "unknown codec 'yolo'"),
+        ({"codec": ["qwen3_vl"]}, "unknown codec ['qwen3_vl']"),
+        ({"input_size": [280]}, "input_size [280] must be"),
+        ({"input_size": [280, 0]}, "input_size [280, 0] must be"),
+        ({"input_size": None}, "input_size None must be"),
+    ],
+)
+def test_reparse_needs_codec_and_input_size(tmp_path, changes, expected):
+    path = write_lines(tmp_path / "p.jsonl", cat_prediction(**changes))
+    assert len(read_predictions(path, [cat_record()])[0]) == 1
+    (problem,) = problems_of(path, [cat_record()], reparse=True)
+    assert expected in problem
