@@ -1,9 +1,8 @@
 """Any object detection table of `datasets`: a hub id, a Parquet file, a folder of Parquet files
 named after their splits, or a `save_to_disk` folder.
 
-Which columns hold the picture, the boxes and the classes, and how the boxes are written, is
-told from the table and said; --image-field, --bbox-field, --label-field and --bbox-format say
-it instead.
+The columns of images, boxes and classes, and how the boxes are written, are inferred from the
+table and printed; --image-field, --bbox-field, --label-field and --bbox-format override this.
 """
 
 import os
@@ -12,18 +11,30 @@ import sys
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from boxtune.common.errors import UserError
 from boxtune.common.files import files_below
-from data_prep.reading.files import safe_name, stated_size, suffix_of
-from data_prep.reading.names import split_of
-from data_prep.reading.source import Item, Options, Sample, Source, plain
+from data_prep.reading.embedded_images import image_suffix
+from data_prep.reading.names import safe_name
+from data_prep.reading.source import Item, Options, Row, Sample, Source, Unreadable, plain
+from data_prep.reading.split_names import split_of
 from data_prep.reading.spool import Spool
 from data_prep.reading.table_fields import Fields, choose_fields, read_objects
+from data_prep.reading.values import stated_size
 
-# What `datasets` and Arrow raise on torn files.
-_TORN = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
-_PEEKED = 50  # rows that fields are guessed from
+# What `datasets` and Arrow raise on corrupt files.
+_CORRUPT = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+_PEEKED = 50  # rows that the fields are inferred from
+
+
+class _TableRow(NamedTuple):
+    """A row of a table; `values["image"]` is the encoded image: {"bytes", "path"}. `features` is the schema of the table."""
+
+    split: str | None
+    number: int
+    values: dict[str, Any]
+    features: Any
 
 
 def recognise(sample: Sample) -> str | None:
@@ -32,11 +43,11 @@ def recognise(sample: Sample) -> str | None:
     if not sample.source.exists():
         return "an id of the hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(sample.source)) else None
     saved = [path for path in sample.files if path.name in {"dataset_dict.json", "state.json"}]
-    return next((f"{path} is of a table of `datasets`" for path in [*saved, *sample.of_kind(".parquet")]), None)
+    return next((f"{path} is a table of `datasets`" for path in [*saved, *sample.of_kind(".parquet")]), None)
 
 
 def is_openfoodfacts(sample: Sample) -> bool:
-    """Whether a source is the table that has a format of its own: by its name on the hub, or its columns."""
+    """Whether a source is the table for which there is a separate format, by its hub id or its columns."""
     if not sample.source.exists():
         return str(sample.source).startswith("openfoodfacts/nutrition-table-detection")
     import pyarrow.parquet
@@ -45,60 +56,72 @@ def is_openfoodfacts(sample: Sample) -> bool:
         try:
             schema = pyarrow.parquet.read_schema(path)
         except (OSError, ValueError):
-            return False  # torn, which the reader will say
+            return False  # a corrupt file, which `read` reports
         return "meta" in schema.names and "off_image_id" in str(schema.field("meta").type)
     return False
 
 
 def read(source: Path, options: Options, fields: Fields | None = None) -> Source:
-    """Every row as an item, its pictures written to `options.scratch`. Without `fields` they are chosen, and said."""
+    """Every row as an item, with its image written to `options.scratch`. Without `fields` they are inferred and printed."""
     found = Source(Spool(options.scratch), layout=options.bbox_format, fractions=None)
-    rows, names_taken = _rows(source, options), set()
-    known: list[str] | None = None  # of the schema that the last row had
+    rows = _rows(source, options)
     head = list(islice(rows, _PEEKED))
-    fields = fields or choose_fields([row for _, _, row, _ in head], source, options)
-    for split, number, row, features in chain(head, rows):
-        if fields.parent and fields.parent not in features:
-            raise UserError(f"{source} has no column {fields.parent}; it has {', '.join(features)}.")
-        names = _class_names(features, fields)
-        objects = read_objects(row, fields, names, found.warnings)
-        if fault := _image_fault(row["image"]) or (objects if isinstance(objects, str) else None):
-            found.errors.append(f"{source}: {split or 'table'} row {number}: {fault}")
+    fields = fields or choose_fields([row.values for row in head], source, options)
+    names_taken: set[tuple[str | None, str]] = set()
+    known_classes: list[str] = []  # those of the previous row's schema
+    for row in chain(head, rows):
+        if fields.parent and fields.parent not in row.features:
+            raise UserError(f"{source} has no column {fields.parent}; it has {', '.join(row.features)}.")
+        where = f"{source}: {row.split or 'table'} row {row.number}"
+        class_names = _class_names(row.features, fields)
+        objects = read_objects(row.values, fields, class_names, found.warnings)
+        if fault := _image_fault(row.values["image"]):
+            found.errors.append(f"{where}: {fault}")
             continue
-        if names and names != known:
-            found.classes += [name for name in names if name not in found.classes]
-            known = names
-        name, place = _write_image(row, number, options.scratch / "table" / f"{len(found.items)}")
-        if (split, name) in names_taken:  # a picture's file may be called as another's is, in another folder
-            name = f"{number:06d}_{name}"
-        names_taken.add((split, name))
-        used = {"image", "image_id", "width", "height", fields.parent, fields.bbox, fields.label}
-        extra = plain({key: value for key, value in row.items() if key not in used})
-        size = stated_size(row.get("width"), row.get("height"))
-        found.items.append(Item(name, str(place), objects, split, size, extra))
+        if isinstance(objects, Unreadable):
+            found.errors.append(f"{where}: {objects.reason}")
+            continue
+        if class_names and class_names != known_classes:
+            found.classes += [name for name in class_names if name not in found.classes]
+            known_classes = class_names
+        item = _make_item(row, fields, objects, options.scratch / "table" / f"{len(found.items)}")
+        if (item.split, item.name) in names_taken:  # images in different folders may have the same file name
+            item.name = f"{row.number:06d}_{item.name}"
+        names_taken.add((item.split, item.name))
+        found.items.append(item)
     return found
 
 
-def _image_fault(image: dict | None) -> str | None:
+def _image_fault(image: dict[str, Any] | None) -> str | None:
+    """Why a row has no image, or None."""
     if image is None or (image["bytes"] is None and not os.path.isfile(image["path"] or "")):
         return f"no image ({image['path']})" if image and image["path"] else "no image"
     return None
 
 
-def _write_image(row: dict, number: int, place: Path) -> tuple[str, Path]:
-    """(the picture's name: its id, its file's, or the row's number; where its bytes now lie)."""
-    image = row["image"]
+def _make_item(row: _TableRow, fields: Fields, objects: list[Row], image_path: Path) -> Item:
+    """The item of a row, whose image is written to `image_path`. Its name is the image's id, or else its file name, or else
+    the row's number."""
+    values, image = row.values, row.values["image"]
     content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-    named = row.get("image_id")
-    if named is None or named == "":
-        named = Path(image["path"]).stem if image["path"] else f"{number:06d}"
-    place.parent.mkdir(exist_ok=True)
-    place.write_bytes(content)
-    return safe_name(str(named)) + suffix_of(content), place
+    image_path.parent.mkdir(exist_ok=True)
+    image_path.write_bytes(content)
+    name = values.get("image_id")
+    if name is None or name == "":
+        name = Path(image["path"]).stem if image["path"] else f"{row.number:06d}"
+    used = {"image", "image_id", "width", "height", fields.parent, fields.bbox, fields.label}
+    return Item(
+        name=safe_name(str(name)) + image_suffix(content),
+        image_path=str(image_path),
+        rows=objects,
+        split=row.split,
+        size=stated_size(values.get("width"), values.get("height")),
+        extra=plain({key: value for key, value in values.items() if key not in used}),
+    )
 
 
-def _class_names(features, fields: Fields) -> list[str] | None:
-    """The names of numbered classes, where the table's schema holds them."""
+def _class_names(features: Any, fields: Fields) -> list[str] | None:
+    """The names of numbered classes, if the table's schema has them."""
     import datasets
 
     feature = features.get(fields.parent) if fields.parent else features
@@ -107,33 +130,35 @@ def _class_names(features, fields: Fields) -> list[str] | None:
             feature = feature.feature
         else:
             feature = feature.get(fields.label) if isinstance(feature, dict) else None
-    return feature.names if feature is not None else None
+    return list(feature.names) if feature is not None else None
 
 
-def _rows(source: Path, options: Options) -> Iterator[tuple[str | None, int, dict, dict]]:
-    """(split, row number, row, the table's features), with pictures still encoded as `image`: {"bytes", "path"}."""
-    import datasets  # half a second, which no other format should wait for
+# ---- loading ---------------------------------------------------------------------------------------------------------
+
+
+def _rows(source: Path, options: Options) -> Iterator[_TableRow]:
+    import datasets  # takes half a second, which other formats should not wait for
 
     try:
         tables = _load(source, options.scratch / "cache")
         for name, table in (tables if isinstance(tables, dict) else {None: tables}).items():
             split = split_of(str(name)) if name else None
             table = _with_image(source, table, options.image_field)
-            for number, row in enumerate(table.cast_column("image", datasets.Image(decode=False))):
-                yield split, number, row, table.features
-    except (*_TORN, datasets.exceptions.DatasetsError) as error:
+            for number, values in enumerate(table.cast_column("image", datasets.Image(decode=False))):
+                yield _TableRow(split, number, values, table.features)
+    except (*_CORRUPT, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk, not the table
+            raise  # an error of the disk, not of the table
         if source.exists():
             raise UserError(f"{source}: not a table that `datasets` can read: {error}") from None
         raise UserError(
-            f"{source}: no such file or folder, and the hub gave none of that name: {error}\n"
-            "Where the set is gated, accept its terms on its page and log in with `hf auth login`. Without network, pass\n"
-            "a downloaded .parquet file, or make a similar set: python -m data_prep nutrition --out DIR --num-images 1000"
+            f"{source}: no such file or folder, and the hub returned no dataset of that name: {error}\n"
+            "If the dataset is gated, accept its terms on its page and log in with `hf auth login`. Without network, pass a\n"
+            "downloaded .parquet file, or generate a similar dataset: python -m data_prep nutrition --out DIR --num-images 1000"
         ) from None
 
 
-def _load(source: Path, cache: Path):
+def _load(source: Path, cache: Path) -> Any:
     """A table, or {split: table}."""
     import datasets
 
@@ -143,7 +168,7 @@ def _load(source: Path, cache: Path):
         return datasets.load_from_disk(source)
     files = sorted(path for path in files_below(source) if path.suffix == ".parquet") if source.is_dir() else [source]
     if not files:
-        raise UserError(f"{source} holds neither .parquet files nor a data set saved with save_to_disk.")
+        raise UserError(f"{source} contains neither .parquet files nor a dataset saved with save_to_disk.")
     by_split: dict[str, list[str]] = {}
     for file in files:
         folder = split_of(file.parent.name) if file.parent != source else None
@@ -152,28 +177,29 @@ def _load(source: Path, cache: Path):
     return tables["all"] if list(tables) == ["all"] else tables
 
 
-def _is_image_column(feature) -> bool:
-    """Whether a column holds pictures: as `datasets` has them, or as pandas writes them to Parquet."""
-    import datasets
-
-    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
-
-
-def _with_image(source: Path, table, image_field: str | None):
-    """The table, its column of pictures called `image`."""
-
-    pictures = [name for name, feature in table.features.items() if _is_image_column(feature)]
-    chosen = image_field or ("image" if "image" in pictures or len(pictures) != 1 else pictures[0])
+def _with_image(source: Path, table: Any, image_field: str | None) -> Any:
+    """The table, with its column of images renamed to `image`. Raises UserError if there is no such column."""
+    columns = [name for name, feature in table.features.items() if _is_image_column(feature)]
+    chosen = image_field or ("image" if "image" in columns or len(columns) != 1 else columns[0])
     if chosen not in table.features:
         raise UserError(f"{source} has no column {chosen}; it has {', '.join(table.features)}. See --image-field.")
-    if chosen not in pictures:
+    if chosen not in columns:
         raise UserError(
             f"{source}: column {chosen} must be of type Image, got {table.features[chosen]}. "
             "Cast it: table.cast_column(NAME, datasets.Image())."
         )
-    if others := [name for name in pictures if name != chosen]:
-        print(f"{source}: further columns of pictures are left out: {', '.join(others)}", file=sys.stderr)
+    if others := [name for name in columns if name != chosen]:
+        print(f"{source}: further image columns are left out: {', '.join(others)}", file=sys.stderr)
         table = table.remove_columns(others)
-    if chosen != "image" and "image" in table.features:
+    if chosen == "image":
+        return table
+    if "image" in table.features:
         table = table.rename_column("image", "source_image")
-    return table if chosen == "image" else table.rename_column(chosen, "image")
+    return table.rename_column(chosen, "image")
+
+
+def _is_image_column(feature: Any) -> bool:
+    """Whether a column holds images, as `datasets` stores them or as pandas writes them to Parquet."""
+    import datasets
+
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})

@@ -1,70 +1,79 @@
-"""JSON lines beside pictures, as `imagefolder` of `datasets` has them: metadata.jsonl, with
-`file_name` and `objects`.
+"""JSON lines beside images, as the `imagefolder` loader of `datasets` reads them: metadata.jsonl,
+with `file_name` and `objects`.
 
-Which fields hold the boxes and the classes, and how the boxes are written, is told from the
-file and said; --image-field, --bbox-field, --label-field and --bbox-format say it instead.
+The fields of boxes and classes, and how the boxes are written, are inferred from the file and
+printed; --image-field, --bbox-field, --label-field and --bbox-format override this.
 """
 
-import json
 from pathlib import Path
+from typing import Any
 
 from boxtune.common.errors import UserError
-from data_prep.reading.files import annotation_files, image_finder_for, image_name, read_text, stated_size
-from data_prep.reading.source import Item, Options, Sample, Source
+from data_prep.reading.annotation_files import AnnotationFile, find_annotation_files
+from data_prep.reading.image_finder import image_finder_for, image_name
+from data_prep.reading.source import Item, Options, Sample, Source, Unreadable
 from data_prep.reading.spool import Spool
-from data_prep.reading.table_fields import choose_fields, read_objects
+from data_prep.reading.table_fields import Fields, choose_fields, read_objects
+from data_prep.reading.text_files import parse_json, read_text
+from data_prep.reading.values import stated_size
 
-_PICTURES = ("file_name", "filename", "image", "image_path", "path", "file")
+_IMAGE_FIELDS = ("file_name", "filename", "image", "image_path", "path", "file")
+
+Lines = list[tuple[int, dict[str, Any]]]  # line numbers and values
 
 
 def recognise(sample: Sample) -> str | None:
-    return next((f"{path} is of JSON lines" for path in sample.of_kind(".jsonl")), None)
+    return next((f"{path} holds JSON lines" for path in sample.of_kind(".jsonl")), None)
 
 
 def read(source: Path, options: Options) -> Source:
-    files, warnings = annotation_files(source, ["metadata.jsonl", "*.jsonl"], options)
+    files, warnings = find_annotation_files(source, ["metadata.jsonl", "*.jsonl"], options)
     found = Source(Spool(options.scratch), layout=options.bbox_format, fractions=None, warnings=warnings)
-    tables = [(file, split, _read_lines(file, found)) for file, split in files]
-    rows = [row for _, _, lines in tables for _, row in lines]
+    tables = [(file, _read_lines(file, found)) for file in files]
+    rows = [row for _, lines in tables for _, row in lines]
     if found.errors:
         return found
     if not rows:
-        raise UserError(f"{source} is empty. It needs a line for each picture.")
+        raise UserError(f"{source} is empty. It needs a line for each image.")
     fields = choose_fields(rows, source, options)
-    image_field = options.image_field or next((name for name in _PICTURES if isinstance(rows[0].get(name), str)), None)
+    image_field = options.image_field or next(
+        (name for name in _IMAGE_FIELDS if isinstance(rows[0].get(name), str)), None
+    )
     if image_field is None:
-        raise UserError(f"{source}: no field names the picture; there are {', '.join(rows[0])}. See --image-field.")
-    for file, split, lines in tables:
-        pictures = image_finder_for(file, source, options)
+        raise UserError(f"{source}: no field names the image; there are {', '.join(rows[0])}. See --image-field.")
+    for file, lines in tables:
+        images = image_finder_for(file, options)
         for number, row in lines:
             named, objects = row.get(image_field), read_objects(row, fields, None, found.warnings)
             if not isinstance(named, str) or not named:
-                found.errors.append(f"{file}:{number}: {image_field} must name a picture, got {named!r:.100}")
-            elif isinstance(objects, str):
-                found.errors.append(f"{file}:{number}: {objects}")
-            else:
-                picture = pictures.find(named)
-                used = {image_field, "width", "height", fields.parent, fields.bbox, fields.label}
-                extra = {key: value for key, value in row.items() if key not in used}
-                size = stated_size(row.get("width"), row.get("height"))
-                name = image_name(named, picture, file, source)
-                found.items.append(Item(name, str(picture), objects, split, size, extra))
+                found.errors.append(f"{file}:{number}: {image_field} must name an image, got {named!r:.100}")
+                continue
+            if isinstance(objects, Unreadable):
+                found.errors.append(f"{file}:{number}: {objects.reason}")
+                continue
+            image_path = images.find(named)
+            name, extra = image_name(named, image_path, file), _extra_fields(row, image_field, fields)
+            size = stated_size(row.get("width"), row.get("height"))
+            found.items.append(Item(name, str(image_path), objects, file.split, size, extra))
     return found
 
 
-def _read_lines(file: Path, found: Source) -> list[tuple[int, dict]]:
-    """(line number, object) of every line that is not blank; what is no object is an error of the source."""
+def _read_lines(file: AnnotationFile, found: Source) -> Lines:
+    """The lines that are not blank. Lines that are not JSON objects are errors of the source."""
     rows = []
-    for number, line in enumerate(read_text(file).split("\n"), 1):  # and not at U+2028, which a string may hold
+    for number, line in enumerate(read_text(file.path).split("\n"), 1):  # not splitlines: a string may contain U+2028
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            found.errors.append(f"{file}:{number}: not JSON: {error}")
-            continue
-        if isinstance(row, dict):
+        row = parse_json(line)
+        if isinstance(row, Unreadable):
+            found.errors.append(f"{file}:{number}: {row.reason}")
+        elif isinstance(row, dict):
             rows.append((number, row))
         else:
             found.errors.append(f"{file}:{number}: needs an object, got {line:.100}")
     return rows
+
+
+def _extra_fields(row: dict[str, Any], image_field: str, fields: Fields) -> dict[str, Any]:
+    used = {image_field, "width", "height", fields.parent, fields.bbox, fields.label}
+    return {key: value for key, value in row.items() if key not in used}

@@ -1,9 +1,9 @@
-"""labelme: one JSON file for each picture, beside it or in a folder of its own.
+"""labelme: one JSON file for each image, beside the image or in a separate folder.
 
-Rectangles count as they are, polygons, circles, masks and turned rectangles by the box around
-them, shapes of one label and group_id by the box around them all; points and lines are left out
-and listed. The picture is the one that imagePath names, else the one that bears the file's own
-name, else the one that the file holds as imageData.
+Rectangles are used as they are; polygons, circles, masks and rotated rectangles are replaced by
+their bounding box. Shapes with the same label and group_id become one object. Points and lines
+are left out and listed. The image is the one in imagePath, or else the one with the JSON file's
+own name, or else the one that the JSON file contains as imageData.
 """
 
 import base64
@@ -11,76 +11,70 @@ import binascii
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 from boxtune.common.errors import UserError
 from boxtune.common.files import files_below
-from data_prep.reading.files import (
-    ImageFinder,
-    existing,
-    image_finder_for,
-    is_output,
-    is_set,
-    read_json,
-    relative_name,
-    stated_size,
-    suffix_of,
-)
+from data_prep.reading.annotation_files import AnnotationFile, check_source_exists, is_output
+from data_prep.reading.embedded_images import image_suffix
+from data_prep.reading.image_finder import ImageFinder, image_finder_for
+from data_prep.reading.names import relative_name
 from data_prep.reading.shapes import are_numbers, box_of_ellipse, box_of_points
 from data_prep.reading.source import Item, Options, Row, Sample, Source
 from data_prep.reading.spool import Spool
+from data_prep.reading.text_files import read_json
+from data_prep.reading.values import is_set, stated_size
 
-# A mask's points are the corners of its box; `rotation` is X-AnyLabeling's turned rectangle.
+# The points of a mask are the corners of its box; `rotation` is X-AnyLabeling's rotated rectangle.
 _POINT_SHAPES = {"rectangle", "polygon", "mask", "oriented_rectangle", "rotation"}
 
 
 def recognise(sample: Sample) -> str | None:
-    found = (path for path, value in sample.documents if isinstance(value, dict) and "shapes" in value)
-    return next((f"{path} has shapes" for path in found), None)
+    paths = (path for path, value in sample.documents if isinstance(value, dict) and "shapes" in value)
+    return next((f"{path} has shapes" for path in paths), None)
 
 
 def read(source: Path, options: Options) -> Source:
-    files, folder = _find_files(existing(source), options)
+    check_source_exists(source)
+    files = _find_files(source, options)
     found = Source(Spool(options.scratch), layout="xyxy")
-    pictures: dict[Path, ImageFinder] = {}
+    finders: dict[Path, ImageFinder] = {}
     others = []
     for file in files:
         try:
-            data = read_json(file)
+            data = read_json(file.path)
         except UserError as error:
             found.errors.append(str(error))
             continue
         if not isinstance(data, dict) or "shapes" not in data:
-            others.append(file)  # such as the tool's own settings, or a COCO file made from these
+            others.append(file)  # such as the tool's own settings, or a COCO file that was made from these
             continue
         if fault := _fault(data):
             found.errors.append(f"{file}: {fault}")
             continue
-        if file.parent not in pictures:
-            pictures[file.parent] = image_finder_for(file, source, options)
-        found.items.append(_read_item(file, folder, data, pictures[file.parent], options))
+        folder = file.path.parent
+        if folder not in finders:
+            finders[folder] = image_finder_for(file, options)
+        found.items.append(_read_item(file, data, finders[folder], options))
     if len(others) == len(files) and not found.errors:
-        raise UserError(f"{source}: no .json file has `shapes`. labelme has one file for each picture.")
+        raise UserError(f"{source}: no .json file has `shapes`. labelme writes one file for each image.")
     if others:
         found.warnings.append(f"{len(others)} .json file(s) have no `shapes` and are left out, such as {others[0]}")
     return found
 
 
-def _find_files(source: Path, options: Options) -> tuple[list[Path], Path]:
-    """(annotation files, the folder that they lie in or below)."""
+def _find_files(source: Path, options: Options) -> list[AnnotationFile]:
     if source.is_file():
-        return [source], source.parent
-    files = [
-        path
-        for path in files_below(source)
-        if path.suffix.lower() == ".json" and not path.name.startswith(".") and not is_output(path, options)
-    ]
+        return [AnnotationFile(source, source)]
+    paths = (path for path in files_below(source) if path.suffix.lower() == ".json" and not path.name.startswith("."))
+    files = [AnnotationFile(path, source) for path in paths if not is_output(path, options)]
     if not files:
-        raise UserError(f"{source} holds no .json file. labelme has one for each picture.")
-    return files, source
+        raise UserError(f"{source} contains no .json file. labelme writes one for each image.")
+    return files
 
 
-def _fault(data: dict) -> str | None:
-    """What keeps a file from being read, or None."""
+def _fault(data: dict[str, Any]) -> str | None:
+    """Why a file cannot be read, or None."""
     if not isinstance(data["shapes"], list):
         return f"shapes must be a list, got {data['shapes']!r:.100}"
     for number, shape in enumerate(data["shapes"]):
@@ -96,25 +90,20 @@ def _fault(data: dict) -> str | None:
     return None
 
 
-def _read_item(file: Path, folder: Path, data: dict, pictures: ImageFinder, options: Options) -> Item:
-    picture = _find_image(file, folder, data, pictures, options)
-    name = relative_name(file.with_name(file.stem + picture.suffix), folder)
-    size = stated_size(data.get("imageWidth"), data.get("imageHeight"))
-    item = Item(name, str(picture), [], size=size)
+def _read_item(file: AnnotationFile, data: dict[str, Any], images: ImageFinder, options: Options) -> Item:
+    image_path = _find_image(file, data, images, options)
+    name = _name_of(file.path.with_name(file.path.stem + image_path.suffix), file)
+    item = Item(name, str(image_path), [], size=stated_size(data.get("imageWidth"), data.get("imageHeight")))
     groups: dict[tuple[str, str], Row] = {}
     for shape in data["shapes"]:
-        box_xyxy, label = _box_of(shape), str(shape.get("label") or "").strip()
-        if box_xyxy is None:
+        row = _read_shape(shape)
+        if row is None:
             item.no_box.append({"shape_type": shape.get("shape_type"), "label": shape.get("label")})
             continue
-        # X-AnyLabeling marks difficult objects so; labelme itself among the flags, if the user made one.
-        flags = shape.get("flags") if isinstance(shape.get("flags"), dict) else {}
-        row = Row(box_xyxy, label, ignore=is_set(shape.get("difficult")) or is_set(flags.get("difficult")))
-        group = (label, str(shape["group_id"])) if shape.get("group_id") is not None else None
-        if group in groups and are_numbers(box_xyxy, 4) and are_numbers(groups[group].box, 4):
-            whole = groups[group]  # parts of one object, as labelme's own converters have it
-            whole.box = box_of_points([whole.box[:2], whole.box[2:], box_xyxy[:2], box_xyxy[2:]])
-            whole.ignore |= row.ignore
+        group = (row.category, str(shape["group_id"])) if shape.get("group_id") is not None else None
+        whole = groups.get(group) if group else None
+        if whole and are_numbers(row.box, 4) and are_numbers(whole.box, 4):
+            _merge(row, into=whole)
             continue
         item.rows.append(row)
         if group:
@@ -122,36 +111,63 @@ def _read_item(file: Path, folder: Path, data: dict, pictures: ImageFinder, opti
     return item
 
 
-def _find_image(file: Path, folder: Path, data: dict, pictures: ImageFinder, options: Options) -> Path:
-    for name in (data.get("imagePath"), file.stem):
-        if name and os.path.isfile(picture := pictures.find(name)):
-            return picture
+def _name_of(path: Path, file: AnnotationFile) -> str:
+    """The name of a path relative to SOURCE."""
+    return relative_name(path, file.source if file.source.is_dir() else file.source.parent)
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+def _find_image(file: AnnotationFile, data: dict[str, Any], images: ImageFinder, options: Options) -> Path:
+    for name in (data.get("imagePath"), file.path.stem):
+        if name and os.path.isfile(image_path := images.find(name)):
+            return image_path
     if data.get("imageData"):
-        return _write_embedded(relative_name(file.with_suffix(""), folder), data["imageData"], options)
-    return pictures.find(data.get("imagePath") or file.stem)
+        return _write_embedded(_name_of(file.path.with_suffix(""), file), data["imageData"], options)
+    return images.find(data.get("imagePath") or file.path.stem)
 
 
 def _write_embedded(name: str, text: str, options: Options) -> Path:
-    """The picture that the file holds, as a file. What does not decode is written as it is and reported as torn."""
+    """Writes the image that a JSON file contains. Text that is not base64 is written as it is; the image check reports it."""
     try:
         content = base64.b64decode(text.rpartition("base64,")[2], validate=False)
     except (binascii.Error, ValueError):
         content = text.encode("utf-8", "replace")
-    path = options.scratch / "embedded" / f"{name}{suffix_of(content)}"
+    path = options.scratch / "embedded" / f"{name}{image_suffix(content)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
 
 
-def _box_of(shape: dict) -> list | None:
-    """The box of a shape; None for those that enclose nothing."""
+# ---- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def _read_shape(shape: dict[str, Any]) -> Row | None:
+    """The object of a shape; None for shapes that have no box."""
+    box_xyxy = _box_of(shape)
+    if box_xyxy is None:
+        return None
+    # X-AnyLabeling has a key for difficult objects; in labelme the user can define such a flag.
+    flags = shape.get("flags")
+    ignore = is_set(shape.get("difficult")) or (isinstance(flags, dict) and is_set(flags.get("difficult")))
+    return Row(box_xyxy, str(shape.get("label") or "").strip(), ignore)
+
+
+def _merge(row: Row, into: Row) -> None:
+    """Shapes of a group are parts of one object, as in labelme's own converters."""
+    into.box = box_of_points([into.box[:2], into.box[2:], row.box[:2], row.box[2:]])
+    into.ignore |= row.ignore
+
+
+def _box_of(shape: dict[str, Any]) -> list[Any] | None:
+    """The box of a shape; None for shapes that have no box."""
     kind, points = shape.get("shape_type") or "polygon", shape["points"]
     if kind in _POINT_SHAPES:
         return box_of_points(points)
-    if kind == "circle":  # its middle, and a point on it
-        both = len(points) == 2 and all(isinstance(point, list) and are_numbers(point, 2) for point in points)
-        if not both:
-            return points
+    if kind == "circle":  # its center, and a point on its edge
+        if len(points) != 2 or not all(isinstance(point, list) and are_numbers(point, 2) for point in points):
+            return list(points)
         (cx, cy), (x, y) = points
         radius = math.hypot(x - cx, y - cy)
         return box_of_ellipse(cx, cy, radius, radius)

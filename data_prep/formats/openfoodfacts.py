@@ -1,6 +1,6 @@
-"""A `datasets` table such as openfoodfacts/nutrition-table-detection: one row for each picture,
-with `image`, `width`, `height`, `objects.bbox` = [y_min, x_min, y_max, x_max] in fractions from
-0 to 1, and `objects.category_name`.
+"""A `datasets` table such as openfoodfacts/nutrition-table-detection: one row for each image, with
+`image`, `width`, `height`, `objects.bbox` = [y_min, x_min, y_max, x_max] in fractions from 0 to
+1, and `objects.category_name`.
 
 SOURCE is a hub id, a Parquet file, a folder of Parquet files named after their splits, or a
 `save_to_disk` folder.

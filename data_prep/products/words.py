@@ -1,23 +1,28 @@
-"""What stands on a food package, in seven languages, with nutrition values that add up.
+"""The text on food packages in seven languages, and consistent nutrition values.
 
-Pillow's own font, the only one that is everywhere, has no accented letters: `plain` writes the base letter instead, as
-cheap label printers do.
+Only Pillow's built-in font is available everywhere, and it has no accented letters. `plain` replaces them by their base
+letters, as cheap label printers do.
 """
 
 import unicodedata
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
+
 
 class Language(NamedTuple):
-    title: str
+    """The texts of one language. Alternatives or parts of a list are separated by |."""
+
+    title: str  # alternative headings of a nutrition table
     per_100: str
     serving: str
-    nutrients: str  # energy, fat, saturates, carbohydrate, sugars, fibre, protein, salt
-    ingredients: str  # its heading, then the ingredients
+    nutrients: str  # energy, fat, saturates, carbohydrate, sugars, fiber, protein, salt
+    ingredients: str  # the heading, then the ingredients
     notes: str
-    steps: str
+    steps: str  # of a recipe
     week: str
 
 
@@ -94,65 +99,41 @@ LANGUAGES = {
     ),
 }
 BRANDS = [
-    "Alba",
-    "Norda",
-    "Verdano",
-    "Milvia",
-    "Kornhof",
-    "Solea",
-    "Bonvita",
-    "Haldis",
-    "Orosa",
-    "Tavola",
-    "Lumi",
-    "Pikko",
-    "Marenn",
-    "Zefir",
-    "Cantu",
-    "Brio",
-]
+    "Alba", "Norda", "Verdano", "Milvia", "Kornhof", "Solea", "Bonvita", "Haldis", "Orosa",
+    "Tavola", "Lumi", "Pikko", "Marenn", "Zefir", "Cantu", "Brio",
+]  # fmt: skip
 GOODS = [
-    "Muesli",
-    "Granola",
-    "Crackers",
-    "Cereal",
-    "Pasta",
-    "Biscuits",
-    "Cocoa",
-    "Muffins",
-    "Lentils",
-    "Crisps",
-    "Tomato",
-    "Yoghurt",
-    "Honey",
-    "Soup",
-]
+    "Muesli", "Granola", "Crackers", "Cereal", "Pasta", "Biscuits", "Cocoa", "Muffins", "Lentils",
+    "Crisps", "Tomato", "Yoghurt", "Honey", "Soup",
+]  # fmt: skip
 _LETTERS = str.maketrans({"ß": "ss", "ł": "l", "Ł": "L", "ø": "o", "æ": "ae"})
 
 
 def plain(text: str) -> str:
-    """ASCII letters for accented ones: "Nährwerte" → "Nahrwerte"."""
+    """The text with base letters instead of accented ones: "Nährwerte" → "Nahrwerte"."""
     return unicodedata.normalize("NFKD", text.translate(_LETTERS)).encode("ascii", "ignore").decode()
 
 
-def pick(rng: np.random.Generator, options):
-    """One of a sequence; numpy's `choice` would make arrays of tuples."""
-    return options[rng.integers(len(options))]
+def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    """A random element of a sequence. numpy's `choice` would turn tuples into arrays."""
+    return options[int(rng.integers(len(options)))]
 
 
 def words(field: str) -> list[str]:
-    """The alternatives of one field: "Mon|Tue" → ["Mon", "Tue"]."""
+    """The parts of one field, without accents: "Mon|Tue" → ["Mon", "Tue"]."""
     return plain(field).split("|")
 
 
 def nutrients(rng: np.random.Generator, share: float = 1.0) -> list[str]:
-    """What `share` × 100 g hold, in the order of `Language.nutrients`; the energy is that of the other values."""
-    fat, carbohydrate, protein, fibre, _ = 100 * share * rng.dirichlet((0.8, 2, 0.7, 0.5, 1.5))
-    kilojoules = 37 * fat + 17 * (carbohydrate + protein) + 8 * fibre
-    saturates, sugars, salt = (
-        rng.uniform(0.1, 0.7) * fat,
-        rng.uniform(0.05, 0.9) * carbohydrate,
-        rng.uniform(0, 2) * share,
-    )
-    grams = (fat, saturates, carbohydrate, sugars, fibre, protein, salt)
+    """Random values of `share` × 100 g of a product, in the order of `Language.nutrients`.
+
+    The energy follows from the other values: 37 kJ per gram of fat, 17 of carbohydrate or protein and 8 of fiber
+    (Regulation (EU) No 1169/2011, Annex XIV).
+    """
+    fat, carbohydrate, protein, fiber, _ = 100 * share * rng.dirichlet((0.8, 2, 0.7, 0.5, 1.5))
+    kilojoules = 37 * fat + 17 * (carbohydrate + protein) + 8 * fiber
+    saturates = rng.uniform(0.1, 0.7) * fat
+    sugars = rng.uniform(0.05, 0.9) * carbohydrate
+    salt = rng.uniform(0, 2) * share
+    grams = (fat, saturates, carbohydrate, sugars, fiber, protein, salt)
     return [f"{kilojoules:.0f} kJ/{kilojoules / 4.184:.0f} kcal", *(f"{gram:.1f} g" for gram in grams)]

@@ -1,34 +1,32 @@
-"""What names tell: the split that a file or folder is named after, and what stands for an image."""
+"""Names of images: relative paths with forward slashes, as sources write them and as they are written out."""
 
-import hashlib
+import os
 import re
-from pathlib import PurePosixPath
-
-ALIASES = {
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-    "trainval": ("trainval",),
-}
-_SPLIT_OF_WORD = {word: split for split, words in ALIASES.items() for word in words}
+from pathlib import Path, PurePosixPath
 
 
-def split_of(text: str) -> str | None:
-    """The split that a file or folder name speaks of ("instances_val2017" → "validation"); None for none or several."""
-    found = {_SPLIT_OF_WORD[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _SPLIT_OF_WORD}
-    return found.pop() if len(found) == 1 else None
+def safe_name(name: str) -> str:
+    """A relative path with forward slashes that stays inside the folder it is put in."""
+    parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in {"/", "//"}]
+    return "/".join("__" if part == ".." else part for part in parts) or "_"
 
 
-def split_of_folders(name: str) -> str | None:
-    """The split that the folders in the name of a file speak of; None for none or several."""
-    found = {split_of(part) for part in PurePosixPath(name).parts[:-1]} - {None}
-    return found.pop() if len(found) == 1 else None
+def relative_name(path: Path, folder: Path) -> str:
+    """The path relative to a folder, made safe by `safe_name`."""
+    return safe_name(os.path.relpath(path, folder))
 
 
 def without_suffix(name: str) -> str:
+    """The name without its extension."""
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def fraction_of(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
+def is_absolute(name: str) -> bool:
+    """Whether a path with forward slashes starts at a root or a drive; such a path often comes from another machine."""
+    return re.match(r"/|[A-Za-z]:/", name) is not None
+
+
+def tails(name: str) -> list[str]:
+    """A path with forward slashes and its tails: "a/b/c" → ["a/b/c", "b/c", "c"]."""
+    parts = name.split("/")
+    return [name, *("/".join(parts[i:]) for i in range(1, len(parts)))]

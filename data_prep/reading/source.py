@@ -1,56 +1,68 @@
-"""What a reader is handed, and what it hands to the common pipeline: pictures and their objects in the source's own words."""
+"""The types that readers and the pipeline share: what a reader is given, and the images and objects it returns."""
 
 import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from data_prep.reading.spool import Spool
 
 
 @dataclass
 class Row:
-    """One object. `box` is as the source wrote it, in the layout that `Source.layout` names; it may hold anything."""
+    """One annotated object. `box` holds the values of the source, in the layout that `Source.layout` names. They are not
+    checked yet and can be anything. `extra` holds further attributes."""
 
-    box: list
+    box: list[Any]
     category: str
     ignore: bool = False
-    extra: dict = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Item:
-    """One picture. `name` is its source-relative path with extension, `picture` the path of its file as text, `size` the
-    (width, height) that the source states, `no_box` what stands for each object that encloses nothing, as a point does."""
+    """One annotated image. `name` is its path relative to the source, with extension; `image_path` is the path of its file.
+
+    `size` is the (width, height) that the source states, in pixels. `no_box` lists annotations that have no box, such as
+    points. `extra` holds further attributes of the image.
+    """
 
     name: str
-    picture: str
+    image_path: str
     rows: list[Row]
     split: str | None = None
     size: tuple[int, int] | None = None
-    extra: dict = field(default_factory=dict)
-    no_box: list = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+    no_box: list[Any] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Entry:
-    """What of an item must be in memory to be compared with all others. `number` is its place in Source.items."""
+    """The part of an item that is kept in memory to compare all items. `number` is the item's index in Source.items."""
 
     number: int
     name: str
-    picture: str
+    image_path: str
     split: str | None
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """The result of reading something that cannot be read, with the reason."""
+
+    reason: str
 
 
 @dataclass
 class Source:
-    """A source as it was read. `items` lie on the disk, for there may be any number of them.
+    """Everything that was read from a source. `items` is kept on disk, because there can be any number of them.
 
-    `layout` is a key of placing.LAYOUTS; `fractions` says that boxes run from 0 to 1.
+    `layout` is a key of LAYOUTS in pipeline/layouts.py. `fractions`: boxes are in fractions of the image's size, 0 to 1. If
+    `fractions` is None, the pipeline infers it from the boxes, and also `layout` if that is None.
 
-    `errors` stop the run, together with those of the pictures; `warnings` are printed; `problems` go to problems.jsonl.
-    `classes` is in the source's order, empty where it states none. Where `fractions` is None, the boxes will tell, and
-    the `layout` too where that is None.
+    `classes` has the source's order and is empty if the source lists none. `errors` abort the run, together with those of
+    the images. `warnings` are printed. `problems` are written to problems.jsonl.
     """
 
     items: Spool[Item]
@@ -59,13 +71,13 @@ class Source:
     classes: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    problems: list[dict] = field(default_factory=list)
+    problems: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
 class Options:
-    """What the user asked for. `scratch` is a temporary folder on the disk of `out`, for what memory need not hold; pictures
-    that a reader has to write go there, and from there into the data set."""
+    """The options of the command. `scratch` is a temporary folder on the same disk as `out`. Readers write images there that
+    the source holds as bytes; the pipeline moves them into the dataset."""
 
     out: Path
     scratch: Path
@@ -88,30 +100,31 @@ class Options:
 
 @dataclass
 class Sample:
-    """What a format may recognise a source by: its files, and the content or head of a few of each kind."""
+    """What the formats see when they recognise a source: its files, and the content or first line of a few of each kind."""
 
     source: Path
     files: list[Path] = field(default_factory=list)
-    documents: list[tuple[Path, object]] = field(default_factory=list)  # of .json files
-    xml_roots: list[tuple[Path, str | None]] = field(default_factory=list)
-    csv_heads: list[tuple[Path, list[str]]] = field(default_factory=list)
+    documents: list[tuple[Path, object]] = field(default_factory=list)  # values of .json files
+    xml_roots: list[tuple[Path, str | None]] = field(default_factory=list)  # root tags of .xml files
+    csv_heads: list[tuple[Path, list[str]]] = field(default_factory=list)  # cells of the first row of .csv files
 
     def of_kind(self, suffix: str) -> list[Path]:
+        """The files with a suffix, which is given in lower case."""
         return [path for path in self.files if path.suffix.lower() == suffix]
 
     def describe(self) -> str:
-        """How many files there are of each kind."""
+        """The number of files of each kind, in words."""
         kinds = Counter(path.suffix.lower() or path.name for path in self.files)
         return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6)) or "it is empty"
 
 
-def problem(item_id: str, kind: str, value, action: str) -> dict:
+def problem(item_id: str, kind: str, value: object, action: str) -> dict[str, Any]:
     """A line of problems.jsonl: an object or image that was changed or dropped."""
     return {"id": item_id, "kind": kind, "value": plain(value), "action": action}
 
 
-def plain(value):
-    """The value as JSON can hold it: NaN and infinities, dates and the like become text."""
+def plain(value: object) -> Any:
+    """The value in a form that JSON can hold: NaN, infinities, dates and so on become text."""
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Values of which there may be too many for memory."""
+"""Lists that are kept on disk because they may not fit in memory."""
 
 import os
 import pickle
@@ -8,17 +8,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from boxtune.common.errors import UserError
+
 T = TypeVar("T")
 
 
 class Spool(Generic[T]):
-    """A list whose values lie in a temporary file on the disk of `folder`: eight bytes of memory each.
+    """A list whose values are in a temporary file in `folder`. It needs eight bytes of memory for each value.
 
-    What is read is a copy; changing it changes nothing here. The file has no name, and goes with the list.
+    Reading returns a copy; changing the copy does not change the list. The file has no name and is deleted with the list.
     """
 
-    def __init__(self, folder: Path, values: Iterable[T] = ()):
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, as it lives as long as the list
+    def __init__(self, folder: Path, values: Iterable[T] = ()) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it must stay open as long as the list exists
         self._starts = array("q")
         self.extend(values)
 
@@ -35,7 +37,16 @@ class Spool(Generic[T]):
 
     def __getitem__(self, number: int) -> T:
         self._file.seek(self._starts[number])
-        return pickle.load(self._file)
+        value: T = pickle.load(self._file)
+        return value
 
     def __iter__(self) -> Iterator[T]:
         return (self[number] for number in range(len(self)))
+
+
+def folder_for_scratch(out: Path) -> Path:
+    """An existing folder on the disk of `out`, for temporary files. Raises UserError if no folder `out` can be created."""
+    nearest = next(path for path in (out, *out.parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise UserError(f"{nearest} is not a folder, so {out} cannot be created. Use another path.")
+    return out.parent if nearest == out else nearest

@@ -1,16 +1,16 @@
-"""data_prep: the files of annotation tools, with the worst habits of each: VIA, labelme, CVAT, Label Studio."""
+"""data_prep: the files of annotation tools, with the peculiarities of each: VIA, labelme, CVAT, Label Studio."""
 
 import base64
 import json
 
 import pytest
 
-from tests.helpers.sources import failure, kinds, picture, prepared
+from tests.helpers.sources import failure, kinds, make_image, prepared
 
 SQUARE = {"all_points_x": [10, 30, 30, 10], "all_points_y": [20, 20, 60, 60], "name": "polygon"}
 
 
-# As test pictures: a training split needs objects, of which these few may have none.
+# A training split needs objects, which these few images may not have, so they all go to the test split.
 TO_TEST = ("--split-ratio", "0,0,100")
 
 
@@ -24,7 +24,7 @@ def via_entry(filename: str, shapes: list[dict], attributes: dict, listed: bool 
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_via_shapes_become_the_boxes_around_them(tmp_path, capsys, wrapped):
-    picture(tmp_path / "in" / "a.png")
+    make_image(tmp_path / "in" / "a.png")
     shapes = [
         {"name": "rect", "x": 5, "y": 6, "width": 20, "height": 10},
         SQUARE,
@@ -45,7 +45,7 @@ def test_via_shapes_become_the_boxes_around_them(tmp_path, capsys, wrapped):
 
 
 def test_via_classes_come_from_one_attribute(tmp_path, capsys):
-    picture(tmp_path / "in" / "a.png")
+    make_image(tmp_path / "in" / "a.png")
     file = tmp_path / "in" / "via.json"
     file.write_text(json.dumps({"a": via_entry("a.png", [SQUARE], {"kind": {"cat": True, "dog": False}, "seen": "y"})}))
     message = failure(capsys, "via", file, "--out", tmp_path / "out")
@@ -63,7 +63,7 @@ def test_via_classes_come_from_one_attribute(tmp_path, capsys):
 
 
 def test_via_csv_has_a_row_for_each_region(tmp_path, capsys):
-    picture(tmp_path / "in" / "a.png"), picture(tmp_path / "in" / "b.png")
+    make_image(tmp_path / "in" / "a.png"), make_image(tmp_path / "in" / "b.png")
     header = "#filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
     shape = json.dumps(SQUARE).replace('"', '""')
     rows = [f'a.png,1,"{{}}",1,0,"{shape}","{{""kind"":""cell""}}"', 'b.png,1,"{}",0,0,"{}","{}"']
@@ -72,9 +72,9 @@ def test_via_csv_has_a_row_for_each_region(tmp_path, capsys):
         file.write_text("\n".join([first, *rows]))
         records, *_ = prepared(capsys, "via", file, *TO_TEST, "--out", tmp_path / f"out{i}")
         assert records["a"]["objects"]["bbox"] == [[10, 20, 30, 60]] and records["b"]["objects"]["bbox"] == []
-    file.write_text("\n".join([header, *rows, "b.png,1,{},1,0", 'c.png,1,"{}",1,0,"{torn","{}"']))
+    file.write_text("\n".join([header, *rows, "b.png,1,{},1,0", 'c.png,1,"{}",1,0,"{corrupt","{}"']))
     message = failure(capsys, "via", file, "--out", tmp_path / "o")
-    assert ":4: 5 columns, the header has 7" in message and ":5: not JSON" in message
+    assert ":4: has 5 columns, the header has 7" in message and ":5: not JSON" in message
     file.write_text("filename,x\na.png,1")
     assert "region_attributes, region_shape_attributes" in failure(capsys, "via", file, "--out", tmp_path / "o")
 
@@ -104,7 +104,7 @@ def shape(kind: str | None, *points, label: str = "cell", **more) -> dict:
 
 
 def test_labelme_shapes_become_the_boxes_around_them(tmp_path, capsys):
-    picture(tmp_path / "in" / "a.png")
+    make_image(tmp_path / "in" / "a.png")
     shapes = [
         shape("rectangle", (30, 60), (10, 20)),  # drawn from the lower right corner
         shape("polygon", (5, 5), (9, 7), (6, 30)),
@@ -133,28 +133,28 @@ def test_labelme_shapes_become_the_boxes_around_them(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("image_path", ["..\\images\\a.png", "/home/somebody/a.png", "b.png", "", None])
-def test_labelme_pictures_are_found_though_the_path_is_wrong(tmp_path, capsys, image_path):
+def test_labelme_images_are_found_despite_a_wrong_path(tmp_path, capsys, image_path):
     folder = tmp_path / ("images" if image_path and "images" in image_path else "in")
-    place = picture(folder / "a.png")
+    place = make_image(folder / "a.png")
     labelme(tmp_path / "in" / "a.json", [shape("rectangle", (1, 2), (3, 4))], image_path)
     records, *_ = prepared(capsys, "labelme", tmp_path / "in", "--out", tmp_path / "out")
     assert records["a"]["image"].endswith(str(place.relative_to(tmp_path)).removeprefix("images/"))
 
 
-def test_labelme_pictures_that_the_file_holds(tmp_path, capsys):
-    """One picture lies on the disk and is referred to, the other is written into the data set; sources stay as they are."""
-    lying = picture(tmp_path / "in" / "a.png")
-    content = picture(tmp_path / "elsewhere.png").read_bytes()
+def test_labelme_images_embedded_in_the_file(tmp_path, capsys):
+    """One image is on disk and is referenced, the other is written into the dataset; the source is not changed."""
+    on_disk = make_image(tmp_path / "in" / "a.png")
+    content = make_image(tmp_path / "elsewhere.png").read_bytes()
     embedded = base64.b64encode(content).decode()
     labelme(tmp_path / "in" / "a.json", [shape("rectangle", (1, 2), (3, 4))], "a.png", embedded)
     labelme(tmp_path / "in" / "b.json", [shape("rectangle", (1, 2), (3, 4))], "lost.jpg", embedded)
     records, *_ = prepared(capsys, "labelme", tmp_path / "in", "--out", tmp_path / "out")
-    assert records["a"]["image"] == str(lying) and lying.is_file()
+    assert records["a"]["image"] == str(on_disk) and on_disk.is_file()
     assert records["b"]["image"] == "images/b.png"
     assert (tmp_path / "out" / "images" / "b.png").read_bytes() == content
-    labelme(tmp_path / "in" / "b.json", [], "lost.jpg", "no picture!")
+    labelme(tmp_path / "in" / "b.json", [], "lost.jpg", "not an image!")
     assert "b: " in (message := failure(capsys, "labelme", tmp_path / "in", "--out", tmp_path / "o"))
-    assert "not a picture that Pillow can read" in message
+    assert "not an image that Pillow can read" in message
 
 
 def test_labelme_faults_are_collected(tmp_path, capsys):
@@ -164,7 +164,7 @@ def test_labelme_faults_are_collected(tmp_path, capsys):
     message = failure(capsys, "labelme", tmp_path / "in", "--out", tmp_path / "out")
     assert "shapes must be a list" in message and "shapes[0] needs points" in message
     assert "imagePath must be text" in message
-    (tmp_path / "in" / "d.json").write_text("{torn")
+    (tmp_path / "in" / "d.json").write_text("{corrupt")
     (tmp_path / "in" / "e.json").write_text(json.dumps({"shapes": [{"points": [], "shape_type": ["rectangle"]}]}))
     message = failure(capsys, "labelme", tmp_path / "in", "--out", tmp_path / "out")
     assert "d.json: not JSON" in message and "shape_type must be text" in message and "shapes must be a list" in message
@@ -186,7 +186,7 @@ def cvat(path, images: str, labels: tuple[str, ...] = ("cat", "dog")):
 
 
 def test_cvat_shapes_attributes_and_class_order(tmp_path, capsys):
-    picture(tmp_path / "in" / "images" / "a.png")
+    make_image(tmp_path / "in" / "images" / "a.png")
     shapes = """
       <box label="dog" xtl="1.5" ytl="2" xbr="30" ybr="40"><attribute name="age">7</attribute></box>
       <box label="dog" xtl="40" ytl="30" xbr="60" ybr="50" rotation="45.0"/>
@@ -203,7 +203,7 @@ def test_cvat_shapes_attributes_and_class_order(tmp_path, capsys):
         assert box == pytest.approx(wanted, abs=0.001)
     assert records["a"]["objects"]["age"] == ["7", None, None, None, None]
     assert sorted(kind for _, kind, _ in kinds(problems)) == ["bad_box", "no_box", "no_box"]
-    assert "no object of class cat" in printed
+    assert "no objects of class cat" in printed
 
 
 def test_cvat_subsets_are_splits(tmp_path, capsys):
@@ -213,7 +213,7 @@ def test_cvat_subsets_are_splits(tmp_path, capsys):
         for i, subset in enumerate(("Train", "Validation"))
     ]
     for subset in ("Train", "Validation"):
-        picture(tmp_path / "in" / "images" / subset / "a.png")
+        make_image(tmp_path / "in" / "images" / subset / "a.png")
     cvat(tmp_path / "in" / "annotations.xml", "".join(images), ("cat",))
     records, *_ = prepared(capsys, "cvat", tmp_path / "in", "--out", tmp_path / "out")
     assert {record["split"]: record["image"].split("/")[-2] for record in records.values()} == {
@@ -222,15 +222,15 @@ def test_cvat_subsets_are_splits(tmp_path, capsys):
     }
 
 
-def test_cvat_tasks_of_a_project_whose_pictures_bear_one_name(tmp_path, capsys):
-    """In folders of their subsets each keeps its own boxes; where one file would stand for both, nothing is written."""
+def test_cvat_tasks_of_a_project_with_equal_image_names(tmp_path, capsys):
+    """In folders of their subsets, each image keeps its own boxes. If one file would serve both, nothing is written."""
 
     def image(subset: str, task: int, x: int) -> str:
         box = f'<box label="cat" xtl="{x}" ytl="2" xbr="90" ybr="40"/>'
         return f'<image id="0" name="a.png" subset="{subset}" task_id="{task}" width="100" height="80">{box}</image>'
 
     for subset in ("north", "south"):
-        picture(tmp_path / "in" / "images" / subset / "a.png")
+        make_image(tmp_path / "in" / "images" / subset / "a.png")
     images = image("north", 3, 10) + image("south", 4, 20)
     file = cvat(tmp_path / "in" / "annotations.xml", images, ("cat",))
     records, *_ = prepared(capsys, "cvat", file, "--out", tmp_path / "out")
@@ -243,18 +243,18 @@ def test_cvat_tasks_of_a_project_whose_pictures_bear_one_name(tmp_path, capsys):
 
     cvat(file, images + image("south", 5, 30), ("cat",))
     message = failure(capsys, "cvat", file, "--out", tmp_path / "new" / "out")
-    assert "a.png of task_id 4 of subset south, and of task_id 5 of subset south" in message
-    picture(tmp_path / "flat" / "a.png")
+    assert "a.png of task_id 4 of subset south and of task_id 5 of subset south" in message
+    make_image(tmp_path / "flat" / "a.png")
     for subset in ("south", "test"):
         other = cvat(tmp_path / "flat" / "annotations.xml", image("train", 3, 10) + image(subset, 4, 20), ("cat",))
-        assert "only one such picture" in failure(capsys, "cvat", other, "--out", tmp_path / "new" / "out")
+        assert "only one such image" in failure(capsys, "cvat", other, "--out", tmp_path / "new" / "out")
 
 
-def test_cvat_for_video_and_other_xml_are_refused(tmp_path, capsys):
+def test_cvat_for_video_and_other_xml_are_rejected(tmp_path, capsys):
     file = cvat(tmp_path / "annotations.xml", '<track id="0"/>')
     assert "CVAT for video" in failure(capsys, "cvat", file, "--out", tmp_path / "out")
     file.write_text("<annotation/>")
-    assert "begins with <annotation>" in failure(capsys, "cvat", file, "--out", tmp_path / "out")
+    assert "the root element is <annotation>" in failure(capsys, "cvat", file, "--out", tmp_path / "out")
 
 
 # ---- Label Studio ----------------------------------------------------------------------------------------------------
@@ -289,8 +289,8 @@ def task(image: str, *results: dict, **more) -> dict:
 
 
 def test_labelstudio_regions_become_boxes_in_pixels(tmp_path, capsys):
-    """Percent of either side; a quarter turn about the top left corner of a 20 × 8 px box at (40, 40) leaves 8 × 20 px."""
-    picture(tmp_path / "in" / "a.png")
+    """Values are percent of each side. A 20 × 8 px box at (40, 40), rotated by 90° about that corner, becomes 8 × 20 px."""
+    make_image(tmp_path / "in" / "a.png")
     results = [
         rectangle(10, 20, 30, 40, region_id="1"),
         rectangle(40, 50, 20, 10, rotation=90, region_id="2"),
@@ -317,18 +317,18 @@ def test_labelstudio_regions_become_boxes_in_pixels(tmp_path, capsys):
     ["/data/local-files/?d=photos/a%20b.png", "s3://bucket/photos/a%20b.png", "photos/a b.png", "a b.png"],
 )
 def test_labelstudio_addresses(tmp_path, capsys, address):
-    place = picture(tmp_path / "in" / "photos" / "a b.png")
+    place = make_image(tmp_path / "in" / "photos" / "a b.png")
     file = labelstudio(tmp_path / "in" / "export.json", task(address, rectangle(10, 20, 30, 40)))
     records, *_ = prepared(capsys, "labelstudio", file, "--images", place.parent, "--out", tmp_path / "out")
     assert [record["image"] for record in records.values()] == [str(place)]
 
 
 def test_labelstudio_min_export(tmp_path, capsys):
-    picture(tmp_path / "in" / "a.png")
+    make_image(tmp_path / "in" / "a.png")
     value = {"x": 10, "y": 20, "width": 30, "height": 40, "rotation": 0, "rectanglelabels": ["cat"]}
     entry = {"id": 1, "image": "a.png", "label": [value, value | {"x": 50}], "quality": ["good"], "annotator": 2}
     file = labelstudio(tmp_path / "in" / "min.json", entry, {"id": 2, "image": "b.png"})
-    picture(tmp_path / "in" / "b.png")
+    make_image(tmp_path / "in" / "b.png")
     records, *_ = prepared(capsys, "labelstudio", file, *TO_TEST, "--out", tmp_path / "out")
     assert records["a"]["objects"]["bbox"] == [[10, 16, 40, 48], [50, 16, 80, 48]]
     assert records["b"]["objects"]["bbox"] == []
@@ -341,9 +341,9 @@ def test_labelstudio_min_export(tmp_path, capsys):
     ("more", "classes"), [([], ["cat", "dog", "z"]), (["--label-field", "kind"], ["big", "z", "z"])]
 )
 def test_labelstudio_min_export_of_several_controls(tmp_path, capsys, more, classes):
-    """Every control repeats a region's shape, with the picture's size or not; a region is one object all the same. Two
-    regions of one shape are two."""
-    picture(tmp_path / "in" / "a.png")
+    """Every control repeats the shape of a region, with or without the image's size, but a region is one object. Two regions
+    with the same shape are two objects."""
+    make_image(tmp_path / "in" / "a.png")
     turned = {"x": 30, "y": 20, "width": 30, "height": 40, "rotation": 30}
     other = {"x": 70, "y": 50, "width": 20, "height": 20, "rotation": 0}
     size = {"original_width": 100, "original_height": 80}
@@ -364,8 +364,8 @@ def test_labelstudio_min_export_of_several_controls(tmp_path, capsys, more, clas
 
 
 def test_labelstudio_labels_of_several_controls(tmp_path, capsys):
-    """A region's label may stand in a result of its own; where there are two, the user chooses."""
-    picture(tmp_path / "in" / "a.png")
+    """A region's label may be a separate result. If there are two, the user must choose."""
+    make_image(tmp_path / "in" / "a.png")
     box = rectangle(10, 20, 30, 40, label=None, name="box")
     labels = [region("labels", {"labels": [label]}, name=name) for name, label in (("kind", "cat"), ("sex", "tom"))]
     file = labelstudio(tmp_path / "in" / "export.json", task("a.png", box, *labels))
@@ -375,9 +375,9 @@ def test_labelstudio_labels_of_several_controls(tmp_path, capsys):
     assert records["a"]["objects"]["category"] == ["cat"]
 
 
-def test_labelstudio_annotations_that_do_not_count(tmp_path, capsys):
+def test_labelstudio_annotations_that_are_not_used(tmp_path, capsys):
     for name in "abcd":
-        picture(tmp_path / "in" / f"{name}.png")
+        make_image(tmp_path / "in" / f"{name}.png")
     box, other = {"result": [rectangle(10, 20, 30, 40)]}, {"result": [rectangle(50, 20, 30, 40)]}
     file = labelstudio(
         tmp_path / "in" / "export.json",
@@ -401,9 +401,9 @@ def test_labelstudio_faults_are_collected(tmp_path, capsys):
     assert "list of tasks" in failure(capsys, "labelstudio", file, "--out", tmp_path / "out")
 
 
-def test_labelstudio_regions_of_one_id(tmp_path, capsys):
-    """Two boxes that share an id, or have none, stay two; the two results of one box become one."""
-    picture(tmp_path / "in" / "a.png")
+def test_labelstudio_regions_with_the_same_id(tmp_path, capsys):
+    """Two boxes with the same id, or without one, stay two objects; two results for the same box become one."""
+    make_image(tmp_path / "in" / "a.png")
     shared = [rectangle(10, 20, 30, 40, "cat"), rectangle(50, 20, 30, 40, "dog")]
     none = [rectangle(10, 70, 5, 5, "cat", region_id=None), rectangle(50, 70, 5, 5, "dog", region_id=None)]
     twice = [rectangle(80, 10, 10, 10, None, region_id="q"), rectangle(80, 10, 10, 10, "cow", region_id="q")]
@@ -414,9 +414,9 @@ def test_labelstudio_regions_of_one_id(tmp_path, capsys):
     assert [kind for _, kind, _ in kinds(problems)] == ["no_box"]
 
 
-def test_labelstudio_names_with_signs_of_addresses(tmp_path, capsys):
+def test_labelstudio_names_with_special_characters_of_addresses(tmp_path, capsys):
     for name in ("a.png", "a#1.png", "b%20c.png"):
-        picture(tmp_path / "in" / name)
+        make_image(tmp_path / "in" / name)
     tasks = [task("s3://bucket/a#1.png", rectangle(10, 20, 30, 40)), task("b%20c.png") | {"id": 2}]
     file = labelstudio(tmp_path / "in" / "export.json", *tasks)
     records, *_ = prepared(capsys, "labelstudio", file, *TO_TEST, "--out", tmp_path / "out")
@@ -440,13 +440,13 @@ HUGE = 10**400
     ],
 )
 def test_hostile_values_are_user_errors(tmp_path, capsys, kind, name, content):
-    picture(tmp_path / "in" / "a.png")
+    make_image(tmp_path / "in" / "a.png")
     (tmp_path / "in" / name).write_text(json.dumps(content))
     assert "error: " in failure(capsys, kind, tmp_path / "in" / name, "--out", tmp_path / "out")
 
 
 def test_hostile_numbers_in_cvat(tmp_path, capsys):
-    picture(tmp_path / "in" / "a.png")
+    make_image(tmp_path / "in" / "a.png")
     box = f'<box label="cat" xtl="{HUGE}" ytl="1" xbr="3" ybr="4"/>'
     turned = '<box label="cat" xtl="1" ytl="1" xbr="3" ybr="4" rotation="x"/><shape2 label="cat"/>'
     fine = '<box label="cat" xtl="1" ytl="1" xbr="3" ybr="4"><attribute name="difficult">true</attribute></box>'
@@ -456,8 +456,8 @@ def test_hostile_numbers_in_cvat(tmp_path, capsys):
     assert sorted(kind for _, kind, _ in kinds(problems)) == ["bad_box", "bad_box", "no_box"]
 
 
-def test_cvat_labels_that_no_box_bears_are_no_classes(tmp_path, capsys):
-    picture(tmp_path / "in" / "a.png")
+def test_cvat_labels_without_boxes_are_not_classes(tmp_path, capsys):
+    make_image(tmp_path / "in" / "a.png")
     file = cvat(tmp_path / "in" / "annotations.xml", '<image id="0" name="a.png"/>', ("man",))
     point = "<label><name>1</name><type>points</type><parent>man</parent></label></labels>"
     file.write_text(file.read_text().replace("</labels>", point))

@@ -1,11 +1,11 @@
-"""data_prep: the formats that are folders of pictures and annotations: VOC, COCO, YOLO."""
+"""data_prep: the formats with folders of images and annotations: VOC, COCO, YOLO."""
 
 import json
 
 import pytest
 
-from boxtune.data.records import read_info
-from tests.helpers.sources import coco, failure, kinds, picture, prepared, voc, voc_xml, yolo
+from boxtune.data.dataset import read_info
+from tests.helpers.sources import coco, failure, kinds, make_image, prepared, voc, voc_xml, yolo
 
 
 def test_voc_boxes_are_taken_as_written_and_difficult_ones_are_ignored(tmp_path, capsys):
@@ -20,27 +20,27 @@ def test_voc_boxes_are_taken_as_written_and_difficult_ones_are_ignored(tmp_path,
     }
     assert kinds(problems) == [("a", "bad_box", ["?", 4, 50, 60])]
     voc(tmp_path / "VOCdevkit" / "VOC2012", ["b"])
-    assert "several VOC data sets" in failure(capsys, "voc", tmp_path / "VOCdevkit", "--out", tmp_path / "o")
+    assert "several VOC datasets" in failure(capsys, "voc", tmp_path / "VOCdevkit", "--out", tmp_path / "o")
 
 
 @pytest.mark.parametrize("filename", ["a", "a.png", "A.JPG", "", "other.jpg", "C:\\photos\\a.jpg"])
-def test_voc_pictures_are_found_by_the_stem(tmp_path, capsys, filename):
+def test_voc_images_are_found_by_the_stem(tmp_path, capsys, filename):
     root = voc(tmp_path / "in", ["a", "other"])
     (root / "Annotations" / "a.xml").write_text(voc_xml(filename, (100, 80), [("cat", 0, [1, 2, 30, 40])]))
     records, *_ = prepared(capsys, "voc", root, "--out", tmp_path / "out")
     assert records["a"]["image"] == str(root / "JPEGImages" / "a.jpg")
 
 
-def test_voc_pictures_without_xml_are_mentioned(tmp_path, capsys):
+def test_voc_warns_of_images_without_xml(tmp_path, capsys):
     root = voc(tmp_path / "in", ["a", "b"])
     (root / "Annotations" / "b.xml").unlink()
     records, _, printed = prepared(capsys, "voc", root, "--out", tmp_path / "out")
-    assert list(records) == ["a"] and "1 picture(s) have no .xml file and are left out" in printed
+    assert list(records) == ["a"] and "1 image(s) have no .xml file and are left out" in printed
 
 
-def test_voc_xml_beside_pictures_in_split_folders(tmp_path, capsys):
+def test_voc_xml_beside_images_in_split_folders(tmp_path, capsys):
     for split in ("train", "valid"):
-        picture(tmp_path / "in" / split / "a.jpg")
+        make_image(tmp_path / "in" / split / "a.jpg")
         (tmp_path / "in" / split / "a.xml").write_text(voc_xml("a.jpg", (100, 80), [("cat", 0, [1, 2, 30, 40])]))
     records, *_ = prepared(capsys, "voc", tmp_path / "in", "--out", tmp_path / "out")
     assert {name: record["split"] for name, record in records.items()} == {"train/a": "train", "valid/a": "validation"}
@@ -54,16 +54,16 @@ def test_voc_faults_are_collected(tmp_path, capsys):
     message = failure(capsys, "voc", root, "--out", tmp_path / "out")
     assert (
         "a.xml: not XML: no element found: line 1" in message
-        and "begins with <html>" in message
+        and "the root element is <html>" in message
         and "c: missing" in message
     )
 
 
-def test_coco_splits_by_file_with_pictures_in_folders_of_their_own(tmp_path, capsys):
+def test_coco_splits_by_file_with_an_image_folder_each(tmp_path, capsys):
     root = tmp_path / "in"
     for split, box in (("train2017", [1, 2, 3, 4]), ("val2017", [5, 6, 7, 8])):
-        picture(root / "images" / split / "0001.jpg")
-        picture(root / "0001.jpg")  # not of either split
+        make_image(root / "images" / split / "0001.jpg")
+        make_image(root / "0001.jpg")  # of neither split
         data = {
             "images": [{"id": 9, "file_name": "0001.jpg", "width": 100, "height": 80}],
             "annotations": [{"image_id": 9, "category_id": 90, "bbox": box, "iscrowd": int(split == "val2017")}],
@@ -76,7 +76,7 @@ def test_coco_splits_by_file_with_pictures_in_folders_of_their_own(tmp_path, cap
     assert records["train/0001"]["image"] == str(root / "images" / "train2017" / "0001.jpg")
     assert records["validation/0001"]["objects"] == {"bbox": [[5, 6, 12, 14]], "category": ["cup"], "ignore": [True]}
     assert records["validation/0001"]["image"] == str(root / "images" / "val2017" / "0001.jpg")
-    assert read_info(tmp_path / "out")["classes"] == ["cup", "car"] and "no object of class car" in printed
+    assert read_info(tmp_path / "out")["classes"] == ["cup", "car"] and "no objects of class car" in printed
 
 
 def test_coco_in_roboflow_folders_leaves_out_the_grouping_class(tmp_path, capsys):
@@ -98,8 +98,8 @@ def test_coco_in_roboflow_folders_leaves_out_the_grouping_class(tmp_path, capsys
     assert read_info(tmp_path / "out")["classes"] == ["cell"] and "only groups the others" in printed
 
 
-def test_coco_images_may_lie_elsewhere_and_in_folders(tmp_path, capsys):
-    picture(tmp_path / "store" / "x" / "1.png")
+def test_coco_images_may_be_elsewhere_and_in_folders(tmp_path, capsys):
+    make_image(tmp_path / "store" / "x" / "1.png")
     data = {
         "images": [{"id": "s", "file_name": "x/1.png"}],
         "annotations": [{"image_id": "s", "category_id": 1, "bbox": [1, 2, 3, 4]}],
@@ -111,7 +111,7 @@ def test_coco_images_may_lie_elsewhere_and_in_folders(tmp_path, capsys):
     )
     assert list(records) == ["x/1"] and records["x/1"]["image"] == str(tmp_path / "store" / "x" / "1.png")
     message = failure(capsys, "coco", tmp_path / "one.json", "--images", tmp_path / "none", "--out", tmp_path / "o")
-    assert "is no folder" in message
+    assert "is not a folder" in message
 
 
 def test_coco_faults_are_collected(tmp_path, capsys):
@@ -123,7 +123,7 @@ def test_coco_faults_are_collected(tmp_path, capsys):
     (source / "annotations.json").write_text(json.dumps(data))
     message = failure(capsys, "coco", source, "--out", tmp_path / "out")
     for part in (
-        "images[1]: id 0 stands twice",
+        "images[1]: duplicate id 0",
         "images[2] needs",
         "annotations[1]: image_id 99",
         "annotations[2]: category_id 1",
@@ -147,15 +147,15 @@ def test_yolo_rows_of_every_kind(tmp_path, capsys):
     assert read_info(tmp_path / "out")["classes"] == ["cat", "dog"]
 
 
-def test_yolo_names_are_the_text_that_stands_there(tmp_path, capsys):
+def test_yolo_names_are_read_as_text(tmp_path, capsys):
     yaml = "\ufeffnames: [no, 1.0, 2024-13-45, 'null', 0x10]\nnc: 5\ntrain: images\nval: null\ntest:  # none\n"
     source = yolo(tmp_path / "in", yaml, {"images/a.jpg": "0 0.5 0.5 0.2 0.5\n4 0.5 0.5 0.2 0.5"})
     records, _, printed = prepared(capsys, "yolo", source, "--out", tmp_path / "out")
     assert read_info(tmp_path / "out")["classes"] == ["no", "1.0", "2024-13-45", "null", "0x10"]
-    assert records["images/a"]["objects"]["category"] == ["no", "0x10"] and "which is absent" not in printed
+    assert records["images/a"]["objects"]["category"] == ["no", "0x10"] and "which does not exist" not in printed
 
 
-def test_yolo_paths_as_roboflow_and_ultralytics_write_them(tmp_path, capsys):
+def test_yolo_paths_of_roboflow_and_ultralytics(tmp_path, capsys):
     box = "0 0.5 0.5 0.2 0.5"
     yaml = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 1\nnames: ['cat']\n"
     files = {"train/images/a.jpg": box, "valid/images/b.jpg": box}
@@ -164,7 +164,7 @@ def test_yolo_paths_as_roboflow_and_ultralytics_write_them(tmp_path, capsys):
         "train/images/a": "train",
         "valid/images/b": "validation",
     }
-    assert "names test: ../test/images, which is absent" in printed
+    assert "names test: ../test/images, which does not exist" in printed
     yaml = "path: data\ntrain: [images/one, images/two]\nval: val.txt\ntest:\nnames: [cat]\n"
     files = {f"data/images/{name}.jpg": box for name in ("one/a", "two/b", "three/c")}
     source = yolo(tmp_path / "u", yaml, files)
@@ -178,19 +178,22 @@ def test_yolo_paths_as_roboflow_and_ultralytics_write_them(tmp_path, capsys):
     assert all(len(record["objects"]["bbox"]) == 1 for record in records.values())
 
 
-def test_yolo_warns_that_other_splits_are_trained_on_where_that_of_training_is_absent(tmp_path, capsys):
+def test_yolo_warns_that_other_splits_are_used_if_the_train_folder_is_missing(tmp_path, capsys):
     yaml = "train: ../trian/images\nval: ../valid/images\nnames: ['cat']\n"
     source = yolo(tmp_path / "in", yaml, {f"valid/images/{name}.jpg": "0 0.5 0.5 0.2 0.5" for name in "abc"})
     _, _, printed = prepared(capsys, "yolo", source, "--out", tmp_path / "out", "--split-ratio", "34,33,33")
-    assert "names train: ../trian/images, which is absent: pictures of the other splits will be trained on" in printed
+    assert (
+        "names train: ../trian/images, which does not exist, so images of the other splits will be used for training"
+        in printed
+    )
     assert f"correct the path; there is no {tmp_path / 'trian' / 'images'}" in printed
 
 
-def test_yolo_folders_without_yaml_and_labels_beside_the_pictures(tmp_path, capsys):
+def test_yolo_folders_without_yaml_and_labels_beside_the_images(tmp_path, capsys):
     for split in ("train", "val"):
-        picture(tmp_path / "in" / split / "a.jpg")
+        make_image(tmp_path / "in" / split / "a.jpg")
         (tmp_path / "in" / split / "a.txt").write_text("0 0.5 0.5 0.2 0.5")
-    assert "names no classes" in failure(capsys, "yolo", tmp_path / "in", "--out", tmp_path / "out")
+    assert "contains no class names" in failure(capsys, "yolo", tmp_path / "in", "--out", tmp_path / "out")
     (tmp_path / "in" / "classes.txt").write_text("cat\n")
     records, *_ = prepared(capsys, "yolo", tmp_path / "in", "--out", tmp_path / "out")
     assert {record["split"] for record in records.values()} == {"train", "validation"}
@@ -202,11 +205,11 @@ def test_yolo_faults(tmp_path, capsys):
     source = yolo(tmp_path / "in", "train: images\nnames: [cat, dog]\n", files)
     (source / "labels" / "gone.txt").write_text("0 0.5 0.5 0.2 0.5")
     message = failure(capsys, "yolo", source, "--out", tmp_path / "out")
-    assert "a.txt:1: class 2, but the names run from 0 to 1" in message and "a.txt:2: class 'x'" in message
+    assert "a.txt:1: class 2, but the classes are numbered from 0 to 1" in message and "a.txt:2: class 'x'" in message
     assert "images/gone: missing" in message
     (source / "data.yaml").write_text("names: [cat\n")
     assert "not YAML" in failure(capsys, "yolo", source, "--out", tmp_path / "out")
     (source / "data.yaml").write_text("train: images\n")
     assert "needs `names`" in failure(capsys, "yolo", source, "--out", tmp_path / "out")
     (source / "data.yaml").write_text("train: elsewhere\nnames: [cat]\n")
-    assert "found no picture" in failure(capsys, "yolo", source, "--out", tmp_path / "out")
+    assert "found no image" in failure(capsys, "yolo", source, "--out", tmp_path / "out")

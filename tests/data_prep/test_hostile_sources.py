@@ -1,4 +1,4 @@
-"""data_prep: whatever the source holds, a mistake ends with one message and exit code 2, and leaves nothing behind."""
+"""data_prep: whatever the source contains, an error ends with one message and exit code 2, and leaves nothing behind."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_prep.__main__ import main
 from tests.helpers.records import ROOT
-from tests.helpers.sources import coco, failure, picture, prepared, voc, voc_xml, yolo
+from tests.helpers.sources import coco, failure, make_image, prepared, voc, voc_xml, yolo
 
 
 def run(*args, **kwargs) -> subprocess.CompletedProcess:
@@ -26,7 +26,7 @@ def run(*args, **kwargs) -> subprocess.CompletedProcess:
     ("text", "expected"),
     [('{"images": [', "line 1 column"), ("[1, 2]", "needs an object with the lists"), ("[" * 100000, "not JSON")],
 )
-def test_the_command_ends_with_2_and_no_traceback_on_torn_json(tmp_path, text, expected):
+def test_the_command_exits_with_2_and_no_traceback_on_corrupt_json(tmp_path, text, expected):
     (tmp_path / "a.json").write_text(text)
     done = run("coco", tmp_path / "a.json", "--out", tmp_path / "new" / "out")
     assert done.returncode == 2 and "Traceback" not in done.stderr
@@ -42,7 +42,7 @@ def test_the_command_ends_with_2_and_no_traceback_on_torn_json(tmp_path, text, e
         ('<!DOCTYPE a [<!ENTITY b "&c;"><!ENTITY c SYSTEM "file:///etc/passwd">]><annotation>&b;', "not XML"),
     ],
 )
-def test_xml_of_encodings_and_entities_that_the_parser_lacks(tmp_path, capsys, head, expected):
+def test_xml_with_encodings_and_entities_that_the_parser_does_not_support(tmp_path, capsys, head, expected):
     root = voc(tmp_path / "in", ["a", "b"])
     (root / "Annotations" / "a.xml").write_text(head + voc_xml("a.jpg", (100, 80), []))
     (root / "JPEGImages" / "b.jpg").unlink()
@@ -56,41 +56,41 @@ def test_xml_of_encodings_and_entities_that_the_parser_lacks(tmp_path, capsys, h
         ("[" * 1000, "not YAML"),
         ("names: []\ntrain: images\n", "no class name"),
         ("names: {}\ntrain: images\n", "no class name"),
-        ("names: [[cat], dog]\ntrain: images\n", "look at 0"),
-        ("names: {a: cat}\ntrain: images\n", "look at 'a'"),
+        ("names: [[cat], dog]\ntrain: images\n", "check the entry 0"),
+        ("names: {a: cat}\ntrain: images\n", "check the entry 'a'"),
         ("names: [cat]\ntrain: {a: images}\n", "train must be a path"),
         ("names: [cat]\ntrain: [images, [images]]\n", "train must be a path"),
         (f"names: [cat]\ntrain: {'a' * 300}\n", "correct the path"),
     ],
 )
-def test_yaml_that_makes_no_sense(tmp_path, capsys, yaml, expected):
+def test_invalid_yaml(tmp_path, capsys, yaml, expected):
     source = yolo(tmp_path / "in", yaml, {"images/a.jpg": "0 0.5 0.5 0.2 0.5"})
     assert expected in failure(capsys, "yolo", source, "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize("names", ["", "\n\n", "cat\n\ndog\n", "\ncat\n"])
-def test_lists_of_names_that_would_shift_the_classes(tmp_path, capsys, names):
-    picture(tmp_path / "in" / "a.jpg")
+def test_class_lists_with_blank_lines(tmp_path, capsys, names):
+    make_image(tmp_path / "in" / "a.jpg")
     (tmp_path / "in" / "a.txt").write_text("0 0.5 0.5 0.2 0.5")
     (tmp_path / "in" / "classes.txt").write_text(names)
     message = failure(capsys, "yolo", tmp_path / "in", "--out", tmp_path / "out")
-    assert "there is no class name" in message or "class name '' is empty" in message
+    assert "contains no class name" in message or "class name '' is empty" in message
 
 
-def test_lists_of_splits_that_are_no_text(tmp_path, capsys):
+def test_image_sets_that_are_not_text(tmp_path, capsys):
     root = voc(tmp_path / "in", ["a"], {"train": ["a"]})
     (root / "ImageSets" / "Main" / "train.txt").write_bytes(b"caf\xe9\n")
     assert "train.txt: not UTF-8" in failure(capsys, "voc", root, "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["voc", "coco", "yolo", "csv", "aabb"])
-def test_sources_that_are_absent_or_empty(tmp_path, capsys, name):
+def test_missing_and_empty_sources(tmp_path, capsys, name):
     assert "does not exist" in failure(capsys, name, tmp_path / "none", "--out", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     assert str(tmp_path / "empty") in failure(capsys, name, tmp_path / "empty", "--out", tmp_path / "out")
 
 
-# ---- values that make no sense -----------------------------------------------------------------------------------------
+# ---- invalid values ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_sources_that_are_absent_or_empty(tmp_path, capsys, name):
     [
         ("category_id", [7], "annotations[0] needs"),
         ("image_id", {"id": 0}, "annotations[0] needs"),
-        ("bbox", None, "Not one of 1 boxes"),
-        ("bbox", ["1", "1", "20", "20"], "Not one of 1 boxes"),
-        ("bbox", [float("nan")] * 4, "Not one of 1 boxes"),
-        ("bbox", [50, 50, -20, -20], "Not one of 1 boxes"),
+        ("bbox", None, "None of the 1 boxes"),
+        ("bbox", ["1", "1", "20", "20"], "None of the 1 boxes"),
+        ("bbox", [float("nan")] * 4, "None of the 1 boxes"),
+        ("bbox", [50, 50, -20, -20], "None of the 1 boxes"),
     ],
 )
 def test_coco_values_of_the_wrong_kind(tmp_path, capsys, key, value, expected):
@@ -113,20 +113,20 @@ def test_coco_values_of_the_wrong_kind(tmp_path, capsys, key, value, expected):
     assert expected in failure(capsys, "coco", source, "--out", tmp_path / "out")
 
 
-def test_boxes_none_of_which_can_be_used_are_no_data_set(tmp_path, capsys):
+def test_a_source_without_usable_boxes_is_rejected(tmp_path, capsys):
     source = coco(tmp_path / "in", [[["1", "1", "20", "20"]]] * 4)
     message = failure(capsys, "coco", source, "--out", tmp_path / "out")
-    assert "Not one of 4 boxes can be used" in message and message.count("['1', '1', '20', '20']") == 3
+    assert "None of the 4 boxes is usable" in message and message.count("['1', '1', '20', '20']") == 3
     message = failure(capsys, "coco", source, "--out", tmp_path / "out", "--allow-bad-boxes")
-    assert "the train split holds no object" in message
+    assert "the train split has no objects" in message
 
 
-def test_a_training_split_without_objects_is_no_data_set(tmp_path, capsys):
-    """However it comes about: empty label files, a label folder of another name, or objects that are all ignored."""
+def test_a_training_split_without_objects_is_rejected(tmp_path, capsys):
+    """The reason may be empty label files, a label folder with another name, or that all objects are ignored."""
     box, yaml = "0 0.5 0.5 0.2 0.2", "names: [cat]\ntrain: train/images\nval: val/images\n"
     source = yolo(tmp_path / "yolo", yaml, {"train/images/a.png": "", "val/images/b.png": box})
     words = ("yolo", source, "--out", tmp_path / "out")
-    wanted = "the train split holds no object that counts, in 1 picture(s); looked for cat"
+    wanted = "the train split has no objects to learn from in its 1 image(s). The classes are cat"
     assert wanted in failure(capsys, *words)
     (source / "train" / "labels" / "a.txt").write_text(box)
     (source / "train" / "labels").rename(source / "train" / "label")
@@ -135,43 +135,48 @@ def test_a_training_split_without_objects_is_no_data_set(tmp_path, capsys):
     (source / "train" / "label").rename(source / "train" / "labels")
     assert len(prepared(capsys, *words)[0]) == 2
     crowd = coco(tmp_path / "coco", [[[1, 1, 20, 20]]] * 3, iscrowd=1)
-    assert "holds no object that counts" in failure(capsys, "coco", crowd, "--out", tmp_path / "o")
+    assert "the train split has no objects to learn from" in failure(capsys, "coco", crowd, "--out", tmp_path / "o")
 
 
 @pytest.mark.parametrize(
     ("mark", "ignored"),
     [(1, True), (0, False), ("1", True), ("0", False), (True, True), ("false", False), ("True", True), (None, False)],
 )
-def test_marks_are_read_as_they_are_meant(tmp_path, capsys, mark, ignored):
+def test_marks_of_any_type(tmp_path, capsys, mark, ignored):
     sources = {"coco": coco(tmp_path / "coco", [[[1, 1, 20, 20]]], iscrowd=mark)}
     for name in ("voc", "aabb"):
         sources[name] = tmp_path / name
-        picture(sources[name] / "p0.png")
+        make_image(sources[name] / "p0.png")
     (sources["voc"] / "p0.xml").write_text(voc_xml("p0.png", (100, 80), [("cat", mark, [1, 1, 20, 20])]))
     thing = {"class": "cat", "bbox_aabb": [0, 0, 0.5, 0.5], "ignore": mark}
     (sources["aabb"] / "list.json").write_text(json.dumps([{"image": "p0.png", "objects": [thing]}]))
     for name, source in sources.items():
-        words = ("--split-ratio", "0,0,100", "--out", tmp_path / "out" / name)  # to train on nothing is refused
+        words = (
+            "--split-ratio",
+            "0,0,100",
+            "--out",
+            tmp_path / "out" / name,
+        )  # a training split without objects is rejected
         records, *_ = prepared(capsys, name, source, *words)
         assert records["p0"]["objects"]["ignore"] == [ignored], name
 
 
-def test_names_that_no_file_system_takes_are_listed_with_all_else(tmp_path, capsys):
+def test_names_that_no_file_system_accepts_are_listed_with_all_errors(tmp_path, capsys):
     source = coco(tmp_path / "in", [[[1, 1, 20, 20]]] * 4)
     data = json.loads((source / "annotations.json").read_text())
     for image, name in zip(data["images"], ["é" * 150 + ".png", "a\0b.png", "p3.png/deep.png"], strict=False):
         image["file_name"] = name
     (source / "annotations.json").write_text(json.dumps(data))
     message = failure(capsys, "coco", source, "--out", tmp_path / "out")
-    assert "longer than the 255 bytes" in message and "NUL character" in message
-    assert "'p3.png' is a picture, and also a folder" in message and message.count("missing:") == 3
+    assert "longer than 255 bytes" in message and "NUL character" in message
+    assert "'p3.png' is the name of both an image and a folder" in message and message.count("missing:") == 3
 
 
-def test_a_file_name_that_is_no_unicode_is_a_user_error(tmp_path, capsys):
+def test_a_file_name_that_is_not_unicode_is_a_user_error(tmp_path, capsys):
     name = os.fsdecode(b"\xff.jpg")
     source = yolo(tmp_path / "in", "train: images\nnames: [cat]\n", {f"images/{name}": "0 0.5 0.5 0.2 0.5"})
     message = failure(capsys, "yolo", source, "--out", tmp_path / "out")
-    assert "no Unicode text" in message and "udcff" in message
+    assert "not valid Unicode" in message and "udcff" in message
 
 
 # ---- the command -------------------------------------------------------------------------------------------------------
@@ -187,27 +192,27 @@ def test_a_file_name_that_is_no_unicode_is_a_user_error(tmp_path, capsys):
         ["--classes", " , "],
     ],
 )
-def test_arguments_that_make_no_sense(tmp_path, arguments):
+def test_invalid_arguments(tmp_path, arguments):
     with pytest.raises(SystemExit) as stop:
         main(["coco", str(tmp_path), "--out", str(tmp_path / "out"), *arguments])
     assert stop.value.code == 2
 
 
 @pytest.mark.parametrize("name", ["file", "file/out", "file/deep/out", "loop", "loop/out"])
-def test_places_where_no_folder_can_be(tmp_path, capsys, name):
+def test_output_paths_where_no_folder_can_be_created(tmp_path, capsys, name):
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     source = coco(tmp_path / "in", [[[1, 1, 20, 20]]])
     for command in (("coco", source), ("nutrition", "--num-images", "1")):
         message = failure(capsys, *command, "--out", tmp_path / name)
-        assert "is no folder" in message or "is a file" in message
+        assert "is not a folder" in message or "is a file" in message
 
 
 @pytest.mark.parametrize("name", ["voc", "yolo"])
-def test_linked_folders_are_read_and_loops_of_links_left(tmp_path, capsys, name):
+def test_linked_folders_are_read_without_following_loops(tmp_path, capsys, name):
     far = tmp_path / "far"
     if name == "voc":
-        picture(far / "a.png")
+        make_image(far / "a.png")
         (far / "a.xml").write_text(voc_xml("a.png", (100, 80), [("cat", 0, [1, 1, 20, 20])]))
     else:
         yolo(tmp_path / "in", "names: [cat]\n", {"../far/a.png": "0 0.5 0.5 0.2 0.5"})
@@ -219,7 +224,7 @@ def test_linked_folders_are_read_and_loops_of_links_left(tmp_path, capsys, name)
     assert {key: record["split"] for key, record in records.items()} == {"train/a": "train", "val/a": "validation"}
 
 
-def test_broken_links_are_missing_pictures(tmp_path, capsys):
+def test_broken_links_are_missing_images(tmp_path, capsys):
     source = yolo(tmp_path / "in", "names: [cat]\ntrain: .\n", {"a.png": "0 0.5 0.5 0.2 0.5"})
     (source / "b.png").symlink_to("gone.png")
     (source / "c.png").symlink_to("c.png")
@@ -227,7 +232,7 @@ def test_broken_links_are_missing_pictures(tmp_path, capsys):
     assert "b: missing" in message and "c: missing" in message and "2 problem(s)" in message
 
 
-def test_a_data_set_behind_a_link_is_replaced_there(tmp_path, capsys):
+def test_a_dataset_behind_a_link_is_replaced_there(tmp_path, capsys):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to("disk")
     source = coco(tmp_path / "in", [[[1, 1, 20, 20]]])
@@ -256,7 +261,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, command):
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_pose_rows_hold_a_box_and_points_that_are_none(tmp_path, capsys):
+def test_pose_rows_contain_a_box_and_key_points(tmp_path, capsys):
     points = " ".join("0.3 0.4" for _ in range(12))
     source = yolo(
         tmp_path / "pose", "names: [cat]\nkpt_shape: [12, 2]\n", {"images/a.png": f"0 0.5 0.5 0.2 0.2 {points}"}
@@ -265,7 +270,7 @@ def test_pose_rows_hold_a_box_and_points_that_are_none(tmp_path, capsys):
     assert records["images/a"]["objects"]["bbox"] == [[40, 32, 60, 48]] and problems == []
 
 
-def test_yolo_labels_without_a_picture_are_missing_pictures_wherever_they_lie(tmp_path, capsys):
+def test_yolo_label_files_without_an_image_are_reported_as_missing_images(tmp_path, capsys):
     flat = yolo(tmp_path / "flat", "names: [cat]\n", {"a.png": "0 0.5 0.5 0.2 0.2"})
     (flat / "lost.txt").write_text("0 0.5 0.5 0.2 0.2")
     (flat / "notes.txt").write_text("0 things to do, and some more of them")
@@ -279,37 +284,37 @@ def test_yolo_labels_without_a_picture_are_missing_pictures_wherever_they_lie(tm
     (deep / "images" / "val").mkdir()
     (deep / "labels" / "train" / "sub").mkdir()
     (deep / "labels" / "val").mkdir()
-    assert "val: images/val, which holds no picture" in prepared(capsys, "yolo", deep, "--out", tmp_path / "fine")[2]
+    assert "val: images/val, which contains no image" in prepared(capsys, "yolo", deep, "--out", tmp_path / "fine")[2]
     for lost in ("train/sub/first.txt", "val/second.txt"):
         (deep / "labels" / lost).write_text("0 0.5 0.5 0.2 0.2")
     error = failure(capsys, "yolo", deep, "--out", tmp_path / "out")
     assert "first: missing" in error and "second: missing" in error
 
 
-def test_copies_that_tools_keep_in_hidden_folders_are_no_pictures(tmp_path, capsys):
+def test_images_in_hidden_folders_are_not_read(tmp_path, capsys):
     source = yolo(tmp_path / "set", "names: [cat]\n", {"images/a.png": "0 0.5 0.5 0.2 0.2"})
-    picture(source / "images" / ".ipynb_checkpoints" / "a-checkpoint.png")
+    make_image(source / "images" / ".ipynb_checkpoints" / "a-checkpoint.png")
     assert list(prepared(capsys, "yolo", source, "--out", tmp_path / "out")[0]) == ["images/a"]
 
 
-def test_percent_and_a_few_fractions_are_no_pixels(tmp_path, capsys):
+def test_percent_and_fractions_are_not_taken_for_pixels(tmp_path, capsys):
     percent = coco(tmp_path / "percent", [[[10, 10, 80, 80], [5, 5, 40, 60]]] * 5, size=(400, 300))
-    assert "Are they percent?" in failure(capsys, "coco", percent, "--out", tmp_path / "out")
+    assert "so they may be percentages" in failure(capsys, "coco", percent, "--out", tmp_path / "out")
     fractions = coco(tmp_path / "fractions", [[[0.1, 0.1, 0.5, 0.5]]])
     assert "1 of 1 boxes lie within one pixel" in failure(capsys, "coco", fractions, "--out", tmp_path / "out")
     records, *_ = prepared(capsys, "coco", percent, "--out", tmp_path / "out", "--allow-bad-boxes")
     assert len(records) == 5
 
 
-def test_what_has_no_box_is_named_by_the_id_of_its_record(tmp_path, capsys):
-    """Two VIA files with pictures of the same names, each with a point."""
+def test_objects_without_a_box_are_listed_under_the_id_of_their_record(tmp_path, capsys):
+    """Two VIA files have images with the same names, and each image has a point."""
     point = {"shape_attributes": {"name": "point", "cx": 3, "cy": 4}, "region_attributes": {"class": "cat"}}
     box = {
         "shape_attributes": {"name": "rect", "x": 1, "y": 2, "width": 30, "height": 40},
         "region_attributes": {"class": "cat"},
     }
     for split in ("train", "val"):
-        picture(tmp_path / "via" / split / "a.png")
+        make_image(tmp_path / "via" / split / "a.png")
         entry = {"filename": "a.png", "size": 1, "regions": [point, box], "file_attributes": {}}
         (tmp_path / "via" / split / "via_region_data.json").write_text(json.dumps({"a.png1": entry}))
     records, problems, _ = prepared(capsys, "via", tmp_path / "via", "--out", tmp_path / "out")
@@ -317,6 +322,6 @@ def test_what_has_no_box_is_named_by_the_id_of_its_record(tmp_path, capsys):
     assert {entry["id"] for entry in problems} == set(records) and len(records) == 2
 
 
-def test_pictures_inside_a_table_are_looked_for_nowhere_else(tmp_path, capsys):
+def test_hf_does_not_accept_the_images_option(tmp_path, capsys):
     error = failure(capsys, "hf", tmp_path / "t.parquet", "--images", tmp_path, "--out", tmp_path / "out")
     assert "--images is read by" in error

@@ -1,4 +1,4 @@
-"""data_prep: pictures turned by EXIF, of every mode, and bad ones."""
+"""data_prep: images that are rotated by EXIF, images of every mode, and bad images."""
 
 import json
 import zlib
@@ -13,7 +13,7 @@ from tests.helpers.sources import coco, failure, prepared, voc_xml
 
 
 def red_rectangle(path: Path, orientation: int, size=(60, 40), box=(10, 5, 30, 20)) -> None:
-    """A white picture with a red rectangle, both in stored pixels."""
+    """A white image with a red rectangle, both in stored pixels."""
     image = Image.new("RGB", size, "white")
     image.paste((255, 0, 0), box)
     exif = Image.Exif()
@@ -22,7 +22,7 @@ def red_rectangle(path: Path, orientation: int, size=(60, 40), box=(10, 5, 30, 2
 
 
 def red_box(path: str) -> list[int]:
-    """[x0, y0, x1, y1] of the red pixels of the upright picture."""
+    """[x0, y0, x1, y1] of the red pixels of the upright image."""
     pixels = np.asarray(load_image(path)).astype(int)
     rows, columns = np.nonzero(pixels[..., 1] < 128)
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -30,7 +30,7 @@ def red_box(path: str) -> list[int]:
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_boxes_of_the_stored_pixels_turn_with_the_picture(tmp_path, capsys, orientation, suffix):
+def test_boxes_of_the_stored_pixels_rotate_with_the_image(tmp_path, capsys, orientation, suffix):
     red_rectangle(tmp_path / f"a.{suffix}", orientation)
     (tmp_path / "a.xml").write_text(voc_xml(f"a.{suffix}", (60, 40), [("red", 0, [10, 5, 30, 20])]))
     records, problems, _ = prepared(capsys, "voc", tmp_path, "--out", tmp_path / "out")
@@ -40,34 +40,37 @@ def test_boxes_of_the_stored_pixels_turn_with_the_picture(tmp_path, capsys, orie
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_boxes_of_the_upright_picture_stay(tmp_path, capsys, orientation):
+def test_boxes_of_the_upright_image_stay(tmp_path, capsys, orientation):
     red_rectangle(tmp_path / "a.png", orientation)
-    truth = [int(value) for value in red_box(tmp_path / "a.png")]
+    expected = [int(value) for value in red_box(tmp_path / "a.png")]
     upright = load_image(tmp_path / "a.png").size
-    (tmp_path / "a.xml").write_text(voc_xml("a.png", upright, [("red", 0, truth)]))
+    (tmp_path / "a.xml").write_text(voc_xml("a.png", upright, [("red", 0, expected)]))
     records, problems, _ = prepared(capsys, "voc", tmp_path, "--out", tmp_path / "out")
-    assert records["a"]["objects"]["bbox"] == [truth] and not problems
+    assert records["a"]["objects"]["bbox"] == [expected] and not problems
 
 
 @pytest.mark.parametrize(("size", "fraction_box"), [({}, [0, 0, 0.5, 0.25]), ({"width": 60, "height": 40}, None)])
-def test_fractions_are_of_the_stated_size_else_of_the_upright_picture(tmp_path, capsys, size, fraction_box):
+def test_fractions_refer_to_the_stated_size_or_else_the_upright_image(tmp_path, capsys, size, fraction_box):
     red_rectangle(tmp_path / "a.png", 6, box=(0, 20, 15, 40))
-    truth = red_box(tmp_path / "a.png")
+    expected = red_box(tmp_path / "a.png")
     box = fraction_box or [0, 0.5, 0.25, 1]
     entry = {"image": "a.png", **size, "objects": [{"class": "red", "bbox_aabb": box}]}
     (tmp_path / "a.json").write_text(json.dumps([entry]))
     records, *_ = prepared(capsys, "aabb", tmp_path, "--out", tmp_path / "out")
-    assert records["a"]["objects"]["bbox"] == [truth] and "source_width" not in records["a"]
+    assert records["a"]["objects"]["bbox"] == [expected] and "source_width" not in records["a"]
 
 
-def test_another_stated_size_is_listed_and_its_boxes_are_kept(tmp_path, capsys):
+def test_a_wrong_stated_size_is_listed_and_its_boxes_are_kept(tmp_path, capsys):
     source = coco(tmp_path / "in", [[[10, 20, 30, 40]]])
     file = source / "annotations.json"
     file.write_text(file.read_text().replace('"width": 100, "height": 80', '"width": 200, "height": 160'))
     records, problems, printed = prepared(capsys, "coco", source, "--out", tmp_path / "out")
     assert records["p0"]["objects"]["bbox"] == [[10, 20, 40, 60]] and records["p0"]["width"] == 100
     assert [entry["kind"] for entry in problems] == ["size_mismatch"]
-    assert "200 × 160" in problems[0]["value"] and "another size" in printed
+    assert (
+        "200 × 160" in problems[0]["value"]
+        and "the size of 1 image(s) differs from the size in their annotation" in printed
+    )
 
 
 def save_mode(mode: str, path: Path) -> None:
@@ -76,8 +79,8 @@ def save_mode(mode: str, path: Path) -> None:
         kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
         Image.fromarray(rng.integers(0, 60000, (30, 40)).astype(kind)).save(path)
     else:
-        grey = Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8))
-        (grey.convert("L").convert(mode) if mode == "LA" else grey.convert(mode)).save(path)
+        gray = Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8))
+        (gray.convert("L").convert(mode) if mode == "LA" else gray.convert(mode)).save(path)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,7 @@ def save_mode(mode: str, path: Path) -> None:
         ("RGB", "webp"),
     ],
 )
-def test_pictures_of_any_mode_convert(tmp_path, capsys, mode, suffix):
+def test_images_of_any_mode_convert(tmp_path, capsys, mode, suffix):
     save_mode(mode, tmp_path / f"a.{suffix}")
     assert Image.open(tmp_path / f"a.{suffix}").mode == mode
     (tmp_path / "a.csv").write_text(f"a.{suffix},1,2,10,20,thing\n")
@@ -105,42 +108,42 @@ def test_pictures_of_any_mode_convert(tmp_path, capsys, mode, suffix):
     assert records["a"]["objects"]["bbox"] == [[1, 2, 10, 20]] and not problems
 
 
-def bad_pictures(folder: Path) -> Path:
-    """Two good pictures, and one missing, two torn, one that is text, and one that is far too long."""
+def bad_images(folder: Path) -> Path:
+    """Two good images, and one that is missing, two that are corrupt, one that is text, and one with an extreme aspect ratio."""
     coco(folder, [[[1, 1, 20, 20]]] * 7)
     (folder / "p0.png").unlink()
-    torn = folder / "p1.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 100, 3), dtype=np.uint8)).save(torn)
-    torn.write_bytes(torn.read_bytes()[:9000])
-    assert Image.open(torn).size == (100, 80)  # opening alone does not notice
-    torn_jpeg = folder / "p5.png"
-    Image.effect_noise((100, 80), 90).save(torn_jpeg, format="JPEG")
-    torn_jpeg.write_bytes(torn_jpeg.read_bytes()[:2000])
-    (folder / "p2.png").write_text("no picture")
+    corrupt = folder / "p1.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 100, 3), dtype=np.uint8)).save(corrupt)
+    corrupt.write_bytes(corrupt.read_bytes()[:9000])
+    assert Image.open(corrupt).size == (100, 80)  # opening alone does not reveal it
+    corrupt_jpeg = folder / "p5.png"
+    Image.effect_noise((100, 80), 90).save(corrupt_jpeg, format="JPEG")
+    corrupt_jpeg.write_bytes(corrupt_jpeg.read_bytes()[:2000])
+    (folder / "p2.png").write_text("no image")
     Image.new("L", (402, 2)).save(folder / "p3.png")
     Image.new("L", (400, 2)).save(folder / "p4.png")
     return folder
 
 
-def test_bad_pictures_are_all_named_and_nothing_is_written(tmp_path, capsys):
-    message = failure(capsys, "coco", bad_pictures(tmp_path / "in"), "--out", tmp_path / "out")
+def test_all_bad_images_are_listed_and_nothing_is_written(tmp_path, capsys):
+    message = failure(capsys, "coco", bad_images(tmp_path / "in"), "--out", tmp_path / "out")
     assert "5 problem(s)" in message and "--skip-bad-images" in message
     lines = message.splitlines()[1:]
     assert [line.split(":")[0] for line in lines] == ["  - p0", "  - p1", "  - p2", "  - p3", "  - p5"]
-    expected = ["missing", "torn", "not a picture", "200 times", "torn"]
+    expected = ["missing", "corrupt", "not an image", "aspect ratio of 200", "corrupt"]
     assert all(word in line for word, line in zip(expected, lines, strict=True)), message
 
 
-def test_where_no_picture_is_found_the_folder_is_at_fault_not_each_picture(tmp_path, capsys):
+def test_if_no_image_is_found_the_message_is_about_the_folder(tmp_path, capsys):
     source = coco(tmp_path / "in", [[]] * 9)
     (tmp_path / "elsewhere").mkdir()
     message = failure(capsys, "coco", source, "--images", tmp_path / "elsewhere", "--out", tmp_path / "out")
-    assert "none of its 9 pictures" in message and "--images" in message
+    assert "none of its 9 images can be read" in message and "--images" in message
     assert len(message.splitlines()) == 6
 
 
 def test_skip_bad_images_drops_and_lists_them(tmp_path, capsys):
-    source = bad_pictures(tmp_path / "in")
+    source = bad_images(tmp_path / "in")
     records, problems, _ = prepared(capsys, "coco", source, "--out", tmp_path / "out", "--skip-bad-images")
     assert sorted(records) == ["p4", "p6"]
     assert [(entry["id"], entry["kind"]) for entry in problems if entry["kind"] == "bad_image"] == [
@@ -149,13 +152,13 @@ def test_skip_bad_images_drops_and_lists_them(tmp_path, capsys):
     for i in (4, 6):
         (source / f"p{i}.png").unlink()
     message = failure(capsys, "coco", source, "--out", tmp_path / "o", "--skip-bad-images")
-    assert "No image is left" in message and "Name their folder with --images" in message
+    assert "so none is left" in message and "If the images are in another folder, name it with --images" in message
 
 
-def test_where_pictures_are_missing_their_folder_is_asked_for(tmp_path, capsys):
-    """Be they few or many; not where the folder is named, or where pictures are torn."""
+def test_the_message_suggests_the_images_option_if_images_are_missing(tmp_path, capsys):
+    """Not if --images is given, or if images are corrupt rather than missing."""
     source = coco(tmp_path / "in", [[[1, 1, 20, 20]]] * 3)
-    (source / "p0.png").write_bytes(b"torn")
+    (source / "p0.png").write_bytes(b"corrupt")
     assert "or name their folder" not in failure(capsys, "coco", source, "--out", tmp_path / "o")
     (source / "p0.png").unlink()
     assert "or name their folder with --images." in failure(capsys, "coco", source, "--out", tmp_path / "o")
@@ -163,7 +166,7 @@ def test_where_pictures_are_missing_their_folder_is_asked_for(tmp_path, capsys):
     assert "missing" in message and "or name their folder" not in message
 
 
-def test_a_header_that_claims_a_giant_picture_is_no_way_to_exhaust_memory(tmp_path, capsys):
+def test_a_header_of_a_giant_image_cannot_exhaust_memory(tmp_path, capsys):
     source = coco(tmp_path / "in", [[[1, 1, 20, 20]]] * 2)
     for name, data in (("p0.png", b"P6 60000 60000 255\n"), ("p1.png", giant_png())):
         (source / name).write_bytes(data + b"\0" * 100)
@@ -177,11 +180,11 @@ def giant_png() -> bytes:
     )
 
 
-def test_whatever_a_decoder_raises_on_a_torn_file_is_an_oserror(tmp_path):
-    """Pillow's decoder of AVIF raises RuntimeError, that of BMP OverflowError and so on, on bytes that fuzzing found."""
+def test_any_error_of_a_decoder_on_a_corrupt_file_becomes_an_oserror(tmp_path):
+    """Fuzzing found bytes on which Pillow's AVIF decoder raises RuntimeError, its BMP decoder OverflowError, and so on."""
 
     class Decoder(ImageFile.ImageFile):
-        format = "TORN"
+        format = "FAKE"
 
         def _open(self):
             self._size, self._mode = (4, 4), "RGB"
@@ -189,11 +192,11 @@ def test_whatever_a_decoder_raises_on_a_torn_file_is_an_oserror(tmp_path):
         def load(self):
             raise OverflowError("size does not fit in an int")
 
-    Image.register_open("TORN", Decoder, lambda prefix: prefix.startswith(b"TORN"))
+    Image.register_open("FAKE", Decoder, lambda prefix: prefix.startswith(b"FAKE"))
     try:
-        (tmp_path / "a.torn").write_bytes(b"TORN")
+        (tmp_path / "a.fake").write_bytes(b"FAKE")
         with pytest.raises(OSError, match="OverflowError: size does not fit"):
-            load_image(tmp_path / "a.torn")
+            load_image(tmp_path / "a.fake")
     finally:
-        Image.OPEN.pop("TORN")
-        Image.ID.remove("TORN")
+        Image.OPEN.pop("FAKE")
+        Image.ID.remove("FAKE")

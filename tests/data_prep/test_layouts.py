@@ -1,11 +1,10 @@
-"""data_prep: folders as ordinary tools leave them, where pictures, labels and splits have to be found, and what is not found is
-said."""
+"""data_prep: folder layouts of common tools, in which images, labels and splits are found, or reported as missing."""
 
 import json
 
 import pytest
 
-from tests.helpers.sources import coco, failure, kinds, picture, prepared, voc, voc_xml, yolo
+from tests.helpers.sources import coco, failure, kinds, make_image, prepared, voc, voc_xml, yolo
 
 CAT = [("cat", 0, [1, 2, 30, 40])]
 
@@ -23,42 +22,42 @@ def splits_of(records: dict[str, dict]) -> dict[str, str]:
 # ---- YOLO ------------------------------------------------------------------------------------------------------------
 
 
-def test_yolo_labels_mirror_the_folders_of_pictures_elsewhere(tmp_path, capsys):
+def test_yolo_labels_mirror_the_folders_of_images_elsewhere(tmp_path, capsys):
     write(tmp_path / "ann" / "classes.txt", "cat\n")
     for name in ("a", "more/b"):
-        picture(tmp_path / "pics" / f"{name}.jpg")
+        make_image(tmp_path / "pics" / f"{name}.jpg")
         write(tmp_path / "ann" / f"{name}.txt", "0 0.5 0.5 0.2 0.2\n")
-    words = ("yolo", tmp_path / "ann", "--images", tmp_path / "pics", "--out")
-    records, problems, _ = prepared(capsys, *words, tmp_path / "out")
+    arguments = ("yolo", tmp_path / "ann", "--images", tmp_path / "pics", "--out")
+    records, problems, _ = prepared(capsys, *arguments, tmp_path / "out")
     assert {name: len(record["objects"]["bbox"]) for name, record in records.items()} == {"a": 1, "more/b": 1}
     assert problems == []
 
     write(tmp_path / "ann" / "more" / "gone.txt", "0 0.5 0.5 0.2 0.2\n")
-    message = failure(capsys, *words, tmp_path / "o")
+    message = failure(capsys, *arguments, tmp_path / "o")
     assert str(tmp_path / "pics" / "more" / "gone") in message and "missing" in message
 
 
-def test_yolo_labels_of_two_pictures_are_an_error(tmp_path, capsys):
+def test_yolo_reports_a_label_file_of_two_images(tmp_path, capsys):
     write(tmp_path / "ann" / "classes.txt", "cat\n")
     write(tmp_path / "ann" / "0.txt", "0 0.5 0.5 0.2 0.2\n")
     for camera in ("cam1", "cam2"):
-        picture(tmp_path / "pics" / camera / "0.jpg")
+        make_image(tmp_path / "pics" / camera / "0.jpg")
     message = failure(capsys, "yolo", tmp_path / "ann", "--images", tmp_path / "pics", "--out", tmp_path / "out")
-    assert "0.txt would be the labels of both" in message
+    assert "0.txt would be the label file of both" in message
 
 
-def test_yolo_says_where_a_whole_split_has_no_label_file(tmp_path, capsys):
+def test_yolo_warns_of_a_split_without_label_files(tmp_path, capsys):
     files = {"train/images/a.png": "0 0.5 0.5 0.2 0.2\n", "val_images/b.png": None}
     root = yolo(tmp_path / "in", "names: [cat]\ntrain: train/images\nval: val_images\n", files)
     write(root / "val_labels" / "b.txt", "0 0.5 0.5 0.2 0.2\n")
     *_, printed = prepared(capsys, "yolo", root, "--out", tmp_path / "out")
-    assert "none of the 1 pictures of the validation split has a label file, so all count as empty" in printed
+    assert "none of the 1 images of the validation split has a label file, so all count as empty" in printed
 
     for name in ("data.yaml", "val_labels/b.txt"):
         (root / name).unlink()
     write(root / "classes.txt", "cat\n")
     *_, printed = prepared(capsys, "yolo", root, "--out", tmp_path / "by_folders")
-    assert "none of the 1 pictures of the validation split has a label file, so all count as empty" in printed
+    assert "none of the 1 images of the validation split has a label file, so all count as empty" in printed
 
 
 def test_yolo_paths_of_another_machine(tmp_path, capsys):
@@ -71,7 +70,7 @@ def test_yolo_paths_of_another_machine(tmp_path, capsys):
 
 
 def test_yolo_as_cvat_exports_it(tmp_path, capsys):
-    """Its lists have `data/` before the names of files that lie beside them."""
+    """Its lists have `data/` before the names of files beside them."""
     files = {"images/train/a.png": "0 0.5 0.5 0.2 0.2\n", "images/train/b.png": "0 0.5 0.5 0.2 0.2\n"}
     root = yolo(tmp_path / "in", "path: .\nnames: {0: cat}\ntrain: train.txt\n", files)
     write(root / "train.txt", "data/images/train/a.png\ndata/images/train/b.png\n")
@@ -83,70 +82,70 @@ def test_yolo_as_cvat_exports_it(tmp_path, capsys):
 
     (root / "images").rename(tmp_path / "pics")
     message = failure(capsys, "yolo", root, "--out", tmp_path / "o")
-    assert "data.yaml: none of 2 pictures is there; name their folder with --images" in message
+    assert "data.yaml: none of its 2 images exists. Name their folder with --images" in message
     assert "label file" not in message, "the labels are all there"
     records, *_ = prepared(capsys, "yolo", root, "--images", tmp_path / "pics", "--out", tmp_path / "elsewhere")
     assert {name: len(record["objects"]["bbox"]) for name, record in records.items()} == {"train/a": 1, "train/b": 1}
 
 
-def test_yolo_lists_whose_names_mean_one_picture_are_refused(tmp_path, capsys):
+def test_yolo_rejects_lists_with_two_names_for_one_image(tmp_path, capsys):
     root = yolo(tmp_path / "in", "names: [cat]\ntrain: train.txt\n", {"images/0.png": "0 0.5 0.5 0.2 0.2\n"})
     write(root / "train.txt", "images/0.png\n./images/0.png\n")
     assert len(prepared(capsys, "yolo", root, "--out", tmp_path / "out")[0]) == 1
     write(root / "train.txt", "/cam1/images/0.png\n/cam2/images/0.png\n")
     message = failure(capsys, "yolo", root, "--out", tmp_path / "o")
-    assert "/cam1/images/0.png and /cam2/images/0.png would both be" in message
-    # In two lists as well, else one picture would be learned from and measured on.
+    assert "/cam1/images/0.png and /cam2/images/0.png both match" in message
+    # Also in two lists: the image would be used for both training and evaluation.
     write(root / "data.yaml", "names: [cat]\ntrain: train.txt\nval: val.txt\n")
     write(root / "train.txt", "/cam1/images/0.png\n")
     write(root / "val.txt", "/cam2/images/0.png\n")
-    assert "/cam1/images/0.png and /cam2/images/0.png would both be" in failure(
+    assert "/cam1/images/0.png and /cam2/images/0.png both match" in failure(
         capsys, "yolo", root, "--out", tmp_path / "o"
     )
-    # One file by two spellings of its whole name is no such case.
+    # Two spellings of the same full path are allowed.
     write(root / "train.txt", f"{root}/images/0.png\n")
     write(root / "val.txt", "images/0.png\n")
     *_, printed = prepared(capsys, "yolo", root, "--out", tmp_path / "both")
-    assert "the same picture stands in two splits" in printed
+    assert "image(s) are in more than one split" in printed
 
 
-def test_yolo_a_missing_picture_of_a_list_is_not_replaced_by_another(tmp_path, capsys):
+def test_yolo_does_not_replace_a_missing_image_of_a_list(tmp_path, capsys):
     files = {"images/a.png": "0 0.5 0.5 0.2 0.2\n", "images/b.png": "0 0.5 0.5 0.2 0.2\n"}
     root = yolo(tmp_path / "in", "names: [cat]\ntrain: train.txt\n", files)
     write(root / "train.txt", "images\\b.png\nother_camera/images/a.png\n")
     message = failure(capsys, "yolo", root, "--out", tmp_path / "out")
     assert f"other_camera/images/a: missing: {root / 'other_camera' / 'images' / 'a.png'}" in message
-    assert "images/b" not in message, "Windows writes it so"
-    # A folder that is really called data is no prefix.
+    assert "images/b" not in message, "a path of Windows"
+    # If there is a folder called data, it is not a prefix.
     write(root / "train.txt", "data/images/a.png\nimages/b.png\n")
-    picture(root / "data" / "images" / "a.png")
+    make_image(root / "data" / "images" / "a.png")
     write(root / "data" / "labels" / "a.txt", "0 0.5 0.5 0.2 0.2\n")
     records, *_ = prepared(capsys, "yolo", root, "--out", tmp_path / "out")
     assert sorted(records) == ["data/images/a", "images/b"]
 
 
-def test_yolo_a_data_set_below_a_folder_called_runs_is_none_of_a_detector(tmp_path, capsys):
+def test_yolo_reads_a_dataset_in_a_folder_called_runs(tmp_path, capsys):
     files = {f"runs/{split}/images/{split}.png": "0 0.5 0.5 0.2 0.2\n" for split in ("train", "val")}
     records, *_ = prepared(capsys, "yolo", yolo(tmp_path / "in", "names: [cat]\n", files), "--out", tmp_path / "out")
     assert len(records) == 2
     write(tmp_path / "in" / "runs" / "train" / "exp2" / "labels" / "x.txt", "0 0.4 0.4 0.2 0.2 0.93\n")
-    picture(tmp_path / "in" / "runs" / "train" / "exp2" / "batch.png")
+    make_image(tmp_path / "in" / "runs" / "train" / "exp2" / "batch.png")
     *_, printed = prepared(capsys, "yolo", tmp_path / "in", "--out", tmp_path / "out", "--overwrite")
-    assert "1 picture(s) are of a detector's runs" in printed
+    assert "1 image(s) are output of a detector" in printed
 
 
-def test_yolo_runs_of_a_detector_are_left_out(tmp_path, capsys):
+def test_yolo_leaves_out_the_output_of_detectors(tmp_path, capsys):
     write(tmp_path / "in" / "classes.txt", "cat\n")
-    picture(tmp_path / "in" / "images" / "a.png")
+    make_image(tmp_path / "in" / "images" / "a.png")
     write(tmp_path / "in" / "labels" / "a.txt", "0 0.5 0.5 0.2 0.2\n")
     run = tmp_path / "in" / "runs" / "detect" / "predict"
-    drawn = picture(run / "a.png")
+    drawn = make_image(run / "a.png")
     for name in ("a", "seen_elsewhere"):
         write(run / "labels" / f"{name}.txt", "0 0.4 0.4 0.2 0.2 0.93\n")
     records, problems, printed = prepared(capsys, "yolo", tmp_path / "in", "--out", tmp_path / "out")
     assert list(records) == ["images/a"] and problems == []
-    assert f"1 picture(s) are of a detector's runs and are left out, such as {drawn}" in printed
-    assert f"2 label file(s) are of a detector's runs and are left out, such as {run / 'labels' / 'a.txt'}" in printed
+    assert f"1 image(s) are output of a detector and are left out, such as {drawn}" in printed
+    assert f"2 label file(s) are output of a detector and are left out, such as {run / 'labels' / 'a.txt'}" in printed
 
 
 # ---- VOC -------------------------------------------------------------------------------------------------------------
@@ -155,24 +154,24 @@ def test_yolo_runs_of_a_detector_are_left_out(tmp_path, capsys):
 @pytest.mark.parametrize("suffix", ["xml", "XML"])
 def test_voc_splits_may_be_folders_of_the_annotations(tmp_path, capsys, suffix):
     for split, name in (("train", "a"), ("val", "b")):
-        picture(tmp_path / "in" / "images" / split / f"{name}.jpg")
+        make_image(tmp_path / "in" / "images" / split / f"{name}.jpg")
         write(tmp_path / "in" / "annotations" / split / f"{name}.{suffix}", voc_xml(f"{name}.jpg", (100, 80), CAT))
     records, *_ = prepared(capsys, "voc", tmp_path / "in", "--out", tmp_path / "out")
     assert splits_of(records) == {"train/a": "train", "val/b": "validation"}
 
 
-def test_voc_data_sets_named_after_splits_are_one(tmp_path, capsys):
+def test_voc_datasets_named_after_splits_become_one(tmp_path, capsys):
     for split in ("train", "test"):
-        picture(tmp_path / "in" / split / "images" / "a.jpg")
+        make_image(tmp_path / "in" / split / "images" / "a.jpg")
         write(tmp_path / "in" / split / "annotations" / "a.xml", voc_xml("a.jpg", (100, 80), CAT))
     records, *_ = prepared(capsys, "voc", tmp_path / "in", "--out", tmp_path / "out")
     assert splits_of(records) == {"train/annotations/a": "train", "test/annotations/a": "test"}
     assert records["test/annotations/a"]["image"] == str(tmp_path / "in" / "test" / "images" / "a.jpg")
 
 
-def test_pictures_elsewhere_have_the_folders_of_their_annotations(tmp_path, capsys):
+def test_images_elsewhere_have_the_subfolders_of_their_annotations(tmp_path, capsys):
     for camera in ("cam1", "cam2"):
-        picture(tmp_path / "pics" / camera / "0.jpg")
+        make_image(tmp_path / "pics" / camera / "0.jpg")
         write(tmp_path / "in" / "Annotations" / camera / "0.xml", voc_xml("0.jpg", (100, 80), CAT))
         shapes = [{"label": "cat", "points": [[1, 2], [30, 40]], "shape_type": "rectangle"}]
         write(tmp_path / "labelme" / camera / "0.json", json.dumps({"shapes": shapes, "imagePath": "0.jpg"}))
@@ -186,7 +185,7 @@ def test_pictures_elsewhere_have_the_folders_of_their_annotations(tmp_path, caps
 # ---- COCO ------------------------------------------------------------------------------------------------------------
 
 
-def test_coco_objects_without_bbox_count_by_their_polygons(tmp_path, capsys):
+def test_coco_objects_without_bbox_get_the_box_of_their_polygons(tmp_path, capsys):
     folder = coco(tmp_path / "in", [[None], [[]], [[1, 2, 3, 4]]])
     data = json.loads((folder / "annotations.json").read_text())
     data["annotations"][0] |= {"segmentation": [[10, 20, 30, 25, 15, 60], [40, 20, 41, 20, 41, 22]]}
@@ -195,7 +194,7 @@ def test_coco_objects_without_bbox_count_by_their_polygons(tmp_path, capsys):
     records, problems, printed = prepared(capsys, "coco", folder, "--out", tmp_path / "out")
     assert records["p0"]["objects"]["bbox"] == [[10, 20, 41, 60]]
     assert kinds(problems) == [("p1", "bad_box", [])]
-    assert "1 picture(s), such as p1, count as empty, because none of their objects could be used" in printed
+    assert "1 image(s), such as p1, count as empty because none of their objects is usable" in printed
 
 
 @pytest.mark.parametrize("subset", ["default", "Train", "Validation"])
@@ -203,36 +202,36 @@ def test_coco_as_cvat_exports_it(tmp_path, capsys, subset):
     coco(tmp_path / "made", [[[1, 2, 30, 40]]])
     annotations = (tmp_path / "made" / "annotations.json").read_text()
     write(tmp_path / "in" / "annotations" / f"instances_{subset}.json", annotations)
-    place = picture(tmp_path / "in" / "images" / subset / "p0.png")
+    place = make_image(tmp_path / "in" / "images" / subset / "p0.png")
     records, *_ = prepared(capsys, "coco", tmp_path / "in", "--out", tmp_path / "out")
     assert [record["image"] for record in records.values()] == [str(place)]
 
 
-def test_names_with_folders_give_way_to_the_folder_that_the_user_names(tmp_path, capsys):
+def test_images_option_finds_names_without_their_folders(tmp_path, capsys):
     folder = coco(tmp_path / "in", [[[1, 2, 30, 40]]])
     data = json.loads((folder / "annotations.json").read_text())
     data["images"][0]["file_name"] = "upload/1/p0.png"
     (folder / "annotations.json").write_text(json.dumps(data))
-    place = picture(tmp_path / "pics" / "p0.png")
+    place = make_image(tmp_path / "pics" / "p0.png")
     message = failure(capsys, "coco", folder / "annotations.json", "--out", tmp_path / "o")
-    assert "missing" in message, "nobody has said that the folders mean nothing"
-    words = ("--images", tmp_path / "pics", "--out", tmp_path / "out")
-    records, *_ = prepared(capsys, "coco", folder / "annotations.json", *words)
+    assert "missing" in message, "without --images, the folders in names count"
+    arguments = ("--images", tmp_path / "pics", "--out", tmp_path / "out")
+    records, *_ = prepared(capsys, "coco", folder / "annotations.json", *arguments)
     assert [record["image"] for record in records.values()] == [str(place)]
 
 
-def test_coco_pictures_may_be_named_by_coco_url(tmp_path, capsys):
+def test_coco_images_may_be_named_by_coco_url(tmp_path, capsys):
     folder = coco(tmp_path / "in", [[[1, 2, 30, 40]]])
     data = json.loads((folder / "annotations.json").read_text())
     del data["images"][0]["file_name"]
     data["images"][0]["coco_url"] = "http://images.cocodataset.org/train2017/000000001.jpg"
     (folder / "annotations.json").write_text(json.dumps(data))
-    place = picture(folder / "train2017" / "000000001.jpg")
+    place = make_image(folder / "train2017" / "000000001.jpg")
     records, *_ = prepared(capsys, "coco", folder, "--out", tmp_path / "out")
     assert {name: record["image"] for name, record in records.items()} == {"train2017/000000001": str(place)}
 
 
-def test_coco_annotations_of_a_refused_picture_are_no_further_errors(tmp_path, capsys):
+def test_coco_annotations_of_a_rejected_image_are_not_further_errors(tmp_path, capsys):
     folder = coco(tmp_path / "in", [[[1, 2, 30, 40]], [[1, 2, 30, 40], [5, 6, 7, 8]]])
     data = json.loads((folder / "annotations.json").read_text())
     del data["images"][1]["file_name"]
@@ -241,7 +240,7 @@ def test_coco_annotations_of_a_refused_picture_are_no_further_errors(tmp_path, c
     assert "images[1] needs id and file_name" in message and "1 problem(s)" in message
 
 
-def test_coco_class_that_another_id_bears_too_is_not_called_left_out(tmp_path, capsys):
+def test_coco_does_not_report_a_class_as_left_out_if_another_id_has_its_name(tmp_path, capsys):
     folder = coco(tmp_path / "in", [[[1, 2, 30, 40]]], name="_annotations.coco.json")
     data = json.loads((folder / "_annotations.coco.json").read_text())
     data["categories"] = [
@@ -258,7 +257,7 @@ def test_coco_class_that_another_id_bears_too_is_not_called_left_out(tmp_path, c
 
 def test_labelme_splits_may_be_folders_at_any_depth(tmp_path, capsys):
     for split in ("train", "val"):
-        picture(tmp_path / "in" / "data" / split / "a.jpg")
+        make_image(tmp_path / "in" / "data" / split / "a.jpg")
         shapes = [{"label": "cat", "points": [[1, 2], [30, 40]], "shape_type": "rectangle"}]
         write(tmp_path / "in" / "data" / split / "a.json", json.dumps({"shapes": shapes, "imagePath": "a.jpg"}))
     records, *_ = prepared(capsys, "labelme", tmp_path / "in", "--out", tmp_path / "out")
@@ -266,7 +265,7 @@ def test_labelme_splits_may_be_folders_at_any_depth(tmp_path, capsys):
 
 
 def test_labelme_shapes_of_a_group_are_one_object(tmp_path, capsys):
-    picture(tmp_path / "in" / "a.png")
+    make_image(tmp_path / "in" / "a.png")
     shapes = [
         {"label": label, "points": points, "shape_type": "polygon", "group_id": group}
         for label, group, points in (
@@ -285,25 +284,25 @@ def test_labelme_shapes_of_a_group_are_one_object(tmp_path, capsys):
 
 
 def test_jsonl_columns_that_are_not_parallel_are_left_out(tmp_path, capsys):
-    picture(tmp_path / "in" / "a.png")
+    make_image(tmp_path / "in" / "a.png")
     objects = {"bbox": [[1, 2, 30, 40]] * 3, "category": ["a", "b", "c"], "count": 3, "area": [1, 2, 3], "mask": []}
     write(tmp_path / "in" / "metadata.jsonl", json.dumps({"file_name": "a.png", "objects": objects}) + "\n")
-    words = ("--bbox-format", "xyxy", "--out", tmp_path / "out")
-    records, _, printed = prepared(capsys, "jsonl", tmp_path / "in", *words)
+    arguments = ("--bbox-format", "xyxy", "--out", tmp_path / "out")
+    records, _, printed = prepared(capsys, "jsonl", tmp_path / "in", *arguments)
     assert records["a"]["objects"].keys() == {"bbox", "category", "ignore", "area"}
     for name in ("count", "mask"):
-        assert f"objects.{name} holds no value for each box and is left out" in printed
+        assert f"objects.{name} does not hold a value for each box and is left out" in printed
 
 
-def test_csv_names_of_classes_come_before_their_numbers(tmp_path, capsys):
-    picture(tmp_path / "in" / "a.png")
+def test_csv_prefers_class_names_to_class_numbers(tmp_path, capsys):
+    make_image(tmp_path / "in" / "a.png")
     write(tmp_path / "in" / "rows.csv", "image_id,class,class_name,xmin,ymin,xmax,ymax\na.png,0,cat,1,2,30,40\n")
     records, *_ = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
     assert records["a"]["objects"]["category"] == ["cat"]
 
 
 @pytest.mark.parametrize("option", ["SOURCE", "--out", "--images"])
-def test_an_empty_path_is_not_this_folder(tmp_path, capsys, option):
+def test_an_empty_path_is_rejected(tmp_path, capsys, option):
     voc(tmp_path / "in", ["a"])
     words = {"SOURCE": tmp_path / "in", "--out": tmp_path / "out", "--images": tmp_path / "in"} | {option: ""}
     source = words.pop("SOURCE")

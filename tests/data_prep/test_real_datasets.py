@@ -1,4 +1,4 @@
-"""data_prep on real data sets, whose boxes are counted a second time by other means than the readers."""
+"""data_prep on real datasets, whose boxes are also counted independently of the readers."""
 
 import csv
 import json
@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from boxtune.data.records import read_info, read_records
+from boxtune.data.dataset import read_info, read_records
 from data_prep.__main__ import main
 
 
 def prepared(source: Path, name: str, tmp_path: Path) -> tuple[dict[str, dict], list[dict], dict]:
     """({id: record}, problems, dataset.json)"""
     if not source.exists():
-        pytest.skip(f"{source} is absent")
+        pytest.skip(f"{source} does not exist")
     out = tmp_path / "out"
     main([name, str(source), "--out", str(out)])
     info = read_info(out)
@@ -76,7 +76,7 @@ def test_publaynet(shared_data, tmp_path):
 def test_aquarium(shared_data, tmp_path, capsys):
     source = shared_data / "aquarium_yolo"
     records, problems, info = prepared(source, "yolo", tmp_path)
-    assert "names train: ../train/images, which is absent" in capsys.readouterr().err
+    assert "names train: ../train/images, which does not exist" in capsys.readouterr().err
     assert len(records) == len(list((source / "valid" / "images").iterdir())) == 40 and not problems
     total = 0
     for file in (source / "valid" / "labels").iterdir():
@@ -84,9 +84,9 @@ def test_aquarium(shared_data, tmp_path, capsys):
         rows = [line.split() for line in file.read_text().splitlines()]
         assert record["objects"]["category"] == [info["classes"][int(row[0])] for row in rows]
         for row, (x0, y0, x1, y1) in zip(rows, record["objects"]["bbox"], strict=True):
-            centre_and_size = [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]
+            center_and_size = [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]
             sides = [record["width"], record["height"]] * 2
-            assert centre_and_size == pytest.approx(
+            assert center_and_size == pytest.approx(
                 [float(v) * s for v, s in zip(row[1:], sides, strict=True)], abs=0.002
             )
         with Image.open(record["image"]) as image:

@@ -1,4 +1,4 @@
-"""data_prep: tables whose columns and box convention are told from what they hold: `datasets` tables and JSON lines."""
+"""data_prep: tables whose columns and box convention are inferred: `datasets` tables and JSON lines."""
 
 import json
 
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from boxtune.data.boxes import box_xyxy_to_xywh
-from tests.helpers.sources import failure, kinds, picture, prepared
+from tests.helpers.sources import failure, kinds, make_image, prepared
 
 SIDES = np.array([100, 80, 100, 80])
-# As objects lie: near the borders too, which is what tells conventions apart.
+# Some objects are near the borders of the image, which is what distinguishes conventions.
 BOXES_XYXY = np.array([[60, 50, 95, 75], [5, 4, 45, 40], [50, 5, 98, 30], [2, 45, 30, 78]])
 WRITTEN = {
     "xyxy": lambda boxes: boxes,
@@ -23,10 +23,10 @@ WRITTEN = {
 def lines(
     folder, boxes: list, parent: str = "objects", bbox: str = "bbox", label: str = "category", rows: bool = False
 ):
-    """metadata.jsonl with two boxes a picture, and a picture without any."""
+    """metadata.jsonl with two boxes per image, and an image without any."""
     written = []
     for i in range(0, len(boxes) + 1, 2):
-        picture(folder / f"p{i}.png")
+        make_image(folder / f"p{i}.png")
         own = [list(map(float, box)) for box in boxes[i : i + 2]]
         objects = {bbox: own, label: ["cup"] * len(own), "area": [1] * len(own)}
         if rows:
@@ -40,7 +40,7 @@ def lines(
 @pytest.mark.parametrize(
     ("layout", "fractions"), [("xyxy", False), ("xywh", False), ("cxcywh", False), ("xywh", True), ("cxcywh", True)]
 )
-def test_the_convention_is_told_from_the_boxes(tmp_path, capsys, layout, fractions, rows):
+def test_the_convention_is_inferred_from_the_boxes(tmp_path, capsys, layout, fractions, rows):
     boxes = WRITTEN[layout](BOXES_XYXY) / (SIDES if fractions else 1)
     folder = lines(tmp_path / "in", boxes, rows=rows)
     records, problems, printed = prepared(capsys, "jsonl", folder, "--out", tmp_path / "out")
@@ -48,31 +48,32 @@ def test_the_convention_is_told_from_the_boxes(tmp_path, capsys, layout, fractio
     assert np.abs(np.array(found) - BOXES_XYXY).max() < 0.002 and not problems
     assert records["p4"]["objects"]["bbox"] == [] and records["p0"]["objects"]["area"] == [1, 1]
     assert (
-        f"boxes in {'fractions' if fractions else 'pixels'}; of 4, fit as" in printed and f"read as {layout}" in printed
+        f"read as {layout}; of 4 boxes in {'fractions' if fractions else 'pixels'}, " in printed
+        and f"{layout} fits 4" in printed
     )
 
 
 @pytest.mark.parametrize("layout", WRITTEN)
-def test_the_user_may_say_the_convention(tmp_path, capsys, layout):
+def test_the_user_may_name_the_convention(tmp_path, capsys, layout):
     folder = lines(tmp_path / "in", WRITTEN[layout](BOXES_XYXY))
     records, *_ = prepared(capsys, "jsonl", folder, "--bbox-format", layout, "--out", tmp_path / "out")
     assert records["p0"]["objects"]["bbox"] == BOXES_XYXY[:2].tolist()
 
 
-def test_boxes_that_fit_several_conventions_need_the_users_word(tmp_path, capsys):
+def test_boxes_that_fit_several_conventions_need_an_option(tmp_path, capsys):
     folder = lines(tmp_path / "in", np.array([[20, 20, 30, 30], [22, 20, 30, 30]]))
     message = failure(capsys, "jsonl", folder, "--out", tmp_path / "out")
-    assert "Several conventions fit" in message and "--bbox-format {xyxy,xywh,yxyx,cxcywh}" in message
+    assert "Several box conventions fit" in message and "--bbox-format {xyxy,xywh,yxyx,cxcywh}" in message
     assert "[20.0, 20.0, 30.0, 30.0]" in message
 
 
-def test_boxes_that_fit_none_are_shown(tmp_path, capsys):
+def test_boxes_that_fit_no_convention_are_shown(tmp_path, capsys):
     folder = lines(tmp_path / "in", np.array([[900, 20, 30, 30], [22, 720, 30, 30], [10, 10, 500, 3], [5, 5, 6, 6]]))
     message = failure(capsys, "jsonl", folder, "--out", tmp_path / "out")
-    assert "No convention fits" in message and message.count("(100, 80): [") == 3
-    # What the user says is tested too, by the common pipeline.
+    assert "No box convention fits" in message and message.count("(100, 80): [") == 3
+    # A convention that the user names is checked too, by the common pipeline.
     again = failure(capsys, "jsonl", folder, "--bbox-format", "xyxy", "--out", tmp_path / "out")
-    assert "The box convention looks wrong" in again and "Say how they are written with --bbox-format {xyxy," in again
+    assert "The box convention looks wrong" in again and "State the convention with --bbox-format {xyxy," in again
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_jsonl_faults_are_collected(tmp_path, capsys):
         file.write('{"file_name": 5, "objects": null}\n{"file_name": "p0.png", "objects": 3}\n')
         file.write('{"file_name": "p0.png", "objects": {"bbox": [[1, 2, 3, 4]], "category": []}}\n')
     message = failure(capsys, "jsonl", folder, "--out", tmp_path / "out")
-    assert ":5: file_name must name a picture, got 5" in message and ":6: objects must be rows" in message
+    assert ":5: file_name must name an image, got 5" in message and ":6: objects must be rows" in message
     assert ":7: the columns of objects differ in length" in message
     (folder / "metadata.jsonl").write_text("[]\n{\n")
     message = failure(capsys, "jsonl", folder, "--out", tmp_path / "out")
@@ -113,7 +114,7 @@ def table(folder, categories: str, image: str = "image") -> datasets.Dataset:
     label = datasets.ClassLabel(names=["jar", "cup"]) if categories == "numbered" else datasets.Value("string")
     cup = 1 if categories == "numbered" else "cup"
     rows = [
-        {image: str(picture(folder / f"{i}.png")), "objects": {"bbox": boxes, "category": [cup] * 2}}
+        {image: str(make_image(folder / f"{i}.png")), "objects": {"bbox": boxes, "category": [cup] * 2}}
         for i, boxes in enumerate([BOXES_XYXY[:2].tolist(), BOXES_XYXY[2:].tolist()])
     ]
     objects = {
@@ -134,10 +135,10 @@ def test_hf_tables(tmp_path, capsys, categories, image):
     ]
     assert {name for record in records.values() for name in record["objects"]["category"]} == {"cup"}
     assert all((tmp_path / "out" / record["image"]).is_file() for record in records.values()) and not problems
-    assert "read as xyxy" in printed and ("no object of class jar" in printed) == (categories == "numbered")
+    assert "read as xyxy" in printed and ("no objects of class jar" in printed) == (categories == "numbered")
 
 
-def test_hf_tables_without_pictures_are_refused(tmp_path, capsys):
+def test_hf_tables_without_images_are_rejected(tmp_path, capsys):
     table(tmp_path / "p", "text").rename_column("image", "photo").to_parquet(tmp_path / "t.parquet")
     message = failure(capsys, "hf", tmp_path / "t.parquet", "--image-field", "foto", "--out", tmp_path / "out")
     assert "has no column foto; it has photo, objects" in message
@@ -156,10 +157,10 @@ def test_numbers_for_classes_can_be_named(tmp_path, capsys):
 
 @pytest.mark.parametrize("layout", ["xyxy", "yxyx"])
 def test_corners_in_fractions_may_be_x_or_y_first(tmp_path, capsys, layout):
-    """No test tells them apart, so the user must."""
+    """No check can distinguish them, so the user must."""
     folder = lines(tmp_path / "in", WRITTEN[layout](BOXES_XYXY / SIDES))
     message = failure(capsys, "jsonl", folder, "--out", tmp_path / "out")
-    assert "Several conventions fit" in message and "xyxy 4" in message and "yxyx 4" in message
+    assert "Several box conventions fit" in message and "xyxy fits 4" in message and "yxyx fits 4" in message
     records, *_ = prepared(capsys, "jsonl", folder, "--bbox-format", layout, "--out", tmp_path / "out")
     assert np.abs(np.array(records["p0"]["objects"]["bbox"]) - BOXES_XYXY[:2]).max() < 0.002
 
@@ -174,7 +175,7 @@ def test_a_stray_box_does_not_turn_fractions_into_pixels(tmp_path, capsys):
     ]
 
 
-def test_rows_with_other_fields_are_errors_and_not_empty_pictures(tmp_path, capsys):
+def test_rows_with_other_fields_are_errors_and_not_empty_images(tmp_path, capsys):
     folder = lines(tmp_path / "in", BOXES_XYXY)
     with open(folder / "metadata.jsonl", "a") as file:
         file.write('{"file_name": "p0.png", "objects": {"boxes": [[1, 2, 3, 4]], "labels": ["cup"]}}\n')
@@ -193,12 +194,12 @@ def test_marks_of_ignored_boxes(tmp_path, capsys):
     assert records["p0"]["objects"]["ignore"] == [True, False] and records["p0"]["note"] == "a\u2028b"
 
 
-def test_named_fields_are_taken_though_the_first_rows_are_empty(tmp_path, capsys):
+def test_named_fields_are_used_even_if_the_first_rows_are_empty(tmp_path, capsys):
     folder = lines(tmp_path / "in", BOXES_XYXY, rows=True)
     text = (folder / "metadata.jsonl").read_text()
     empty = []
     for i in range(3):
-        picture(folder / f"e{i}.png")
+        make_image(folder / f"e{i}.png")
         empty.append(json.dumps({"file_name": f"e{i}.png", "objects": []}))
     (folder / "metadata.jsonl").write_text("\n".join([*empty, text]))
     flags = ["--bbox-field", "objects.bbox", "--label-field", "objects.category"]
@@ -206,7 +207,7 @@ def test_named_fields_are_taken_though_the_first_rows_are_empty(tmp_path, capsys
     assert records["p0"]["objects"]["bbox"] == BOXES_XYXY[:2].tolist() and records["e1"]["objects"]["bbox"] == []
 
 
-def test_hf_folders_named_after_splits_and_pictures_of_one_name(tmp_path, capsys):
+def test_hf_folders_named_after_splits_with_equal_image_names(tmp_path, capsys):
     for split in ("train", "validation"):
         (tmp_path / "in" / split).mkdir(parents=True)
         part = table(tmp_path / split, "text")
@@ -215,23 +216,23 @@ def test_hf_folders_named_after_splits_and_pictures_of_one_name(tmp_path, capsys
     assert sorted(record["split"] for record in records.values()) == ["train", "train", "validation", "validation"]
 
 
-def test_a_second_column_of_pictures_is_left_out(tmp_path, capsys):
+def test_a_second_column_of_images_is_left_out(tmp_path, capsys):
     one = table(tmp_path / "p", "text")
     masks = datasets.Dataset.from_dict({"mask": one["image"]}).cast_column("mask", datasets.Image())
     datasets.concatenate_datasets([one, masks], axis=1).save_to_disk(tmp_path / "in")
     records, _, printed = prepared(capsys, "hf", tmp_path / "in", "--out", tmp_path / "out")
-    assert "further columns of pictures are left out: mask" in printed
+    assert "further image columns are left out: mask" in printed
     assert not any("mask" in record for record in records.values())
 
 
-def test_options_that_a_format_does_not_read_are_refused(tmp_path, capsys):
+def test_options_that_a_format_does_not_read_are_rejected(tmp_path, capsys):
     folder = lines(tmp_path / "in", BOXES_XYXY)
     message = failure(capsys, "coco", folder, "--bbox-format", "xywh", "--label-field", "x", "--out", tmp_path / "out")
     assert "--bbox-format is read by jsonl, hf" in message and "--label-field is read by via" in message
 
 
-def test_a_picture_without_objects_may_have_words_of_its_own(tmp_path, capsys):
-    """`annotation`, where objects may lie, here holds a name."""
+def test_an_image_without_objects_may_have_a_text_field_called_annotation(tmp_path, capsys):
+    """The field `annotation` often holds the objects; here it is a text."""
     folder = lines(tmp_path / "in", BOXES_XYXY)
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().split("\n") if line]
     rows[-1] = rows[-1] | {"objects": [], "annotation": "by Ann"}

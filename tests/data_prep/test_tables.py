@@ -1,4 +1,4 @@
-"""data_prep: the formats that are tables or lists: CSV, AABB, Open Food Facts."""
+"""data_prep: the formats with tables or lists: CSV, AABB, Open Food Facts."""
 
 import json
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 import datasets
 import pytest
 
-from boxtune.data.records import read_info
+from boxtune.data.dataset import read_info
 from tests.helpers.records import ROOT
-from tests.helpers.sources import failure, picture, prepared
+from tests.helpers.sources import failure, make_image, prepared
 
-# As test pictures: a training split needs objects, of which these few may have none.
+# A training split needs objects, which these few images may not have, so they all go to the test split.
 TO_TEST = ("--split-ratio", "0,0,100")
 
 
@@ -30,7 +30,7 @@ TO_TEST = ("--split-ratio", "0,0,100")
 )
 def test_csv_columns(tmp_path, capsys, text):
     for name in ("a.png", "b.png"):
-        picture(tmp_path / "in" / "images" / name)
+        make_image(tmp_path / "in" / "images" / name)
     (tmp_path / "in" / "boxes.csv").write_text(text)
     records, problems, _ = prepared(capsys, "csv", tmp_path / "in", *TO_TEST, "--out", tmp_path / "out")
     first, second = (records[name] for name in sorted(records))
@@ -40,8 +40,8 @@ def test_csv_columns(tmp_path, capsys, text):
 
 
 @pytest.mark.parametrize("header", ["", "filename,xmin,ymin,xmax,ymax\n"])
-def test_csv_needs_no_class_where_the_user_names_it(tmp_path, capsys, header):
-    picture(tmp_path / "in" / "a.png")
+def test_csv_needs_no_class_column_with_default_class(tmp_path, capsys, header):
+    make_image(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "boxes.csv").write_text(f"{header}a.png,1,2,30,40\n")
     words = ("csv", tmp_path / "in", "--default-class", "cat", "--out", tmp_path / "out")
     objects = prepared(capsys, *words)[0]["a"]["objects"]
@@ -50,16 +50,16 @@ def test_csv_needs_no_class_where_the_user_names_it(tmp_path, capsys, header):
 
 @pytest.mark.parametrize("column", ["difficult", "IsCrowd", "is_crowd", "ignore"])
 def test_csv_objects_that_are_marked_are_ignored(tmp_path, capsys, column):
-    picture(tmp_path / "in" / "a.png")
+    make_image(tmp_path / "in" / "a.png")
     rows = "a.png,1,2,30,40,cat,0\na.png,5,6,70,80,cat,1\n"
     (tmp_path / "in" / "boxes.csv").write_text(f"filename,xmin,ymin,xmax,ymax,class,{column}\n{rows}")
     records, _, printed = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
     assert records["a"]["objects"]["ignore"] == [False, True] and "not read" not in printed
 
 
-def test_csv_columns_that_are_not_read_are_named_once(tmp_path, capsys):
+def test_csv_columns_that_are_not_read_are_listed_once(tmp_path, capsys):
     for split in ("train", "test"):
-        picture(tmp_path / "in" / f"{split}.png")
+        make_image(tmp_path / "in" / f"{split}.png")
         header = "filename,width,height,xmin,ymin,xmax,ymax,class,occluded,Area\n"
         (tmp_path / "in" / f"{split}.csv").write_text(f"{header}{split}.png,100,80,1,2,30,40,cat,1,7\n")
     *_, printed = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
@@ -68,30 +68,30 @@ def test_csv_columns_that_are_not_read_are_named_once(tmp_path, capsys):
 
 @pytest.mark.parametrize("row", ["a.png,1,2,30,40,{}\n", "a.png,100,80,{},1,2,30,40\n"])
 @pytest.mark.parametrize("name", ["left", "bottom"])
-def test_csv_rows_whose_class_is_called_as_a_column_are_no_header(tmp_path, capsys, row, name):
-    picture(tmp_path / "in" / "a.png")
+def test_csv_rows_with_a_class_named_like_a_column_are_not_a_header(tmp_path, capsys, row, name):
+    make_image(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "boxes.csv").write_text(row.format(name) + row.format("cat"))
     records, *_ = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
     assert records["a"]["objects"]["category"] == [name, "cat"]
 
 
-def test_csv_splits_and_missing_pictures(tmp_path, capsys):
+def test_csv_splits_and_missing_images(tmp_path, capsys):
     for split in ("train", "test"):
-        picture(tmp_path / "in" / f"{split}.png")
+        make_image(tmp_path / "in" / f"{split}.png")
         (tmp_path / "in" / f"{split}_labels.csv").write_text(f"{split}.png,1,2,30,40,cat\n")
     records, *_ = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
     assert {name: record["split"] for name, record in records.items()} == {"train": "train", "test": "test"}
     with open(tmp_path / "in" / "test_labels.csv", "a") as rows:
         rows.write("gone.png,1,2,30,40,cat\nshort.png,1\n")
     message = failure(capsys, "csv", tmp_path / "in", "--out", tmp_path / "o")
-    assert "gone: missing" in message and "test_labels.csv:3: 2 columns" in message
+    assert "gone: missing" in message and "test_labels.csv:3: has 2 columns" in message
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
         (b"a,b,c\n1,2,3\n", "the header a,b,c lacks columns"),
-        (b"a.png,2,3\n", "cannot tell the columns"),
+        (b"a.png,2,3\n", "cannot identify the columns"),
         (b"filename,class\na.png,cat\n", "xmin"),
         (b"filename,xmin,ymin,width,height,class\na.png,1,2,30,40,cat\n", "right edge: xmax, x_max"),
         (b"", "is empty"),
@@ -104,9 +104,9 @@ def test_csv_that_cannot_be_read(tmp_path, capsys, content, expected):
     assert expected in failure(capsys, "csv", tmp_path / "rows.csv", "--out", tmp_path / "out")
 
 
-def test_aabb_keeps_what_else_objects_and_pictures_have(tmp_path, capsys):
-    picture(tmp_path / "in" / "deep" / "a.png")
-    picture(tmp_path / "in" / "b.png")
+def test_aabb_keeps_other_keys_of_objects_and_images(tmp_path, capsys):
+    make_image(tmp_path / "in" / "deep" / "a.png")
+    make_image(tmp_path / "in" / "b.png")
     entries = [
         {
             "image": "a.png",
@@ -167,7 +167,7 @@ def test_aabb_faults_are_collected(tmp_path, capsys):
 def food_table(folder: Path, count: int, start: int = 0) -> datasets.Dataset:
     rows = []
     for i in range(start, start + count):
-        path = picture(folder / f"{i}.{'jpg' if i % 2 else 'webp'}", 100 + i, 80)
+        path = make_image(folder / f"{i}.{'jpg' if i % 2 else 'webp'}", 100 + i, 80)
         boxes = [[0.25, 0.1, 0.75, 0.5]] * (i % 2)
         objects = {"bbox": boxes, "category_id": [0] * len(boxes), "category_name": ["nutrition-table"] * len(boxes)}
         image = {"bytes": path.read_bytes(), "path": None}
@@ -219,18 +219,18 @@ def test_openfoodfacts_tables_of_every_kind_give_the_same_records(tmp_path, caps
 @pytest.mark.parametrize(
     ("column", "value", "expected"),
     [
-        ("objects", "x", "objects must be rows, or lists"),
-        ("objects", {"bbox": None, "category_name": ["a"]}, "objects must be rows, or lists"),
-        ("objects", [3], "objects must be rows, or lists"),
-        ("objects", {"bbox": [0.1, 0.2], "category_name": ["a", "b"]}, "Not one of 2 boxes"),
-        ("image_id", "a" * 300, "longer than the 255 bytes"),
+        ("objects", "x", "objects must be rows or parallel lists"),
+        ("objects", {"bbox": None, "category_name": ["a"]}, "objects must be rows or parallel lists"),
+        ("objects", [3], "objects must be rows or parallel lists"),
+        ("objects", {"bbox": [0.1, 0.2], "category_name": ["a", "b"]}, "None of the 2 boxes"),
+        ("image_id", "a" * 300, "longer than 255 bytes"),
         ("image_id", "a\0b", "NUL character"),
         ("image", {"bytes": b"RIFF\x10\0\0\0WEBPVP8 torn", "path": None}, "0: "),
         ("image", {"bytes": b"#define im_width {\n#define im_height 4\n", "path": None}, "0: "),
     ],
 )
-def test_openfoodfacts_rows_that_make_no_sense(tmp_path, capsys, column, value, expected):
-    data = picture(tmp_path / "p.png").read_bytes()
+def test_openfoodfacts_rows_with_invalid_values(tmp_path, capsys, column, value, expected):
+    data = make_image(tmp_path / "p.png").read_bytes()
     row = {"image_id": "0", "image": {"bytes": data, "path": None}, "objects": None} | {column: value}
     table = datasets.Dataset.from_list([row]).cast_column("image", datasets.Image())
     table.to_parquet(tmp_path / "t.parquet")
@@ -239,7 +239,7 @@ def test_openfoodfacts_rows_that_make_no_sense(tmp_path, capsys, column, value, 
 
 @pytest.mark.parametrize("name", ["dataset_dict.json", "train/state.json", "train/dataset_info.json"])
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"splits": [3]}', '{"_data_files": 3}', '{"features": 3}'])
-def test_openfoodfacts_folders_with_a_torn_file(tmp_path, capsys, name, content):
+def test_openfoodfacts_folders_with_a_corrupt_file(tmp_path, capsys, name, content):
     datasets.DatasetDict(train=food_table(tmp_path / "p", 2)).save_to_disk(tmp_path / "disk")
     (tmp_path / "disk" / name).write_text(content)
     if (name, content) == ("train/dataset_info.json", '{"_data_files": 3}'):
@@ -251,9 +251,9 @@ def test_openfoodfacts_folders_with_a_torn_file(tmp_path, capsys, name, content)
 def test_openfoodfacts_tables_that_cannot_be_read(tmp_path, capsys):
     table = food_table(tmp_path / "p", 3)
     table.to_parquet(tmp_path / "t.parquet")
-    torn = tmp_path / "torn.parquet"
-    torn.write_bytes((tmp_path / "t.parquet").read_bytes()[:-500])
-    assert "not a table" in failure(capsys, "openfoodfacts", torn, "--out", tmp_path / "out")
+    corrupt = tmp_path / "corrupt.parquet"
+    corrupt.write_bytes((tmp_path / "t.parquet").read_bytes()[:-500])
+    assert "not a table" in failure(capsys, "openfoodfacts", corrupt, "--out", tmp_path / "out")
     table.remove_columns("objects").to_parquet(tmp_path / "t.parquet")
     assert "has no column objects" in failure(
         capsys, "openfoodfacts", tmp_path / "t.parquet", "--out", tmp_path / "out"
