@@ -1,4 +1,4 @@
-# boxtune: every target installs what it needs first. `make help` lists them.
+# boxtune: every target first installs what it needs. `make help` lists the targets.
 RECIPE ?= tiny_nutrition_qlora
 OVERLAY ?=
 DATA ?=
@@ -13,7 +13,7 @@ VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 # Several GPUs: make train RECIPE=nutrition_qlora LAUNCH=".venv/bin/accelerate launch --config_file recipes/accelerate/ddp.yaml"
 LAUNCH ?= $(PYTHON)
-# Several processes that are told to stop finish their step and save a checkpoint; torch would give them 30 seconds.
+# On a stop signal, several training processes finish their step and save a checkpoint. torch would kill them after 30 seconds.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 600
 RECIPE_ARGS = --config $(RECIPE) $(if $(OVERLAY),--overlay $(OVERLAY)) --output_dir $(RUN) $(ARGS)
 
@@ -26,7 +26,7 @@ help: ## list the targets
 	@echo "recipes:  $(basename $(notdir $(wildcard recipes/*.yaml)))"
 	@echo "overlays: $(basename $(notdir $(wildcard recipes/overlays/*.yaml)))"
 
-train: $(VENV)/.base ## train RECIPE, compare it with its base on the test split, merge it
+train: $(VENV)/.base ## train RECIPE, compare it with its base model on the test split, and merge it
 	$(LAUNCH) train_sft.py $(RECIPE_ARGS)
 	@set -e; if [ -f $(RUN)/final/adapter_config.json ]; then set -x; \
 		$(PYTHON) evaluate.py --ckpt $(RUN)/final --base; \
@@ -35,41 +35,43 @@ train: $(VENV)/.base ## train RECIPE, compare it with its base on the test split
 		$(PYTHON) evaluate.py --ckpt $(RUN)/final; \
 	fi
 
-recipe: $(VENV)/.base ## write recipes/NAME.yaml for the prepared data set DATA=data/NAME and MODEL=id
-	@test -n "$(DATA)" || { echo "error: name the prepared data: make recipe DATA=data/NAME"; exit 2; }
+recipe: $(VENV)/.base ## write recipes/NAME.yaml for the prepared dataset DATA=data/NAME and MODEL=id
+	@test -n "$(DATA)" || { echo "error: give the prepared dataset: make recipe DATA=data/NAME"; exit 2; }
 	$(PYTHON) -m data_prep recipe $(DATA) --model $(MODEL) $(ARGS)
 
-check: $(VENV)/.base ## decode what RECIPE would supervise back to boxes, and draw it, before training
+check: $(VENV)/.base ## before training: decode the supervised tokens of RECIPE back to boxes and draw them
 	$(PYTHON) check_recipe.py $(RECIPE_ARGS)
 
-eval: $(VENV)/.base ## evaluate RECIPE's last run, or CKPT=dir
+eval: $(VENV)/.base ## evaluate the last run of RECIPE, or CKPT=dir
 	$(PYTHON) evaluate.py --ckpt $(CKPT) $(ARGS)
 
-merge: $(VENV)/.base ## merge RECIPE's last run, or CKPT=dir, into one bf16 model and verify it
+merge: $(VENV)/.base ## merge the last run of RECIPE, or CKPT=dir, into one bf16 model and verify it
 	$(PYTHON) merge_adapter.py --ckpt $(CKPT) $(ARGS)
 
-benchmark: $(VENV)/.base ## measure what docs/results.md reports and is not measured yet, and write it
+benchmark: $(VENV)/.base ## run the benchmarks of docs/results.md that have no result yet, and write the page
 	$(PYTHON) -m benchmarks.run $(ARGS)
 
 test: $(VENV)/.dev ## run all tests
 	$(PYTHON) -m pytest $(ARGS)
 
-quality: $(VENV)/.dev ## check format and lint
+quality: $(VENV)/.dev ## check format, lint, import rules and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mypy
 
-format: $(VENV)/.dev ## format and mend what the linter can
+format: $(VENV)/.dev ## format, and fix what the linter can fix
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-install: $(VENV)/.base ## set up .venv and nothing else
+install: $(VENV)/.base ## create .venv and nothing else
 
-clean: ## remove the environment and caches; data/ and runs/ stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean: ## remove .venv and caches; keep data/ and runs/
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 $(VENV)/.python:
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: boxtune needs Python 3.11 or later; python3 is $$(python3 --version). Put a later one first in PATH."; exit 2; }
+		{ echo "error: boxtune needs Python 3.11 or later, but python3 is $$(python3 --version). Put a newer one first in PATH."; exit 2; }
 	python3 -m venv $(VENV)
 	@touch $@
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from boxtune.data.records import write_dataset
+from boxtune.data.dataset import write_dataset
 from tests.helpers.records import FAMILIES, ROOT, make_record
 
 # The same examples each time, so that a failure is a change's own; --hypothesis-profile=default draws new ones.
@@ -24,7 +24,7 @@ def shared_data() -> Path:
     """Real annotated images for development; not part of the repository."""
     path = Path(os.environ.get("BOXTUNE_DATA", ROOT.parent / "shared" / "data"))
     if not path.is_dir():
-        pytest.skip(f"{path} is absent; set BOXTUNE_DATA to run the tests on real data sets")
+        pytest.skip(f"{path} is absent; set BOXTUNE_DATA to run the tests on real datasets")
     return path
 
 
@@ -41,7 +41,7 @@ def tiny_models(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory) -> Path:
-    """A prepared data set of red and blue squares: 16 train, 6 validation, 6 test images, some empty."""
+    """A prepared dataset of red and blue squares: 16 train, 6 validation, 6 test images, some empty."""
     folder = tmp_path_factory.mktemp("data") / "squares"
     pictures = folder.parent / "pictures"
     pictures.mkdir()

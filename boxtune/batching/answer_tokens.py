@@ -1,9 +1,8 @@
-"""Where an answer's objects stand among its tokens: what the box losses, and noise objects, need to know.
+"""The tokens of a response that box losses and noise objects need: the digits of each box, and the decisions.
 
-Two things are found. The *digits* of every box. And the *decisions*: before each object and after the last, one token says
-whether another object follows or the answer ends, and another token would have said the opposite. Which two tokens these
-are depends on the tokeniser and, where it joins a label's last sign with what closes the object, on the label; so both
-are found by writing short answers and looking where they part.
+A decision is the token that continues to another object or ends the response, one before each object and one after the last.
+The two alternatives depend on the tokenizer, and on the label where the tokenizer joins the label's last character with the
+text that closes the object. They are found by encoding short responses and comparing their tokens.
 """
 
 import re
@@ -12,17 +11,21 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from boxtune.answers.codecs import Codec
+from boxtune.answers.syntaxes.parsed import Place
 from boxtune.common.errors import UserError
 
 _NUMBER = re.compile(r"[0-9]+")
-# A frame that holds the boxes of the answers written here to learn from.
-_SIZE = (1000, 1000)
+
+# A box and an image size, both valid for every codec, for the short responses that are encoded and compared here.
 _BOX = [100, 100, 500, 500]
+_SIZE = (1000, 1000)
+
+Span = tuple[int, int]  # (start, end) in characters
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The token number `index` is `go_on` or `stop`, and the other of the two would have been the opposite."""
+    """The token at position `index` is `go_on` if the response continues with another object (`goes_on`), else `stop`."""
 
     index: int
     go_on: int
@@ -32,8 +35,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class ObjectTokens:
-    """Token numbers of one object: the digits of each of its numbers (four for a box, two for a point) and its label's,
-    which reads `name`."""
+    """Token positions of one object.
+
+    numbers: those of the digits of each of its numbers (four for a box, two for a point). label: those of its label text.
+    name: the label.
+    """
 
     numbers: list[list[int]]
     label: list[int]
@@ -42,7 +48,10 @@ class ObjectTokens:
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """`ids` are the tokens of an answer and its end token; `digits` {token number: value} of those in a box's numbers."""
+    """The tokens of one response. All positions count from its first token.
+
+    ids: token ids, including the end token. digits: {position: value} of the digits in the numbers of all objects.
+    """
 
     ids: list[int]
     objects: list[ObjectTokens]
@@ -50,78 +59,100 @@ class AnswerTokens:
     digits: dict[int, int]
 
 
+@dataclass(frozen=True)
+class _Alternatives:
+    """The two tokens of a decision. `offset`: where they start, in characters after the end of the object before them."""
+
+    offset: int
+    go_on: int
+    stop: int
+
+
 class AnswerTokenizer:
-    """Tokenises answers of one codec, each with its end token, and finds objects and decisions in them."""
+    """Tokenizes responses of one codec, each with its end token, and locates their objects and decisions."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, codec: Codec):
-        self.tokenizer, self.codec = tokenizer, codec
-        none, one = self._tokenize(self._write([]))[0], self._tokenize(self._write(["object"]))[0]
-        first = _parting(none, one)
-        self._first = first, one[first], none[first]
-        self._after: dict[str, tuple[int, int, int]] = {}
+        self.tokenizer = tokenizer
+        self.codec = codec
+        empty, _ = self._tokenize(self._example([]))
+        one, _ = self._tokenize(self._example(["object"]))
+        self._first_index = _first_difference(empty, one)
+        self._first_go_on, self._first_stop = one[self._first_index], empty[self._first_index]
+        self._after: dict[str, _Alternatives] = {}
 
     def __call__(self, answer: str, input_size: tuple[int, int]) -> AnswerTokens:
-        """`answer` as the codec wrote it, without its end token, for a picture of `input_size` (height, width).
+        """The tokens of `answer`, as the codec wrote it and without its end token.
 
-        Raises UserError where the tokeniser joins digits: then a coordinate has no digits to learn from.
+        `input_size` is the (height, width) of the resized input. Raises UserError if the tokenizer does not give every digit
+        its own token, because box losses and noise objects need the digits.
         """
         text = answer + self.tokenizer.eos_token
         ids, spans = self._tokenize(text)
-        found = self.codec.decode(answer, input_size, input_size)
-        starting = {start: i for i, (start, _) in enumerate(spans)}
+        decoded = self.codec.decode(answer, input_size, input_size)
+        starts = {start: i for i, (start, _) in enumerate(spans)}
         digits: dict[int, int] = {}
-        objects, decisions = [], [self._decision(ids, self._first[0], *self._first[1:])]
-        for place, label in zip(found.places, found.labels, strict=True):
+        objects = []
+        decisions = [self._decision(ids, self._first_index, self._first_go_on, self._first_stop)]
+        for place, label in zip(decoded.places, decoded.labels, strict=True):
             numbers = []
             for number in _NUMBER.finditer(text, *place.numbers):
-                numbers.append([self._digit(spans, starting, at) for at in range(*number.span())])
+                numbers.append([self._digit_position(spans, starts, at) for at in range(*number.span())])
                 digits |= zip(numbers[-1], map(int, number.group()), strict=True)
-            inside = [i for i, (start, end) in enumerate(spans) if start < place.label[1] and end > place.label[0]]
-            objects.append(ObjectTokens(numbers, inside, label))
-            offset, go_on, stop = self._after_label(label)
-            index = starting.get(max(place.numbers[1], place.label[1]) + offset)
-            decisions.append(self._decision(ids, index, go_on, stop))
+            objects.append(ObjectTokens(numbers, _overlapping(spans, place.label), label))
+            after = self._alternatives_after(label)
+            index = starts.get(_end(place) + after.offset)
+            decisions.append(self._decision(ids, index, after.go_on, after.stop))
         return AnswerTokens(ids, objects, [decision for decision in decisions if decision], digits)
 
-    def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def _tokenize(self, text: str) -> tuple[list[int], list[Span]]:
+        """(token ids, the characters that each token covers)."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return encoded["input_ids"], encoded["offset_mapping"]
 
-    def _write(self, labels: list[str]) -> str:
+    def _example(self, labels: list[str]) -> str:
+        """A response with one object per label, and its end token."""
         return self.codec.encode([_BOX] * len(labels), labels, _SIZE, _SIZE).text + self.tokenizer.eos_token
 
     @staticmethod
-    def _digit(spans: list[tuple[int, int]], starting: dict[int, int], at: int) -> int:
-        """The number of the token that is the one digit at `at`."""
-        index = starting.get(at)
+    def _digit_position(spans: list[Span], starts: dict[int, int], at: int) -> int:
+        """The position of the token that is exactly the digit at character `at`."""
+        index = starts.get(at)
         if index is None or spans[index] != (at, at + 1):
             raise UserError(
-                "the tokeniser joins digits, so a coordinate has no digits to learn from. Use a Qwen tokeniser, or "
-                "leave out the losses and noise objects that need them."
+                "the tokenizer joins digits, but box losses and noise objects need one token per digit. Use a Qwen "
+                "tokenizer, or turn off the box losses and noise_objects."
             )
         return index
 
-    def _after_label(self, label: str) -> tuple[int, int, int]:
-        """(where, in characters from the object's end, the token after it starts; that token where another object
-        follows; and where none does)."""
+    def _alternatives_after(self, label: str) -> _Alternatives:
+        """The alternatives of the decision after an object with this label."""
         if label not in self._after:
-            text = self._write([label])
+            text = self._example([label])
             one, spans = self._tokenize(text)
-            two, _ = self._tokenize(self._write([label, label]))
+            two, _ = self._tokenize(self._example([label, label]))
             [place] = self.codec.decode(text.removesuffix(self.tokenizer.eos_token), _SIZE, _SIZE).places
-            parting = _parting(one, two)
-            offset = spans[parting][0] - max(place.numbers[1], place.label[1])
-            self._after[label] = offset, two[parting], one[parting]
+            index = _first_difference(one, two)
+            self._after[label] = _Alternatives(spans[index][0] - _end(place), go_on=two[index], stop=one[index])
         return self._after[label]
 
     @staticmethod
     def _decision(ids: list[int], index: int | None, go_on: int, stop: int) -> Decision | None:
-        """None where neither token stands there: the next object's letters have been joined with it."""
+        """None if neither alternative is at `index`, because the tokenizer joined it with the text of the next object."""
         if index is None or ids[index] not in (go_on, stop):
             return None
         return Decision(index, go_on, stop, ids[index] == go_on)
 
 
-def _parting(a: list[int], b: list[int]) -> int:
+def _end(place: Place) -> int:
+    """The end of an object's numbers and label, whichever comes last."""
+    return max(place.numbers[1], place.label[1])
+
+
+def _overlapping(spans: list[Span], characters: Span) -> list[int]:
+    """Positions of the tokens that cover any of the characters."""
+    return [i for i, (start, end) in enumerate(spans) if start < characters[1] and end > characters[0]]
+
+
+def _first_difference(a: list[int], b: list[int]) -> int:
     """The first position at which two lists differ."""
     return next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)

@@ -1,4 +1,4 @@
-"""check.html: the supervised boxes drawn on the pictures that the model sees, and every token length."""
+"""check.html: the supervised boxes, drawn on the images that the model sees, and the token lengths."""
 
 from pathlib import Path
 
@@ -11,26 +11,24 @@ from boxtune.common.files import write_whole
 from boxtune.common.templates import page_template
 
 
-def _picture(example: CheckedExample) -> str:
-    """The seen picture with the decoded boxes, as a data URI."""
+def _draw_example(example: CheckedExample) -> str:
+    """The image that the model sees with the decoded boxes or points, as a data URI."""
     image = example.image
-    scale_x, scale_y = image.width / example.record["width"], image.height / example.record["height"]
-    # Small inputs are shown enlarged, so that lines and letters do not hide the objects.
-    zoom = max(1, round(480 / max(image.size)))
+    zoom = max(1, round(480 / max(image.size)))  # lines and letters would hide the objects of a small image
+    scale_x = zoom * image.width / example.record["width"]
+    scale_y = zoom * image.height / example.record["height"]
     image = image.resize((image.width * zoom, image.height * zoom))
     for answer in example.answers:
         boxes_xyxy = [[x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y] for x0, y0, x1, y1 in answer.boxes_xyxy]
-        image = draw_boxes(
-            image, [[v * zoom for v in box] for box in boxes_xyxy], answer.labels[: len(boxes_xyxy)], "lime"
-        )
-        points_xy = [[x * scale_x * zoom, y * scale_y * zoom] for x, y in answer.points_xy]
+        points_xy = [[x * scale_x, y * scale_y] for x, y in answer.points_xy]
+        image = draw_boxes(image, boxes_xyxy, answer.labels[: len(boxes_xyxy)], "lime")
         image = draw_points(image, points_xy, answer.labels[: len(points_xy)], "lime")
     return to_data_uri(image, max_bytes=120_000)
 
 
-def length_rows(lengths: list[Lengths]) -> list[dict]:
-    """Median, 95th percentile and maximum of image, question, answer and whole."""
-    rows = []
+def length_rows(lengths: list[Lengths]) -> list[dict[str, str | int]]:
+    """Median, 95th percentile and maximum of the tokens of image, question, answer and the whole example."""
+    rows: list[dict[str, str | int]] = []
     for part in ("image", "question", "answer", "total"):
         values = np.array([getattr(entry, part) for entry in lengths])
         rows.append(
@@ -52,7 +50,7 @@ def write_check_report(
     max_length: int | None,
     facts: dict[str, str],
 ) -> None:
-    """One self-contained file; faulty examples come first."""
+    """Write one self-contained HTML file. Examples with problems come first."""
     ordered = sorted(examples, key=lambda example: not example.problems)
     page = page_template(Path(__file__).with_name("label_check_page.html.jinja")).render(
         title=title,
@@ -61,6 +59,6 @@ def write_check_report(
         max_length=max_length,
         overlong=describe_overlong(overlong(lengths, max_length)),
         faulty=sum(bool(example.problems) for example in examples),
-        examples=[{"example": example, "picture": _picture(example)} for example in ordered],
+        examples=[{"example": example, "image": _draw_example(example)} for example in ordered],
     )
     write_whole(path, page)

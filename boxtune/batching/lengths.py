@@ -1,4 +1,4 @@
-"""Records → the dataset that the trainer reads, with every length known before the first step."""
+"""Token lengths of all records, known before training starts, and the dataset that the trainer reads."""
 
 import json
 from dataclasses import dataclass
@@ -8,14 +8,17 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from boxtune.answers.noise import with_longest_noise
-from boxtune.batching.collator import DetectionCollator, EncodedRecord, expected_input_size
+from boxtune.batching.encoder import Encoder, expected_input_size
 from boxtune.data.questions import is_standard
 from boxtune.data.records import Record, image_path
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of one example, found from the picture's size alone."""
+    """Numbers of tokens in one example: all, those of the image, and those of the responses.
+
+    widened: boxes that rounding collapsed and the codec widened.
+    """
 
     id: str
     total: int
@@ -28,14 +31,13 @@ class Lengths:
         return self.total - self.image - self.answer
 
 
-def measure(records: list[Record], collator: DetectionCollator, noise_objects: float = 0.0) -> list[Lengths]:
-    """Token counts of every record, without opening a picture; with the most noise objects that it may get."""
+def measure(records: list[Record], encoder: Encoder, noise_objects: float = 0.0) -> list[Lengths]:
+    """The lengths of every record, without opening an image, with the most noise objects that the record may get."""
     lengths = []
     for record in tqdm(records, desc="token lengths", unit="record", delay=2, leave=False):
-        encoded: EncodedRecord = collator.encode(
-            with_longest_noise(record, noise_objects) if is_standard(record) else record,
-            expected_input_size(collator.processor, (record["height"], record["width"])),
-        )
+        longest = with_longest_noise(record, noise_objects) if is_standard(record) else record
+        input_size = expected_input_size(encoder.processor, (record["height"], record["width"]))
+        encoded = encoder.encode(longest, input_size)
         lengths.append(
             Lengths(record["id"], len(encoded.input_ids), encoded.image_tokens, encoded.answer_tokens, encoded.widened)
         )
@@ -43,11 +45,12 @@ def measure(records: list[Record], collator: DetectionCollator, noise_objects: f
 
 
 def overlong(lengths: list[Lengths], max_length: int | None) -> list[Lengths]:
-    """The examples that exceed `max_length`; none where it is None."""
+    """The examples that exceed `max_length`; none if it is None."""
     return [] if max_length is None else [entry for entry in lengths if entry.total > max_length]
 
 
 def describe_overlong(entries: list[Lengths]) -> list[str]:
+    """One line per example, for messages."""
     return [
         f"{entry.id}: {entry.total} tokens (image {entry.image}, question {entry.question}, answer {entry.answer})"
         for entry in entries
@@ -55,13 +58,16 @@ def describe_overlong(entries: list[Lengths]) -> list[str]:
 
 
 def answer_budget(lengths: list[Lengths]) -> int:
-    """`max_new_tokens` for evaluation: a quarter more than the longest training answer, and 32 for good measure."""
+    """`max_new_tokens` for evaluation: the longest training response and a quarter more, plus 32."""
     return max((entry.answer for entry in lengths), default=0) * 5 // 4 + 32
 
 
 def as_dataset(records: list[Record], data_dir: Path, varied: bool = False) -> Dataset:
-    """One row a record. The record travels as JSON, so that Arrow cannot reshape it; `image` tells TRL that this is
-    vision data, and `varied` tells the collator to show each epoch another variation of it."""
+    """One row per record, for DetectionCollator.
+
+    The record is stored as JSON text, so that Arrow does not change its structure. TRL recognizes vision data by the column
+    `image`. `varied` makes the collator vary the example in each epoch.
+    """
     return Dataset.from_list(
         [
             {

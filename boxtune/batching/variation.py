@@ -1,7 +1,7 @@
-"""How an example of training differs from one epoch to the next: another picture of the same objects, another question.
+"""Variation of training examples between epochs: another version of the image, another question, noise objects.
 
-What is drawn depends on the recipe's seed, the epoch and the record's id alone, so that it is the same for any number of
-workers and processes, and after an interruption.
+All random choices depend only on the recipe's seed, the epoch and the record's id. They are therefore the same for any number
+of workers and processes, and when an interrupted run is resumed.
 """
 
 import random
@@ -15,8 +15,8 @@ from boxtune.batching.augmentation import augment
 from boxtune.data.questions import QUESTIONS, first_question, is_standard, question
 from boxtune.data.records import Record, in_order, with_objects
 
-# With `prompt_variety`, the share of examples that keep the record's own words, which evaluation will use.
-OWN_WORDS = 0.5
+# With `prompt_variety`, the share of examples that keep the record's own wording, which evaluation uses.
+OWN_WORDING = 0.5
 
 
 def _epoch_zero() -> torch.Tensor:
@@ -25,11 +25,12 @@ def _epoch_zero() -> torch.Tensor:
 
 @dataclass
 class Variation:
-    """The recipe's keys `augment`, `negative_questions`, `prompt_variety` and `noise_objects`, and what they need to know.
+    """How training examples vary.
 
-    `object_order` and `max_length` are the recipe's; no varied example may exceed the latter. `classes` are the data set's,
-    `max_pixels` is the area of the largest input. `epoch` lies in shared memory, because workers of the data loader may
-    outlive an epoch.
+    operations, negative_questions, prompt_variety, noise_objects: the recipe's keys (`operations` is `augment`).
+    object_order, max_length, seed: the recipe's. A varied example that exceeds max_length is not used.
+    classes: those of the dataset. max_pixels: area of the largest resized input.
+    epoch: the current epoch, in shared memory, because workers of the data loader may live longer than one epoch.
     """
 
     operations: list[str]
@@ -44,46 +45,56 @@ class Variation:
     epoch: torch.Tensor = field(default_factory=_epoch_zero)
 
     def __call__(self, record: Record, image: Image.Image) -> tuple[Record, Image.Image]:
-        """The example as this epoch shows it: (record, RGB picture)."""
+        """(record, RGB image) as varied in the current epoch."""
         draw = random.Random(f"{self.seed} {self.epoch.item()} {record['id']}")
         if self.operations:
             record, image = augment(record, image, self.operations, self.max_pixels, draw)
-            if self.object_order != "random":  # which is drawn once, and this would be again
-                record = in_order(record, self.object_order)  # a flip reverses a line, a cut makes a large object small
+            # A flip or crop can change the raster order and the order by area. The random order is drawn once and kept.
+            if self.object_order != "random":
+                record = in_order(record, self.object_order)
         if is_standard(record):
-            record = with_noise(self._ask(record, draw), self.noise_objects, draw)
+            record = with_noise(self._with_question(record, draw), self.noise_objects, draw)
         return record, image
 
-    def _ask(self, record: Record, draw: random.Random) -> Record:
-        """The record, perhaps about one class alone, perhaps in other words.
-
-        A share `negative_questions` asks for a class that the picture lacks, and as large a share for one that it shows,
-        lest a question about one class come to mean that there is none.
-        """
-        objects, chance = record["objects"], draw.random()
-        asked = None
-        if chance < 2 * self.negative_questions and len(self.classes) > 1:
-            shown = [name for name, ignored in zip(objects["category"], objects["ignore"], strict=True) if not ignored]
-            wanted = set(self.classes) - set(objects["category"]) if chance < self.negative_questions else set(shown)
-            if candidates := [name for name in self.classes if name in wanted]:
-                asked = draw.choice(candidates)
-        other_words = self.prompt_variety and draw.random() >= OWN_WORDS
-        if asked is None and not other_words:
+    def _with_question(self, record: Record, draw: random.Random) -> Record:
+        """The record with a question that may be limited to one class, and may use another wording."""
+        category = self._draw_category(record, draw)
+        other_wording = self.prompt_variety and draw.random() >= OWN_WORDING
+        if category is None and not other_wording:
             return record
-        wording = draw.choice(QUESTIONS) if other_words else QUESTIONS[0]
-        if asked is not None:
-            kept = [i for i, name in enumerate(objects["category"]) if name == asked]
-            record = with_objects(record, kept)
-        asks = {"role": "user", "content": question(self.classes if asked is None else [asked], wording)}
-        return record | {"messages": [asks, *record["messages"][1:]]}
+        wording = draw.choice(QUESTIONS) if other_wording else QUESTIONS[0]
+        if category is not None:
+            positions = [i for i, label in enumerate(record["objects"]["category"]) if label == category]
+            record = with_objects(record, positions)
+        text = question(self.classes if category is None else [category], wording)
+        return record | {"messages": [{"role": "user", "content": text}, *record["messages"][1:]]}
+
+    def _draw_category(self, record: Record, draw: random.Random) -> str | None:
+        """The one class to ask for, or None for all classes.
+
+        The share `negative_questions` of the examples asks for a class that is not in the image. An equal share asks for one
+        that is, because otherwise the model would learn that a question about one class means there is none.
+        """
+        chance = draw.random()
+        if chance >= 2 * self.negative_questions or len(self.classes) <= 1:
+            return None
+        objects = record["objects"]
+        if chance < self.negative_questions:
+            candidates = [name for name in self.classes if name not in objects["category"]]
+        else:
+            pairs = zip(objects["category"], objects["ignore"], strict=True)
+            present = {name for name, ignored in pairs if not ignored}
+            candidates = [name for name in self.classes if name in present]
+        return draw.choice(candidates) if candidates else None
 
     def questions(self, records: list[Record]) -> list[str]:
-        """Every question that training on `records` may ask: their own first, then those that are drawn."""
+        """Every question that training on `records` may ask: the records' own first, then the drawn ones, each sorted."""
         own = sorted({first_question(record) for record in records})
         if not any(map(is_standard, records)):
             return own
-        single = self.negative_questions and len(self.classes) > 1
-        groups = ([self.classes] if self.prompt_variety else []) + ([[name] for name in self.classes] if single else [])
+        groups = [self.classes] if self.prompt_variety else []
+        if self.negative_questions and len(self.classes) > 1:
+            groups += [[name] for name in self.classes]
         wordings = QUESTIONS if self.prompt_variety else QUESTIONS[:1]
         drawn = {question(group, wording) for group in groups for wording in wordings}
         return own + sorted(drawn - set(own))

@@ -1,4 +1,4 @@
-"""What a result depends on beside the code: versions of packages, and the git revision."""
+"""What a result depends on besides the code of boxtune: versions of packages, and the git revision."""
 
 import importlib.metadata
 import platform
@@ -9,22 +9,28 @@ PACKAGES = ("boxtune", "torch", "torchvision", "transformers", "trl", "peft", "b
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a result; absent ones are left out."""
+    """Versions of Python and of the installed packages that can change a result."""
     installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
     found = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
     return {"python": platform.python_version(), **found}
 
 
-def git_revision(folder: Path, besides: tuple[str, ...] = ()) -> str | None:
-    """The commit, with "+changes" where the tree differs in more than `besides`; None outside a git checkout."""
+def git_revision(folder: Path, ignoring: tuple[str, ...] = ()) -> str | None:
+    """The commit hash of `folder`, or None outside a git checkout.
 
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False).stdout
+    "+changes" is appended if tracked files have uncommitted changes, other than those in the paths `ignoring`.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     try:
         revision = git("rev-parse", "--verify", "--quiet", "HEAD").strip()
-    except FileNotFoundError:  # no git on this machine
+    except FileNotFoundError:  # git is not installed
         return None
-    excluded = [f":(top,exclude){name}" for name in besides]
-    changed = revision and git("status", "--porcelain", "--untracked-files=no", "--", ":/", *excluded)
-    return f"{revision}+changes" if changed else revision or None
+    if not revision:
+        return None
+    excluded = [f":(top,exclude){name}" for name in ignoring]
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *excluded)
+    return f"{revision}+changes" if changes else revision

@@ -1,4 +1,4 @@
-"""Files and folders: what is a picture by its name, what lies below, and writing them as a whole or not at all."""
+"""Paths, image files, and writing files and folders completely or not at all."""
 
 import argparse
 import os
@@ -13,37 +13,40 @@ IMAGE_SUFFIXES = {
 
 
 def path_argument(text: str) -> Path:
-    """For argparse: a path that was given. An empty one, as of an unset shell variable, would mean this folder."""
+    """The `type` of a path argument of argparse. Rejects an empty path (an unset shell variable), which would mean `.`."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the path is empty")
     return Path(text)
 
 
 def named(text: str) -> Path:
-    """A path whose last part is a name, which `.` and `..` are not."""
+    """The path; if it ends in `.` or `..`, its absolute form, so that its last part is the name of the folder."""
     path = Path(text)
     return path if path.name not in ("", "..") else path.resolve()
 
 
 def folder_problems(path: Path) -> list[str]:
-    """Why no folder can be made at `path`; empty where it can, or is there."""
-    problems = [f"{place} is a file; name a folder" for place in (path, *path.parents) if os.path.isfile(place)]
-    return problems + [f"{part!r:.60} is too long for a name" for part in path.parts if not is_file_name(part)]
+    """Why no folder can be created at `path`; empty if it can be, or if it exists."""
+    problems = [f"{file} is a file; name a folder" for file in (path, *path.parents) if os.path.isfile(file)]
+    return problems + [f"{part!r:.60} is too long for a file name" for part in path.parts if not is_file_name(part)]
 
 
 def is_file_name(name: str) -> bool:
-    """Whether it has at most the 255 bytes that most file systems allow."""
+    """Whether `name` fits into the 255 bytes that most file systems allow."""
     return len(name.encode(errors="replace")) <= 255
 
 
 def is_image(path: Path) -> bool:
-    """Whether a path looks like a picture by its name; hidden files are none."""
+    """Whether a file is an image by its suffix. Hidden files do not count."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Every file at any depth, and every broken link. Linked folders are entered too, but not where links form a loop, and
-    no hidden ones, where tools such as notebooks keep copies."""
+    """Every file at any depth, sorted within each folder; broken links are included.
+
+    Linked folders are entered unless the links form a loop; `above` holds the real paths of the folders above this one.
+    Hidden folders are skipped, because tools such as notebooks keep copies in them.
+    """
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -56,9 +59,9 @@ def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 
 
 def write_whole(path: str | Path, text: str) -> None:
-    """Write beside `path` under a temporary name, then rename: no reader ever meets half a file.
+    """Write a temporary file beside `path`, then rename it, so that no reader sees half a file.
 
-    A lone surrogate, which a model's answer can hold, is written as \\uXXXX; inside a JSON string that reads back the same.
+    A lone surrogate, which a response can contain, is written as \\uXXXX. In a JSON string this reads back unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,26 +70,27 @@ def write_whole(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # what the user asked for, not its temporary name
+        error.filename, error.filename2 = str(path), None  # the user's path, not the temporary one
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def replace_folder(whole: Path, folder: Path) -> None:
-    """Rename `whole` to `folder`. One that is there is moved aside until then: whatever comes between, one of them stands.
+    """Rename the folder `whole` to `folder`, replacing an existing one.
 
-    Through a link, which stays.
+    The old folder is moved aside first and moved back if the renaming fails, so that an interruption leaves the old or the
+    new one. If `folder` is a link, its target is replaced and the link is kept.
     """
     folder = folder.resolve()
     if not folder.exists():
         os.rename(whole, folder)
         return
-    aside = folder.with_name(f".{folder.name[:64]}.{os.getpid()}.old")
-    os.rename(folder, aside)
+    old = folder.with_name(f".{folder.name[:64]}.{os.getpid()}.old")
+    os.rename(folder, old)
     try:
         os.rename(whole, folder)
     except BaseException:
-        os.rename(aside, folder)
+        os.rename(old, folder)
         raise
-    shutil.rmtree(aside)
+    shutil.rmtree(old)

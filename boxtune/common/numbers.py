@@ -1,14 +1,15 @@
-"""Numbers as a person reads them, in terminal tables and on pages alike."""
+"""Numbers formatted for people, in terminal tables and on pages."""
 
 
 def format_number(value: float | int | None) -> str:
-    """Three decimals for a fraction, a dash for what is undefined."""
+    """Fractions with three decimals, counts as they are, a dash for undefined values."""
     if value is None:
         return "–"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def format_difference(before: float | int | None, after: float | int | None) -> str:
+    """`after` minus `before` with its sign; a dash if one of them is undefined."""
     if before is None or after is None:
         return "–"
     if isinstance(after, int) and isinstance(before, int):
@@ -17,4 +18,5 @@ def format_difference(before: float | int | None, after: float | int | None) -> 
 
 
 def format_interval(interval: list[float] | None) -> str:
+    """ "0.412 to 0.538"; empty if there is no interval."""
     return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""

@@ -1,4 +1,4 @@
-"""Decoding every picture once, fully, before anything is written."""
+"""Checking images: every one is fully decoded once, before anything is written."""
 
 import hashlib
 import os
@@ -11,16 +11,15 @@ from pathlib import Path
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from boxtune.data.images import load_image, stored_and_upright_size
-from boxtune.data.records import MAX_ASPECT_RATIO
+from boxtune.data.images import MAX_ASPECT_RATIO, load_image, stored_and_upright_size
 
-# A torn header may claim any size, and decoding would then take all memory. Larger scans than this are not trained on.
+# A corrupt header may claim any size, and decoding would then use all memory. No training image is larger than this.
 _MAX_PIXELS = 500_000_000
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """(width, height) as stored and upright, the EXIF orientation between them, and a hash of the file's bytes."""
+    """A valid image: (width, height) as stored and upright, the EXIF orientation between them, SHA-256 of the file."""
 
     stored: tuple[int, int]
     upright: tuple[int, int]
@@ -30,14 +29,14 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class BadImage:
-    """An image that cannot be used. `missing` says that there is no such file, so that it may lie elsewhere."""
+    """An image that cannot be used. With `missing` there is no file at the path, so it may be somewhere else."""
 
     reason: str
     missing: bool = False
 
 
 def check_image(path: Path) -> ImageFacts | BadImage:
-    """The facts of an image that decodes, or the reason why it cannot be used."""
+    """Decode an image fully. Returns its facts, or why it cannot be used."""
     if not os.path.isfile(path):
         return BadImage(f"missing: {path}", missing=True)
     try:
@@ -61,26 +60,29 @@ def check_image(path: Path) -> ImageFacts | BadImage:
 
 
 def upright_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) by the file's header alone; None where it cannot be read, which `check_image` reports."""
+    """(width, height) of the upright image from the file's header alone; None if it cannot be read (see `check_image`)."""
     try:
         with Image.open(path) as image:
             return stored_and_upright_size(image)[1]
-    except Exception:  # as above
+    except Exception:  # decoders raise any exception on corrupt files
         return None
 
 
 def check_images(paths: Sequence[str | Path], workers: int) -> Iterator[ImageFacts | BadImage]:
-    """`check_image` of every path, in order, by so many threads (Pillow decodes without the interpreter's lock)."""
+    """`check_image` of every path, in order, in `workers` threads (Pillow releases the interpreter lock while decoding)."""
     pool = ThreadPoolExecutor(workers)
     try:
-        yield from tqdm(_in_turn(pool, paths, 16 * workers), total=len(paths), desc="pictures", unit="", disable=None)
+        checks = _check_in_order(pool, paths, ahead=16 * workers)
+        yield from tqdm(checks, total=len(paths), desc="images", unit="", disable=None)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _in_turn(pool: ThreadPoolExecutor, paths: Sequence[str | Path], ahead: int) -> Iterator[ImageFacts | BadImage]:
-    """As pool.map, which would at once make a future of two kilobytes for every path, but only so many ahead."""
-    waiting: deque[Future] = deque()
+def _check_in_order(
+    pool: ThreadPoolExecutor, paths: Sequence[str | Path], ahead: int
+) -> Iterator[ImageFacts | BadImage]:
+    """Like pool.map, but with at most `ahead` futures waiting: pool.map creates one of two kilobytes per path at once."""
+    waiting: deque[Future[ImageFacts | BadImage]] = deque()
     for path in paths:
         waiting.append(pool.submit(check_image, Path(path)))
         if len(waiting) > ahead:

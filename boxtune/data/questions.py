@@ -1,9 +1,11 @@
-"""The wording of questions, and what a conversation of a record asks for."""
+"""The wording of questions, and what the conversation of a record asks for."""
 
-from boxtune.data.records import PLACEHOLDER, Record, with_objects
+from boxtune.data.records import PLACEHOLDER, Message, Record, with_objects
 
+# Stands for the image in a question.
 IMAGE = "<image>"
-# The neutral question, and other words for it that training may draw (`prompt_variety`). The first is what data_prep asks.
+
+# Wordings of the neutral question. data_prep writes the first; training may draw any of them (`prompt_variety`).
 QUESTIONS = (
     "Detect every {} in the image.",
     "Locate each {} in the image.",
@@ -18,12 +20,12 @@ def join_names(names: list[str], word: str = "and") -> str:
 
 
 def question(classes: list[str], wording: str = QUESTIONS[0]) -> str:
-    """The neutral question that asks for every object of `classes`, in one of QUESTIONS; it names the picture first."""
+    """The neutral question for every object of `classes`, in one of the wordings QUESTIONS. It starts with the image."""
     return IMAGE + wording.format(join_names(classes))
 
 
-def turns_for(classes: list[str], category: str | None = None) -> list[dict]:
-    """The two turns of a record: for all `classes`, or for `category` alone, and the answer that stands for their boxes."""
+def turns_for(classes: list[str], category: str | None = None) -> list[Message]:
+    """A question for all `classes`, or for `category` alone, and the placeholder of its answer."""
     return [
         {"role": "user", "content": question([category] if category else classes)},
         {"role": "assistant", "content": f"<boxes:{category}>" if category else "<boxes>"},
@@ -31,25 +33,25 @@ def turns_for(classes: list[str], category: str | None = None) -> list[dict]:
 
 
 def answer_category(turn: str) -> tuple[bool, str | None]:
-    """(whether an assistant turn stands for boxes, the one category it is about or None for all)."""
+    """(whether an assistant turn stands for boxes, the category it is limited to or None)."""
     match = PLACEHOLDER.fullmatch(turn)
     return (match is not None, match.group(1) if match else None)
 
 
 def first_question(record: Record) -> str:
-    """The record's own first user turn, which evaluation asks."""
+    """The first user turn of the record. It is the question that evaluation asks."""
     return record["messages"][0]["content"]
 
 
 def is_standard(record: Record) -> bool:
-    """Whether the conversation is one question about all objects, which training may then ask otherwise."""
+    """Whether the conversation is one question about all objects, so that training may ask another one instead."""
     return len(record["messages"]) == 2 and record["messages"][1]["content"] == "<boxes>"
 
 
 def as_asked(record: Record) -> Record:
-    """The record with only the objects that its first question asks for, which is what evaluation can score.
+    """The record with only the objects that its first question asks for; evaluation scores these.
 
-    Ignored objects of the class stay ignored; a first answer in plain words asks for none.
+    If the first answer is plain text, no object is left. Ignored objects stay ignored.
     """
     stands_for_boxes, category = answer_category(record["messages"][1]["content"])
     if stands_for_boxes and category is None:

@@ -1,4 +1,4 @@
-"""Digits, labels and decisions are found in the tokens of real answers, whatever the label."""
+"""Digits, labels and decisions are found in the tokens of encoded responses with any label."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ def tokenizers():
 
 
 def plain(label: str) -> bool:
-    """A label that may stand in a data set: none that holds what the tag formats are made of."""
+    """A label that a dataset may have and that contains no part of the tag formats."""
     return not any(mark in label for mark in ("<", ">", "|")) and label == label.strip()
 
 
@@ -51,7 +51,7 @@ def test_every_digit_and_decision_of_an_answer_is_found(tokenizers, codec, objec
         for object_tokens, label in zip(found.objects, labels, strict=True):
             written = tokenizer.decode([found.ids[i] for i in object_tokens.label])
             assert label in written or any(sign in label for sign in '"\\') or not label.isascii()
-        # One decision before each object and one that ends the answer, and each stands on what was decided.
+        # There is one decision before each object and one at the end, and each is at the token that was chosen.
         assert [decision.goes_on for decision in found.decisions] == [True] * len(objects) + [False]
         for decision in found.decisions:
             assert found.ids[decision.index] == (decision.go_on if decision.goes_on else decision.stop)
@@ -65,7 +65,7 @@ def _numbers(codec, text):
 
 
 def test_the_stop_token_ends_what_the_go_on_token_continues(tokenizers):
-    """Cut behind a decision, the answer with the other token in its place reads as that decision says."""
+    """A response cut after a decision, with the other token in its place, decodes as the other decision."""
     codec = CODECS["qwen3_vl"]
     text = codec.encode([[1, 2, 30, 40], [5, 6, 70, 80]], ["cell", "ring"], SIZE, SIZE).text
     for tokenizer in tokenizers.values():
@@ -77,7 +77,7 @@ def test_the_stop_token_ends_what_the_go_on_token_continues(tokenizers):
             assert "unparsable" not in codec.decode(closed, SIZE, SIZE).problems
 
 
-def test_a_tokeniser_that_joins_digits_is_refused():
+def test_a_tokenizer_that_joins_digits_is_rejected():
     vocabulary = {"[UNK]": 0, "<eos>": 1, "12": 2} | {c: i + 3 for i, c in enumerate('0123456789[]{}":, bxd_2laeobjct')}
     merges = [("1", "2")]
     joined = PreTrainedTokenizerFast(

@@ -1,4 +1,4 @@
-"""Augmented pictures: the boxes stay on the objects, whatever is done to the picture."""
+"""Augmented images: boxes stay on their objects under every operation."""
 
 import random
 
@@ -10,18 +10,18 @@ from PIL import Image
 
 from boxtune.batching.augmentation import MIN_VISIBLE, OPERATIONS, augment
 from boxtune.data.boxes import box_area
-from boxtune.data.records import record_problems
+from boxtune.data.record_checks import record_problems
 from tests.helpers.records import make_record
 
 GROUND = (128, 128, 128)
-# Far from the ground and from each other, so that a pixel that resampling has mixed still tells its side.
+# Far from the background and from each other, so that a pixel mixed by resampling can still be assigned to one of them.
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255)]
 GEOMETRY = ["crop", "flip", "resize"]
 
 
 @st.composite
 def painted(draw) -> tuple[dict, Image.Image]:
-    """A record and its picture: solid boxes of one colour each, in cells of their own so that none hides another."""
+    """A record and its image: solid boxes, each of one color and in its own cell, so that none hides another."""
     width, height = draw(st.integers(90, 240)), draw(st.integers(60, 180))
     pixels = np.full((height, width, 3), GROUND, dtype=np.uint8)
     objects = []
@@ -38,7 +38,7 @@ def painted(draw) -> tuple[dict, Image.Image]:
 
 
 def extents(image: Image.Image) -> list[list[int] | None]:
-    """Of each of COLORS, xyxy of the pixels that are nearer to it than to any other, or None."""
+    """For each of COLORS, the box (xyxy) of the pixels that are nearest to it, or None if there are none."""
     pixels = np.asarray(image, dtype=np.int16)
     nearest = np.stack([np.abs(pixels - color).sum(2) for color in np.int16([GROUND, *COLORS])]).argmin(0)
     found = [np.nonzero(nearest == i + 1) for i in range(len(COLORS))]
@@ -47,28 +47,28 @@ def extents(image: Image.Image) -> list[list[int] | None]:
 
 @settings(deadline=None)
 @given(painted(), st.sets(st.sampled_from(GEOMETRY), min_size=1), st.integers(0, 10**6))
-def test_boxes_stay_on_what_is_painted(example, operations, seed):
+def test_boxes_stay_on_the_painted_objects(example, operations, seed):
     record, image = example
-    varied, picture = augment(record, image, list(operations), 60_000, random.Random(seed))
-    assert picture.mode == "RGB"
-    assert picture.size == (varied["width"], varied["height"])
+    varied, augmented = augment(record, image, list(operations), 60_000, random.Random(seed))
+    assert augmented.mode == "RGB"
+    assert augmented.size == (varied["width"], varied["height"])
     assert record_problems(varied) == []
     objects = varied["objects"]
     numbers = objects["number"]
     assert objects["category"] == [f"color {i}" for i in numbers]
-    found = extents(picture)
+    found = extents(augmented)
     for i in range(len(record["objects"]["bbox"])):
         seen = found[i]
         if i in numbers:
             box = objects["bbox"][numbers.index(i)]
-            if min(box[2] - box[0], box[3] - box[1]) > 2:  # a thinner rest may have no pixel of its own
+            if min(box[2] - box[0], box[3] - box[1]) > 2:  # a thinner remainder may not contain a whole pixel
                 assert np.allclose(seen, box, atol=1.5), (seen, box)
         else:
             assert seen is None or min(seen[2] - seen[0], seen[3] - seen[1]) <= 2
 
 
-def test_a_barely_visible_rest_is_no_answer():
-    """Ten columns of one object each; a crop cuts them where it cuts. Each is judged by what is left of it."""
+def test_a_barely_visible_remainder_is_ignored():
+    """Ten columns, each with one object that a crop may cut. What is left of an object decides what becomes of it."""
     boxes = [[40 * i + 2.5, 10.25, 40 * i + 38.5, 90.75] for i in range(10)]
     record = make_record("a", "a.png", 400, 100, [(box, "bar") for box in boxes])
     record["objects"]["number"] = list(range(10))
@@ -88,13 +88,13 @@ def test_a_barely_visible_rest_is_no_answer():
 
 def test_boxes_keep_their_fractions():
     record = make_record("a", "a.png", 300, 200, [([10.3, 20.7, 110.9, 90.1], "cat")])
-    varied, picture = augment(record, Image.new("RGB", (300, 200)), ["resize"], 10**6, random.Random(0))
-    assert picture.size != (300, 200)
-    scale = [picture.width / 300, picture.height / 200] * 2
+    varied, augmented = augment(record, Image.new("RGB", (300, 200)), ["resize"], 10**6, random.Random(0))
+    assert augmented.size != (300, 200)
+    scale = [augmented.width / 300, augmented.height / 200] * 2
     assert varied["objects"]["bbox"][0] == pytest.approx(np.multiply([10.3, 20.7, 110.9, 90.1], scale), rel=1e-6)
 
 
-def test_colours_blur_and_jpeg_move_nothing():
+def test_color_blur_and_jpeg_do_not_move_boxes():
     record = make_record("a", "a.png", 60, 40, [([10.3, 5, 30, 30], "cat")])
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     for operation in ("color", "blur", "jpeg"):
@@ -102,27 +102,27 @@ def test_colours_blur_and_jpeg_move_nothing():
             augment(record, Image.fromarray(pixels), [operation], 10**6, random.Random(seed)) for seed in range(9)
         ]
         assert all(varied == record for varied, _ in results)
-        assert any(np.any(np.asarray(picture) != pixels) for _, picture in results), operation
+        assert any(np.any(np.asarray(augmented) != pixels) for _, augmented in results), operation
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 150), (600, 3), (5000, 40), (2, 2)])
-def test_extreme_shapes_stay_what_a_processor_takes(size):
+def test_extreme_shapes_stay_within_the_aspect_ratio_limit(size):
     record = make_record("a", "a.png", *size, [([0, 0, *size], "cat")])
     for seed in range(15):
-        varied, picture = augment(record, Image.new("RGB", size), list(OPERATIONS), 20_000, random.Random(seed))
+        varied, augmented = augment(record, Image.new("RGB", size), list(OPERATIONS), 20_000, random.Random(seed))
         assert record_problems(varied) == []
-        assert picture.size == (varied["width"], varied["height"])
+        assert augmented.size == (varied["width"], varied["height"])
 
 
-def test_large_pictures_shrink_to_the_budget_before_they_are_blurred():
+def test_large_images_shrink_to_the_budget_before_they_are_blurred():
     record = make_record("a", "a.png", 2000, 1500, [([0, 0, 1000, 750], "cat")])
-    varied, picture = augment(record, Image.new("RGB", (2000, 1500)), ["blur"], 50_000, random.Random(0))
-    assert picture.width * picture.height == pytest.approx(50_000, rel=0.01)
-    assert varied["objects"]["bbox"][0] == pytest.approx([0, 0, picture.width / 2, picture.height / 2])
+    varied, augmented = augment(record, Image.new("RGB", (2000, 1500)), ["blur"], 50_000, random.Random(0))
+    assert augmented.width * augmented.height == pytest.approx(50_000, rel=0.01)
+    assert varied["objects"]["bbox"][0] == pytest.approx([0, 0, augmented.width / 2, augmented.height / 2])
 
 
-def test_an_answer_in_words_keeps_its_picture_whole():
-    """A crop could make "Two." untrue, a flip "left"."""
+def test_an_answer_in_plain_text_keeps_the_whole_image():
+    """A crop could make "Two." wrong, a flip "left"."""
     record = make_record("a", "a.png", 300, 200, [([10, 20, 110, 90], "cat")])
     record["messages"] += [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "One."}]
     for seed in range(20):

@@ -1,4 +1,4 @@
-"""What is supervised, token by token, through the real processors of every family."""
+"""The supervised tokens, with the real processor of every family."""
 
 import json
 
@@ -9,9 +9,10 @@ from transformers import AutoConfig, Qwen2VLImageProcessor
 from trl.chat_template_utils import get_training_chat_template
 
 from boxtune.answers.conversation import render
-from boxtune.batching.collator import IGNORE_INDEX, expected_input_size, grid_input_size
+from boxtune.batching.collator import DetectionCollator
+from boxtune.batching.encoder import IGNORE_INDEX, expected_input_size, grid_input_size
 from boxtune.common.errors import UserError
-from boxtune.models.loading import codec_for
+from boxtune.models.config import codec_for
 from tests.helpers.collators import as_examples, make_collator
 from tests.helpers.records import FAMILIES, make_record
 
@@ -34,14 +35,14 @@ def test_exactly_the_answer_and_its_end_token_are_supervised(tiny_models, tmp_pa
     text = collator.codec.encode([box for box, _ in OBJECTS], [n for _, n in OBJECTS], (200, 300), input_size).text
     labels = batch["labels"][0]
     assert labels[labels != IGNORE_INDEX].tolist() == tokenizer(text)["input_ids"] + [tokenizer.eos_token_id]
-    # The supervised tokens are those of the input, in one run that ends before the closing line break.
+    # The supervised tokens are one contiguous part of the input and end before the final line break.
     assert torch.equal(labels[labels != IGNORE_INDEX], batch["input_ids"][0][labels != IGNORE_INDEX])
     assert tokenizer.decode(batch["input_ids"][0, -2:]) == "<|im_end|>\n"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tokens_and_mask_are_those_of_the_template_that_trl_ships(tiny_models, tmp_path, record, family):
-    """The whole conversation tokenised by the processor itself, with the mask of TRL's training template."""
+def test_tokens_and_mask_equal_those_of_trls_training_template(tiny_models, tmp_path, record, family):
+    """The whole conversation, tokenized by the processor itself, with the mask of TRL's training template."""
     collator = make_collator(tiny_models[family], tmp_path)
     ours = collator(as_examples(record))
     input_size = grid_input_size(collator.processor, ours["image_grid_thw"][0])
@@ -65,7 +66,7 @@ def test_tokens_and_mask_are_those_of_the_template_that_trl_ships(tiny_models, t
     assert torch.equal(ours["mm_token_type_ids"], theirs["mm_token_type_ids"])
     supervised = theirs["input_ids"][theirs["assistant_masks"].bool()].tolist()
     line_break = collator.tokenizer("\n")["input_ids"]
-    # TRL's mask also takes the line break behind the end token, which no server ever generates.
+    # TRL's mask includes the line break after the end token, which no server generates.
     assert ours["labels"][ours["labels"] != IGNORE_INDEX].tolist() + line_break == supervised
 
 
@@ -100,7 +101,7 @@ def test_one_class_negative_empty_and_several_turns(tiny_models, tmp_path, recor
     assert (batch["input_ids"][1][pads] == tokenizer.pad_token_id).all()
 
 
-def test_ignored_objects_are_no_answer(tiny_models, tmp_path, record):
+def test_ignored_objects_are_not_part_of_the_answer(tiny_models, tmp_path, record):
     record["objects"]["ignore"] = [True, False]
     collator = make_collator(tiny_models["qwen2_5_vl"], tmp_path)
     labels = collator(as_examples(record))["labels"][0]
@@ -109,7 +110,7 @@ def test_ignored_objects_are_no_answer(tiny_models, tmp_path, record):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_question_is_the_prompt_of_training(tiny_models, tmp_path, record, family):
-    """Generation must see token by token what preceded the answer in training."""
+    """The prompt of generation must have exactly the tokens that preceded the response in training."""
     collator = make_collator(tiny_models[family], tmp_path)
     batch = collator(as_examples(record))
     question, sizes = collator.collate_questions([record])
@@ -119,7 +120,7 @@ def test_the_question_is_the_prompt_of_training(tiny_models, tmp_path, record, f
 
 
 @pytest.mark.parametrize(("patch", "budgets"), [(14, (3136, 50176, 1003520)), (16, (4096, 65536, 1310720))])
-def test_sizes_are_known_before_the_picture_is_opened(patch, budgets):
+def test_sizes_are_known_before_the_image_is_opened(patch, budgets):
     """smart_resize from the size alone equals image_grid_thw × patch of the real image processor."""
 
     class Holder:
@@ -196,9 +197,7 @@ def test_real_vocabulary_splits_digits_and_keeps_the_codec(shared_data, tiny_mod
     assert fast.convert_tokens_to_ids("<|im_end|>") == 151645
     for family in FAMILIES:
         collator = make_collator(tiny_models[family], tmp_path)
-        collator.processor = build_processor(family, fast)
-        collator.tokenizer = fast
-        collator.image_token_id = fast.convert_tokens_to_ids("<|image_pad|>")
+        collator = DetectionCollator(build_processor(family, fast), collator.grounding, tmp_path)
         batch = collator(as_examples(record))
         labels = batch["labels"][0][batch["labels"][0] != IGNORE_INDEX]
         pieces = [fast.decode([token]) for token in labels.tolist()]
@@ -210,10 +209,10 @@ def test_real_vocabulary_splits_digits_and_keeps_the_codec(shared_data, tiny_mod
         assert (answer.problems, answer.labels) == ([], ["cat", "traffic light"])
 
 
-def test_a_changed_or_lost_picture_is_named(tiny_models, tmp_path, record):
+def test_a_changed_or_missing_image_is_reported(tiny_models, tmp_path, record):
     collator = make_collator(tiny_models["qwen2_5_vl"], tmp_path)
     Image.new("RGB", (150, 100)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.png is 150 × 100, the record says 300 × 200"):
+    with pytest.raises(UserError, match=r"a\.png is 150 × 100, but the record says 300 × 200"):
         collator(as_examples(record))
     (tmp_path / "a.png").unlink()
     with pytest.raises(UserError, match="cannot read"):

@@ -1,4 +1,4 @@
-"""`make check` must pass what is right and catch every set-up that shifts boxes."""
+"""`make check` must accept correct setups and catch every setup that shifts boxes."""
 
 import json
 import shutil
@@ -10,22 +10,23 @@ from transformers import AutoConfig
 
 import check_recipe
 from boxtune.answers.codecs import CODECS
-from boxtune.batching.collator import expected_input_size
+from boxtune.batching.encoder import expected_input_size
 from boxtune.batching.label_check import check_batch
 from boxtune.data.boxes import box_xyxy_to_xywh
-from boxtune.data.records import read_records
-from boxtune.models.loading import codec_for, set_pixel_budget
+from boxtune.data.dataset import read_records
+from boxtune.models.config import codec_for
+from boxtune.models.processors import set_pixel_budget
 from tests.helpers.collators import as_examples, make_collator
 from tests.helpers.records import FAMILIES
 
 BUDGET = {"min_pixels": None, "max_pixels": 30_000}
 
 
-def check(collator, records, family, folder, truth=None):
-    """Problems that the check finds when `collator` renders `records` and the source says `truth`."""
+def check(collator, records, family, folder, ground_truth=None):
+    """Problems that the check finds when `collator` renders `records` and the dataset has `ground_truth`."""
     batch = collator(as_examples(*records))
     codec = codec_for(AutoConfig.from_pretrained(folder))
-    checked = check_batch(batch, truth or records, collator.processor, codec, collator.grounding)
+    checked = check_batch(batch, ground_truth or records, collator.processor, codec, collator.grounding)
     return [problem for example in checked for problem in example.problems]
 
 
@@ -35,13 +36,13 @@ def records(squares):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_right_set_up_passes(tiny_models, squares, records, family):
+def test_a_correct_setup_passes(tiny_models, squares, records, family):
     collator = make_collator(tiny_models[family], squares, **BUDGET)
     assert check(collator, records, family, tiny_models[family]) == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_picture_shown_is_the_one_in_the_batch(tiny_models, squares, records, family):
+def test_the_image_shown_is_the_one_in_the_batch(tiny_models, squares, records, family):
     collator = make_collator(tiny_models[family], squares, **BUDGET)
     batch = collator(as_examples(*records))
     checked = check_batch(batch, records, collator.processor, collator.codec, collator.grounding)
@@ -49,7 +50,7 @@ def test_the_picture_shown_is_the_one_in_the_batch(tiny_models, squares, records
         want = collator.load(example.record).resize(example.image.size)
         assert example.image.size[::-1] == example.input_size
         difference = np.abs(np.asarray(example.image, dtype=float) - np.asarray(want, dtype=float))
-        # Two resizers differ along the squares' edges only.
+        # The two resizing methods differ only along the edges of the squares.
         assert np.median(difference) <= 2
         assert difference.mean() < 6
 
@@ -73,15 +74,15 @@ def as_xywh(box, record):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_wrong_box_conventions_are_caught(tiny_models, squares, records, family, change):
     collator = make_collator(tiny_models[family], squares, **BUDGET)
-    problems = check(collator, broken_records(records, change), family, tiny_models[family], truth=records)
+    problems = check(collator, broken_records(records, change), family, tiny_models[family], ground_truth=records)
     assert len(problems) >= len(records) // 2
 
 
 def test_unresized_pixels_are_caught(tiny_models, squares, records):
-    """Coordinates of the original picture while the model sees a resized one: the most common failure elsewhere."""
+    """Coordinates of the original image while the model sees a resized one: the most common failure of other projects."""
     collator = make_collator(tiny_models["qwen2_5_vl"], squares, **BUDGET)
-    honest = collator.encode
-    collator.encode = lambda record, input_size: honest(record, (record["height"], record["width"]))
+    original = collator.encoder.encode
+    collator.encoder.encode = lambda record, input_size: original(record, (record["height"], record["width"]))
     batch = collator(as_examples(*records))
     codec = CODECS["qwen2_5_vl"]
     checked = check_batch(batch, records, collator.processor, codec, collator.grounding)
@@ -91,19 +92,19 @@ def test_unresized_pixels_are_caught(tiny_models, squares, records):
 def test_coordinates_of_another_budget_are_caught(tiny_models, squares, records):
     collator = make_collator(tiny_models["qwen2_5_vl"], squares, **BUDGET)
     other = make_collator(tiny_models["qwen2_5_vl"], squares, min_pixels=None, max_pixels=8_000)
-    honest = collator.encode
+    original = collator.encoder.encode
 
     def encode(record, input_size):
-        return honest(record, expected_input_size(other.processor, (record["height"], record["width"])))
+        return original(record, expected_input_size(other.processor, (record["height"], record["width"])))
 
-    collator.encode = encode
+    collator.encoder.encode = encode
     batch = collator(as_examples(*records))
     checked = check_batch(batch, records, collator.processor, CODECS["qwen2_5_vl"], collator.grounding)
     assert all("more than rounding" in example.problems[0] for example in checked)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_budget_that_the_checkpoint_would_not_remember_is_caught(tiny_models, squares, records, family):
+def test_a_budget_that_the_checkpoint_would_not_store_is_caught(tiny_models, squares, records, family):
     collator = make_collator(tiny_models[family], squares, **BUDGET)
     set_pixel_budget(collator.processor, None, 60_000)
     assert any("pixel budget" in problem for problem in check(collator, records, family, tiny_models[family]))
@@ -112,7 +113,7 @@ def test_a_budget_that_the_checkpoint_would_not_remember_is_caught(tiny_models, 
 @pytest.mark.parametrize(("family", "wrong"), [(f, w) for f in FAMILIES for w in FAMILIES if f != w])
 def test_the_codec_of_another_family_is_caught(tiny_models, squares, records, family, wrong):
     collator = make_collator(tiny_models[family], squares, **BUDGET)
-    collator.codec = CODECS[wrong]
+    collator.encoder.codec = CODECS[wrong]
     collator.grounding = replace(collator.grounding, codec=wrong)
     assert len(check(collator, records, family, tiny_models[family])) >= len(records) - 1
 
@@ -126,7 +127,7 @@ def run_check(squares, tmp_path, *extra):
     return stop.value.code
 
 
-def test_the_command_passes_and_draws_what_it_saw(squares, tmp_path, capsys):
+def test_the_command_passes_and_draws_the_examples(squares, tmp_path, capsys):
     assert run_check(squares, tmp_path) == 0
     assert "16 of 16 sampled examples decode back" in capsys.readouterr().out
     page = (tmp_path / "check.html").read_text(encoding="utf-8")
@@ -134,7 +135,7 @@ def test_the_command_passes_and_draws_what_it_saw(squares, tmp_path, capsys):
     assert "red square" in page
 
 
-def test_examples_without_a_box_are_no_proof(squares, tmp_path, capsys):
+def test_examples_without_boxes_prove_nothing(squares, tmp_path, capsys):
     """Nothing was compared, so nothing decodes back."""
     shutil.copytree(squares, tmp_path / "data")
     records = list(read_records(squares, "train"))
@@ -142,7 +143,7 @@ def test_examples_without_a_box_are_no_proof(squares, tmp_path, capsys):
     (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in bare))
     run_check(tmp_path / "data", tmp_path)
     out = capsys.readouterr().out
-    assert f"no box was checked: none of the {len(bare)} sampled examples holds one" in out
+    assert f"no box was checked: none of the {len(bare)} sampled examples contains one" in out
     (page,) = tmp_path.rglob("check.html")
     assert "decode back" not in out + page.read_text() and "No box was checked" in page.read_text()
 
@@ -150,5 +151,5 @@ def test_examples_without_a_box_are_no_proof(squares, tmp_path, capsys):
 def test_the_command_lists_every_overlong_example(squares, tmp_path, capsys):
     assert run_check(squares, tmp_path, "--max_length", "80") == 1
     out = capsys.readouterr()
-    assert out.err.count("over max_length 80") == 22
+    assert out.err.count("exceeds max_length 80: ") == 22
     assert "22 of 22 examples exceed max_length" in out.out

@@ -1,4 +1,4 @@
-"""Examples that differ from epoch to epoch: what is asked, what noise is added, and that evaluation sees none of it."""
+"""Variation between epochs: the questions, the noise objects, and that evaluation is not affected."""
 
 import json
 import random
@@ -13,19 +13,21 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 import evaluate
-import train_sft
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.noise import NOISE_LABEL, with_noise
-from boxtune.answers.predictions import make_prediction, read_predictions
+from boxtune.answers.prediction_file import read_predictions
+from boxtune.answers.predictions import make_prediction
 from boxtune.batching.augmentation import OPERATIONS
-from boxtune.batching.collator import IGNORE_INDEX, grid_input_size
+from boxtune.batching.encoder import IGNORE_INDEX, grid_input_size
 from boxtune.batching.lengths import answer_budget, as_dataset, measure
 from boxtune.batching.variation import Variation
 from boxtune.common.errors import UserError
 from boxtune.data.questions import QUESTIONS, first_question
-from boxtune.data.records import in_order, record_problems
+from boxtune.data.record_checks import record_problems
+from boxtune.data.records import in_order
 from boxtune.metrics.scoring import score
+from boxtune.training import setup
 from boxtune.training.recipe import load_recipe
 from tests.helpers.collators import make_collator
 from tests.helpers.records import FAMILIES, make_record
@@ -49,14 +51,14 @@ def record(tmp_path) -> dict:
 
 
 def epochs(variation: Variation, record: dict, count: int):
-    """The (record, picture) that each of the first epochs shows."""
+    """The (record, image) of each of the first epochs."""
     image = Image.new("RGB", (record["width"], record["height"]))
     for epoch in range(count):
         variation.epoch.fill_(epoch)
         yield variation(record, image)
 
 
-def test_questions_about_one_class_are_as_often_answered_as_not(record):
+def test_questions_about_one_class_have_objects_as_often_as_not(record):
     variation = make_variation(negative_questions=0.2)
     asked, known = Counter(), set(variation.questions([record]))
     for varied, _ in epochs(variation, record, 1000):
@@ -79,20 +81,19 @@ def test_an_order_drawn_once_is_not_drawn_again():
     assert in_order(shown, "random") != shown, "or this test could not fail"
 
 
-def test_questions_that_only_empty_pictures_would_get_in_other_words_are_refused(record):
+def test_wordings_that_only_empty_images_would_get_are_rejected(record):
     recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--prompt_variety", "true"])
     turns = [record["messages"][0], {"role": "assistant", "content": "<boxes:cat>"}]
     own = record | {"messages": turns}
     empty = record | {"objects": {key: [] for key in record["objects"]}}
-    grounding = Grounding("qwen3_vl", "", "", 1, 1, 1, "", classes=CLASSES)
-    with pytest.raises(UserError, match="other words would come to mean that there is none"):
-        train_sft.build_variation(recipe, grounding, [own, empty])
-    with pytest.raises(UserError, match="here no example does: they would change nothing"):
-        train_sft.build_variation(recipe, grounding, [own, own])
+    with pytest.raises(UserError, match="other wordings mean an empty image"):
+        setup.make_variation(recipe, [own, empty], CLASSES, max_pixels=1)
+    with pytest.raises(UserError, match="none does here, so they would have no effect"):
+        setup.make_variation(recipe, [own, own], CLASSES, max_pixels=1)
 
 
 def test_an_ignored_object_is_not_absent(record):
-    """Nobody knows whether a crowd of dogs holds a dog that should be found."""
+    """An ignored crowd of dogs may contain a dog that should be found."""
     record["objects"]["ignore"] = [True, False]
     asked = {first_question(varied) for varied, _ in epochs(make_variation(negative_questions=0.5), record, 50)}
     assert asked == {
@@ -101,19 +102,19 @@ def test_an_ignored_object_is_not_absent(record):
     }
 
 
-def test_half_of_the_questions_keep_their_own_words(record):
+def test_half_of_the_questions_keep_their_own_wording(record):
     record["messages"][0]["content"] = "<image>Any animals or signals?"
     variation = make_variation(prompt_variety=True)
     asked = Counter(first_question(varied) for varied, _ in epochs(variation, record, 400))
     assert abs(asked["<image>Any animals or signals?"] - 200) < 50
     assert len(asked) == 1 + len(QUESTIONS)
-    # The record's own comes first: what a checkpoint is asked where nobody says otherwise.
+    # The record's own question comes first: it is the default question for a checkpoint.
     assert variation.questions([record])[0] == "<image>Any animals or signals?"
     assert set(asked) == set(variation.questions([record]))
 
 
 @pytest.mark.parametrize("order", ["raster", "area"])
-def test_objects_keep_their_order_when_the_picture_is_cut_or_flipped(record, order):
+def test_objects_keep_their_order_when_the_image_is_cropped_or_flipped(record, order):
     boxes = [[x, y, x + 40 + x / 9, y + 40.0] for y in (0.0, 70) for x in (0.0, 80, 160)]
     mixed = in_order(make_record("a", "a.png", 300, 200, [(box, "cat") for box in boxes]), order)
     variation = make_variation(operations=["crop", "flip"], object_order=order)
@@ -132,7 +133,7 @@ def test_other_conversations_stay_as_they_are(record):
         assert everything.questions([other]) == [first_question(other)]
 
 
-def test_the_epoch_and_the_seed_decide_and_not_the_workers(tiny_models, tmp_path, record):
+def test_variation_depends_on_epoch_and_seed_and_not_on_workers(tiny_models, tmp_path, record):
     records = [record | {"id": str(i)} for i in range(4)]
     rows = as_dataset(records, tmp_path, varied=True)
 
@@ -151,7 +152,7 @@ def test_the_epoch_and_the_seed_decide_and_not_the_workers(tiny_models, tmp_path
         return [x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True)]
 
     first = batches(seed=0, workers=0)
-    assert all(same(first, batches(seed=0, workers=2)))  # whose processes outlive the first epoch
+    assert all(same(first, batches(seed=0, workers=2)))  # the worker processes live longer than the first epoch
     assert all(same(first[2:], batches(seed=0, workers=0, epochs=(1,))))  # as after an interruption
     assert not any(same(first[:2], first[2:]))
     assert not any(same(first, batches(seed=1, workers=0)))
@@ -170,9 +171,9 @@ def test_only_rows_of_training_are_varied(tiny_models, tmp_path, record):
     assert varied["pixel_values"].shape != plain["pixel_values"].shape
 
 
-def test_what_would_exceed_max_length_is_shown_as_it_is(tiny_models, tmp_path, record):
+def test_an_example_that_would_exceed_max_length_is_not_varied(tiny_models, tmp_path, record):
     collator = make_collator(tiny_models["qwen2_5_vl"], tmp_path, max_pixels=200_000)
-    [length] = measure([record], collator)
+    [length] = measure([record], collator.encoder)
     rows, sizes = list(as_dataset([record], tmp_path, varied=True)), {}
     for limit in (None, length.total):
         collator.variation = make_variation(operations=["resize"], max_pixels=200_000, max_length=limit)
@@ -182,7 +183,7 @@ def test_what_would_exceed_max_length_is_shown_as_it_is(tiny_models, tmp_path, r
             sizes[limit].append(collator(rows)["input_ids"].shape[1])
     assert max(sizes[None]) > length.total
     assert max(sizes[length.total]) == length.total
-    # Those that fit are varied all the same.
+    # Those that fit are varied.
     assert min(sizes[length.total]) == min(sizes[None])
 
 
@@ -204,14 +205,14 @@ def test_noise_objects_follow_the_true_ones(record):
         kinds.update(box in record["objects"]["bbox"] for box in objects["bbox"][2:])
     assert set(counts) == {1, 2}
     assert abs(sum(counts) / len(counts) - 1.5) < 0.1
-    assert kinds[True] > 100 < kinds[False]  # duplicates, and boxes of their own
+    assert kinds[True] > 100 < kinds[False]  # duplicates, and other boxes
     empty = make_record("b", "b.png", 300, 200, [])
     assert with_noise(empty, 5, random.Random(0)) == empty
 
 
 @pytest.mark.parametrize("answer", ["boxes", "click"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_noise_teaches_its_label_and_no_coordinate(tiny_models, tmp_path, record, family, answer):
+def test_labels_of_noise_are_supervised_and_coordinates_are_not(tiny_models, tmp_path, record, family, answer):
     collator = make_collator(tiny_models[family], tmp_path, answer, noise_label=NOISE_LABEL)
     noisy = with_noise(record, 1.0, random.Random(3))
     [row] = [{"record": json.dumps(noisy)}]
@@ -226,7 +227,7 @@ def test_noise_teaches_its_label_and_no_coordinate(tiny_models, tmp_path, record
     taught = labels[start:stop] != IGNORE_INDEX
     assert torch.equal(labels[start:stop][taught], ids[start:stop][taught])
     assert (labels[stop:] == IGNORE_INDEX).all()
-    # What is left out is what stands between the first and the last digit of each noise object, nothing else.
+    # Only the tokens from the first to the last digit of each noise object are not supervised.
     left_out = "".join(
         "#" if not kept else tokenizer.decode([token]) for token, kept in zip(answer_ids, taught.tolist(), strict=True)
     )
@@ -242,34 +243,34 @@ def test_noise_teaches_its_label_and_no_coordinate(tiny_models, tmp_path, record
                 + wanted[place.numbers[1] :]
             )
     assert left_out == wanted
-    # Without noise in the checkpoint the word is a label like any other.
+    # Without noise objects in the checkpoint, the word is an ordinary label.
     plain = make_collator(tiny_models[family], tmp_path, answer)([row])["labels"][0]
     assert plain[plain != IGNORE_INDEX].tolist() == answer_ids
 
 
-def test_losses_on_boxes_see_no_noise(tiny_models, tmp_path, record):
+def test_box_losses_do_not_use_noise_objects(tiny_models, tmp_path, record):
     collator = make_collator(tiny_models["qwen3_vl"], tmp_path, noise_label=NOISE_LABEL).for_losses(True, True)
     plain, noisy = (
         collator([{"record": json.dumps(each)}]) for each in (record, with_noise(record, 3.0, random.Random(0)))
     )
     for key in ("boxes_xyxy", "digit", "digit_at", "edge"):
         assert torch.equal(plain["targets"][key], noisy["targets"][key])
-    # Going on to noise is no object found.
+    # Continuing to a noise object does not count as finding an object.
     assert noisy["targets"]["goes_on"].tolist() == plain["targets"]["goes_on"].tolist() == [True] * 2 + [False]
     assert noisy["targets"]["decision_at"].tolist() != plain["targets"]["decision_at"].tolist(), "it stops later"
-    # Sampled answers are scored on the true objects.
+    # Sampled responses are scored on the true objects.
     assert noisy["asked"]["records"] == plain["asked"]["records"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_lengths_and_the_answer_budget_hold_any_noise(tiny_models, tmp_path, record, family):
+def test_lengths_and_the_answer_budget_allow_for_noise(tiny_models, tmp_path, record, family):
     collator = make_collator(tiny_models[family], tmp_path, noise_label=NOISE_LABEL)
-    [without], [length] = measure([record], collator), measure([record], collator, 2.25)
+    [without], [length] = measure([record], collator.encoder), measure([record], collator.encoder, 2.25)
     assert length.answer > 2 * without.answer
     size = (length.image, without.image)
     assert size[0] == size[1]
     input_size = grid_input_size(collator.processor, collator([{"record": json.dumps(record)}])["image_grid_thw"][0])
-    drawn = [collator.encode(with_noise(record, 2.25, random.Random(seed)), input_size) for seed in range(40)]
+    drawn = [collator.encoder.encode(with_noise(record, 2.25, random.Random(seed)), input_size) for seed in range(40)]
     assert max(len(example.input_ids) for example in drawn) <= length.total
     assert max(example.answer_tokens for example in drawn) <= length.answer <= answer_budget([length])
 
@@ -324,22 +325,22 @@ def test_all_keys_train_and_evaluate(squares, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_every_epoch_is_another_and_a_resumed_run_sees_the_same(squares, tmp_path, monkeypatch):
-    """Five steps of four of the sixteen pictures: the last is in the second epoch."""
+def test_epochs_differ_and_a_resumed_run_sees_the_same_examples(squares, tmp_path, monkeypatch):
+    """Five steps of four of the sixteen images: the last step is in the second epoch."""
     shown = defaultdict(dict)
 
     class Recorded(Variation):
         def __call__(self, record, image):
-            varied, picture = super().__call__(record, image)
-            shown[self.epoch.item()][record["id"]] = picture.tobytes()
-            return varied, picture
+            varied, varied_image = super().__call__(record, image)
+            shown[self.epoch.item()][record["id"]] = varied_image.tobytes()
+            return varied, varied_image
 
     steps = (*ALL_KEYS, "--max_steps", 5, "--save_steps", 3, "--per_device_train_batch_size", 4)
     with monkeypatch.context() as recording:
-        recording.setattr(train_sft, "Variation", Recorded)
+        recording.setattr(setup, "Variation", Recorded)
         run = train(squares, tmp_path / "run", *steps)
-    assert {epoch: len(pictures) for epoch, pictures in shown.items()} == {0: 16, 1: 8}  # the loader fetches ahead
-    assert not any(shown[0][name] == picture for name, picture in shown[1].items())
+    assert {epoch: len(images) for epoch, images in shown.items()} == {0: 16, 1: 8}  # the loader prefetches
+    assert not any(shown[0][name] == pixels for name, pixels in shown[1].items())
     reference = load_file(run / "final" / "adapter_model.safetensors")
     for name in ("final", "checkpoint-5"):
         shutil.rmtree(run / name)
@@ -360,7 +361,7 @@ def test_every_epoch_is_another_and_a_resumed_run_sees_the_same(squares, tmp_pat
         ("noise_objects", -1, "noise_objects: -1.0 must be 0 or more, and finite"),
     ],
 )
-def test_values_that_cannot_be_used_are_named(tmp_path, key, value, rule):
+def test_invalid_values_are_reported(tmp_path, key, value, rule):
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps({key: value}))
     with pytest.raises(UserError) as error:

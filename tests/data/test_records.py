@@ -1,4 +1,4 @@
-"""The prepared data set as a file format: every breach is named, and writing is all or nothing."""
+"""The prepared dataset as a file format: every violation is reported, and writing is all or nothing."""
 
 import json
 import os
@@ -7,8 +7,10 @@ import pytest
 
 from boxtune.answers.conversation import render
 from boxtune.common.errors import UserError
+from boxtune.data.dataset import data_hash, read_info, read_records, write_dataset
 from boxtune.data.questions import question
-from boxtune.data.records import data_hash, in_order, read_info, read_records, record_problems, write_dataset
+from boxtune.data.record_checks import record_problems
+from boxtune.data.records import in_order
 from tests.helpers.records import make_record
 
 GOOD = make_record("a", "a.png", 100, 80, [([0, 0, 100, 80], "cat"), ([1.5, 2, 3, 4], "dog")])
@@ -38,42 +40,42 @@ def with_objects(**columns) -> dict:
         (with_objects(category=["cat", "a\x1bb"]), "control character"),
         (with_objects(category=["cat", "<boxes:cat>"]), "special token"),
         (with_objects(category=["cat", ""]), "is empty"),
-        (GOOD | {"messages": []}, "must take turns"),
-        (GOOD | {"messages": GOOD["messages"][::-1]}, "must take turns"),
-        (GOOD | {"id": 5}, "must be text"),
-        (GOOD | {"width": 100, "height": 30_000}, "longer than 200 times"),
+        (GOOD | {"messages": []}, "must alternate between user and assistant"),
+        (GOOD | {"messages": GOOD["messages"][::-1]}, "must alternate between user and assistant"),
+        (GOOD | {"id": 5}, "must be strings"),
+        (GOOD | {"width": 100, "height": 30_000}, "exceeds the aspect ratio of 200"),
         (with_objects(bbox=[[0, 0, 10**400, 80], [1, 2, 3, 4]]), "is not [x0, y0, x1, y1]"),
         (with_objects(ignore=[False, "false"]), "ignore 'false' must be true or false"),
         (
             GOOD | {"messages": [{"role": "user", "content": "<image>Where?<|im_end|>"}, GOOD["messages"][1]]},
-            "tokens that end turns",
+            "token that ends a turn",
         ),
         (
-            GOOD | {"messages": [{"role": "user", "content": "no picture"}, GOOD["messages"][1]]},
-            "must name <image> once",
+            GOOD | {"messages": [{"role": "user", "content": "no image"}, GOOD["messages"][1]]},
+            "must contain <image> once",
         ),
         (
             with_objects(category=[1, "cat"])
             | {"messages": [GOOD["messages"][0], {"role": "assistant", "content": "<boxes:cat>"}]},
-            "class name 1 is no text",
+            "class name 1 is not a string",
         ),
         *(
             (GOOD | {"messages": [GOOD["messages"][0], {"role": "assistant", "content": answer}]}, words)
             for answer, words in (
-                ("<boxes>\n", "only where they are the whole answer"),
-                ("There: <boxes>", "only where they are the whole answer"),
-                ("<boxes:cat> <boxes:dog>", "only where they are the whole answer"),
-                ("<boxes:Cat>", "there are none of that name, but of 'cat'"),
+                ("<boxes>\n", "must be the whole answer"),
+                ("There: <boxes>", "must be the whole answer"),
+                ("<boxes:cat> <boxes:dog>", "must be the whole answer"),
+                ("<boxes:Cat>", "no object has this label, but there is 'cat'"),
             )
         ),
     ],
 )
-def test_every_breach_is_named(record, message):
+def test_every_violation_is_reported(record, message):
     assert record_problems(GOOD) == []
     assert any(message in problem for problem in record_problems(record)), record_problems(record)
 
 
-def test_answers_may_be_words_or_of_a_class_that_is_not_there():
+def test_answers_may_be_plain_text_or_about_an_absent_class():
     for answer in ("<boxes:dog>", "<boxes:zebra>", "None that I can see.", "a < b"):
         assert (
             record_problems(GOOD | {"messages": [GOOD["messages"][0], {"role": "assistant", "content": answer}]}) == []
@@ -122,11 +124,11 @@ def test_reading_back_gives_what_was_written(tmp_path):
 def test_all_bad_lines_are_listed(tmp_path):
     write(tmp_path / "d", [GOOD])
     path = tmp_path / "d" / "train.jsonl"
-    path.write_text(path.read_text() * 2 + "{torn\n" + json.dumps(with_objects(ignore=[])) + "\n")
+    path.write_text(path.read_text() * 2 + "{corrupt\n" + json.dumps(with_objects(ignore=[])) + "\n")
     with pytest.raises(UserError) as error:
         read_records(tmp_path / "d", "train")
     assert len(error.value.problems) == 3
-    for word in ("line 2: a: this id stands twice", "line 3: not JSON", "line 4: a: the lists in objects differ"):
+    for word in ("line 2: a: duplicate id", "line 3: not JSON", "line 4: a: the lists in objects differ"):
         assert word in str(error.value)
 
 
@@ -134,21 +136,21 @@ NO_CLASS = '{"name": "d", "format": "coco", "classes": [], "splits": {}, "proble
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"classes": ["cat"], "splits": ["train"]}', NO_CLASS])
-def test_a_wrong_dataset_json_is_one_message(tmp_path, text):
+def test_an_invalid_dataset_json_gives_one_message(tmp_path, text):
     write(tmp_path / "d", [GOOD])
     (tmp_path / "d" / "dataset.json").write_text(text)
     with pytest.raises(UserError, match="Prepare the data again"):
         read_info(tmp_path / "d")
 
 
-def test_a_split_that_lost_its_lines_is_not_an_empty_split(tmp_path):
+def test_a_split_file_without_lines_is_not_an_empty_split(tmp_path):
     write(tmp_path / "d", [GOOD])
     (tmp_path / "d" / "train.jsonl").write_text("\n")
     with pytest.raises(UserError, match=r"is empty; dataset\.json counts 1 images"):
         read_records(tmp_path / "d", "train")
 
 
-def test_a_byte_order_mark_is_no_mistake(tmp_path):
+def test_a_byte_order_mark_is_accepted(tmp_path):
     write(tmp_path / "d", [GOOD])
     for name in ("train.jsonl", "dataset.json"):
         path = tmp_path / "d" / name
@@ -156,7 +158,7 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
     assert read_records(tmp_path / "d", "train") == [GOOD]
 
 
-def test_a_link_to_a_data_set_stays_a_link(tmp_path):
+def test_a_link_to_a_dataset_stays_a_link(tmp_path):
     write(tmp_path / "d", [GOOD])
     (tmp_path / "link").symlink_to(tmp_path / "d")
     write(tmp_path / "link", [GOOD, GOOD | {"id": "b"}], overwrite=True)
@@ -164,13 +166,13 @@ def test_a_link_to_a_data_set_stays_a_link(tmp_path):
     assert len(read_records(tmp_path / "d", "train")) == 2
 
 
-def test_nothing_is_replaced_unasked_or_by_half(tmp_path):
+def test_nothing_is_replaced_without_overwrite_or_in_part(tmp_path):
     write(tmp_path / "d", [GOOD])
     with pytest.raises(UserError, match="--overwrite"):
         write(tmp_path / "d", [GOOD])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="something other than a prepared data set"):
+    with pytest.raises(UserError, match="something other than a prepared dataset"):
         write(tmp_path / "mine", [GOOD], overwrite=True)
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(ValueError, match="Out of range float"):
@@ -179,14 +181,14 @@ def test_nothing_is_replaced_unasked_or_by_half(tmp_path):
     assert read_records(tmp_path / "d", "train") == [GOOD]
 
 
-def test_what_comes_between_leaves_the_old_data_set_or_the_new_one(tmp_path, monkeypatch):
+def test_an_interruption_leaves_the_old_or_the_new_dataset(tmp_path, monkeypatch):
     data = tmp_path / "d"
     write(data, [GOOD])
     rename, calls = os.rename, []
 
     def fails_once(*paths):
         calls.append(paths)
-        if len(calls) == 2:  # the old one is aside, the new one not yet in its place
+        if len(calls) == 2:  # the old folder is moved aside, the new one is not renamed yet
             raise KeyboardInterrupt
         rename(*paths)
 
@@ -205,12 +207,12 @@ def test_what_comes_between_leaves_the_old_data_set_or_the_new_one(tmp_path, mon
     assert len(read_records(data, "train")) == 2
 
 
-def test_questions_read_as_a_person_would_ask():
+def test_questions_are_natural_sentences():
     assert question(["cat"]) == "<image>Detect every cat in the image."
     assert question(["RBC", "WBC", "Platelets"]) == "<image>Detect every RBC, WBC and Platelets in the image."
 
 
-def test_the_format_sentence_goes_to_questions_about_boxes_only():
+def test_only_questions_about_boxes_get_the_format_sentence():
     from boxtune.answers.codecs import CODECS
 
     record = GOOD | {

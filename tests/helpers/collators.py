@@ -7,7 +7,8 @@ from transformers import AutoConfig
 from boxtune.answers.conversation import format_sentence
 from boxtune.answers.grounding import Grounding
 from boxtune.batching.collator import DetectionCollator
-from boxtune.models.loading import codec_for, load_processor
+from boxtune.models.config import codec_for
+from boxtune.models.processors import load_processor
 
 
 def make_collator(

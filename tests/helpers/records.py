@@ -1,11 +1,12 @@
-"""Records made in memory, and where the repository lies."""
+"""Records made in memory, the repository's root folder, and the names of all families."""
 
 from pathlib import Path
 
+import boxtune.families
 from boxtune.data.questions import question
 
 ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = tuple(boxtune.families.FAMILIES)
 
 
 def make_record(

@@ -1,35 +1,55 @@
-"""Records and predictions in memory, and pycocotools' numbers of them: what the tests of scoring share."""
+"""Records and predictions in memory for the tests of scoring, and their scores by pycocotools."""
 
 import contextlib
 import io
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 
-def a_record(name="a", boxes=(), labels=None, ignore=None, size=(640, 480)):
-    boxes = [list(box) for box in boxes]
+def a_record(
+    name: str = "a",
+    boxes: Sequence[Sequence[float]] = (),
+    labels: Sequence[str] | None = None,
+    ignore: Sequence[bool] | None = None,
+    size: tuple[int, int] = (640, 480),
+) -> dict:
+    """A record of an image with `size` (width, height). By default every box is a "cat" that is not ignored."""
     objects = {
-        "bbox": boxes,
+        "bbox": [list(box) for box in boxes],
         "category": list(labels or ["cat"] * len(boxes)),
         "ignore": list(ignore or [False] * len(boxes)),
     }
     return {"id": name, "image": f"{name}.jpg", "width": size[0], "height": size[1], "objects": objects, "messages": []}
 
 
-def a_prediction(name="a", boxes=(), labels=None, scores=None, problems=(), place="bbox"):
-    boxes = [list(box) for box in boxes]
+def a_prediction(
+    name: str = "a",
+    boxes: Sequence[Sequence[float]] = (),
+    labels: Sequence[str] | None = None,
+    scores: Sequence[float] | None = None,
+    problems: Sequence[str] = (),
+    place: str = "bbox",
+) -> dict:
+    """The part of a prediction that scoring reads. With `place` "point", `boxes` are points [x, y]."""
     objects = {
-        place: boxes,
+        place: [list(box) for box in boxes],
         "category": list(labels or ["cat"] * len(boxes)),
         "score": list(scores or [1.0] * len(boxes)),
     }
     return {"id": name, "objects": objects, "problems": list(problems)}
 
 
-def random_data(seed, images=25, classes=4, crowd=0.15, ties=False, empty=0.2):
-    """Boxes with jittered answers; the last class never has truth but is predicted."""
+def random_data(
+    seed: int, images: int = 25, classes: int = 4, crowd: float = 0.15, ties: bool = False, empty: float = 0.2
+) -> tuple[list[dict], list[dict], list[str]]:
+    """(records, predictions, classes): random boxes, predicted up to twice with noise, and up to two false positives per image.
+
+    The last class is predicted but has no ground truth. `crowd` is the share of ignored boxes, `empty` that of images without
+    objects; `ties` rounds the scores, so that many are equal.
+    """
     rng = np.random.default_rng(seed)
     names = [f"class {i}" for i in range(classes)]
     records, predictions = [], []
@@ -39,35 +59,37 @@ def random_data(seed, images=25, classes=4, crowd=0.15, ties=False, empty=0.2):
         boxes = np.concatenate([corner, corner + size], axis=1)
         labels = [names[k] for k in rng.integers(0, max(1, classes - 1), n)]
         records.append(a_record(str(i), boxes.tolist(), labels, (rng.random(n) < crowd).tolist(), (640, 640)))
-        answers, answer_labels = [], []
+        predicted_boxes, predicted_labels = [], []
         for box, label in zip(boxes, labels, strict=True):
             for _ in range(rng.integers(0, 3)):
                 moved = box + rng.normal(0, 0.07 * (box[2:] - box[:2]).min(), 4)
                 if moved[2] > moved[0] and moved[3] > moved[1]:
-                    answers.append(moved.tolist())
-                    answer_labels.append(label if rng.random() < 0.9 else names[rng.integers(classes)])
+                    predicted_boxes.append(moved.tolist())
+                    predicted_labels.append(label if rng.random() < 0.9 else names[rng.integers(classes)])
         for _ in range(rng.integers(0, 3)):
             corner = rng.uniform(0, 400, 2)
-            answers.append([*corner, *(corner + rng.uniform(5, 200, 2))])
-            answer_labels.append(names[rng.integers(classes)])
-        scores = rng.random(len(answers))
+            predicted_boxes.append([*corner, *(corner + rng.uniform(5, 200, 2))])
+            predicted_labels.append(names[rng.integers(classes)])
+        scores = rng.random(len(predicted_boxes))
         scores = np.round(scores, 1) if ties else scores
-        predictions.append(a_prediction(str(i), answers, answer_labels, scores.tolist()))
+        predictions.append(a_prediction(str(i), predicted_boxes, predicted_labels, scores.tolist()))
     return records, predictions, names
 
 
-def pycocotools_stats(records, predictions, classes):
-    """The reference: pycocotools on COCO dictionaries that are written here, not by the code under test."""
+def pycocotools_stats(
+    records: list[dict], predictions: list[dict], classes: list[str]
+) -> tuple[dict[str, float | None], np.ndarray]:
+    """(metrics, precision of every curve) by pycocotools, from COCO annotations that are written without the code under test."""
     number = {name: i + 1 for i, name in enumerate(classes)}
 
-    def rows(sources, extra):
+    def rows(sources: list[dict], extra: Callable[[dict, int], dict]) -> Iterator[dict]:
         for i, source in enumerate(sources):
             objects = source["objects"]
             for j, (x0, y0, x1, y1) in enumerate(objects["bbox"]):
                 box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "image_id": i + 1}
                 yield {**box, "category_id": number[objects["category"][j]], **extra(objects, j)}
 
-    def dataset(annotations):
+    def dataset(annotations: Iterator[dict]) -> COCO:
         coco = COCO()
         coco.dataset = {
             "images": [{"id": i + 1} for i in range(len(records))],
@@ -78,9 +100,9 @@ def pycocotools_stats(records, predictions, classes):
         return coco
 
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = dataset(rows(records, lambda objects, j: {"iscrowd": int(objects["ignore"][j])}))
-        answers = dataset(rows(predictions, lambda objects, j: {"iscrowd": 0, "score": objects["score"][j]}))
-        evaluation = COCOeval(truth, answers, "bbox")
+        gt = dataset(rows(records, lambda objects, j: {"iscrowd": int(objects["ignore"][j])}))
+        results = dataset(rows(predictions, lambda objects, j: {"iscrowd": 0, "score": objects["score"][j]}))
+        evaluation = COCOeval(gt, results, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
