@@ -1,8 +1,9 @@
 """Merge an adapter into its base: python merge_adapter.py --ckpt DIR --out DIR
 
-Writes a bf16 model with processor and prompt. The base is merged shard by shard, so memory never holds the
-whole model. The merged model is then loaded strictly and compared with bf16 base + adapter: logits and
-generated boxes must agree, or the command fails and keeps nothing. The effect of NF4 is measured and reported.
+Writes a bf16 model with processor and prompt. The base is merged shard by shard, so memory never
+holds the whole model. The merged model is then loaded strictly and compared with bf16 base +
+adapter: logits and generated boxes must agree, or the command fails and keeps nothing. The effect
+of NF4 is measured and reported.
 """
 
 import argparse

@@ -54,6 +54,7 @@ class ServerClient:
         self.connection = ServerConnection(url)
         self.stops = [collator.tokenizer.eos_token, collator.tokenizer.pad_token]
         self.given_up = threading.Event()
+        self.adapter_has_effect = False  # until `check_adapter` saw it
 
     def answers(self, records: list[Record], requests: int) -> Iterator[Prediction]:
         """A prediction for every record, in the order in which the server responds.
@@ -154,6 +155,7 @@ class ServerClient:
             messages, _ = self.messages(record)
             tuned, base = (self.ask(messages, name) for name in (self.model["id"], self.model["parent"]))
             if not _same_responses(tuned, base):
+                self.adapter_has_effect = True
                 return
             if tuned.tokens is not None and tuned.tokens.log_probs.min(initial=0) < CERTAIN:
                 raise UserError(

@@ -146,13 +146,15 @@ def load_checkpoint_model(
     family = family_of(load_config(base, revision))  # fails before any weights are downloaded
     quantization = nf4_config(family, dtype, vision=grounding.quantized_vision) if precision == "nf4" else None
     base_model = load_model(base, dtype=dtype, quantization=quantization, revision=revision, device=device)
-    model = _add_adapter(base_model, checkpoint.adapter) if checkpoint.adapter else base_model
+    model = _add_adapter(base_model, checkpoint.adapter, device) if checkpoint.adapter else base_model
     return model.eval()
 
 
-def _add_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+def _add_adapter(model: PreTrainedModel, folder: Path, device: str | None) -> PeftModel:
+    # By default PEFT loads the adapter onto a GPU, and moves a model that was placed on the CPU there as well.
+    placement = {} if device is None else {"torch_device": device, "device_map": {"": device}}
     with reading(f"the adapter in {folder}", "Use another checkpoint of the run."):
-        adapted = PeftModel.from_pretrained(model, folder)
+        adapted = PeftModel.from_pretrained(model, folder, **placement)
         weights = load_peft_weights(folder, device="cpu")
     check_adapter(adapted, weights, folder)
     return adapted

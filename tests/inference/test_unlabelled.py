@@ -1,5 +1,5 @@
-"""ImageFinder without truth: which pictures are asked about, what is said of those that cannot be or are unlike training's,
-and an evaluation that is killed."""
+"""Images without ground truth: which images are asked about, messages about unreadable and unusual ones, annotated copies, and
+an evaluation that is killed."""
 
 import json
 import os
@@ -17,57 +17,57 @@ import evaluate
 from boxtune.answers.grounding import Grounding
 from boxtune.common import drawing
 from boxtune.common.errors import UserError
-from boxtune.inference.unlabelled import draw_predictions, records_without_truth, remove_copies, warn_of_new_sizes
+from boxtune.inference.unlabelled import draw_predictions, remove_copies, unlabelled_records, warn_of_new_sizes
 from tests.helpers.records import ROOT
 
 EMBEDDED = "assets/tiny_qwen3_vl"
 
 
-def picture(path: Path, width: int = 60, height: int = 40) -> Path:
+def make_image(path: Path, width: int = 60, height: int = 40) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), "white").save(path)
     return path
 
 
 def asked(place: Path, **options) -> dict[str, tuple[int, int]]:
-    records = records_without_truth(place, ["cat"], place.parent / "out", **options)
+    records = unlabelled_records(place, ["cat"], place.parent / "out" / "pictures", **options)
     return {record["id"]: (record["width"], record["height"]) for record in records}
 
 
-def test_a_folder_one_picture_or_a_list_of_paths(tmp_path):
-    folder = tmp_path / "pictures"
-    picture(folder / "a.png")
-    picture(folder / "sub" / "b.JPG", 30, 50)
+def test_a_folder_one_image_or_a_list_of_paths(tmp_path):
+    folder = tmp_path / "images"
+    make_image(folder / "a.png")
+    make_image(folder / "sub" / "b.JPG", 30, 50)
     both = {"a.png": (60, 40), "sub/b.JPG": (30, 50)}
     assert asked(folder) == both
     assert asked(folder / "a.png") == {"a.png": (60, 40)}
-    # As Windows editors save it; paths are relative to the list, or absolute; order is the list's.
-    lines = f"pictures/sub/../sub/b.JPG\r\n\r\n{folder / 'a.png'}\r\n"
+    # As Windows editors save it. Paths are absolute or relative to the list, and keep its order.
+    lines = f"images/sub/../sub/b.JPG\r\n\r\n{folder / 'a.png'}\r\n"
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + lines.encode())
     assert list(asked(tmp_path / "list.txt").items()) == [*reversed(both.items())]
-    picture(tmp_path / "elsewhere" / "a.png", 7, 9)
-    (tmp_path / "list.txt").write_text("pictures/a.png\nelsewhere/a.png\n")
-    assert asked(tmp_path / "list.txt") == {"pictures/a.png": (60, 40), "elsewhere/a.png": (7, 9)}
+    make_image(tmp_path / "elsewhere" / "a.png", 7, 9)
+    (tmp_path / "list.txt").write_text("images/a.png\nelsewhere/a.png\n")
+    assert asked(tmp_path / "list.txt") == {"images/a.png": (60, 40), "elsewhere/a.png": (7, 9)}
 
 
-def test_a_folder_means_the_pictures_that_data_prep_would_find(tmp_path):
-    folder = tmp_path / "pictures"
+def test_a_folder_means_the_images_that_data_prep_would_find(tmp_path):
+    folder = tmp_path / "images"
     for name in ("a.jpg", "b.ppm", "._c.jpg", ".ipynb_checkpoints/a-checkpoint.jpg"):
-        picture(folder / name)
-    picture(tmp_path / "elsewhere" / "d.png")
+        make_image(folder / name)
+    make_image(tmp_path / "elsewhere" / "d.png")
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
     assert [*asked(folder)] == ["a.jpg", "b.ppm", "linked/d.png"]
 
 
-def test_copies_of_an_earlier_call_go_and_nothing_else(tmp_path):
+def test_only_copies_of_an_earlier_call_are_removed(tmp_path):
     copies = tmp_path / "out" / "pictures"
     for name in ("a.png.jpg", "sub/b.png.jpg", "mine.jpg"):
-        picture(copies / name)
-    picture(tmp_path / "out" / "c.png.jpg")
+        make_image(copies / name)
+    make_image(tmp_path / "out" / "c.png.jpg")
     predictions = tmp_path / "out" / "predictions.jsonl"
     remove_copies(predictions, copies)
     assert (copies / "a.png.jpg").is_file(), "there was no earlier call"
-    # A model's answer may hold a line separator of Unicode, which is no end of a line here.
+    # A response may hold Unicode's line separator, which does not end a line of the file.
     lines = [
         json.dumps({"id": name, "text": "\u2028"}, ensure_ascii=False) for name in ("a.png", "sub/b.png", "../c.png")
     ]
@@ -77,58 +77,63 @@ def test_copies_of_an_earlier_call_go_and_nothing_else(tmp_path):
     assert left == {"pictures/mine.jpg", "c.png.jpg"}
 
 
-def test_what_cannot_be_asked_about_is_one_message(tmp_path):
-    picture(tmp_path / "a.png")
+def test_what_cannot_be_asked_about_gives_one_message(tmp_path):
+    make_image(tmp_path / "a.png")
     notes = tmp_path / "notes"
     notes.mkdir()
-    (notes / "notes.txt").write_text("no picture")
-    for text, words in (("a.png\n./a.png\nb.png\nb.png\n", ["a.png: 2 times", "b.png: 2 times"]), ("\n", ["no pict"])):
+    (notes / "notes.txt").write_text("no image")
+    for text, words in (
+        ("a.png\n./a.png\nb.png\nb.png\n", ["a.png: 2 times", "b.png: 2 times"]),
+        ("\n", ["names no images"]),
+    ):
         (tmp_path / "list.txt").write_text(text)
         with pytest.raises(UserError) as error:
             asked(tmp_path / "list.txt")
         assert all(word in str(error.value) for word in words)
     with pytest.raises(UserError, match="does not exist"):
         asked(tmp_path / "gone")
-    with pytest.raises(UserError, match="holds no pictures"):
+    with pytest.raises(UserError, match="holds no images"):
         asked(notes)
-    # Results may lie beside the pictures, or in their folder; the copies of an earlier call are no pictures to ask about.
-    picture(tmp_path / "out" / "pictures" / "a.png.jpg")
-    assert [record["id"] for record in records_without_truth(tmp_path, ["cat"], tmp_path / "out")] == ["a.png"]
-    picture(tmp_path / "shots" / "pictures" / "b.png")
+    # Results may be in the folder of the images. The copies of an earlier call are not asked about.
+    make_image(tmp_path / "out" / "pictures" / "a.png.jpg")
+    assert [record["id"] for record in unlabelled_records(tmp_path, ["cat"], tmp_path / "out" / "pictures")] == [
+        "a.png"
+    ]
+    make_image(tmp_path / "shots" / "pictures" / "b.png")
     assert list(asked(tmp_path / "shots")) == ["pictures/b.png"]
-    assert records_without_truth(tmp_path / "shots", ["cat"], tmp_path)
+    assert unlabelled_records(tmp_path / "shots", ["cat"], tmp_path / "pictures")
     with pytest.raises(UserError, match="choose another --out"):
-        records_without_truth(tmp_path / "shots", ["cat"], tmp_path / "shots")
+        unlabelled_records(tmp_path / "shots", ["cat"], tmp_path / "shots" / "pictures")
 
 
-def test_a_picture_whose_copy_could_not_be_named_is_listed_first(tmp_path):
-    picture(tmp_path / "shots" / ("a" * 247 + ".png"))
+def test_an_image_whose_copy_would_have_too_long_a_name_is_listed_first(tmp_path):
+    make_image(tmp_path / "shots" / ("a" * 247 + ".png"))
     assert asked(tmp_path / "shots")
-    picture(tmp_path / "shots" / ("a" * 248 + ".png"))
+    make_image(tmp_path / "shots" / ("a" * 248 + ".png"))
     with pytest.raises(UserError, match="more than 255 bytes") as error:
         asked(tmp_path / "shots")
     assert error.value.problems == [str(tmp_path / "shots" / ("a" * 248 + ".png"))]
 
 
-def test_all_torn_pictures_are_listed_and_can_be_left_out(tmp_path, capsys):
-    folder = tmp_path / "pictures"
-    whole = picture(folder / "whole.png", 300, 200)
+def test_all_corrupt_images_are_listed_and_can_be_left_out(tmp_path, capsys):
+    folder = tmp_path / "images"
+    whole = make_image(folder / "whole.png", 300, 200)
     noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)
     for suffix in ("jpg", "png", "gif", "tif", "webp", "bmp"):
-        Image.fromarray(noise).save(folder / f"torn.{suffix}")
-        data = (folder / f"torn.{suffix}").read_bytes()
-        (folder / f"torn.{suffix}").write_bytes(data[: len(data) // 3])
+        Image.fromarray(noise).save(folder / f"corrupt.{suffix}")
+        data = (folder / f"corrupt.{suffix}").read_bytes()
+        (folder / f"corrupt.{suffix}").write_bytes(data[: len(data) // 3])
     (folder / "empty.png").write_bytes(b"")
-    picture(folder / "thread.png", 1000, 2)
+    make_image(folder / "thread.png", 1000, 2)
     bad = sorted(path.name for path in folder.iterdir() if path != whole)
     with pytest.raises(UserError, match="--skip-bad-images") as error:
         asked(folder)
     assert [Path(problem.split(": ")[0]).name for problem in error.value.problems] == bad
     assert asked(folder, skip_bad_images=True) == {"whole.png": (300, 200)}
     listed = capsys.readouterr().err
-    assert "8 of 9 pictures" in listed and all(name in listed for name in bad)
+    assert "8 of 9 images" in listed and all(name in listed for name in bad)
     whole.unlink()
-    with pytest.raises(UserError, match="no picture is left, all 8 are bad"):
+    with pytest.raises(UserError, match="no image is left, all 8 are unreadable"):
         asked(folder, skip_bad_images=True)
 
 
@@ -138,7 +143,7 @@ def a_record(name: str, width: int, height: int) -> dict:
 
 @pytest.fixture
 def trained() -> Grounding:
-    """On pictures of 640 × 480 to 800 × 600, which a budget of 512² shrinks to 0.92 and 0.74."""
+    """On images of 640 × 480 to 800 × 600, which a budget of 512² shrinks to 0.92 and 0.74."""
     ranges = {"seen_pixels": [640 * 480, 800 * 600], "seen_aspects": [4 / 3, 4 / 3]}
     return Grounding("qwen3_vl", "", "", 1024, 512**2, 64, "base", **ranges)
 
@@ -150,11 +155,11 @@ def trained() -> Grounding:
         # A photograph of 4000 × 3000 is shrunk to 0.15, the largest of training to 0.74.
         ([a_record("a", 640, 480), a_record("photo", 4000, 3000)], "1 of 2 .*scale of training \\(0.74\\).*photo.*at 0.15$"),
         ([a_record("icon", 64, 48)], "1 are far smaller or larger .*icon, 64 × 48$"),
-        ([a_record("strip", 1600, 300)], "1 are of another shape .*strip"),
+        ([a_record("strip", 1600, 300)], "1 have another aspect ratio .*strip"),
         ([a_record("icon", 64, 48), a_record("photo", 4000, 3000), a_record("b", 5000, 3000)], "3 of 3 .*1 are.*; 2 reach"),
     ],
 )  # fmt: skip
-def test_pictures_unlike_those_of_training_give_one_warning(trained, capsys, records, words):
+def test_images_unlike_those_of_training_give_one_warning(trained, capsys, records, words):
     warn_of_new_sizes(records, trained)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == (words is not None)
@@ -164,8 +169,8 @@ def test_pictures_unlike_those_of_training_give_one_warning(trained, capsys, rec
     assert capsys.readouterr().err == ""
 
 
-def test_labels_stand_with_their_scores(tmp_path):
-    path = picture(tmp_path / "a.png", 400, 300)
+def test_labels_are_drawn_with_their_scores(tmp_path):
+    path = make_image(tmp_path / "a.png", 400, 300)
     objects = {"bbox": [[100, 100, 300, 200]], "category": ["RBC"], "score": [0.934]}
     draw_predictions([{"id": "sub/a.png", "image": str(path), "objects": objects}], tmp_path / "drawn")
     with Image.open(path) as image:
@@ -196,7 +201,7 @@ def without_time(line: str) -> dict:
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_goes_on_and_ends_as_one_that_was_not(pages, tmp_path):
+def test_a_killed_evaluation_continues_and_ends_like_one_that_was_not_killed(pages, tmp_path):
     def words(out: Path) -> list[str]:
         where = ["--ckpt", EMBEDDED, "--images", str(pages), "--classes", "red square", "--out", str(out)]
         return [*where, "--max-new-tokens", "40", "--batch-size", "1", "--export", "coco,yolo,supervision"]
@@ -207,7 +212,7 @@ def test_a_killed_evaluation_goes_on_and_ends_as_one_that_was_not(pages, tmp_pat
     process = subprocess.Popen([sys.executable, "evaluate.py", *words(out)], cwd=ROOT, env=os.environ)
     began = time.monotonic()
     while not (partial.is_file() and len(lines_of(partial)) >= 3) and time.monotonic() - began < 120:
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, "it finished before it was killed"
         time.sleep(0.01)
     process.kill()
     process.wait()
@@ -215,7 +220,7 @@ def test_a_killed_evaluation_goes_on_and_ends_as_one_that_was_not(pages, tmp_pat
     assert 0 < len(before) < 4 and not (out / "predictions.jsonl").exists()
     evaluate.main(words(out))
     after, whole = lines_of(out / "predictions.jsonl"), lines_of(tmp_path / "whole" / "predictions.jsonl")
-    assert set(before) <= {*after}, "answers of the killed run are kept to the byte"
+    assert set(before) <= {*after}, "predictions of the killed run are kept to the byte"
     assert [without_time(line) for line in after] == [without_time(line) for line in whole]
     names = sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
     assert names == sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*") if p.is_file())

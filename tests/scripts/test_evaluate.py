@@ -1,4 +1,4 @@
-"""evaluate.py as a user runs it: adapter, base, merged model, predictions again, pictures without truth."""
+"""evaluate.py as a user runs it: adapter, base, earlier predictions, images without ground truth, and options."""
 
 import json
 import os
@@ -17,12 +17,12 @@ import merge_adapter
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import KEYS, make_prediction
-from boxtune.batching.collator import expected_input_size
+from boxtune.batching.encoder import expected_input_size
 from boxtune.common.errors import UserError
+from boxtune.data.dataset import read_records, write_dataset
 from boxtune.data.questions import as_asked
-from boxtune.data.records import read_records, write_dataset
 from boxtune.evaluation.options import parse_arguments
-from boxtune.models.loading import load_processor
+from boxtune.models.processors import load_processor
 from tests.helpers.records import ROOT
 from tests.helpers.training import train
 
@@ -69,7 +69,7 @@ def test_metrics_and_report_of_tuned_and_base(evaluated):
 
 
 def test_the_same_answers_batched_or_alone_and_twice(run, evaluated, tmp_path):
-    """Greedy: a second evaluation, of one image at a time, gives the same objects. Left padding moves float32 logits by
+    """Decoding is greedy, so a second evaluation with batch size 1 gives the same text. Left padding changes float32 logits by
     about 1e-5, so a tie could flip; none does on these images."""
     out = tmp_path / "alone"
     evaluate.main(["--ckpt", str(run / "final"), "--out", str(out), "--max-new-tokens", "20", "--batch-size", "1"])
@@ -79,7 +79,7 @@ def test_the_same_answers_batched_or_alone_and_twice(run, evaluated, tmp_path):
 
 
 def write_predictions(path: Path, records, codec="qwen3_vl", change=None) -> list[dict]:
-    """Perfect answers, unless `change` alters the text of each."""
+    """Write a perfect response to every record, or what `change` makes of it."""
     lines = []
     for record in records:
         size = (record["height"], record["width"])
@@ -90,7 +90,7 @@ def write_predictions(path: Path, records, codec="qwen3_vl", change=None) -> lis
 
 
 def test_a_question_about_one_class_is_scored_on_that_class(squares, tmp_path):
-    """A perfect answer to "Detect every red square" must not lose the blue ones."""
+    """The blue squares are no false negatives of a perfect response to "Detect every red square"."""
     records = [record for record in read_records(squares, "test") if len(record["objects"]["bbox"]) == 2]
     asked = [
         record
@@ -111,7 +111,7 @@ def test_a_question_about_one_class_is_scored_on_that_class(squares, tmp_path):
     assert (matching["tp"], matching["fp"], matching["fn"]) == (len(records), 0, 0)
 
 
-def test_scoring_again_leaves_the_evaluation_of_the_checkpoint(evaluated, squares, tmp_path, capsys):
+def test_scoring_again_keeps_the_evaluation_of_the_checkpoint(evaluated, squares, tmp_path, capsys):
     folder = shutil.copytree(evaluated, tmp_path / "eval")
     before = (folder / "metrics.json").read_bytes(), (folder / "report.html").read_bytes()
     words = ["--predictions", str(folder / "predictions.jsonl"), "--data", str(squares), "--reparse"]
@@ -128,10 +128,10 @@ def test_scoring_again_leaves_the_evaluation_of_the_checkpoint(evaluated, square
     assert "--out DIR" in capsys.readouterr().err
 
 
-def test_an_answer_cut_by_the_token_limit_is_truncated_even_where_it_looks_whole(evaluated, squares, tmp_path):
+def test_a_response_cut_by_the_token_limit_is_truncated_even_if_it_looks_complete(evaluated, squares, tmp_path):
     predictions = read_lines(evaluated / "predictions.jsonl")
     cut = [p for p in predictions if "truncated" in p["problems"]]
-    assert cut, "twenty tokens hold no answer of an object and its end"
+    assert cut, "twenty tokens are too few for an object and the end token"
     out = tmp_path / "again"
     paths = ["--predictions", str(evaluated / "predictions.jsonl"), "--data", str(squares), "--out", str(out)]
     evaluate.main([*paths, "--reparse"])
@@ -174,7 +174,7 @@ def test_rescoring_gives_the_same_numbers_to_the_last_digit(evaluated, squares, 
         }
 
 
-def test_json_is_all_that_stdout_holds_and_another_scorer_ranks_the_same_boxes(evaluated, squares, tmp_path, capfd):
+def test_stdout_holds_only_json_and_another_scorer_ranks_the_same_boxes(evaluated, squares, tmp_path, capfd):
     words = ["--predictions", str(evaluated / "predictions.jsonl"), "--data", str(squares), "--out", str(tmp_path)]
     evaluate.main([*words, "--json"])
     ((name, metrics),) = json.loads(capfd.readouterr().out).items()
@@ -184,19 +184,19 @@ def test_json_is_all_that_stdout_holds_and_another_scorer_ranks_the_same_boxes(e
     assert other["matching"] == metrics["matching"] and other["score_source"] == "label"
 
 
-def test_a_scorer_that_predictions_lack_is_refused(squares, tmp_path, capsys):
+def test_a_scorer_without_a_column_in_the_predictions_is_refused(squares, tmp_path, capsys):
     write_predictions(tmp_path / "p.jsonl", read_records(squares, "test"))
     with pytest.raises(SystemExit) as stop:
         evaluate.main(["--predictions", str(tmp_path / "p.jsonl"), "--data", str(squares), "--score", "label"])
     assert stop.value.code == 2 and "have no column score_label" in capsys.readouterr().err
 
 
-def test_pictures_need_not_exist_to_score(squares, tmp_path):
+def test_scoring_needs_no_images(squares, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(squares, data)
     for split in ("train", "validation", "test"):
         path = data / f"{split}.jsonl"
-        path.write_text(path.read_text(encoding="utf-8").replace("/pictures/", "/gone/"), encoding="utf-8")
+        path.write_text(path.read_text(encoding="utf-8").replace(".png", ".gone"), encoding="utf-8")
     write_predictions(tmp_path / "p.jsonl", read_records(data, "test"))
     evaluate.main(["--predictions", str(tmp_path / "p.jsonl"), "--data", str(data), "--out", str(tmp_path / "out")])
     assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["AP50"] == 1
@@ -207,7 +207,7 @@ def test_pictures_need_not_exist_to_score(squares, tmp_path):
     [
         (lambda lines: lines[1:], "no prediction"),
         (lambda lines: [*lines, lines[0] | {"id": "stranger"}], "stranger"),
-        (lambda lines: [*lines, lines[0]], "stands twice"),
+        (lambda lines: [*lines, lines[0]], "duplicate id"),
     ],
 )
 def test_foreign_duplicate_and_missing_ids_are_errors(squares, tmp_path, capsys, damage, message):
@@ -222,7 +222,7 @@ def test_foreign_duplicate_and_missing_ids_are_errors(squares, tmp_path, capsys,
     assert not (tmp_path / "o").exists()
 
 
-def test_allow_missing_counts_an_empty_answer(squares, tmp_path, capsys):
+def test_allow_missing_counts_an_empty_response(squares, tmp_path, capsys):
     lines = write_predictions(tmp_path / "p.jsonl", read_records(squares, "test"))
     kept = [line for line in lines if line["objects"]["bbox"]][1:]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -244,33 +244,33 @@ def test_the_split_falls_back_to_validation_and_says_so(squares, tmp_path, capsy
     assert metrics["provenance"]["split"] == "validation"
 
 
-def test_pictures_without_truth(run, squares, tmp_path, capsys):
-    folder = tmp_path / "pictures"
+def test_images_without_ground_truth(run, squares, tmp_path, capsys):
+    folder = tmp_path / "images"
     (folder / "sub").mkdir(parents=True)
     Image.new("RGB", (120, 90), "white").save(folder / "a.png")
     Image.new("L", (90, 120), 7).save(folder / "sub" / "a.jpg")
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not an image")
     common = ["--ckpt", str(run / "final"), "--images", str(folder), "--max-new-tokens", "20"]
     evaluate.main([*common, "--out", str(tmp_path / "out")])
     assert [p["id"] for p in read_lines(tmp_path / "out" / "predictions.jsonl")] == ["a.png", "sub/a.jpg"]
     assert (tmp_path / "out" / "pictures" / "a.png.jpg").is_file()
     assert (tmp_path / "out" / "pictures" / "sub" / "a.jpg.jpg").is_file()
     assert not (tmp_path / "out" / "metrics.json").exists()
-    (folder / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    (folder / "corrupt.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(SystemExit) as stop:
         evaluate.main([*common, "--out", str(tmp_path / "out2")])
     assert stop.value.code == 2
-    assert "torn.jpg" in capsys.readouterr().err
+    assert "corrupt.jpg" in capsys.readouterr().err
 
 
-def test_a_run_remembers_its_sizes_and_exports_what_it_finds(run, squares, tmp_path, capsys):
+def test_a_run_saves_its_image_sizes_and_exports_its_detections(run, squares, tmp_path, capsys):
     sizes = [(record["width"], record["height"]) for record in read_records(squares, "train")]
     least, most = Grounding.load(run / "final").seen_pixels
     assert min(w * h for w, h in sizes) < least < most < max(w * h for w, h in sizes)
     Image.new("RGB", (2000, 1500), "white").save(tmp_path / "photo.png")
     common = ["--ckpt", str(run / "final"), "--max-new-tokens", "20", "--skip-bad-images", "--export", "coco,yolo"]
     evaluate.main([*common, "--images", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out")])
-    assert "1 of 1 pictures are unlike those of training" in capsys.readouterr().err
+    assert "1 of 1 images are unlike those of training" in capsys.readouterr().err
     assert (tmp_path / "out" / "yolo" / "labels" / "photo.png.txt").is_file()
     assert isinstance(json.loads((tmp_path / "out" / "coco_results.json").read_text()), list)
 
@@ -295,7 +295,7 @@ def test_a_click_checkpoint_answers_in_points(squares, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         evaluate.main(["--ckpt", str(run / "final"), "--export", "coco", "--out", str(tmp_path / "out")])
     assert stop.value.code == 2 and "no boxes to export" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists(), "said before anything is generated"
+    assert not (tmp_path / "out").exists(), "the error must come before anything is generated"
 
 
 @pytest.mark.parametrize(
@@ -303,13 +303,13 @@ def test_a_click_checkpoint_answers_in_points(squares, tmp_path, capsys):
     [
         ("adapter_model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:1000]), "cannot be read"),
         ("adapter_model.safetensors", lambda path: path.unlink(), "no adapter weights"),
-        ("adapter_config.json", lambda path: path.write_text("{"), "torn|cannot be"),
+        ("adapter_config.json", lambda path: path.write_text("{"), "cannot be read"),
         ("grounding.json", lambda path: path.write_text("{"), "cannot be read"),
         ("grounding.json", lambda path: path.unlink(), "no grounding.json"),
         ("tokenizer.json", lambda path: path.write_text("{"), "processor"),
         ("tokenizer_config.json", lambda path: path.write_text("{}"), "the tokenizer has no pad_token"),
-        ("chat_template.jinja", lambda path: path.write_text("{% if %}"), "chat template .* is torn"),
-        ("chat_template.jinja", lambda path: path.write_text("Hello"), "the chat template makes 'Hello'"),
+        ("chat_template.jinja", lambda path: path.write_text("{% if %}"), "chat template .* is corrupt"),
+        ("chat_template.jinja", lambda path: path.write_text("Hello"), "the chat template renders .* as 'Hello'"),
     ],
 )
 def test_a_corrupt_checkpoint_is_one_message(run, tmp_path, capsys, name, damage, message):
@@ -324,7 +324,7 @@ def test_a_corrupt_checkpoint_is_one_message(run, tmp_path, capsys, name, damage
     assert re.search(message, error), error
 
 
-def test_the_folder_of_a_run_leads_to_its_checkpoint(run, tmp_path, capsys):
+def test_the_message_about_a_run_folder_names_its_checkpoint(run, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         evaluate.main(["--ckpt", str(run), "--out", str(tmp_path / "out")])
     assert stop.value.code == 2
@@ -334,14 +334,17 @@ def test_the_folder_of_a_run_leads_to_its_checkpoint(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda key, tensor: {key.replace("language_model", "model"): tensor}, "not whole, .* of its weights"),
+        (
+            lambda key, tensor: {key.replace("language_model", "model"): tensor},
+            "weights of the adapter in .* are unusable",
+        ),
         (lambda key, tensor: {} if "layers.1" in key else {key: tensor}, "missing: "),
         (lambda key, tensor: {key: tensor * float("nan")}, "not finite: "),
         (lambda key, tensor: {key: tensor[:-1].contiguous()}, "cannot be read: .*size mismatch"),
     ],
 )
-def test_an_adapter_that_is_not_whole_is_not_evaluated(run, tmp_path, capsys, change, message):
-    """peft warns of such weights and answers as the base would."""
+def test_an_incomplete_adapter_is_not_evaluated(run, tmp_path, capsys, change, message):
+    """peft only warns about such weights, and the model responds like its base."""
     copy = tmp_path / "final"
     shutil.copytree(run / "final", copy)
     weights = load_file(copy / "adapter_model.safetensors")
@@ -354,7 +357,7 @@ def test_an_adapter_that_is_not_whole_is_not_evaluated(run, tmp_path, capsys, ch
     assert not (tmp_path / "out").exists()
 
 
-def test_every_wrong_field_of_the_prompt_file_is_named(run, tmp_path):
+def test_every_wrong_field_of_grounding_json_is_named(run, tmp_path):
     values = json.loads((run / "final" / "grounding.json").read_text())
     values |= {"codec": "morse", "max_new_tokens": 0, "min_pixels": "few", "questions": None, "base_precision": "int3"}
     (tmp_path / "grounding.json").write_text(json.dumps(values))
@@ -367,13 +370,13 @@ def test_every_wrong_field_of_the_prompt_file_is_named(run, tmp_path):
 @pytest.mark.parametrize(
     ("server", "words"),
     [
-        ("http://[::1/v1", "is no address"),
-        ("http://:8000/v1", "is no address"),
-        ("http://localhost:port/v1", "is no address"),
+        ("http://[::1/v1", "is not a valid address"),
+        ("http://:8000/v1", "is not a valid address"),
+        ("http://localhost:port/v1", "is not a valid address"),
         ("localhost:8000/v1", "must start with http"),
     ],
 )
-def test_an_address_that_is_none_is_refused_first(server, words, capsys):
+def test_an_invalid_address_is_refused_first(server, words, capsys):
     with pytest.raises(SystemExit) as stop:
         evaluate.main(["--ckpt", "no/such/checkpoint", "--server", server])
     assert stop.value.code == 2
@@ -382,8 +385,8 @@ def test_an_address_that_is_none_is_refused_first(server, words, capsys):
     assert parse_arguments(["--ckpt", "x", "--server", "http://[::1]:8000/v1"], "").server
 
 
-def test_results_go_to_a_folder(tmp_path, capsys):
-    """Said before the model is opened, let alone asked."""
+def test_results_are_written_to_a_folder_only(tmp_path, capsys):
+    """The error comes before the model is opened."""
     (tmp_path / "file").write_text("mine")
     for out, words in (
         (tmp_path / "file", "is a file"),
@@ -398,7 +401,7 @@ def test_results_go_to_a_folder(tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_options_that_would_do_nothing_are_refused(capsys):
+def test_options_without_effect_are_refused(capsys):
     with pytest.raises(SystemExit) as stop:
         evaluate.main(["--predictions", "p.jsonl", "--limit", "3", "--batch-size", "0"])
     assert stop.value.code == 2
@@ -407,7 +410,7 @@ def test_options_that_would_do_nothing_are_refused(capsys):
         assert words in error
 
 
-def test_a_runs_own_predictions_are_scored_without_naming_their_data(evaluated, tmp_path, capsys):
+def test_the_predictions_of_a_run_are_scored_without_naming_their_dataset(evaluated, tmp_path, capsys):
     evaluate.main(["--predictions", str(evaluated), "--out", str(tmp_path), "--json"])
     again, before = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, evaluated))
     assert again["matching"] == before["matching"] and again["provenance"]["data"] == before["provenance"]["data"]
@@ -415,11 +418,11 @@ def test_a_runs_own_predictions_are_scored_without_naming_their_data(evaluated, 
     (tmp_path / "metrics.json").unlink()
     capsys.readouterr()
     for words, message in (
-        ((str(tmp_path / "alone.jsonl"),), "tells their data set; give --data DIR"),
+        ((str(tmp_path / "alone.jsonl"),), "to name their dataset; give --data DIR"),
         ((str(tmp_path / "nowhere"),), "nowhere does not exist"),
         (
             (str(evaluated), "--split", "train"),
-            "none of these 6 predictions is of this split; check --data and --split",
+            "none of the 6 predictions belongs to this split. Check --data and --split",
         ),
     ):
         with pytest.raises(SystemExit) as stop:
@@ -435,13 +438,13 @@ def test_help_fits_a_page(capsys):
         assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
 
 
-def test_an_interrupted_evaluation_goes_on(run, squares, tmp_path, monkeypatch):
-    """Answers already written are not generated again, unless a picture changed since."""
+def test_an_interrupted_evaluation_continues(run, squares, tmp_path, monkeypatch):
+    """Predictions already written are not generated again, unless an image file changed since."""
     out = tmp_path / "out"
     common = ["--ckpt", str(run / "final"), "--out", str(out), "--max-new-tokens", "10", "--batch-size", "2"]
-    from boxtune.inference import asking
+    from boxtune.inference import detector
 
-    honest = asking.generate_answers
+    honest = detector.generate_answers
     asked = []
 
     def watched(model, collator, records, batch_size):
@@ -451,7 +454,7 @@ def test_an_interrupted_evaluation_goes_on(run, squares, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr(asking, "generate_answers", watched)
+    monkeypatch.setattr(detector, "generate_answers", watched)
     data = shutil.copytree(squares, tmp_path / "data")
     common += ["--data", str(data)]
     with pytest.raises(SystemExit) as stop:
@@ -465,16 +468,16 @@ def test_an_interrupted_evaluation_goes_on(run, squares, tmp_path, monkeypatch):
     asked.clear()
     with pytest.raises(SystemExit):
         evaluate.main(common)
-    picture = data / read_records(data, "test")[-1]["image"]
-    os.utime(picture, (1, 1))
+    image_file = data / read_records(data, "test")[-1]["image"]
+    os.utime(image_file, (1, 1))
     evaluate.main(common)
     assert [len(ids) for ids in asked] == [6, 6]
 
 
-def test_an_interruption_among_the_tuned_models_answers_costs_none_of_the_bases(run, tmp_path, monkeypatch):
-    from boxtune.inference import asking
+def test_an_interruption_in_the_adapters_responses_does_not_repeat_the_bases(run, tmp_path, monkeypatch):
+    from boxtune.inference import detector
 
-    honest, asked = asking.generate_answers, []
+    honest, asked = detector.generate_answers, []
 
     def watched(model, collator, records, batch_size):
         asked.append(len(records))
@@ -483,13 +486,13 @@ def test_an_interruption_among_the_tuned_models_answers_costs_none_of_the_bases(
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr(asking, "generate_answers", watched)
+    monkeypatch.setattr(detector, "generate_answers", watched)
     out = tmp_path / "out"
     common = ["--base", "--out", str(out), "--max-new-tokens", "10"]
     with pytest.raises(SystemExit):
         evaluate.main(["--ckpt", str(run / "final"), "--batch-size", "2", *common])
     evaluate.main(
         ["--ckpt", f"{run / 'final'}/", "--batch-size", "3", *common]
-    )  # spelt otherwise, and in other batches
+    )  # another spelling of the path, and another batch size
     assert asked == [6, 6, 0, 3]
     assert not list(out.rglob("*.partial"))

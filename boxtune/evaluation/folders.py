@@ -1,0 +1,67 @@
+"""Where an evaluation writes its results, and where it finds the predictions of runs."""
+
+import json
+from pathlib import Path
+
+from boxtune.common.errors import UserError, reading
+from boxtune.common.files import named
+from boxtune.common.json_lines import read_json_lines
+
+# ---- results -------------------------------------------------------------------------------------------------------------
+
+
+def evaluation_folder(ckpt: str) -> Path:
+    """runs/NAME/eval for runs/NAME/final, runs/NAME/eval_checkpoint-30 for a checkpoint, runs/MODEL/eval for a hub id."""
+    folder = named(ckpt)
+    if not folder.is_dir():
+        return Path("runs") / ckpt.replace("/", "--") / "eval"
+    return folder.parent / ("eval" if folder.name == "final" else f"eval_{folder.name}")
+
+
+def images_folder(ckpt: str) -> Path:
+    """runs/NAME/eval_images for runs/NAME/final: beside the evaluation, whose metrics belong to its own predictions."""
+    evaluated = evaluation_folder(ckpt)
+    return evaluated.with_name(f"{evaluated.name}_images")
+
+
+def rescored_folder(folder: Path) -> Path:
+    """The folder of the predictions, or `rescored` in it if it holds the metrics of a checkpoint's own evaluation."""
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return folder
+    with reading(str(path), "Write the new results to another folder: --out DIR."):
+        is_evaluation = "checkpoint" in json.loads(path.read_text(encoding="utf-8"))["provenance"]
+    return folder / "rescored" if is_evaluation else folder
+
+
+# ---- predictions ---------------------------------------------------------------------------------------------------------
+
+
+def find_predictions(run: Path) -> Path:
+    """predictions.jsonl of a run: the path itself, or in this folder, or in eval/ below it. Raises UserError if there is none."""
+    for path in (run, run / "predictions.jsonl", run / "eval" / "predictions.jsonl"):
+        if path.is_file():
+            return path
+    if not run.exists():
+        raise UserError(f"{run} does not exist. Make predictions: python evaluate.py --ckpt DIR --data DIR")
+    raise UserError(
+        f"neither {run} nor {run / 'eval'} holds predictions.jsonl. Evaluate the run first: python evaluate.py --ckpt DIR"
+    )
+
+
+def common_ids(files: list[Path]) -> set[str]:
+    """The ids in two predictions files. Raises UserError if there are none, or if the files differ, with every such id."""
+    ids = [
+        {line["id"] for _, line in read_json_lines(path) if isinstance(line, dict) and isinstance(line.get("id"), str)}
+        for path in files
+    ]
+    problems = [
+        f"{name}: not in {path}"
+        for path, own in zip(files, ids, strict=True)
+        for name in sorted((ids[0] | ids[1]) - own)
+    ]
+    if problems:
+        raise UserError("only runs on the same images can be compared; evaluate both on one split:", problems)
+    if not ids[0]:
+        raise UserError(f"{files[0]} and {files[1]} hold no predictions; evaluate both on one split.")
+    return ids[0]

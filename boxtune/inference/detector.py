@@ -1,0 +1,249 @@
+"""Detector: a checkpoint, here or behind a server, that finds objects in images."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from peft import PeftModel
+from PIL import Image
+from transformers import PreTrainedModel
+
+from boxtune.answers.grounding import PRECISIONS
+from boxtune.answers.predictions import Prediction
+from boxtune.batching.collator import DetectionCollator
+from boxtune.common.errors import UserError, accepting
+from boxtune.data.records import Record
+from boxtune.inference.address import address_problem
+from boxtune.inference.client import ServerClient
+from boxtune.inference.detections import Detections
+from boxtune.inference.generation import generate_answers
+from boxtune.inference.inputs import ImageInput, check_classes, read_images, unlabelled_record
+from boxtune.inference.served_model import find_model
+from boxtune.models.checkpoint import Checkpoint, load_checkpoint_model, open_checkpoint
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs the checkpoint. `model` is the checkpoint's entry in the server's list; `trust` skips the checks."""
+
+    url: str
+    model: dict[str, Any]
+    trust: bool
+
+
+class Detector:
+    """Finds objects in images.
+
+        detector = Detector.from_pretrained("runs/NAME/final_merged")
+        detections = detector("photo.jpg")
+
+    Generation is greedy, so the same image gives the same detections.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        model: PreTrainedModel | PeftModel | None = None,
+        server: Server | None = None,
+        precision: str | None = None,
+    ):
+        """Use `from_pretrained`, which loads the weights. Here, pass either `model`, with the weights loaded, or `server`.
+
+        `precision` is the one that the user asked for; None means that of training.
+        """
+        if (model is None) == (server is None):
+            raise ValueError("a detector needs either a model or a server")
+        self.checkpoint = checkpoint
+        self.model = model
+        self.server = server
+        self.precision = precision
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str | torch.device | None = None,
+        precision: str | None = None,
+        server: str | None = None,
+        served_model: str | None = None,
+        trust_server: bool = False,
+        max_pixels: int | None = None,
+        max_new_tokens: int | None = None,
+    ) -> "Detector":
+        """Open a checkpoint: the folder of an adapter or of a merged model, or a hub id.
+
+        device: where the model runs, such as "cuda:1" or "cpu"; by default the GPU if there is one.
+        precision: "nf4", "bfloat16", "float16" or "float32"; by default that of training.
+        server: address of an OpenAI-compatible server that serves the checkpoint; no weights are loaded here then.
+        served_model: the checkpoint's name on the server, needed if it serves several. trust_server: skip the checks that
+        the server runs this checkpoint.
+        max_pixels: pixel budget, only for models that were not trained by boxtune. max_new_tokens: limit of a response's length.
+        Raises UserError if the checkpoint cannot be used, or if the server is not reachable or serves another model.
+        """
+        _check_options(device, precision, server, served_model, trust_server, max_pixels, max_new_tokens)
+        checkpoint = open_checkpoint(os.fspath(path), max_pixels, max_new_tokens)
+        if server is not None:
+            return cls.from_server(checkpoint, os.fspath(path), server, served_model, trust_server)
+        return cls.from_checkpoint(checkpoint, precision, device)
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, precision: str | None = None, device: str | torch.device | None = None
+    ) -> "Detector":
+        """Load the weights of an open checkpoint."""
+        model = load_checkpoint_model(checkpoint, precision, None if device is None else str(device))
+        return cls(checkpoint, model=model, precision=precision)
+
+    @classmethod
+    def from_server(
+        cls, checkpoint: Checkpoint, name: str, url: str, served_model: str | None = None, trust: bool = False
+    ) -> "Detector":
+        """Find an open checkpoint on a server. `name` is the checkpoint as the user named it, for messages."""
+        url = url.rstrip("/")
+        return cls(checkpoint, server=Server(url, find_model(url, served_model, name, checkpoint, trust), trust))
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes that the checkpoint was trained on; empty for a model that boxtune did not train."""
+        return list(self.checkpoint.grounding.classes)
+
+    # A str is a Sequence of str too, but it is one path: the first signature holds for it.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self,
+        images: ImageInput,
+        *,
+        classes: Sequence[str] | None = None,
+        threshold: float = 0.0,
+        batch_size: int = 16,
+    ) -> Detections: ...
+
+    @overload
+    def __call__(
+        self,
+        images: Sequence[ImageInput],
+        *,
+        classes: Sequence[str] | None = None,
+        threshold: float = 0.0,
+        batch_size: int = 16,
+    ) -> list[Detections]: ...
+
+    def __call__(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        *,
+        classes: Sequence[str] | None = None,
+        threshold: float = 0.0,
+        batch_size: int = 16,
+    ) -> Detections | list[Detections]:
+        """Detect objects in one image, or in every image of a list; a list gives a list in the same order.
+
+        images: a path, a PIL image, or a uint8 array of shape (H, W), (H, W, 3) in RGB or (H, W, 4) in RGBA. EXIF rotation is
+        applied, 16-bit gray is scaled, and transparent parts become white.
+        classes: names to ask for instead of the trained classes. Class ids are positions in the trained classes, followed by
+        those of `classes` that are new.
+        threshold: least score of an object, from 0 to 1. batch_size: images per batch; with a server, concurrent requests.
+        Raises UserError that lists every image that cannot be used.
+        """
+        if isinstance(images, Sequence) and not isinstance(images, str):
+            return self._detect(images, classes, threshold, batch_size)
+        return self._detect([images], classes, threshold, batch_size)[0]
+
+    def _detect(
+        self, images: Sequence[ImageInput], classes: Sequence[str] | None, threshold: float, batch_size: int
+    ) -> list[Detections]:
+        check_classes(self.classes if classes is None else classes)
+        asked = list(dict.fromkeys(self.classes if classes is None else classes))  # each name once
+        if not 0 <= threshold <= 1:
+            raise UserError(f"threshold must be from 0 to 1, got {threshold!r}.")
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {batch_size!r}.")
+
+        inputs = read_images(images)
+        digits = len(str(len(inputs)))  # ids of equal length sort in the order of the images
+        by_id = {f"images[{i:0{digits}}]": image for i, image in enumerate(inputs)}
+        records = [unlabelled_record(name, image.path, image.size, asked) for name, image in by_id.items()]
+
+        predictions = self.answer(records, batch_size, open_image=lambda record: by_id[record["id"]].open())
+        prediction_of = {prediction["id"]: prediction for prediction in predictions}
+        known_classes = list(dict.fromkeys([*self.classes, *asked]))
+        return [Detections.from_prediction(prediction_of[name], known_classes, threshold) for name in by_id]
+
+    def answer(
+        self,
+        records: list[Record],
+        batch_size: int = 16,
+        data_dir: Path = Path(),
+        open_image: Callable[[Record], Image.Image] | None = None,
+    ) -> Iterator[Prediction]:
+        """Ask each record's own first question; the predictions come in any order.
+
+        Images are read from the records' paths, relative to `data_dir`, unless `open_image` returns them.
+        """
+        collator = DetectionCollator(
+            self.checkpoint.processor, self.checkpoint.grounding, data_dir, open_image=open_image
+        )
+        if self.model is not None:
+            yield from generate_answers(self.model, collator, records, batch_size)
+        if self.server is not None:
+            client = ServerClient(self.server.url, self.server.model, collator, self.server.trust)
+            yield from client.answers(records, requests=batch_size)
+            if client.adapter_has_effect:
+                # Without its base, the "parent", the adapter is not compared again at the next call.
+                self.server = replace(self.server, model=self.server.model | {"parent": None})
+
+    @contextmanager
+    def without_adapter(self) -> Iterator["Detector"]:
+        """The adapter's base, asked in the same way. Calibration and noise label belong to the adapter and are left out."""
+        if not isinstance(self.model, PeftModel):
+            raise UserError(
+                f"{self.checkpoint.path} is not an adapter whose weights were loaded here, so it has no base."
+            )
+        grounding = replace(self.checkpoint.grounding, calibration=[], noise_label="")
+        checkpoint = replace(self.checkpoint, grounding=grounding)
+        with self.model.disable_adapter():
+            yield Detector(checkpoint, model=self.model, precision=self.precision)
+
+
+def _check_options(
+    device: str | torch.device | None,
+    precision: str | None,
+    server: str | None,
+    served_model: str | None,
+    trust_server: bool,
+    max_pixels: int | None,
+    max_new_tokens: int | None,
+) -> None:
+    """Raises UserError that lists every option that cannot be used."""
+    problems = []
+    if precision not in (None, *PRECISIONS):
+        problems.append(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if server is None:
+        needs_server = {"served_model": served_model is not None, "trust_server": trust_server}
+        problems += [f"{name} needs server" for name, given in needs_server.items() if given]
+    else:
+        not_with_server = {"device": device is not None, "precision": precision is not None}
+        problems += [f"{name} has no effect with server" for name, given in not_with_server.items() if given]
+        if problem := address_problem(server):
+            problems.append(f"server {problem}")
+    counts = {"max_pixels": max_pixels, "max_new_tokens": max_new_tokens}
+    problems += [f"{name} must be at least 1, got {n}" for name, n in counts.items() if n is not None and n < 1]
+    if problems:
+        raise UserError("these options cannot be used:", problems)
+    if device is not None:
+        _check_device(device)
+
+
+def _check_device(device: str | torch.device) -> None:
+    """Raises UserError if this machine has no such device."""
+    with accepting(f"device {device} cannot be used"):
+        kind = torch.device(device).type
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("there is no CUDA device")
+        torch.empty(0, device=device)
