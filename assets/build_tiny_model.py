@@ -1,9 +1,9 @@
-"""Build a tiny Qwen-VL model of any supported family, with random weights, from a seed.
+"""Build a tiny Qwen-VL model of any supported family, with random weights from a seed.
 
     python assets/build_tiny_model.py --family qwen2_5_vl --out assets/tiny_qwen2_5_vl
 
-It is a real model of the family's own classes with a small byte-level BPE that keeps Qwen's special tokens and single
-digits, so every line of the project runs on it as it runs on the hub's models. Nothing is downloaded.
+The model has the family's own classes and a small byte-level BPE tokenizer that keeps Qwen's special tokens and single-digit
+tokens. Every line of the project therefore runs on it as on the Hub's models. Nothing is downloaded.
 """
 
 import argparse
@@ -35,15 +35,15 @@ from boxtune.answers.codecs import CODECS
 from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
 from boxtune.data.questions import question
 
-# Qwen's own order; the first 14 also open the added vocabulary of the hub's tokenizers.
+# In Qwen's own order; the added vocabulary of the Hub's tokenizers begins with the same 14 tokens.
 SPECIAL_TOKENS = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
     "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
 
-# How Qwen splits text before merging (contractions, words, single digits, punctuation runs, line breaks, spaces), but that
-# what stands between the numbers and labels of a JSON answer stays whole: 18 tokens an object instead of 31.
+# Qwen's split of text before merging (contractions, words, single digits, punctuation runs, line breaks, spaces), with one
+# change: the text between the numbers and labels of a JSON answer stays whole, which gives 18 tokens per object instead of 31.
 SPLIT_PATTERN = (
     r'\[\{"bbox_2d": \[|"\}, \{"bbox_2d": \[|\], "label": "|"\}\]|, (?=\p{N})|'
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -102,7 +102,7 @@ NAMES = [
 
 
 def build_tokenizer(vocab_size: int = 1024) -> PreTrainedTokenizerFast:
-    """A byte-level BPE whose merges come from the project's own prompts and answers."""
+    """A byte-level BPE tokenizer with merges learned from the project's own prompts and answers."""
     draw = random.Random(0)
     corpus = [SYSTEM_PROMPT, *FORMAT_SENTENCES.values(), "system user assistant\n"]
     for first, second in itertools.combinations(NAMES, 2):
@@ -136,7 +136,7 @@ def build_tokenizer(vocab_size: int = 1024) -> PreTrainedTokenizerFast:
 
 
 def chat_template(family: str) -> str:
-    """The family's template as the trl package ships it; Qwen2-VL's turns are those of Qwen2.5-VL."""
+    """The family's chat template from the trl package. Qwen2-VL uses that of Qwen2.5-VL, whose turns are the same."""
     name = {"qwen2_vl": "qwen2_5_vl", "qwen2_5_vl": "qwen2_5_vl", "qwen3_vl": "qwen3_vl"}[family]
     return (files("trl") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
@@ -159,7 +159,7 @@ def build_processor(family: str, tokenizer: PreTrainedTokenizerFast, max_pixels:
 
 
 def build_model(family: str, tokenizer, hidden: int = 128, layers: int = 4, vision_layers: int = 4, seed: int = 0):
-    """Random weights in float32; the head of 32 keeps m-RoPE's three sections (time, height, width)."""
+    """A model with random float32 weights. A head size of 32 keeps the three sections of m-RoPE (time, height, width)."""
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     text = {
         "vocab_size": len(tokenizer),
@@ -221,7 +221,7 @@ def build_model(family: str, tokenizer, hidden: int = 128, layers: int = 4, visi
 
 
 def build(family: str, out: Path, **sizes) -> None:
-    """Write model, processor and tokenizer to `out`, loadable like a hub model."""
+    """Write model, processor and tokenizer to `out`; they load like a Hub model."""
     tokenizer = build_tokenizer()
     model = build_model(family, tokenizer, **sizes).to(torch.bfloat16)
     model.generation_config.do_sample = False

@@ -1,18 +1,18 @@
-"""Muon, the optimiser for a network's hidden matrices, in float32.
+"""Muon, an optimizer for the hidden matrices of a network, in float32.
 
-torch.optim.Muon orthogonalises in bfloat16, which a CPU without bfloat16 instructions emulates: measured at some twenty
-times the time of the same products in float32.
+torch.optim.Muon orthogonalizes in bfloat16, which a CPU without bfloat16 instructions emulates. That was measured to take about
+twenty times as long as the same matrix products in float32.
 """
 
 import torch
 
-# Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024): a quintic whose fifth iterate takes
-# singular values between 0 and 1 to about 1.
+# Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024): five iterations of this quintic move
+# singular values between 0 and 1 close to 1.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 
-def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
+def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     """The (m, n) matrix with its singular values moved close to 1, by Newton-Schulz iteration."""
     a, b, c = QUINTIC
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
@@ -24,7 +24,7 @@ def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; scaled to AdamW's usual update size (arXiv 2502.16982, equation 4)."""
+    """Orthogonalized Nesterov momentum, scaled to the usual size of AdamW's updates (arXiv 2502.16982, equation 4)."""
 
     def __init__(self, params, lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
@@ -39,6 +39,6 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["mean"] = torch.zeros_like(parameter)
                 mean = state["mean"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = orthogonalise(parameter.grad.lerp(mean, group["momentum"]))
+                update = orthogonalize(parameter.grad.lerp(mean, group["momentum"]))
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update, alpha=-0.2 * group["lr"] * max(parameter.shape) ** 0.5)

@@ -1,16 +1,17 @@
-"""Pretrain the embedded tiny model from random weights, so that it can locate things before anyone fine-tunes it.
+"""Pretrain the embedded tiny model from random weights, so that it can locate objects before it is fine-tuned.
 
     python assets/pretrain_tiny_model.py --work /tmp/pretrain --out assets/tiny_qwen3_vl
 
-ImageFinder come from pretraining_pictures.py, which also says what learns for how long; text, coordinates and labels from the
-project's own collator, so fine-tuning finds what it expects. First the vision tower learns alone, with a dense head on what
-it gives: of each picture token the class there, and where the edges of that object lie. Then the language model learns to
-answer from a tower that stands still, and at last both together. Each of the first two costs a fraction of a whole step, and
-answers are learned from features that already say where things are. The head also says where the object lies that an answer
-names next: a language model that has to find that out by itself, from nothing but answers, names objects at random for a
-long time. The dense head is thrown away at the end.
+pretraining_images.py draws the images and defines the stages. The project's own collator produces text, coordinates and
+labels, so fine-tuning starts from a model that knows its formats.
 
-Stopped, it goes on from --work.
+First the vision tower is trained alone, with a dense head on its output. For each image token, the head predicts the class
+there and the edges of that object. Then the language model learns to answer, with a frozen tower. Finally both are trained
+together. The first two phases cost only a fraction of a full step, and the language model starts from features that already
+locate objects. The head also predicts where the next object of the answer is: a language model that has to learn this from
+answers alone names objects in random order for a long time. The dense head is discarded at the end.
+
+An interrupted run continues from --work.
 """
 
 import argparse
@@ -25,14 +26,15 @@ from pathlib import Path
 import torch
 from build_tiny_model import build_model, build_processor, build_tokenizer
 from muon import Muon
+from pretraining_images import HELD_OUT_STAGE, STAGES, Scene, Stage, draw_scene
 from pretraining_objects import CLASSES
-from pretraining_pictures import HELD_OUT_STAGE, STAGES, Scene, Stage, draw_scene
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
 from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
 from boxtune.answers.grounding import Grounding
-from boxtune.batching.collator import IGNORE_INDEX, DetectionCollator
+from boxtune.batching.collator import DetectionCollator
+from boxtune.batching.encoder import IGNORE_INDEX
 from boxtune.common.files import write_whole
 from boxtune.data.questions import question
 from boxtune.data.records import in_order, raster_order
@@ -44,27 +46,29 @@ SIZES = {"hidden": 192, "layers": 5, "vision_layers": 7}
 BACKGROUND = len(CLASSES)
 EVAL_IMAGES = 64
 MAX_NEW_TOKENS = 480  # fifteen boxes
-# What the summed loss of an example's answer is divided by: a constant, so that a batch of short answers, each of a
-# few certain tokens, weighs less than one of long answers.
+# Divisor of the summed loss of an example's answer. It is a constant, so that a batch of short answers with a few easy tokens
+# has less weight than a batch of long ones.
 TOKENS_PER_ANSWER = 64
-POOL = 4  # batches drawn at a time and shared out by length, so that little is padded
+POOL = 4  # batches that are drawn together and sorted by length, to reduce padding
 HELD_OUT = "held out"
 TOTAL_STEPS = sum(stage.steps for stage in STAGES)
 CURVE = (
     *("step", "seconds", "stage", "loss", "class_loss", "near_loss", "place_loss", "next_loss", "next_alike_loss"),
     *("end_loss", "f1", "mean_iou_gt"),
 )
-# What the dense head says of each picture token: a class or none; how far off the edges of its object are, in bins of BIN
-# pixels from BEHIND bins behind the token's middle on; where they lie, in bins across the picture; where those of the next
-# object in raster order lie, and of the next of its class; and whether its object is the first, the first of its class, the
-# last, the last of its class.
+# Outputs of the dense head for each image token:
+# - a class, or background
+# - the distances to the edges of its object, in bins of BIN pixels, starting BEHIND bins behind the token's center
+# - the edges of its object, in BINS bins across the image
+# - the edges of the next object in raster order, and of the next object of its class, in the same bins
+# - whether its object is the first, the first of its class, the last, the last of its class
 BINS, BIN, BEHIND = 50, 5, 4
 DENSE_PARTS = (len(CLASSES) + 1, 4 * BINS, 4 * BINS, 4 * BINS, 4 * BINS, 4)
-NONE = -1.0  # the edges of a next object that there is not
+NONE = -1.0  # the edges of a next object that does not exist
 
 
 def choose_question(rng: random.Random, scene: Scene, stage: Stage) -> list[str]:
-    """The class names to ask for: one that is there, all that are there with others mixed in, or one that is not."""
+    """The classes to ask for: one that is present, all that are present plus some absent ones, or one that is absent."""
     present = sorted(set(scene.labels))
     absent = [name for name in CLASSES if name not in present]
     if not present or rng.random() < stage.absent:
@@ -77,12 +81,12 @@ def choose_question(rng: random.Random, scene: Scene, stage: Stage) -> list[str]
 
 
 def choose_order(rng: random.Random, stage: Stage) -> str:
-    """Mostly that of lines of print, else the largest first, else any (see boxtune.data.records.in_order)."""
+    """The order of the answer: usually raster, otherwise largest first or random (see boxtune.data.records.in_order)."""
     return rng.choices(("raster", "area", "random"), (stage.raster, (1 - stage.raster) / 2, (1 - stage.raster) / 2))[0]
 
 
 def make_record(name: str, stage: Stage) -> dict:
-    """A prepared record with its picture in memory; `scene` keeps what was not asked for too. Depends on `name` alone."""
+    """A prepared record with its image in memory. `scene` keeps all objects, also those not asked for. Depends on `name` only."""
     rng = random.Random(name)
     scene = draw_scene(rng, stage)
     asked = choose_question(rng, scene, stage)
@@ -107,13 +111,15 @@ def make_record(name: str, stage: Stage) -> dict:
 
 
 def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> dict[str, torch.Tensor]:
-    """For the picture's T tokens in row order, of the object that covers most of each: `classes` (T,); `near` (T, 4), how
-    far its left, top, right and bottom edge lie from the token's middle, outwards, in pixels of the input; `place` (T, 4),
-    its box in shares of the picture; `next` and `next_alike` (T, 4), those of the object that follows it in raster order,
-    of any class and of its own, or NONE; `ends` (T, 4), whether it is the first, the first of its class, the last, the last
-    of its class.
+    """Targets of the dense head, for the image's T tokens in row order. Each token belongs to the object that covers most of it.
 
-    A token that no object covers by a quarter is background, except the one under an object's centre.
+    classes (T,): the class, or BACKGROUND.
+    near (T, 4): distances from the token's center outward to the left, top, right and bottom edge, in pixels of the input.
+    place (T, 4): the object's xyxy as fractions of the image.
+    next, next_alike (T, 4): xyxy of the next object in raster order, of any class and of the same class; NONE if there is none.
+    ends (T, 4): whether the object is the first, the first of its class, the last, the last of its class.
+
+    A token is background if no object covers a quarter of it, except the token under an object's center.
     """
     height, width = input_size
     rows, columns = height // cell, width // cell
@@ -128,19 +134,19 @@ def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> dict[
     x, y = x.reshape(1, -1), y.reshape(1, -1)
     covered = (torch.minimum(x1, x + cell) - torch.maximum(x0, x)).clamp(min=0)
     covered = covered * (torch.minimum(y1, y + cell) - torch.maximum(y0, y)).clamp(min=0) / cell**2  # (N, T)
-    centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
-    covered += (x <= centre_x) & (centre_x < x + cell) & (y <= centre_y) & (centre_y < y + cell)
-    share, owner = covered.max(0)
+    center_x, center_y = (x0 + x1) / 2, (y0 + y1) / 2
+    covered += (x <= center_x) & (center_x < x + cell) & (y <= center_y) & (center_y < y + cell)
+    coverage, owner = covered.max(0)
     classes = torch.tensor([CLASSES.index(label) for label in scene.labels])[owner]
-    shares, middle = boxes_xyxy / torch.tensor([width, height] * 2), torch.cat([x, y, x, y]).T + cell / 2
+    fractions, center = boxes_xyxy / torch.tensor([width, height] * 2), torch.cat([x, y, x, y]).T + cell / 2
     following, alike = successors(scene, same_class=False), successors(scene, same_class=True)
-    with_none = torch.cat([shares, torch.full((1, 4), NONE)])  # a successor of -1 is its last row
+    with_none = torch.cat([fractions, torch.full((1, 4), NONE)])  # index -1, no successor, is the last row
     firsts = [[i not in chain for i in range(len(chain))] for chain in (following, alike)]
     lasts = [[i < 0 for i in chain] for chain in (following, alike)]
     return {
-        "classes": torch.where(share >= 0.25, classes, BACKGROUND),
-        "near": (boxes_xyxy[owner] - middle) * torch.tensor([-1, -1, 1, 1]),
-        "place": shares[owner],
+        "classes": torch.where(coverage >= 0.25, classes, BACKGROUND),
+        "near": (boxes_xyxy[owner] - center) * torch.tensor([-1, -1, 1, 1]),
+        "place": fractions[owner],
         "next": with_none[following][owner],
         "next_alike": with_none[alike][owner],
         "ends": torch.tensor([firsts[0], firsts[1], lasts[0], lasts[1]], dtype=torch.float32).T[owner],
@@ -148,7 +154,7 @@ def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> dict[
 
 
 def successors(scene: Scene, same_class: bool) -> list[int]:
-    """For each object the one that follows it in raster order, if asked only among those of its class; -1 behind the last."""
+    """For each object, the index of the next one in raster order, or -1; with `same_class`, the next one of its class."""
     following, last = [-1] * len(scene.labels), {}
     for i in raster_order(scene.boxes_xyxy):
         chain = scene.labels[i] if same_class else ""
@@ -159,13 +165,13 @@ def successors(scene: Scene, same_class: bool) -> list[int]:
 
 
 class SceneCollator(DetectionCollator):
-    """The project's collator, with pictures from memory and targets for the dense head."""
+    """The project's collator, with images from memory and targets for the dense head."""
 
     def load(self, record: dict):
         return record["scene"].image
 
     def collate(self, records: list[dict], asks: bool, dense: bool) -> dict:
-        """ImageFinder; the conversations where the stage `asks`; the `dense` head's targets where it learns."""
+        """Images; with `asks`, also conversations; with `dense`, also targets of the dense head."""
         features, sizes = self.process_images(records)
         batch = self.batch_conversations(records, features, sizes) if asks else features
         if dense:
@@ -181,7 +187,7 @@ def make_collator() -> SceneCollator:
     grounding = Grounding(
         codec=FAMILY,
         system_prompt=SYSTEM_PROMPT,
-        format_sentence=FORMAT_SENTENCES["json"],
+        format_sentence=FORMAT_SENTENCES["json_boxes"],
         min_pixels=size["shortest_edge"],
         max_pixels=size["longest_edge"],
         max_new_tokens=MAX_NEW_TOKENS,
@@ -191,16 +197,16 @@ def make_collator() -> SceneCollator:
 
 
 def stage_at(step: int) -> tuple[int, int]:
-    """(which stage, steps done of it)."""
+    """(index of the stage, completed steps of that stage). Raises ValueError after the last stage."""
     for i, stage in enumerate(STAGES):
         if step < stage.steps:
             return i, step
         step -= stage.steps
-    raise ValueError(f"step {step} past the last stage")
+    raise ValueError(f"{step} steps after the end of the last stage")
 
 
 class Batches(IterableDataset):
-    """The batches from `start` on; batch n is the same however often the run was interrupted."""
+    """The batches from `start` on. Batch n is the same regardless of interruptions."""
 
     def __init__(self, seed: int, start: int):
         self.seed, self.start = seed, start
@@ -214,7 +220,7 @@ class Batches(IterableDataset):
                     yield collator.collate(records, asks=stage.learns != "vision", dense=stage.learns != "language")
 
     def pool(self, first: int, stage: Stage) -> list[list[dict]]:
-        """The records of POOL batches from step `first` on: short answers with short ones, the batches in any order."""
+        """The records of POOL batches from step `first` on, grouped by answer length; the batches are in random order."""
         records = [make_record(f"{self.seed}/{first}/{i}", stage) for i in range(POOL * stage.batch)]
         records.sort(key=lambda record: len(record["objects"]["bbox"]))
         batches = [records[i : i + stage.batch] for i in range(0, len(records), stage.batch)]
@@ -223,9 +229,10 @@ class Batches(IterableDataset):
 
 
 class FlatPatchEmbed(torch.nn.Module):
-    """The family's patch embedding, of the same weights, as the matrix product that it is.
+    """The family's patch embedding with the same weights, as a matrix product.
 
-    Each patch comes alone, so its convolution never slides; the backward of Conv3d takes a sixth of a CPU's whole step.
+    Each patch is a separate input, so the convolution never slides. The backward pass of Conv3d takes a sixth of a full step
+    on a CPU.
     """
 
     def __init__(self, proj: torch.nn.Conv3d):
@@ -237,14 +244,17 @@ class FlatPatchEmbed(torch.nn.Module):
 
 
 def losses(model, dense_head: torch.nn.Linear, batch: dict) -> dict[str, torch.Tensor]:
-    """Where the batch has them, the dense head's losses of classes and edges; of the answer tokens the cross entropy's sum
-    over TOKENS_PER_ANSWER an example ("answer") and its mean ("loss")."""
+    """The losses of a batch: those of the dense head if it has dense targets, and those of the answers if it has labels.
+
+    "answer" is the summed cross-entropy of the answer tokens, divided by TOKENS_PER_ANSWER per example. "loss" is its mean, for
+    logging only.
+    """
     dense, labels, found = batch.pop("dense", None), batch.pop("labels", None), {}
     if labels is None:
         seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
     else:
         output = model.model(**batch, output_hidden_states=dense is not None, use_cache=False)
-        if dense is not None:  # what goes into the first layer are, at the picture's tokens, the tower's own outputs
+        if dense is not None:  # the inputs of the first layer are the tower's outputs at the image tokens
             seen = output.hidden_states[0][batch["mm_token_type_ids"] == 1]
         supervised = labels[:, 1:] != IGNORE_INDEX
         logits = model.lm_head(output.last_hidden_state[:, :-1][supervised])
@@ -268,14 +278,14 @@ def losses(model, dense_head: torch.nn.Linear, batch: dict) -> dict[str, torch.T
 
 
 def edge_loss(scores: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of (N, 4 BINS) scores against a bell of one bin's width round each of (N, 4) edges, in bins."""
+    """Cross-entropy of (N, 4 · BINS) scores with a Gaussian of one bin's width around each of the (N, 4) edges, in bins."""
     distance = edges.reshape(-1, 1) - torch.arange(BINS) - 0.5
     targets = (-(distance**2) / 2).softmax(dim=1)
     return functional.cross_entropy(scores.reshape(-1, BINS), targets) if len(edges) else scores.sum()
 
 
 def answer(model, collator: SceneCollator, records: list[dict]) -> list[dict]:
-    """The predictions that greedy answers to `records` hold."""
+    """Predictions for `records` from greedy decoding."""
     model.eval()
     answers = generate_answers(model, collator, records, batch_size=EVAL_IMAGES)
     predictions = {prediction["id"]: prediction for prediction in answers}
@@ -284,17 +294,18 @@ def answer(model, collator: SceneCollator, records: list[dict]) -> list[dict]:
 
 
 def metrics_of(records: list[dict], predictions: list[dict]) -> dict:
-    """metrics.json, its `matching` beside the rest."""
+    """All metrics, with the content of `matching` merged into the top level."""
     metrics = score(records, predictions, list(CLASSES))
     return metrics | metrics["matching"]
 
 
 def held_out(count: int, seed: int) -> list[dict]:
+    """`count` records that training never uses."""
     return [make_record(f"{HELD_OUT} {seed}/{i}", HELD_OUT_STAGE) for i in range(count)]
 
 
 def learning_rate(step: int, warmup: int) -> float:
-    """The share of the peak rate: between the stage's two, linear, after a linear warm-up."""
+    """The learning rate as a fraction of its peak: linear between the stage's two values, after a linear warm-up."""
     i, done = stage_at(step)
     begin, end = STAGES[i].rate
     return min(1.0, (done + 1) / warmup) * (begin + (end - begin) * done / STAGES[i].steps)
@@ -303,7 +314,7 @@ def learning_rate(step: int, warmup: int) -> float:
 def make_optimizers(model, dense_head, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of both towers' layers, AdamW for the rest.
 
-    The merger between the towers is left to AdamW: orthogonalising its wide matrix alone would cost as much as all others.
+    AdamW also trains the merger between the towers: orthogonalizing its wide matrix would cost as much as all others together.
     """
     layers = [*model.model.visual.blocks.parameters(), *model.model.language_model.layers.parameters()]
     matrices = [parameter for parameter in layers if parameter.ndim == 2]
@@ -320,7 +331,7 @@ def make_optimizers(model, dense_head, args: argparse.Namespace) -> list[torch.o
 
 
 def save_model(model, out: Path) -> None:
-    """The model in bf16 with its processor, as build_tiny_model.build writes it; swapped in as a whole."""
+    """Write the model in bf16 with its processor, as build_tiny_model.build does, and replace `out` in one step."""
     fresh = out.with_name(f".{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     tokenizer = build_tokenizer()
@@ -358,7 +369,7 @@ def append_row(path: Path, **row) -> None:
 
 
 def extend_curve(kept: Path, run: Path) -> None:
-    """Put the rows of `run` behind those of `kept` from before it: a run that began at earlier weights has no others."""
+    """Append the rows of `run` to those rows of `kept` that precede it; later rows of `kept` belong to another run."""
 
     def lines(path: Path) -> list[str]:
         return path.read_bytes().decode().splitlines(keepends=True)
@@ -371,44 +382,64 @@ def extend_curve(kept: Path, run: Path) -> None:
     write_whole(kept, "".join([head, *before, *rows]))
 
 
+def make_model(collator: SceneCollator, seed: int) -> torch.nn.Module:
+    """The model with random float32 weights and a fast patch embedding, in training mode."""
+    model = build_model(FAMILY, collator.tokenizer, seed=seed, **SIZES).float().train()
+    model.model.visual.patch_embed = FlatPatchEmbed(model.model.visual.patch_embed.proj)
+    return model
+
+
+def restore(path: Path, model, dense_head, optimizers: list[torch.optim.Optimizer]) -> tuple[int, float]:
+    """Load the state of an interrupted run, if there is one, and return its (completed steps, seconds)."""
+    if not path.exists():
+        return 0, 0.0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    dense_head.load_state_dict(state["dense_head"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    print(f"continuing from step {state['step']}", flush=True)
+    return state["step"], state["seconds"]
+
+
+def set_stage(model, stage: Stage) -> None:
+    """Freeze or unfreeze the vision tower. The mergers belong to the language model."""
+    visual = model.model.visual
+    for part in (visual.patch_embed, visual.pos_embed, visual.blocks):
+        part.requires_grad_(stage.learns != "language")
+
+
+def update(model, dense_head, optimizers: list[torch.optim.Optimizer], batch: dict, rate: float) -> dict[str, float]:
+    """One optimizer step at `rate` times the peak learning rates. Returns the losses that the curve shows."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+    found = losses(model, dense_head, batch)
+    sum(value for key, value in found.items() if key != "loss").backward()
+    torch.nn.utils.clip_grad_norm_([*model.parameters(), *dense_head.parameters()], 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return {key: value.item() for key, value in found.items() if key in CURVE}
+
+
 def train(args: argparse.Namespace) -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     collator = make_collator()
-    model = build_model(FAMILY, collator.tokenizer, seed=args.seed, **SIZES).float().train()
-    model.model.visual.patch_embed = FlatPatchEmbed(model.model.visual.patch_embed.proj)
+    model = make_model(collator, args.seed)
     dense_head = torch.nn.Linear(SIZES["hidden"], sum(DENSE_PARTS))
     optimizers = make_optimizers(model, dense_head, args)
-    start, spent, state_path, curve = 0, 0.0, args.work / "state.pt", args.work / "curve.csv"
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        model.load_state_dict(state["model"])
-        dense_head.load_state_dict(state["dense_head"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        start, spent = state["step"], state["seconds"]
-        print(f"going on from step {start}", flush=True)
+    start, spent = restore(args.work / "state.pt", model, dense_head, optimizers)
     held = held_out(EVAL_IMAGES, args.seed)
 
     recent, began = [], time.monotonic() - spent
     for step, batch in enumerate(DataLoader(Batches(args.seed, start), batch_size=None, num_workers=1), start):
         i, _ = stage_at(step)
-        visual = model.model.visual
-        for part in (visual.patch_embed, visual.pos_embed, visual.blocks):  # the mergers belong to the language model
-            part.requires_grad_(STAGES[i].learns != "language")
-        share = learning_rate(step, args.warmup)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * share
+        set_stage(model, STAGES[i])
         asks = "labels" in batch
-        found = losses(model, dense_head, batch)
-        sum(value for key, value in found.items() if key != "loss").backward()
-        torch.nn.utils.clip_grad_norm_([*model.parameters(), *dense_head.parameters()], 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        recent.append({key: value.item() for key, value in found.items() if key in CURVE})
+        recent.append(update(model, dense_head, optimizers, batch, learning_rate(step, args.warmup)))
         done = step + 1
         ends = done == TOTAL_STEPS or stage_at(done)[0] != i  # the next stage has other losses
         if done % args.log_every and not ends:
@@ -425,19 +456,19 @@ def train(args: argparse.Namespace) -> None:
             row |= {key: round(found[key] or 0.0, 4) for key in ("f1", "mean_iou_gt")}
             save_model(model, args.work / "model")
         save_state(
-            state_path,
+            args.work / "state.pt",
             model=model.state_dict(),
             dense_head=dense_head.state_dict(),
             optimizers=[optimizer.state_dict() for optimizer in optimizers],
             step=done,
             seconds=time.monotonic() - began,
         )
-        append_row(curve, **row)
+        append_row(args.work / "curve.csv", **row)
         print(json.dumps(row), flush=True)
 
 
 def report(args: argparse.Namespace) -> None:
-    """Score the finished model as it was saved, in bf16 weights, on pictures that training never saw; write it to --out."""
+    """Score the final model with its saved bf16 weights on held-out images, and write it to --out."""
     collator = make_collator()
     state = torch.load(args.work / "state.pt", weights_only=True)
     model = build_model(FAMILY, collator.tokenizer, **SIZES)
@@ -462,9 +493,9 @@ def report(args: argparse.Namespace) -> None:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="state, curve and checkpoints")
-    parser.add_argument("--out", type=Path, help="where the finished model goes; left out: only --work")
-    parser.add_argument("--learning-rate", type=float, default=4e-3, help="Muon's")
-    parser.add_argument("--adam-learning-rate", type=float, default=2e-3)
+    parser.add_argument("--out", type=Path, help="folder for the final model; without it, only --work is written")
+    parser.add_argument("--learning-rate", type=float, default=4e-3, help="peak learning rate of Muon")
+    parser.add_argument("--adam-learning-rate", type=float, default=2e-3, help="peak learning rate of AdamW")
     parser.add_argument("--warmup", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

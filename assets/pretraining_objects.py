@@ -1,4 +1,4 @@
-"""The things that pretraining pictures show, and the grounds they lie on. Words are made of random syllables."""
+"""The objects and backgrounds of the pretraining images. Words consist of random syllables."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ CLASSES = (
     "text", "figure", "table",
 )  # fmt: skip
 ROUND = {"circle", "ring", "cell"}
-WORDY = {"title", "text", "table", "label"}
+WITH_WORDS = {"title", "text", "table", "label"}
 SYLLABLES = ("ka", "lo", "mi", "ne", "ru", "sta", "ver", "on", "tis", "pra", "gel", "dor", "qui", "bum", "wex", "ha")
 
 
@@ -30,29 +30,29 @@ def number(rng: random.Random) -> str:
     return f"{rng.uniform(0, 99):.{rng.randint(0, 1)}f}{rng.choice(['', '', ' m', ' %', ' kg'])}"
 
 
-def colour(rng: random.Random, low: int = 0, high: int = 255) -> tuple[int, int, int]:
+def color(rng: random.Random, low: int = 0, high: int = 255) -> tuple[int, int, int]:
     return tuple(rng.randint(low, high) for _ in range(3))
 
 
-def ink_on(rng: random.Random, ground: tuple[int, int, int]) -> tuple[int, int, int]:
-    """A colour that can be told from `ground`."""
+def ink_on(rng: random.Random, background: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A color with enough contrast to `background`."""
     while True:
-        made = colour(rng)
-        if sum(abs(a - b) for a, b in zip(made, ground, strict=True)) > 220:
+        made = color(rng)
+        if sum(abs(a - b) for a, b in zip(made, background, strict=True)) > 220:
             return made
 
 
-def strong_ink(rng: random.Random, ground: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Nearly black on light ground, nearly white on dark: what print uses."""
-    return colour(rng, 0, 70) if sum(ground) > 380 else colour(rng, 200, 255)
+def strong_ink(rng: random.Random, background: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Nearly black on a light background, nearly white on a dark one, as in print."""
+    return color(rng, 0, 70) if sum(background) > 380 else color(rng, 200, 255)
 
 
-# ---- grounds ---------------------------------------------------------------------------------------------------------
+# ---- backgrounds ------------------------------------------------------------------------------------------------------
 
 
-def draw_ground(rng: random.Random, width: int, height: int) -> tuple[Image.Image, tuple[int, int, int]]:
-    """(picture, its main colour): plain, a gradient, noise or stripes, sometimes with empty cards on it."""
-    main = colour(rng, 150, 255) if rng.random() < 0.6 else colour(rng)
+def draw_background(rng: random.Random, width: int, height: int) -> tuple[Image.Image, tuple[int, int, int]]:
+    """(image, its main color): plain, a gradient, noise or stripes, sometimes with an empty card on it."""
+    main = color(rng, 150, 255) if rng.random() < 0.6 else color(rng)
     kind = rng.choice(["plain", "gradient", "noise", "stripes"])
     if kind == "gradient":
         other = tuple(min(max(v + rng.randint(-60, 60), 0), 255) for v in main)
@@ -121,7 +121,7 @@ def draw_shape(draw: ImageDraw.ImageDraw, name: str, w: int, h: int, rng: random
 
 
 def draw_barcode(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random) -> None:
-    draw.rectangle((0, 0, w - 1, h - 1), fill=colour(rng, 235, 255))
+    draw.rectangle((0, 0, w - 1, h - 1), fill=color(rng, 235, 255))
     x, step = 0.06 * w, max(1.0, w / rng.randint(35, 60))
     while x < 0.93 * w:
         bar = step * rng.randint(1, 3)
@@ -131,10 +131,10 @@ def draw_barcode(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random) 
 
 def draw_figure(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random) -> None:
     """A small chart with a frame: bars or a line."""
-    ground = colour(rng, 225, 255)
-    draw.rectangle((0, 0, w - 1, h - 1), fill=ground, outline=strong_ink(rng, ground))
+    background = color(rng, 225, 255)
+    draw.rectangle((0, 0, w - 1, h - 1), fill=background, outline=strong_ink(rng, background))
     draw.line((w * 0.12, h * 0.08, w * 0.12, h * 0.88, w * 0.94, h * 0.88), fill=(20, 20, 20), width=max(1, w // 60))
-    count, ink = rng.randint(3, 7), colour(rng, 0, 190)
+    count, ink = rng.randint(3, 7), color(rng, 0, 190)
     levels = [rng.uniform(0.15, 0.75) for _ in range(count)]
     slots = [w * (0.16 + 0.76 * i / count) for i in range(count + 1)]
     if rng.random() < 0.5:
@@ -146,7 +146,7 @@ def draw_figure(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random) -
 
 
 def draw_words(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random, ink, line: float) -> None:
-    """Lines of words, `line` pixels high, that fill the tile."""
+    """Fill the tile with lines of words, each `line` pixels high."""
     rows = max(1, round(h / line))
     size = max(5, round(h / rows * 0.85))
     for row in range(rows):
@@ -158,9 +158,9 @@ def draw_words(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random, in
         draw.text((0, row * h / rows - size * 0.12), " ".join(words), fill=ink, font=font(size))
 
 
-def draw_label(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random, ground) -> None:
+def draw_label(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random, background) -> None:
     """A rounded tag with one big word."""
-    tag = ink_on(rng, ground)
+    tag = ink_on(rng, background)
     draw.rounded_rectangle((0, 0, w - 1, h - 1), radius=min(w, h) // 4, fill=tag)
     size = max(6, round(h * rng.uniform(0.4, 0.55)))
     text, ink = word(rng)[: max(2, round(1.4 * w / size))], strong_ink(rng, tag)
@@ -168,14 +168,14 @@ def draw_label(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random, gr
 
 
 def draw_table(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random, around) -> None:
-    """Rows of a word and one to three numbers: ruled, zebra-striped or bare, mostly framed."""
+    """Rows with a name and one to three numbers: ruled, zebra-striped or plain, usually with a frame."""
     rows, columns = max(3, min(rng.randint(3, 10), h // 7)), rng.randint(1, 3) + 1
-    ground = (255, 255, 255) if rng.random() < 0.5 else (colour(rng, 190, 255) if rng.random() < 0.7 else around)
+    background = (255, 255, 255) if rng.random() < 0.5 else (color(rng, 190, 255) if rng.random() < 0.7 else around)
     if rng.random() < 0.12:
-        ground = colour(rng, 0, 80)
-    ink, line = strong_ink(rng, ground), max(1, round(min(w, h) / 90))
-    draw.rectangle((0, 0, w - 1, h - 1), fill=ground)
-    shade = tuple((4 * g + i) // 5 for g, i in zip(ground, ink, strict=True))
+        background = color(rng, 0, 80)
+    ink, line = strong_ink(rng, background), max(1, round(min(w, h) / 90))
+    draw.rectangle((0, 0, w - 1, h - 1), fill=background)
+    shade = tuple((4 * g + i) // 5 for g, i in zip(background, ink, strict=True))
     style = rng.choice(["rules", "grid", "zebra", "bare"])
     head = rng.random() < 0.5
     first = w * (rng.uniform(0.4, 0.6) if columns < 4 else 0.34)
@@ -197,33 +197,33 @@ def draw_table(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random, ar
     if style == "grid":
         for x in edges[1:-1]:
             draw.line((x, 0, x, h - 1), fill=ink, width=line)
-    if style == "grid" or rng.random() < 0.6 or ground == around:
+    if style == "grid" or rng.random() < 0.6 or background == around:
         draw.rectangle((0, 0, w - 1, h - 1), outline=ink, width=line)
 
 
-def draw_object(name: str, width: int, height: int, rng: random.Random, ground, ink=None) -> Image.Image:
-    """A tile (RGBA) with one thing on it; `ink` is the colour of a shape that shall not have one of its own."""
+def draw_object(name: str, width: int, height: int, rng: random.Random, background, ink=None) -> Image.Image:
+    """A tile (RGBA) with one object. `ink` sets the color of a shape; by default it is random."""
     tile = Image.new("RGBA", (width, height))
     draw = ImageDraw.Draw(tile)
     if name == "table":
-        draw_table(draw, width, height, rng, ground)
+        draw_table(draw, width, height, rng, background)
     elif name == "label":
-        draw_label(draw, width, height, rng, ground)
+        draw_label(draw, width, height, rng, background)
     elif name == "text":
-        draw_words(draw, width, height, rng, strong_ink(rng, ground), line=rng.uniform(7, 13))
+        draw_words(draw, width, height, rng, strong_ink(rng, background), line=rng.uniform(7, 13))
     elif name == "title":
-        draw_words(draw, width, height, rng, strong_ink(rng, ground), line=height)
+        draw_words(draw, width, height, rng, strong_ink(rng, background), line=height)
     elif name == "figure":
         draw_figure(draw, width, height, rng)
     elif name == "barcode":
         draw_barcode(draw, width, height, rng)
     else:
-        draw_shape(draw, name, width, height, rng, ink or ink_on(rng, ground))
+        draw_shape(draw, name, width, height, rng, ink or ink_on(rng, background))
     return tile
 
 
 def object_size(name: str, rng: random.Random, long_side: float) -> tuple[int, int]:
-    """(width, height) with the long side given and an aspect that suits the class."""
+    """(width, height) with the given long side and an aspect ratio that suits the class."""
     if name in ROUND or name in {"square", "star", "cross"}:
         aspect = rng.uniform(0.9, 1.1)
     elif name == "title":
@@ -241,5 +241,5 @@ def object_size(name: str, rng: random.Random, long_side: float) -> tuple[int, i
 
 
 def turn(tile: Image.Image, angle: float) -> Image.Image:
-    """The tile turned by some degrees; it grows to hold all of it."""
+    """The tile rotated by `angle` degrees and enlarged to contain the whole object."""
     return tile.rotate(angle, expand=True, resample=Image.Resampling.BILINEAR)

@@ -1,9 +1,9 @@
-"""How fast, and in how much memory, a large data set is converted: python -m benchmarks.conversion [--pictures 20000]
+"""Speed and memory of converting a large dataset: python -m benchmarks.conversion [--pictures 20000]
 
-Draws that many JPEGs of 640 × 480 with 0 to 15 boxes each (seed 0), as COCO, which is one document, and as YOLO, which has a
-file for each picture. Converts them and a tenth of them with one worker and with one for each core, each in a process of its
-own, and prints a table. The last column is by how much the peak of memory grows from the tenth to the whole, a picture.
-Needs some 30 KB of disk a picture, given back at the end.
+Draws that many JPEGs of 640 × 480 with 0 to 15 boxes each (seed 0), as COCO, which is a single document, and as YOLO, which
+has one label file per image. Converts all of them and a tenth of them, with one worker and with one per core, each in its own
+process, and prints a table. The last column is the growth of peak memory from the tenth to the whole, per image. Needs about
+30 KB of disk per image, which is freed at the end.
 """
 
 import argparse
@@ -30,10 +30,10 @@ SHARES = {"tenth": 10, "whole": 1}
 
 
 def draw_source(folder: Path, count: int) -> None:
-    """`count` pictures of smooth noise, a label file beside each, and NAME.json and NAME.yaml for every share of them."""
+    """Write `count` images of smooth noise with a label file beside each, and NAME.json and NAME.yaml for each of SHARES."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
-    for number in tqdm(range(count), desc="drawing", unit="picture"):
+    for number in tqdm(range(count), desc="drawing", unit="image"):
         coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         name = f"{number:06d}.jpg"
         coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(folder / name, quality=85)
@@ -64,12 +64,12 @@ def draw_source(folder: Path, count: int) -> None:
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=at_least_one, default=20_000, metavar="N")
+    parser.add_argument("--pictures", type=at_least_one, default=20_000, metavar="N", help="images to draw")
     args = parser.parse_args()
-    table = Table("source", "workers", "pictures", "seconds", "pictures/s", "peak MiB", "bytes a picture")
+    table = Table("source", "workers", "images", "seconds", "images/s", "peak MiB", "bytes per image")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        # In a process of its own: a command's peak counts as at least that of the process which starts it.
+        # In its own process: the peak measured for a command is at least that of the process that starts it.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             pool.submit(draw_source, folder, args.pictures).result()
         for source_format, ending in (("coco", "json"), ("yolo", "yaml")):

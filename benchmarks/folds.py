@@ -1,15 +1,17 @@
-"""Cross-validation of a data set that is too small for a test split of its own."""
+"""Cross-validation for a dataset that is too small for its own test split."""
 
 import hashlib
 from pathlib import Path
 
-from boxtune.data.records import Record, image_path, read_info, read_records, write_dataset
+from boxtune.data.dataset import read_info, read_records, write_dataset
+from boxtune.data.records import Record, image_path
 
 
 def write_folds(data_dir: Path, out: Path, count: int) -> list[Path]:
-    """`count` prepared data sets at out/fold-N: all pictures of `data_dir`, of whichever split, test is every N-th.
+    """Write `count` prepared datasets to out/fold-N and return their folders.
 
-    The order is that of a hash of the ids, so the folds depend on nothing else.
+    The images of all splits of `data_dir` are ordered by a hash of their ids, so the folds depend only on the ids. Fold N
+    tests on every `count`-th image from the N-th on, and trains on the others.
     """
     info = read_info(data_dir)
     records = [record for split in info["splits"] for record in read_records(data_dir, split)]
@@ -33,4 +35,5 @@ def write_folds(data_dir: Path, out: Path, count: int) -> list[Path]:
 
 
 def with_absolute_image(record: Record, data_dir: Path) -> Record:
+    """The record with an absolute image path, so that it can move to another folder."""
     return record | {"image": str(image_path(record, data_dir).resolve())}

@@ -1,9 +1,9 @@
-"""Images a second in batches and one at a time: python -m benchmarks.generation [--ckpt DIR] [--data DIR] [--images 64]
+"""Images per second in batches and one at a time: python -m benchmarks.generation [--ckpt DIR] [--data DIR] [--images 64]
 
-Both ask the same model the same questions about the same pictures, greedily and with the same stops: boxtune in batches
-(inference/generation.py), the other in a plain loop over transformers' `generate`. They take turns, so that whatever else runs
-on the machine slows both, and the median of the turns' ratios is what counts. Without --ckpt: the embedded base on
-pictures of its own held-out kind (seed 2).
+Both methods send the same questions about the same images to the same model, with greedy decoding and the same stops. One
+uses boxtune's batches (boxtune/inference/generation.py), the other a plain loop over transformers' `generate`. They take
+turns, so that other programs on the machine slow down both; the result is the median of the ratios. Without --ckpt: the
+embedded base on held-out scenes of the kind it was pretrained on (seed 2).
 """
 
 import argparse
@@ -22,17 +22,18 @@ from benchmarks.process import at_least_one
 from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import command
 from boxtune.common.files import path_argument
-from boxtune.data.records import read_info, read_records
+from boxtune.data.dataset import read_info, read_records
 from boxtune.inference.generation import LoopStop, generate_answers
-from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint, quiet_libraries
+from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
 from boxtune.models.generation_config import greedy_config
+from boxtune.models.libraries import quiet_libraries
 
-HELD_OUT_SEED = 2  # the first that neither the base's training nor its own report has used
+HELD_OUT_SEED = 2  # the first seed that neither the base's training nor its report used
 
 
 @torch.no_grad()
 def one_by_one(model, collator: DetectionCollator, records: list[dict]) -> dict[str, str]:
-    """{id: text} as a loop over the pictures gives it."""
+    """{id: text} from a loop over the images."""
     tokenizer, texts = collator.tokenizer, {}
     config = greedy_config(tokenizer, collator.grounding.max_new_tokens)
     for record in records:
@@ -46,11 +47,12 @@ def one_by_one(model, collator: DetectionCollator, records: list[dict]) -> dict[
 
 
 def in_batches(model, collator: DetectionCollator, records: list[dict], size: int) -> dict[str, str]:
+    """{id: text} from boxtune's generation with `size` images per batch."""
     return {answer["id"]: answer["text"] for answer in generate_answers(model, collator, records, size)}
 
 
 def timed(ask) -> tuple[float, dict[str, str]]:
-    """(seconds, texts). Without a GPU they are the process's own CPU seconds, to which other programs add little."""
+    """(seconds, texts). Without a GPU, the process's own CPU seconds, which other programs hardly affect."""
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     began = clock()
     texts = ask()
@@ -58,12 +60,14 @@ def timed(ask) -> tuple[float, dict[str, str]]:
 
 
 def margin(model, collator: DetectionCollator, record: dict, texts: tuple[str, str]) -> float:
-    """How far apart, in nats, the two tokens are at which two answers part: the log-probability of the first answer's less
-    that of the second's, in one pass over the question and what both have in common."""
+    """The difference in log-probability (nats) between the two tokens at which two responses diverge.
+
+    It is the first response's token minus the second's, from one pass over the question and the common part of both.
+    """
     a, b = ([*collator.tokenizer(text)["input_ids"], collator.tokenizer.eos_token_id] for text in texts)
     parting = next(i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1])
     features, (size,) = collator.process_images([record])
-    row = collator.encode_question(record, size) + a[:parting]
+    row = collator.encoder.encode_question(record, size) + a[:parting]
     batch = {key: value.to(model.device) for key, value in collator.batch([row], features, side="right").items()}
     with torch.no_grad():
         log_probs = model(**batch).logits[0, -1].float().log_softmax(-1)
@@ -75,11 +79,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", default=EMBEDDED)
     parser.add_argument(
-        "--data", type=path_argument, help="prepared data set; default: that of training, or the scenes"
+        "--data", type=path_argument, help="prepared dataset; default: the training dataset, or the scenes"
     )
     parser.add_argument("--split", default="validation")
     parser.add_argument(
-        "--images", type=at_least_one, default=64, metavar="N", help="the first N of the split (default 64)"
+        "--images", type=at_least_one, default=64, metavar="N", help="use the first N images of the split (default 64)"
     )
     parser.add_argument("--batch-sizes", type=at_least_one, nargs="+", default=[8, 16, 32])
     parser.add_argument("--turns", type=at_least_one, default=3)
@@ -93,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     collator = DetectionCollator(checkpoint.processor, checkpoint.grounding, data_dir)
     ways = {"one at a time": partial(one_by_one, model, collator, records)}
     ways |= {f"batches of {size}": partial(in_batches, model, collator, records, size) for size in args.batch_sizes}
-    one_by_one(model, collator, records[:2])  # what is only done the first time
+    one_by_one(model, collator, records[:2])  # warm-up
     seconds = {name: [] for name in ways}
     texts = {}
     for _ in range(args.turns):
@@ -101,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
             took, texts[name] = timed(ask)
             seconds[name].append(took)
     (alone, slow), *batched = seconds.items()
-    table = Table(f"{len(records)} images of {read_info(data_dir)['name']}", "images/s", "ratio", "same answers")
+    table = Table(f"{len(records)} images of {read_info(data_dir)['name']}", "images/s", "ratio", "identical responses")
     table.add_row(alone, f"{len(records) / statistics.median(slow):.2f}", "1", str(len(records)))
     margins = []
     for name, fast in batched:
@@ -113,9 +117,11 @@ def main(argv: list[str] | None = None) -> None:
         table.add_row(name, f"{speed:.2f}", f"{ratio:.2f}", str(len(records) - len(other)))
     Console().print(table)
     if margins:
-        print(f"where answers part, the two tokens differ by at most {max(map(abs, margins)):.1e} in log-probability")
+        print(
+            f"where responses diverge, the two tokens differ by at most {max(map(abs, margins)):.1e} in log-probability"
+        )
     tokens = [len(collator.tokenizer(text)["input_ids"]) for text in texts[alone].values()]
-    print(f"tokens an answer: {statistics.mean(tokens):.0f} on average, {max(tokens)} at most")
+    print(f"tokens per response: {statistics.mean(tokens):.0f} on average, {max(tokens)} at most")
 
 
 if __name__ == "__main__":

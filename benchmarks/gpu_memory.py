@@ -1,10 +1,10 @@
-"""Memory and speed of QLoRA training of the hub's architectures, with random weights: nothing is downloaded.
+"""Memory and speed of QLoRA training for the Hub's architectures, with random weights. Nothing is downloaded.
 
     python -m benchmarks.gpu_memory [--only Qwen2.5] [--work DIR]
 
-Needs a CUDA GPU, and 20 GB of disk at --work. Each architecture is written there in its published size and trained by
-train_sft.py with the recipe nutrition_qlora for a few steps, at growing batch sizes until memory ends. A line for each goes
-to benchmarks/gpu_memory.jsonl, which docs/results.md shows.
+Needs a CUDA GPU, and 20 GB of disk at --work. Each architecture is written there in its published size. train_sft.py then
+trains it for a few steps with the recipe nutrition_qlora, at growing batch sizes until memory runs out. Each measurement adds
+a line to benchmarks/gpu_memory.jsonl, which docs/results.md shows.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from transformers import (
 from assets.build_tiny_model import build_processor, build_tokenizer
 from boxtune.common.environment import versions
 from boxtune.common.errors import UserError, command
-from boxtune.data.records import to_json_line
+from boxtune.common.json_lines import to_json_line
 from boxtune.models.loading import best_attention
 from boxtune.training.run_info import device_name
 from data_prep.__main__ import main as prepare
@@ -40,7 +40,7 @@ OUT = Path(__file__).resolve().parent / "gpu_memory.jsonl"
 BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 STEPS = 20
 MAX_PIXELS = 1_003_520  # 1,280 tokens of 28 × 28
-# Sizes of the hub's config.json files; the numbers of special tokens are those of the small tokenizer.
+# Sizes from the Hub's config.json files. The ids of special tokens come from the small tokenizer.
 ARCHITECTURES = {
     "Qwen2-VL-7B": (
         Qwen2VLForConditionalGeneration,
@@ -121,7 +121,7 @@ ARCHITECTURES = {
 
 
 def write_model(model_class, config: PretrainedConfig, folder: Path, device: str, max_pixels: int = MAX_PIXELS) -> None:
-    """The architecture with random bf16 weights, and a processor with the small tokenizer, as a hub model is stored."""
+    """Write the architecture with random bf16 weights, and a processor with the small tokenizer, in the layout of a Hub model."""
     tokenizer, config = build_tokenizer(), copy.deepcopy(config)
     for key, token in (
         *(("image_token_id", "<|image_pad|>"), ("video_token_id", "<|video_pad|>")),
@@ -139,7 +139,7 @@ def write_model(model_class, config: PretrainedConfig, folder: Path, device: str
 
 
 def train(folder: Path, batch: int, *options: str, steps: int = STEPS) -> dict | None:
-    """What the trainer reports at its end, or None where the GPU's memory does not suffice."""
+    """The trainer's final report, or None if the GPU runs out of memory. Raises UserError on any other failure."""
     words = [
         *("train_sft.py", "--config", "nutrition_qlora", "--model_name_or_path", folder, "--max_steps", steps),
         *("--data_format", "nutrition", "--data_dir", folder / "data"),
@@ -149,7 +149,7 @@ def train(folder: Path, batch: int, *options: str, steps: int = STEPS) -> dict |
         *("--output_dir", folder / "run", "--overwrite_output_dir", "true", *options),
     ]
     done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False)
-    # Near a full card every library says it in its own words.
+    # Every library reports a full GPU in its own words.
     if re.search("out of (GPU )?memory|ALLOC_FAILED", done.stderr):
         return None
     if done.returncode:
@@ -158,7 +158,7 @@ def train(folder: Path, batch: int, *options: str, steps: int = STEPS) -> dict |
 
 
 def peak_gib(report: dict) -> float:
-    """The most memory that PyTorch held at once, from the trainer's differences (transformers' TrainerMemoryTracker)."""
+    """Peak memory allocated by PyTorch, from the differences that transformers' TrainerMemoryTracker reports."""
     parts = (
         "before_init_mem_gpu",
         "init_mem_gpu_alloc_delta",
@@ -169,11 +169,12 @@ def peak_gib(report: dict) -> float:
 
 
 def tokens_per_second(report: dict) -> float:
-    """Over the whole run; its first steps, which warm the GPU up, are part of it."""
+    """Mean over the whole run, including the first steps, which warm up the GPU."""
     return float(report["num_input_tokens_seen"]) / float(report["train_runtime"])
 
 
 def measure(name: str, attention: str, folder: Path) -> None:
+    """Train at each of BATCHES until memory runs out, and append a line per batch size to OUT."""
     for batch in BATCHES:
         report = train(folder, batch, "--attn_implementation", attention)
         if report is None:
@@ -188,7 +189,7 @@ def measure(name: str, attention: str, folder: Path) -> None:
             "versions": versions(),
         }
         print(
-            f"{name} {attention} batch {batch}: {line['peak_gib']} GiB, {line['tokens_per_second']} tokens/s",
+            f"{name} {attention} batch size {batch}: {line['peak_gib']} GiB, {line['tokens_per_second']} tokens/s",
             flush=True,
         )
         with open(OUT, "a", encoding="utf-8") as lines:
@@ -198,20 +199,22 @@ def measure(name: str, attention: str, folder: Path) -> None:
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="TEXT", help="architectures whose name holds TEXT")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only architectures whose name contains TEXT")
     parser.add_argument(
-        "--work", type=Path, default=Path("runs/gpu_memory"), metavar="DIR", help="where models are written"
+        "--work", type=Path, default=Path("runs/gpu_memory"), metavar="DIR", help="folder for the models"
     )
     args = parser.parse_args()
     if not torch.cuda.is_available():
-        raise UserError("measuring GPU memory needs a CUDA GPU, and this machine has none.")
+        raise UserError(
+            "measuring GPU memory needs a CUDA GPU, and this machine has none. Run it on a machine with a GPU."
+        )
     for name, (model_class, config) in ARCHITECTURES.items():
         if args.only not in name:
             continue
         folder = args.work / name
         write_model(model_class, config, folder, "cuda")
-        torch.cuda.empty_cache()  # the GPU is the child's now
-        # ImageFinder of about a million pixels, as the budget has them.
+        torch.cuda.empty_cache()  # leave the GPU to the training process
+        # Images of about a million pixels, so that they fill the pixel budget.
         prepare(["nutrition", "--out", str(folder / "data"), "--num-images", "256", "--size", "1200", "--overwrite"])
         for attention in sorted({"sdpa", best_attention(torch.bfloat16)}):
             measure(name, attention, folder)

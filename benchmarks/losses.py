@@ -90,12 +90,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, trainer in trainers.items():
         seconds(trainer, batches[name][:1])  # warm-up
     turns = [{name: seconds(trainer, batches[name]) for name, trainer in trainers.items()} for _ in range(args.turns)]
-    table = Table(
-        "",
-        "seconds per step",
-        "relative to a plain step",
-        title=f"{RECIPE}, {args.turns} turns of {args.batches} steps",
-    )
+    title = f"{RECIPE}, {args.turns} turns of {args.batches} steps"
+    table = Table("", "seconds per step", "ratio to plain", title=title)
     for name in WAYS:
         mean = statistics.median(turn[name] for turn in turns) / args.batches
         ratio = statistics.median(turn[name] / turn["plain"] for turn in turns)

@@ -1,19 +1,20 @@
-"""What `make benchmark` measures: the experiments, and the tables of docs/results.md that they fill."""
+"""What `make benchmark` measures: the experiments, and the tables of docs/results.md and docs/losses.md that they fill."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 SEEDS = (0, 1, 2)
-SHORTER = 160  # steps of the rows that choose a default: less than half of what the recipe takes, to afford them all
+SHORTER = 160  # steps of the rows that choose a default: less than half of the recipe's, to make all rows affordable
 
 
 @dataclass(frozen=True)
 class Experiment:
     """One row: a recipe with options, trained once for every seed.
 
-    `split` is what it is scored on: test for what is reported, validation for what a default is chosen by. With `folds`
-    the data set is too small for a split of its own: every picture is answered by the model of the fold that left it out.
-    `base` says whether the base model answers too; its answers do not depend on the seed.
+    split: the split that is scored. Reported scores use test; choices of a default use validation.
+    folds: number of cross-validation folds, for a dataset that is too small for a test split. The model of the fold that
+    leaves an image out predicts it. 0: no cross-validation.
+    base: whether to score the base model too. Its predictions do not depend on the seed.
     """
 
     name: str
@@ -27,7 +28,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Table:
-    """`question` heads a table of docs/results.md, `answer` is what follows from it, once there is something to follow."""
+    """A table of docs/results.md or docs/losses.md: `question` is its heading, and `answer` the conclusion below it, if any."""
 
     question: str
     experiments: tuple[Experiment, ...]
@@ -35,27 +36,27 @@ class Table:
 
 
 def nutrition(name: str, title: str, *options: str, steps: int = SHORTER) -> Experiment:
-    """A variant of tiny_nutrition_qlora at the rank it had when these were compared, on its validation split."""
+    """A variant of tiny_nutrition_qlora on its validation split, at rank 32, which was the recipe's rank at that time."""
     options = ("--max_steps", str(steps), "--lora_r", "32", "--lora_alpha", "64", *options)
     return Experiment(f"nutrition-{name}", title, "tiny_nutrition_qlora", options, split="validation")
 
 
 def bccd(name: str, title: str, *options: str) -> Experiment:
-    """A variant of tiny_bccd_voc, compared on its validation split."""
+    """A variant of tiny_bccd_voc on its validation split."""
     options = ("--max_steps", str(SHORTER), *options)
     return Experiment(f"bccd-{name}", title, "tiny_bccd_voc", options, split="validation")
 
 
 def marmot(name: str, title: str, *options: str, steps: int = 60) -> Experiment:
-    """A variant of tiny_marmot_tables_csv, by twofold cross-validation and in fewer steps than the recipe's, to afford it."""
+    """A variant of tiny_marmot_tables_csv with twofold cross-validation, in fewer steps than the recipe to save time."""
     options = ("--max_steps", str(steps), *options)
     return Experiment(f"marmot-{name}", title, "tiny_marmot_tables_csv", options, folds=2)
 
 
-DATA_SETS = Table(
-    "Data sets: base against tuned",
+DATASETS = Table(
+    "Datasets: base and tuned model",
     (
-        Experiment("nutrition", "generated product pictures", "tiny_nutrition_qlora", base=True),
+        Experiment("nutrition", "generated product images", "tiny_nutrition_qlora", base=True),
         Experiment("bccd_voc", "BCCD blood cells", "tiny_bccd_voc", base=True),
         Experiment("marmot_tables_csv", "Marmot page scans", "tiny_marmot_tables_csv", folds=5, base=True),
         Experiment("aquarium_yolo", "Aquarium", "tiny_aquarium_yolo", folds=5, base=True),
@@ -64,26 +65,26 @@ DATA_SETS = Table(
 )
 
 AS_IS = nutrition("as-is", "the recipe, at rank 32")
-UNQUANTISED = ("--load_in_4bit", "false")
-FULL = (*UNQUANTISED, "--use_peft", "false", "--lora_vision", "false")
+UNQUANTIZED = ("--load_in_4bit", "false")
+FULL = (*UNQUANTIZED, "--use_peft", "false", "--lora_vision", "false")
 
 CHOICES = (
     Table(
-        "Does quantisation cost boxes?",
+        "Does quantization reduce accuracy?",
         (
             AS_IS,
             nutrition("vision-nf4", "vision tower in NF4 too", "--quantize_vision", "true"),
-            nutrition("unquantised", "LoRA on the bf16 weights", *UNQUANTISED),
+            nutrition("unquantised", "LoRA on the bf16 weights", *UNQUANTIZED),
             nutrition("full", "full fine-tuning", *FULL),
-            nutrition("full-low", "full fine-tuning, a third of the rate", *FULL, "--learning_rate", "3e-4"),
+            nutrition("full-low", "full fine-tuning, a third of the learning rate", *FULL, "--learning_rate", "3e-4"),
         ),
-        """None that could be measured: on bf16 weights LoRA gains 1.4 points of F1, within chance (-1.4 to +4.1), and the
-vision tower in NF4 loses nothing either, here. So NF4 stays, and the tower stays out of it, as it is a small part of the
-memory. Training every weight at a third of the rate gains 3 points of mean IoU (+0.1 to +6.6): a hint that with a model
-that fits `use_peft: false` is worth a try.""",
+        """Not measurably. LoRA on bf16 weights gains 1.4 points of F1, within chance (-1.4 to +4.1), and quantizing the vision
+tower to NF4 loses nothing here either. So NF4 stays. The tower stays unquantized, because it is a small part of the memory.
+Training every weight at a third of the learning rate gains 3 points of mean IoU (+0.1 to +6.6). This is a hint that
+`use_peft: false` is worth a try with a model that fits.""",
     ),
     Table(
-        "Which rank, and on what?",
+        "Which rank, and which modules?",
         (
             AS_IS,
             nutrition("r8", "rank 8, alpha 16", "--lora_r", "8", "--lora_alpha", "16"),
@@ -92,26 +93,26 @@ that fits `use_peft: false` is worth a try.""",
             nutrition("attention", "attention only", "--lora_target_modules", "q_proj", "k_proj", "v_proj", "o_proj"),
             nutrition("language-only", "language model only", "--lora_vision", "false"),
         ),
-        """The higher the rank, the more is found: 8 loses 4 points of mean IoU against 32 (-7.3 to -0.7), and 64 gains 3 points
-of F1 (+0.2 to +6.7), each in all three seeds, for little more time. The recipe has therefore gone from 32 to 64; what is compared
-here and in docs/losses.md keeps 32. Attention alone loses 2 points of mean IoU. Adapters in the vision tower gain nothing that
-shows, and cost two fifths of the training time.""",
+        """A higher rank finds more. Rank 8 loses 4 points of mean IoU against 32 (-7.3 to -0.7), and rank 64 gains 3 points
+of F1 (+0.2 to +6.7), each in all three seeds, for little more time. The recipe therefore went from 32 to 64. The comparisons
+here and in docs/losses.md keep 32. Attention alone loses 2 points of mean IoU. Adapters in the vision tower have no
+measurable benefit, and they cost two fifths of the training time.""",
     ),
     Table(
         "Which precision for the adapters? (The recipe's are fp32, its learning rate 1e-3.)",
         (AS_IS, nutrition("bf16", "bf16 adapters", "--adapter_dtype", "bfloat16")),
     ),
     Table(
-        "And at a third of the rate?",
+        "And at a third of the learning rate?",
         (
             nutrition("fp32-low", "fp32 adapters, learning rate 3e-4", "--learning_rate", "3e-4"),
             nutrition(
                 "bf16-low", "bf16 adapters, learning rate 3e-4", "--adapter_dtype", "bfloat16", "--learning_rate", "3e-4"
             ),
         ),
-        """At 1e-3 bf16 adapters lose nothing that shows. At 3e-4 they lose 3.5 points of mean IoU (-5.9 to -1.3), and F1 tends
-down with it: the smaller a step, the more of it rounds away. So adapters stay in fp32, whatever the rate. At 1e-4 and 1e-5
-neither learns in 160 steps to answer at all.""",
+        """At 1e-3, bf16 adapters lose nothing measurable. At 3e-4 they lose 3.5 points of mean IoU (-5.9 to -1.3), and F1
+also tends to fall: the smaller a step, the more of it rounds away. So adapters stay in fp32 at any learning rate. At 1e-4 and
+1e-5, neither learns to respond at all in 160 steps.""",
     ),
     Table(
         "Which order of the objects? (The recipe's is raster: top, then left.)",
@@ -121,29 +122,30 @@ neither learns in 160 steps to answer at all.""",
             nutrition("random", "random, drawn once", "--object_order", "random"),
             nutrition("source", "as annotated", "--object_order", "source"),
         ),
-        """Raster stays: largest first and a random order lose 5 and 4 points of mean IoU, and F1 tends down with it; the order of
-the annotations loses nothing that shows. The base was taught raster in four of five answers, so part of that is habit.""",
+        """Raster stays. Largest first and random order lose 5 and 4 points of mean IoU, and F1 also tends to fall. The order
+of the annotations loses nothing measurable. The base was trained with raster order in four of five answers, so part of this
+is habit.""",
     ),
     Table(
         "Pixels or 0…1000?",
         (AS_IS, nutrition("pixels", "pixels of the resized input", "--codec", "qwen2_5_vl")),
-        """What the base was taught: this one knows 0…1000, and 160 steps in pixels reach F1 0.10 where its own frame reaches
-0.49. So a recipe writes a family's own coordinates unless `codec` says otherwise.""",
+        """Use the coordinates that the base was trained with. This base knows 0…1000: 160 steps in pixels reach F1 0.10,
+against 0.49 in its own coordinates. So a recipe uses its family's own coordinates unless `codec` is set.""",
     ),
     Table(
-        "Does a larger picture help? (The recipe's is of 224 × 224 pixels.)",
+        "Does a larger image help? (The recipe's is 224 × 224 pixels.)",
         (AS_IS, nutrition("larger", "twice the pixels", "--max_pixels", "100352")),
-        """Not with this base, which has seen none above 224 × 224: with twice the pixels F1 is 4.8 points lower (-10.0 to
-+0.4), in all three seeds, and takes nearly twice the time.""",
+        """Not with this base, which was never trained above 224 × 224 pixels. With twice the pixels, F1 is 4.8 points lower
+(-10.0 to +0.4), in all three seeds, and training takes nearly twice the time.""",
     ),
     Table(
-        "Blood cells (tiny_bccd_voc): does a larger picture help?",
+        "Blood cells (tiny_bccd_voc): does a larger image help?",
         (
             bccd("as-is", "the recipe as it is, 224 × 224"),
             bccd("larger", "twice the pixels", "--max_pixels", "100352"),
         ),
-        """Not with this base: twice the pixels cost 2.3 points of F1 (-4.3 to -0.2), and both answer with red cells alone: white
-cells, 71 pixels across at 224 × 224 and so large enough, are never named.""",
+        """Not with this base. Twice the pixels lose 2.3 points of F1 (-4.3 to -0.2). Both variants predict only red cells.
+White cells are never predicted, although at 224 × 224 they are 71 pixels across and thus large enough.""",
     ),
 )  # fmt: skip
 
@@ -158,7 +160,8 @@ AUGMENTED = ("--augment", "resize", "crop", "color")
 
 
 def losses(make: Callable[..., Experiment], longer: int) -> tuple[Experiment, ...]:
-    """The terms of docs/losses.md one by one, beside the plain recipe, and that for `longer`: the time that policy takes."""
+    """The terms of docs/losses.md one by one, the plain recipe, and the plain recipe for `longer` steps: as long as policy
+    takes."""
     return (
         make("as-is", "plain fine-tuning"),
         make("longer", f"plain, {longer} steps: in policy's time", steps=longer),
@@ -167,7 +170,7 @@ def losses(make: Callable[..., Experiment], longer: int) -> tuple[Experiment, ..
         make("loss-stopping", "+ FP 0.5 and FN 1", *STOPPING),
         make("loss-policy", "+ policy: 1, 0.5, 1", *IOU, *STOPPING, *POLICY),
         make("loss-noise", "+ noise objects, 1 for 2, end tokens at 0.5", *NOISE),
-        make("loss-augmented", "+ augmentation: resize, crop, colour", *AUGMENTED),
+        make("loss-augmented", "+ augmentation: resize, crop, color", *AUGMENTED),
         make("loss-all", "all together", *IOU, *STOPPING, "--grounding_mode", "both", *NOISE, *AUGMENTED),
     )
 
@@ -184,31 +187,41 @@ LOSSES = (
     Table(
         "Nutrition tables (tiny_nutrition_qlora)",
         (*losses(nutrition, longer=256), *OTHER_WEIGHTS),
-        """At the formula's weights (1 for the IoU, 0.5 and 1) **FP and FN** raise mean IoU by 4 points, and at a fifth of
-them by as much: one object in ten less is missed, and false positives are a seventh to a fifth more. A threshold that takes these
-back to plain fine-tuning's number takes most of the gain with it (last column), so the goal set beforehand, fifteen in a
-hundred fewer missed at no more false positives, is not reached. F1 changes by no more than chance. **W1** gains 1.4 points of
-mean IoU, within chance, and adds nothing to FP and FN; its goal, 2 points or 3 of F1 at IoU 0.75, is missed. **GIoU** at
-weight 1 costs boxes, and at 0.2 makes no difference beyond chance. Two causes are likely: the gradient is clipped at norm
-1, so that the LM's loss lacks what a term takes, and the mean of two modes can be right where neither is, which W1 sees and
-GIoU does not. **Policy** makes no difference beyond chance, at the formula's weights or a tenth of them: 160 steps sample
-16 times, and so few answers say little of where to go. **Noise objects** find a third of what is missed, and mean IoU rises
-by 15 points, but the word `noise` is never the likeliest label (one class, one noise box for two true ones), so none is
-dropped and false positives are more than four times as many; at as few false positives a fifth more is missed than without.
-**Augmentation** gains nothing: 160 steps show no picture twice. All together has noise objects' false positives, if
-fewer of them. More steps tend to do as much as any term: plain fine-tuning for 256 gains 3 points of F1, of F1 at IoU 0.75 and
-of mean IoU alike, within chance, with no more false positives. So all terms stay off.""",
+        """- **FP and FN** raise mean IoU by 4 points at the formula's weights (0.5 and 1), and by as much at a fifth of them.
+  One object in ten fewer is missed, and false positives increase by a seventh to a fifth. A score threshold that reduces
+  false positives to plain fine-tuning's number removes most of the gain (last column). The goal set beforehand was fifteen in
+  a hundred fewer missed objects at no more false positives; it is not reached. F1 changes by no more than chance.
+- **W1** gains 1.4 points of mean IoU, within chance, and adds nothing to FP and FN. Its goal, 2 points of mean IoU or 3 of F1 at
+  IoU 0.75, is missed.
+- **GIoU** loses boxes at the formula's weight 1, and makes no difference beyond chance at 0.2. Two causes are likely. The
+  gradient is clipped at norm 1, so whatever a term adds is taken from the LM loss. And the mean of two modes can be right
+  where neither mode is, which W1 sees and GIoU does not.
+- **Policy** makes no difference beyond chance, at the formula's weights or a tenth of them. 160 steps sample only 16 times,
+  and so few responses give little direction.
+- **Noise objects** find a third of the missed objects, and mean IoU rises by 15 points. But with one class and one noise box for
+  two true ones, `noise` is never the most likely label. So no box is dropped, and false positives more than quadruple. At as few
+  false positives as plain fine-tuning, a fifth more objects are missed.
+- **Augmentation** gains nothing: 160 steps show no image twice.
+- **All together** has the false positives of noise objects, though fewer of them.
+- **More steps** tend to help as much as any term: plain fine-tuning for 256 steps gains 3 points each of F1, F1 at IoU 0.75
+  and mean IoU, within chance, with no more false positives.
+
+So all terms stay off by default.""",
     ),
     Table(
         "Marmot page scans (tiny_marmot_tables_csv), 60 steps, twofold cross-validation",
         losses(marmot, longer=96),
-        """Sixty pages hold 71 tables, so intervals reach five to ten points of F1 to either side, and a gain has to be as large
-to show. None does. FP and FN, W1 and policy make no difference beyond chance; GIoU tends down, as on nutrition tables.
-Noise objects raise mean IoU by 2 points, within chance, find no table more and bring three times as many false positives.
-Augmentation costs 5 points of mean IoU, and all together 10 of F1. More steps do harm here: 96 in place of 60 cost
-9 points of F1, for the thirty pages of a fold are soon known by heart. All terms stay off.""",
+        """Sixty pages hold 71 tables. Intervals therefore extend five to ten points of F1 to either side, and only a gain of
+that size would be visible. There is none.
+
+- **FP and FN, W1 and policy** make no difference beyond chance. **GIoU** tends to lose, as on nutrition tables.
+- **Noise objects** raise mean IoU by 2 points, within chance. They find no more tables and triple the false positives.
+- **Augmentation** loses 5 points of mean IoU, and **all together** 10 of F1.
+- **More steps** are harmful here: 96 instead of 60 lose 9 points of F1, because the thirty pages of a fold are soon memorized.
+
+All terms stay off by default.""",
     ),
 )
 
-TABLES = (DATA_SETS, *CHOICES, *LOSSES)
+TABLES = (DATASETS, *CHOICES, *LOSSES)
 EXPERIMENTS = {experiment.name: experiment for table in TABLES for experiment in table.experiments}

@@ -1,4 +1,4 @@
-"""A command in a process of its own: how long it took, and how much memory."""
+"""Run a command in its own process and measure its time and memory."""
 
 import argparse
 import os
@@ -10,17 +10,17 @@ from boxtune.common.errors import UserError
 
 
 def at_least_one(text: str) -> int:
-    """For argparse: a whole number."""
+    """An integer of at least 1, for argparse."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 
 def timed(words: list, log: Path, threads: int | None = None, folder: Path | None = None) -> tuple[float, int]:
-    """(seconds, peak resident MiB) of a command, run in `folder`, whose output goes to `log`.
+    """Run a command in `folder` with its output in `log`, and return (seconds, peak resident MiB).
 
-    The peak is at least that of this process, whose memory the command shares until it starts. `threads` is how many torch
-    may use. Raises UserError with the log's last lines where the command fails.
+    The peak is at least that of this process, because the command shares its memory until it starts. `threads` is the number of
+    threads for torch. Raises UserError with the last lines of the log if the command fails.
     """
     words = list(map(str, words))
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})

@@ -1,4 +1,4 @@
-"""benchmarks/results.jsonl → docs/results.md and docs/losses.md. An experiment that was not measured leaves its cells empty."""
+"""Render docs/results.md and docs/losses.md from benchmarks/results.jsonl. Cells of unmeasured experiments stay empty."""
 
 import json
 import statistics
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.bootstrap import VALUES, differences, intervals, values_of
-from benchmarks.plan import CHOICES, DATA_SETS, LOSSES, SHORTER, Experiment, Table
+from benchmarks.plan import CHOICES, DATASETS, LOSSES, SHORTER, Experiment, Table
 from boxtune.common.errors import UserError
 from boxtune.common.files import write_whole
 from boxtune.common.templates import text_template
@@ -20,7 +20,7 @@ DOCS = FOLDER.parent / "docs"
 
 
 def read_lines(path: Path) -> list[dict]:
-    """What was measured; nothing where there is no such file."""
+    """The JSON lines of `path`; an empty list if it does not exist."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
@@ -29,33 +29,33 @@ def read_results() -> list[dict]:
 
 
 def write_pages(identities: set[str], bases: dict[str, list[str]]) -> list[Path]:
-    """Write docs/results.md and docs/losses.md from the results that belong to `identities`, and return their paths.
+    """Write docs/results.md and docs/losses.md from the results with these `identities`, and return their paths.
 
-    `bases` names the present base's weights for each experiment: what was measured with another fills a table, or a row of
-    the data sets, of which nothing was measured with this one.
+    `bases` holds the hashes of the current base's weights for each experiment. If a table, or a row of the datasets, has no
+    result with the current base, results of an earlier base fill it. Raises UserError if one table mixes datasets.
     """
     every = [result for result in read_results() if result["experiment"] in bases]
     current = [result for result in every if result["identity"] in identities]
     earlier = [result for result in every if result["base_sha256"] != bases[result["experiment"]]]
 
     def of_one_base(*experiments: Experiment) -> tuple[list[dict], str]:
-        """(their results, the mark of the earlier base that they are of, or "")."""
+        """(results of these experiments, the mark of the earlier base that they used, or "")."""
         names = {experiment.name for experiment in experiments}
         if found := [result for result in current if result["experiment"] in names]:
-            require_one_data_set(found)
+            require_one_dataset(found)
             return found, ""
         older = [result for result in earlier if result["experiment"] in names]
         last = older[-1]["base_sha256"] if older else []
         return [result for result in older if result["base_sha256"] == last], base_mark(last)
 
-    data_sets = [(experiment, *of_one_base(experiment)) for experiment in DATA_SETS.experiments]
+    datasets = [(experiment, *of_one_base(experiment)) for experiment in DATASETS.experiments]
     choices = [(table, *of_one_base(*table.experiments)) for table in CHOICES]
     losses = [(table, *of_one_base(*table.experiments)) for table in LOSSES]
-    shown = [found for _, found, _ in (*data_sets, *choices)]
+    shown = [found for _, found, _ in (*datasets, *choices)]
     return [
         render(
             "results.md",
-            data_sets=[row(experiment, found) | titled(experiment, mark) for experiment, found, mark in data_sets],
+            datasets=[row(experiment, found) | titled(experiment, mark) for experiment, found, mark in datasets],
             choices=[(table, choice_rows(table, found), mark) for table, found, mark in choices],
             steps=SHORTER,
             machines=machines(shown),
@@ -70,20 +70,21 @@ def write_pages(identities: set[str], bases: dict[str, list[str]]) -> list[Path]
     ]
 
 
-def require_one_data_set(results: list[dict]) -> None:
-    """Raises UserError where results that stand in one table are of different data."""
+def require_one_dataset(results: list[dict]) -> None:
+    """Raises UserError if the results of one table were measured on different data."""
     kinds: dict[tuple[str, ...], list[str]] = {}
     for result in results:
         kinds.setdefault(tuple(result["data_sha256"]), []).append(f"{result['experiment']} seed {result['seed']}")
     if len(kinds) > 1:
         fewest = min(kinds.values(), key=len)
         raise UserError(
-            "these were measured on other data than the rest of their table; measure them with --again:", fewest
+            "these results were measured on other data than the rest of their table; measure them again with --again:",
+            fewest,
         )
 
 
 def base_mark(hashes: list[str]) -> str:
-    """How the pages name a base that is not the present one."""
+    """The name of an earlier base on the pages: the first digits of its hashes."""
     return ", ".join(value[:8] for value in hashes)
 
 
@@ -102,6 +103,7 @@ def render(name: str, **values) -> Path:
 
 
 def describe_machine(result: dict) -> str:
+    """Device, threads and versions of one result, as the pages show them."""
     names = ("torch", "transformers", "trl", "peft", "bitsandbytes")
     return f"{result['device']}, {result['threads']} of them for a run; " + ", ".join(
         f"{name} {result['versions'][name]}" for name in names
@@ -109,7 +111,7 @@ def describe_machine(result: dict) -> str:
 
 
 def row(experiment: Experiment, results: list[dict]) -> dict[str, str]:
-    """The cells of one experiment; all but its name are empty where nothing was measured."""
+    """The cells of one experiment. If nothing was measured, all but its title and command are empty."""
     found = [result for result in results if result["experiment"] == experiment.name]
     tuned = [result["tuned"] for result in found]
     base = [result["base"] for result in found if result["base"]]
@@ -122,13 +124,13 @@ def row(experiment: Experiment, results: list[dict]) -> dict[str, str]:
     return {
         "title": experiment.title,
         "command": f'make benchmark ARGS="--only {experiment.name}"',
-        "pictures": str(len(tuned[0]["pictures"]["tp"])) if tuned else "",
+        "images": str(len(tuned[0]["pictures"]["tp"])) if tuned else "",
         "f1_interval": "",
         "mean_iou_gt_interval": "",
         **cells,
         "per_class": [class_row(name, base, tuned) for name in tuned[0]["per_class"]] if tuned else [],
         "empty": empty_cell(tuned),
-        # The median, because what else the machine did lengthens some runs.
+        # The median, because other programs slow down some runs.
         "seconds": f"{statistics.median(result['seconds']['training'] for result in found):.0f}" if found else "",
         "peak": f"{max(result['peak_mib'] for result in found)}" if found else "",
         "seeds": str(len(found)) if found else "",
@@ -136,7 +138,7 @@ def row(experiment: Experiment, results: list[dict]) -> dict[str, str]:
 
 
 def empty_cell(runs: list[dict]) -> str:
-    """ "9 of 18": of the pictures without truth those that got a box, on average; empty where every picture holds some."""
+    """ "9 of 18": the images without ground truth that received a box, mean over runs; "" if every image has ground truth."""
     images = runs[0]["empty_images"]["images"] if runs else 0
     if not images:
         return ""
@@ -144,7 +146,7 @@ def empty_cell(runs: list[dict]) -> str:
 
 
 def choice_rows(table: Table, results: list[dict]) -> list[dict[str, str]]:
-    """The cells of a table of choices. Differences are against its first row, of the seeds that both have."""
+    """The cells of a table of choices. Differences are relative to its first row, over the seeds that both rows have."""
     first, *others = table.experiments
     plain = runs_by_seed(first, results)
     return [row(first, results) | difference_cells({}, plain)] + [
@@ -153,7 +155,7 @@ def choice_rows(table: Table, results: list[dict]) -> list[dict[str, str]]:
 
 
 def loss_rows(table: Table, results: list[dict]) -> list[dict[str, str]]:
-    """The cells of a table of docs/losses.md. Differences are against its first row, of the seeds that both have."""
+    """The cells of a table of docs/losses.md. Differences are relative to its first row, over the seeds that both rows have."""
     first, *others = table.experiments
     plain = runs_by_seed(first, results)
     return [loss_row(first, plain, {})] + [
@@ -162,9 +164,9 @@ def loss_rows(table: Table, results: list[dict]) -> list[dict[str, str]]:
 
 
 def loss_row(experiment: Experiment, runs: dict[int, dict], plain: dict[int, dict]) -> dict[str, str]:
-    pictures = [run["pictures"] for run in runs.values()]
-    cells = {key: figures([values_of(counts)[key] for counts in pictures]) for key in VALUES}
-    cells |= {key: figures([sum(counts[key]) for counts in pictures], 0) for key in ("fp", "fn")}
+    image_counts = [run["pictures"] for run in runs.values()]
+    cells = {key: figures([values_of(counts)[key] for counts in image_counts]) for key in VALUES}
+    cells |= {key: figures([sum(counts[key]) for counts in image_counts], 0) for key in ("fp", "fn")}
     changes = [
         fn_at_equal_fp(runs[seed], plain[seed]) / sum(plain[seed]["pictures"]["fn"]) - 1
         for seed in runs.keys() & plain.keys()
@@ -177,12 +179,12 @@ def loss_row(experiment: Experiment, runs: dict[int, dict], plain: dict[int, dic
 
 
 def runs_by_seed(experiment: Experiment, results: list[dict]) -> dict[int, dict]:
-    """{seed: what the tuned model of that seed reached}."""
+    """{seed: the metrics of the tuned model of that seed}."""
     return {result["seed"]: result["tuned"] for result in results if result["experiment"] == experiment.name}
 
 
 def difference_cells(runs: dict[int, dict], plain: dict[int, dict]) -> dict[str, str]:
-    """How much more of each value `runs` reach than `plain`, seeds paired; empty where they have no seed in common."""
+    """The differences `runs` − `plain` of each value with their intervals, paired by seed; "" if they share no seed."""
     both = sorted(runs.keys() & plain.keys())
     if not both:
         return {f"{key}_difference": "" for key in VALUES}
@@ -195,7 +197,7 @@ def difference_cells(runs: dict[int, dict], plain: dict[int, dict]) -> dict[str,
 
 
 def fn_at_equal_fp(run: dict, plain: dict) -> int:
-    """The false negatives of `run` where a score threshold leaves it no more false positives than `plain` has without."""
+    """The false negatives of `run` at a score threshold that leaves it no more false positives than `plain` has in total."""
     missed = run["missed_by_fp"]
     return missed[min(sum(plain["pictures"]["fp"]), len(missed) - 1)]
 
@@ -203,7 +205,7 @@ def fn_at_equal_fp(run: dict, plain: dict) -> int:
 def class_row(name: str, base: list[dict], tuned: list[dict]) -> dict[str, str]:
     return {
         "name": name,
-        "truth": str(tuned[0]["per_class"][name]["truth"]),
+        "ground_truth": str(tuned[0]["per_class"][name]["truth"]),
         "base_f1": figures([run["per_class"][name]["f1"] for run in base]),
         "f1": figures([run["per_class"][name]["f1"] for run in tuned]),
         "AP": figures([run["per_class"][name]["AP"] for run in tuned if run["score_source"] != "constant"]),
@@ -211,7 +213,7 @@ def class_row(name: str, base: list[dict], tuned: list[dict]) -> dict[str, str]:
 
 
 def gpu_row(name: str, lines: list[dict]) -> dict[str, str]:
-    """Memory and speed at batch 1 and at the largest batch, and the largest batches that three sizes of GPU hold."""
+    """Peak memory at batch size 1, the highest speed, and the largest batch sizes that fit GPUs of GPU_SIZES."""
     latest = {(line["attention"], line["batch"]): line for line in lines if line["model"] == name}
     found = sorted(latest.values(), key=lambda line: line["batch"])
     fitting = [
@@ -228,7 +230,7 @@ def gpu_row(name: str, lines: list[dict]) -> dict[str, str]:
 
 
 def figures(values: list[float | None], decimals: int = 3) -> str:
-    """Mean and, of several, standard deviation; what is undefined counts as 0, as no hit was made."""
+    """Mean and, for several values, standard deviation. An undefined value counts as 0, because there was no hit."""
     numbers = [value or 0.0 for value in values]
     if not numbers:
         return ""

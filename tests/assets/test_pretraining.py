@@ -1,4 +1,4 @@
-"""The pictures and the optimiser that the embedded model is pretrained with."""
+"""The images and the optimizer with which the embedded model is pretrained."""
 
 import csv
 import random
@@ -8,28 +8,28 @@ import numpy as np
 import pretrain_tiny_model
 import pytest
 import torch
-from muon import Muon, orthogonalise
+from muon import Muon, orthogonalize
 from PIL import Image
 from pretrain_tiny_model import BACKGROUND, BINS, DENSE_PARTS, NONE, dense_targets, edge_loss, make_record
+from pretraining_images import MAX_OBJECTS, STAGES, Scene, draw_scene
 from pretraining_objects import CLASSES
-from pretraining_pictures import MOST_OBJECTS, STAGES, Scene, draw_scene
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=range(len(STAGES)))
-def test_scenes_depend_on_the_generator_alone_and_boxes_lie_inside(stage):
+def test_scenes_depend_only_on_the_generator_and_boxes_are_inside(stage):
     for i in range(40):
         scene, again = (draw_scene(random.Random(f"test {i}"), stage) for _ in range(2))
         assert scene.image.tobytes() == again.image.tobytes()
         assert (scene.boxes_xyxy, scene.labels) == (again.boxes_xyxy, again.labels)
         assert set(scene.labels) <= set(CLASSES)
-        assert len(scene.labels) <= MOST_OBJECTS
+        assert len(scene.labels) <= MAX_OBJECTS
         for x0, y0, x1, y1 in scene.boxes_xyxy:
             assert 0 <= x0 < x1 <= scene.image.width
             assert 0 <= y0 < y1 <= scene.image.height
 
 
-def test_answers_name_what_was_asked_for():
-    """All of the class or classes in the question, nothing else; among many pictures every kind of question occurs."""
+def test_answers_contain_the_classes_in_the_question():
+    """All objects of the classes in the question and nothing else. Over many images, every kind of question occurs."""
     kinds = set()
     for i in range(120):
         record = make_record(f"test {i}", STAGES[-1])
@@ -40,22 +40,22 @@ def test_answers_name_what_was_asked_for():
     assert kinds == {"absent", "one class", "several"}
 
 
-def test_dense_targets_say_where_the_object_is():
-    """One box in a picture twice the input's size, tokens of 32 pixels."""
+def test_dense_targets_locate_the_object():
+    """One box in an image twice the size of the input, with tokens of 32 pixels."""
     scene = Scene(Image.new("RGB", (256, 128)), [[64, 0, 192, 128]], ["ring"])
     targets = dense_targets(scene, (64, 128), cell=32)
     assert targets["classes"].reshape(2, 4).tolist() == [[BACKGROUND, 5, 5, BACKGROUND]] * 2
     assert CLASSES[5] == "ring"
     inside = targets["classes"] != BACKGROUND
     assert targets["place"][inside].unique(dim=0).tolist() == [[0.25, 0, 0.75, 1]]
-    # The token whose middle is (48, 16): 16 px from the left edge, 16 from the top, 48 from the right and the bottom.
+    # The token with center (48, 16): 16 px from the left edge, 16 from the top, 48 from the right and the bottom edge.
     assert targets["near"][1].tolist() == [16, 16, 48, 48]
     empty = dense_targets(Scene(scene.image), (64, 128), cell=32)
     assert set(empty["classes"].tolist()) == {BACKGROUND}
 
 
-def test_dense_targets_name_the_object_that_an_answer_names_next():
-    """Two rings and a star between them, each on a token of its own, given in no order."""
+def test_dense_targets_give_the_next_object_of_the_answer():
+    """Two rings and a star between them in raster order, each on its own token, listed out of order."""
     boxes_xyxy = [[64, 64, 96, 96], [0, 0, 32, 32], [32, 40, 64, 62]]
     targets = dense_targets(Scene(Image.new("RGB", (96, 96)), boxes_xyxy, ["ring", "ring", "star"]), (96, 96), cell=32)
     low, high, star = (8, 0, 4)  # their tokens
@@ -66,27 +66,27 @@ def test_dense_targets_name_the_object_that_an_answer_names_next():
     assert targets["ends"][[high, star, low]].tolist() == [[1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1]]
 
 
-def test_the_edge_loss_is_least_where_the_edges_are():
+def test_the_edge_loss_is_smallest_at_the_edges():
     edges = torch.tensor([[10.5, 20.5, 30.5, 40.5]])
     bins = torch.arange(BINS) + 0.5
     scores = {shift: -((bins - (edges + shift).reshape(-1, 1)) ** 2 / 2).reshape(1, -1) for shift in (0, 1, 5)}
     found = {shift: edge_loss(value, edges).item() for shift, value in scores.items()}
     assert found[0] < found[1] < found[5]
-    assert found[0] == pytest.approx(0.5 * np.log(2 * np.pi * np.e), abs=0.001)  # a bell's own entropy
+    assert found[0] == pytest.approx(0.5 * np.log(2 * np.pi * np.e), abs=0.001)  # the entropy of a Gaussian
     assert edge_loss(torch.ones(0, DENSE_PARTS[1], requires_grad=True), torch.zeros(0, 4)).item() == 0
 
 
 @pytest.mark.parametrize("shape", [(192, 192), (192, 576), (576, 192)])
-def test_muon_moves_all_directions_alike(shape):
-    """Five iterations of the quintic bring singular values to 0.7…1.2 (its author's bounds), whatever they were."""
+def test_muon_updates_all_directions_equally(shape):
+    """Five iterations of the quintic bring any singular values to 0.7…1.2 (the author's bounds)."""
     draw = torch.Generator().manual_seed(0)
     matrix = torch.randn(shape, generator=draw) @ torch.diag(torch.logspace(-1, 1, shape[1]))
-    values = torch.linalg.svdvals(orthogonalise(matrix))
+    values = torch.linalg.svdvals(orthogonalize(matrix))
     assert values.max() < 1.3
     assert values.median() > 0.6
 
 
-def test_muon_leaves_what_has_no_gradient_alone_and_descends():
+def test_muon_descends_and_skips_parameters_without_gradient():
     draw = torch.Generator().manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(8, 8, generator=draw))
     idle = torch.nn.Parameter(torch.ones(4, 4))
@@ -101,8 +101,8 @@ def test_muon_leaves_what_has_no_gradient_alone_and_descends():
 
 
 @pytest.mark.slow
-def test_pretraining_goes_through_stages_of_other_losses(tmp_path, monkeypatch):
-    """Each stage ends its row of the curve, wherever it ends; a run that goes on has the weights of one that was not stopped."""
+def test_pretraining_runs_through_stages_with_different_losses(tmp_path, monkeypatch):
+    """A stage always ends with a row of the curve. A resumed run has the weights of an uninterrupted one."""
     stages = [replace(STAGES[i], steps=4, batch=2) for i in (0, 3, 5, 3)]
     assert [stage.learns for stage in stages] == ["vision", "language", "both", "language"]
     monkeypatch.setattr(pretrain_tiny_model, "STAGES", stages)
@@ -116,7 +116,7 @@ def test_pretraining_goes_through_stages_of_other_losses(tmp_path, monkeypatch):
                 ["--work", str(tmp_path / folder), "--log-every", "3", "--threads", str(torch.get_num_threads())]
             )
         )
-        torch.set_flush_denormal(False)  # as it was
+        torch.set_flush_denormal(False)  # restore the default
         return torch.load(tmp_path / folder / "state.pt", weights_only=True)["model"]
 
     whole = pretrain("whole", 16)

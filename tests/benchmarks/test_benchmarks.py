@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic, and that every experiment can be started."""
+"""The benchmark's arithmetic and pages, and that every experiment's recipe loads."""
 
 import itertools
 import subprocess
@@ -13,11 +13,11 @@ from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 from benchmarks import confidence, generation, gpu_memory, losses, results, run
 from benchmarks.bootstrap import intervals
 from benchmarks.folds import write_folds
-from benchmarks.plan import CHOICES, DATA_SETS, EXPERIMENTS, LOSSES, SEEDS
+from benchmarks.plan import CHOICES, DATASETS, EXPERIMENTS, LOSSES, SEEDS
 from benchmarks.run import identity, missed_by_fp, summary
 from boxtune.common.environment import git_revision
 from boxtune.common.errors import UserError
-from boxtune.data.records import read_info, read_records
+from boxtune.data.dataset import read_info, read_records
 from boxtune.metrics.matching import match_images
 from boxtune.training.recipe import load_recipe
 from data_prep.__main__ import main as prepare
@@ -30,14 +30,17 @@ def test_every_experiment_is_a_recipe_that_loads(name):
     assert load_recipe(["--config", experiment.recipe, *experiment.options]).name == experiment.recipe
 
 
-def test_a_result_belongs_to_its_recipe_options_and_seed():
+def test_the_identity_of_a_result_depends_on_recipe_options_and_seed():
     every = [identity(experiment, seed) for experiment in EXPERIMENTS.values() for seed in SEEDS]
     assert len(set(every)) == len(every)
     assert identity(EXPERIMENTS["nutrition"], 0) == identity(EXPERIMENTS["nutrition"], 0)
 
 
-def test_a_value_of_the_recipe_that_an_option_replaces_does_not_matter(monkeypatch):
-    with_option, without = EXPERIMENTS["nutrition-as-is"], EXPERIMENTS["nutrition"]  # 160 steps, and the recipe's own
+def test_the_identity_ignores_recipe_values_that_an_option_replaces(monkeypatch):
+    with_option, without = (
+        EXPERIMENTS["nutrition-as-is"],
+        EXPERIMENTS["nutrition"],
+    )  # 160 steps, and the recipe's number of steps
     before = identity(with_option, 0), identity(without, 0)
     other = run.recipe_values(without) | {"max_steps": 999}
     monkeypatch.setattr(run, "recipe_values", lambda experiment: other)
@@ -45,7 +48,7 @@ def test_a_value_of_the_recipe_that_an_option_replaces_does_not_matter(monkeypat
     assert identity(without, 0) != before[1]
 
 
-def test_folds_leave_each_picture_out_once(squares, tmp_path):
+def test_folds_leave_each_image_out_once(squares, tmp_path):
     folds = write_folds(squares, tmp_path, 5)
     everything = {record["id"] for split in ("train", "validation", "test") for record in read_records(squares, split)}
     left_out = [[record["id"] for record in read_records(fold, "test")] for fold in folds]
@@ -58,36 +61,38 @@ def test_folds_leave_each_picture_out_once(squares, tmp_path):
     assert [[record["id"] for record in read_records(fold, "test")] for fold in again] == left_out
 
 
-def test_intervals_hold_the_normal_approximation():
-    """400 pictures of one box each, hit or missed: F1 is the hit rate, whose standard error is known."""
+def test_intervals_equal_the_normal_approximation():
+    """400 images with one box each, hit or missed: F1 is the hit rate, and its standard error is known."""
     hit = (np.random.default_rng(1).random(400) < 0.7).astype(float).tolist()
     miss = [1 - value for value in hit]
     run = {"tp": hit, "fp": miss, "fn": miss, "iou": hit, "truth": [1] * 400}
     rate = sum(hit) / 400
     half = 1.96 * (rate * (1 - rate) / 400) ** 0.5
     for low, high in intervals([run]).values():
-        assert low == pytest.approx(rate - half, abs=0.006)  # 2,000 draws: the quantiles err by about 0.002
+        assert low == pytest.approx(
+            rate - half, abs=0.006
+        )  # with 2,000 draws, the quantiles have an error of about 0.002
         assert high == pytest.approx(rate + half, abs=0.006)
     assert intervals([run]) == intervals([run, run])
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.2, 0.5, 0.9])), max_size=8))
-def test_missed_by_fp_is_what_the_best_threshold_leaves(answers):
-    """Against leaving out by every threshold and matching anew. The boxes lie apart, hits on truth and the others beside it."""
-    truth = [([20 * i, 0, 20 * i + 10, 10], "cat") for i in range(9)]
-    record = make_record("a", "a.png", 200, 100, truth)
+def test_missed_by_fp_equals_the_best_threshold(predicted):
+    """Compared with applying every threshold and matching again. The boxes do not overlap; false positives are far from hits."""
+    ground_truth = [([20 * i, 0, 20 * i + 10, 10], "cat") for i in range(9)]
+    record = make_record("a", "a.png", 200, 100, ground_truth)
 
-    def fared(threshold: float):
-        kept = [(i, hit, score) for i, (hit, score) in enumerate(answers) if score >= threshold]
+    def matched(threshold: float):
+        kept = [(i, hit, score) for i, (hit, score) in enumerate(predicted) if score >= threshold]
         bbox = [[20 * i, 0 if hit else 50, 20 * i + 10, 10 if hit else 60] for i, hit, _ in kept]
         objects = {"bbox": bbox, "category": ["cat"] * len(kept), "score": [score for *_, score in kept]}
-        answer = {"id": "a", "objects": objects, "problems": []}
-        return match_images([record], [answer])[0], answer
+        prediction = {"id": "a", "objects": objects, "problems": []}
+        return match_images([record], [prediction])[0], prediction
 
-    every, answer = fared(0.0)
-    possible = [fared(threshold)[0] for threshold in (0.2, 0.5, 0.9, 1.0)]
-    wanted = [min(image.fn for image in possible if image.fp <= i) for i in range(every.fp + 1)]
-    assert missed_by_fp([every], [answer]) == wanted
+    complete, prediction = matched(0.0)
+    possible = [matched(threshold)[0] for threshold in (0.2, 0.5, 0.9, 1.0)]
+    expected = [min(image.fn for image in possible if image.fp <= i) for i in range(complete.fp + 1)]
+    assert missed_by_fp([complete], [prediction]) == expected
 
 
 BASES = {name: ["new"] for name in EXPERIMENTS}
@@ -113,24 +118,24 @@ def fake_result(experiment: str, seed: int, hits: int = 1, base: str = "new") ->
     }
 
 
-def test_the_page_shows_what_was_measured_and_nothing_else(tmp_path, monkeypatch):
-    name = DATA_SETS.experiments[1].name
-    measured = [fake_result(name, seed) for seed in SEEDS] + [fake_result(DATA_SETS.experiments[0].name, 0)]
+def test_the_page_shows_measured_results_only(tmp_path, monkeypatch):
+    name = DATASETS.experiments[1].name
+    measured = [fake_result(name, seed) for seed in SEEDS] + [fake_result(DATASETS.experiments[0].name, 0)]
     monkeypatch.setattr(results, "read_results", lambda: measured)
     monkeypatch.setattr(results, "DOCS", tmp_path)
-    results.write_pages({f"{name}/{seed}" for seed in SEEDS}, BASES)  # the last one is of a recipe that has changed
+    results.write_pages({f"{name}/{seed}" for seed in SEEDS}, BASES)  # the last result is of a changed recipe
     page = (tmp_path / "results.md").read_text()
     first, second = (
         next(line for line in page.splitlines() if line.startswith(f"| {experiment.title} |"))
-        for experiment in DATA_SETS.experiments[:2]
+        for experiment in DATASETS.experiments[:2]
     )
-    assert set(first.removeprefix(f"| {DATA_SETS.experiments[0].title}")) <= {"|", " "}
+    assert set(first.removeprefix(f"| {DATASETS.experiments[0].title}")) <= {"|", " "}
     assert "| 1 | 3 |  | 0.667 ± 0.000 | 0.667 to 0.667 |  | 0.500 ± 0.000 |" in second
     assert "| cat | 1 |  | 1.000 ± 0.000 |" in page
     assert "| dog | 1 |  | 0.000 ± 0.000 |" in page
 
 
-def test_the_pages_are_those_of_what_was_measured(tmp_path, monkeypatch):
+def test_the_pages_equal_the_rendered_templates(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "DOCS", tmp_path)
     run.main(["--write-only"])
     for name in ("results.md", "losses.md"):
@@ -168,7 +173,7 @@ def test_losses_are_compared_seed_by_seed_with_the_plain_recipe(tmp_path, monkey
     assert last.endswith("| 0 ± 0 | 0 ± 0 | -100% (-100% to -100%) |")
 
 
-def test_results_of_other_data_do_not_stand_in_one_table(tmp_path, monkeypatch):
+def test_results_on_different_data_are_not_mixed_in_a_table(tmp_path, monkeypatch):
     names = [experiment.name for experiment in CHOICES[0].experiments[:3]]
     measured = [fake_result(name, 0) for name in names]
     measured[1]["data_sha256"] = ["other"]
@@ -179,7 +184,7 @@ def test_results_of_other_data_do_not_stand_in_one_table(tmp_path, monkeypatch):
     assert error.value.problems == [f"{names[1]} seed 0"]
 
 
-def test_a_result_that_is_measured_again_replaces_the_first(tmp_path, monkeypatch):
+def test_a_repeated_result_replaces_the_first(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results.jsonl")
     monkeypatch.setattr(run, "RESULTS", tmp_path / "results.jsonl")
     for name, hits in (("nutrition", 1), ("bccd_voc", 1), ("nutrition", 2)):
@@ -188,8 +193,8 @@ def test_a_result_that_is_measured_again_replaces_the_first(tmp_path, monkeypatc
     assert kept == [("bccd_voc", pytest.approx(2 / 3)), ("nutrition", 1.0)]
 
 
-def test_runs_that_came_out_otherwise_widen_the_interval():
-    """Every picture alike, so all that is left is which runs were drawn: of 0 and 1, a quarter of the draws has only one."""
+def test_different_runs_widen_the_interval():
+    """All images are equal, so only the drawn runs vary: a quarter of the draws holds only run 0, and a quarter only run 1."""
     runs = [
         {key: [value] * 50 for key in ("tp", "iou")} | {"fp": [0] * 50, "fn": [1 - value] * 50, "truth": [1] * 50}
         for value in (0, 1)
@@ -215,10 +220,10 @@ def test_choices_are_compared_seed_by_seed_with_the_first_row(tmp_path, monkeypa
     assert set(rows[-1]) == {""}
 
 
-def test_an_earlier_base_fills_only_what_the_present_one_has_not_measured(tmp_path, monkeypatch):
-    """A table holds one base, so that its rows can be compared; the data sets, which are not, one base a row."""
+def test_an_earlier_base_fills_only_unmeasured_tables_and_rows(tmp_path, monkeypatch):
+    """A table of choices shows one base, because its rows are compared; the table of datasets may show another base per row."""
     plain, other = (experiment.name for experiment in LOSSES[0].experiments[:2])
-    first, second = (experiment.name for experiment in DATA_SETS.experiments[:2])
+    first, second = (experiment.name for experiment in DATASETS.experiments[:2])
     old = [fake_result(name, 0, base="0123456789") for name in (plain, other, first, second)]
     measured = [*old, fake_result(plain, 0, hits=2), fake_result(first, 0, hits=2)]
     monkeypatch.setattr(results, "read_results", lambda: measured)
@@ -231,8 +236,8 @@ def test_an_earlier_base_fills_only_what_the_present_one_has_not_measured(tmp_pa
     results.write_pages({result["identity"] for result in measured[-2:]}, BASES)
     assert "| 1.000 |" in lines("losses.md", LOSSES[0].experiments[0].title)
     assert "0.667" not in lines("losses.md", LOSSES[0].experiments[1].title)
-    assert lines("results.md", DATA_SETS.experiments[0].title)
-    assert lines("results.md", f"{DATA_SETS.experiments[1].title} (earlier base 01234567)")
+    assert lines("results.md", DATASETS.experiments[0].title)
+    assert lines("results.md", f"{DATASETS.experiments[1].title} (earlier base 01234567)")
     results.write_pages(set(), BASES)
     assert "0.667" in lines("losses.md", LOSSES[0].experiments[1].title)
     assert "an earlier base of the embedded model, 01234567" in (tmp_path / "losses.md").read_text()
@@ -252,12 +257,12 @@ def test_the_architectures_have_the_published_sizes(name, billions):
 def test_generation_is_timed_on_held_out_scenes(tmp_path, monkeypatch, capsys):
     (tmp_path / "assets").symlink_to(ROOT / "assets")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(confidence, "PICTURES", 2)
+    monkeypatch.setattr(confidence, "SCENE_COUNT", 2)
     generation.main(["--batch-sizes", "2", "--turns", "1", "--max-new-tokens", "8"])
     assert "2 images of scenes" in capsys.readouterr().out
 
 
-def test_a_revision_is_marked_where_more_than_the_results_changed(tmp_path):
+def test_a_revision_is_marked_if_more_than_the_results_changed(tmp_path):
     assert git_revision(tmp_path) is None
 
     def git(*words: str) -> str:
@@ -274,12 +279,12 @@ def test_a_revision_is_marked_where_more_than_the_results_changed(tmp_path):
     assert git_revision(tmp_path) == revision
     (tmp_path / "results.jsonl").write_text("2")
     assert git_revision(tmp_path) == f"{revision}+changes"
-    assert git_revision(tmp_path, besides=("results.jsonl",)) == revision
+    assert git_revision(tmp_path, ignoring=("results.jsonl",)) == revision
     (tmp_path / "code.py").write_text("2")
-    assert git_revision(tmp_path, besides=("results.jsonl",)) == f"{revision}+changes"
+    assert git_revision(tmp_path, ignoring=("results.jsonl",)) == f"{revision}+changes"
 
 
-def test_an_experiment_of_just_that_name_is_meant_alone(capsys):
+def test_an_exact_experiment_name_selects_only_that_one(capsys):
     for text, names in (("nutrition", {"nutrition"}), ("bccd-", {"bccd-as-is", "bccd-larger"})):
         run.main(["--only", text, "--list"])
         assert {line.split()[-3] for line in capsys.readouterr().out.splitlines()} == names
@@ -296,8 +301,8 @@ def test_the_cost_of_every_loss_is_measured(squares, capsys):
 
 
 @pytest.mark.slow
-def test_the_memory_benchmark_trains_what_it_writes(tiny_models, tmp_path):
-    """On a tiny architecture and a CPU; the trainer's report has the speed, and on a GPU the memory."""
+def test_the_memory_benchmark_trains_its_own_model(tiny_models, tmp_path):
+    """A tiny architecture on a CPU. The trainer's report contains the speed, and on a GPU also the memory."""
     config = AutoConfig.from_pretrained(tiny_models["qwen3_vl"])
     folder = tmp_path / "model"
     gpu_memory.write_model(Qwen3VLForConditionalGeneration, config, folder, "cpu", max_pixels=50176)

@@ -1,4 +1,4 @@
-"""The yardstick: a plain convolutional detector on a prepared data set."""
+"""The reference: a plain convolutional detector on a prepared dataset."""
 
 import json
 
@@ -6,24 +6,24 @@ import pytest
 import torch
 
 from benchmarks import plain_detector
-from benchmarks.plain_detector import middles, owners, to_boxes
+from benchmarks.plain_detector import assign_cells, cell_centers, to_boxes
 
 
-def test_a_cell_answers_for_the_smallest_object_in_whose_middle_it_lies():
-    """An object of 2 pixels still has the cells beside its centre, and the edges of an object none."""
-    owner = owners(torch.tensor([[0.0, 0, 160, 160], [60, 60, 100, 100], [200, 10, 202, 12]]), 24, 32)
-    assert owner[10, 10] == 1 and owner[6, 6] == 0 and owner[0, 0] == -1 and owner[5, 15] == -1
-    assert (owner == 2).nonzero().tolist() == [[1, 25]]  # where its centre lies, (201, 11)
+def test_a_cell_is_assigned_to_the_smallest_object_around_it():
+    """A 2-pixel object still gets the cell at its center, and the edges of an object get none."""
+    assigned = assign_cells(torch.tensor([[0.0, 0, 160, 160], [60, 60, 100, 100], [200, 10, 202, 12]]), 24, 32)
+    assert assigned[10, 10] == 1 and assigned[6, 6] == 0 and assigned[0, 0] == -1 and assigned[5, 15] == -1
+    assert (assigned == 2).nonzero().tolist() == [[1, 25]]  # the cell of its center, (201, 11)
 
 
-def test_distances_to_edges_give_the_box_back():
+def test_distances_to_edges_recover_the_box():
     box = torch.tensor([13.0, 20, 75, 41])
-    at = middles(8, 12)
-    edges = torch.cat([at - box[:2], box[2:] - at], -1)
+    centers = cell_centers(8, 12)
+    edges = torch.cat([centers - box[:2], box[2:] - centers], -1)
     torch.testing.assert_close(to_boxes(edges, 8, 12), box.expand(8, 12, 4))
 
 
-def test_flipping_twice_is_nothing(squares):
+def test_flipping_twice_is_the_identity(squares):
     record = next(r for r in plain_detector.read_records(squares, "train") if r["objects"]["bbox"])
     image = plain_detector.input_image(record, squares)
     boxes_xyxy = plain_detector.input_boxes(record, image)
@@ -33,7 +33,7 @@ def test_flipping_twice_is_nothing(squares):
     torch.testing.assert_close(again, boxes_xyxy)
 
 
-def test_its_loss_falls_on_what_it_is_shown(squares):
+def test_the_loss_falls_on_training_images(squares):
     torch.manual_seed(0)
     records = plain_detector.read_records(squares, "train")[:6]
     images = [plain_detector.input_image(record, squares) for record in records]
@@ -51,13 +51,13 @@ def test_its_loss_falls_on_what_it_is_shown(squares):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_a_run_says_what_it_scores(squares, capsys):
+def test_a_run_prints_its_scores(squares, capsys):
     plain_detector.main([str(squares), "--steps", "1"])
     result = json.loads(capsys.readouterr().out)
     assert result["steps"] == 1 and 0 <= result["AP"] <= result["AP50"] <= 1 and 0 <= result["mean_iou_gt"] <= 1
 
 
-def test_a_run_without_steps_is_refused(squares, capsys):
+def test_a_run_without_steps_is_rejected(squares, capsys):
     with pytest.raises(SystemExit) as stop:
         plain_detector.main([str(squares), "--steps", "0"])
     assert stop.value.code == 2 and "--steps 0" in capsys.readouterr().err

@@ -1,7 +1,7 @@
-"""ImageFinder on which the embedded model is pretrained: things scattered or crowded, pages of blocks, food packages.
+"""The images on which the embedded model is pretrained: scattered or crowded objects, document pages, food packages.
 
-`draw_scene(rng, stage)` depends on the generator alone; later stages hold more, smaller things and more kinds of scene.
-There is no nutrition table: finding those is what fine-tuning is to teach.
+`draw_scene(rng, stage)` depends on the generator only. Later stages have more and smaller objects and more kinds of scene.
+There is no nutrition table: fine-tuning is supposed to teach those.
 """
 
 import math
@@ -10,38 +10,38 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from pretraining_objects import CLASSES, WORDY, colour, draw_ground, draw_object, ink_on, object_size, turn
+from pretraining_objects import CLASSES, WITH_WORDS, color, draw_background, draw_object, ink_on, object_size, turn
 
 from data_prep.products.packages import Package
 from data_prep.products.scenes import bound, compose, photograph, visible_part
 
-# What the panels of a package (data_prep.products.labels.DISTRACTORS) are called here.
+# The class of each panel of a package (data_prep.products.labels.DISTRACTORS).
 PANEL_CLASSES = {
     "ingredients": "text", "notes": "text", "barcode": "barcode", "logo": "label",
     "hours": "table", "prices": "table", "recipe": "table",
 }  # fmt: skip
-MOST_OBJECTS = 15
-LEAST_SIDE = 8  # pixels of the picture; smaller things are drawn but not asked for
-PAGE_BLOCKS = {  # class: (how often, least and greatest height as shares of the page's)
+MAX_OBJECTS = 15
+MIN_SIDE = 8  # pixels of the image; smaller objects are drawn but not annotated
+PAGE_BLOCKS = {  # class: (frequency, minimum and maximum height as fractions of the page's height)
     "title": (0.2, 0.05, 0.08), "text": (0.45, 0.08, 0.3), "table": (0.2, 0.12, 0.35), "figure": (0.15, 0.12, 0.35),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How hard the pictures are, for how long, and what learns from them."""
+    """A stage of pretraining: the difficulty of its images, its length, and the parts of the model that it trains."""
 
     steps: int
-    learns: str  # "vision": that tower with the dense head; "language": answers, on the tower as it is; "both"
-    rate: tuple[float, float]  # shares of the peak learning rate at the stage's beginning and end
-    batch: int  # pictures a step
-    kinds: tuple[str, ...]  # of scene, as often as they are named
-    counts: tuple[int, ...]  # of things scattered
-    shares: tuple[float, float]  # their long sides over the picture's short side
-    area: tuple[int, int]  # pixels of the picture, before the processor's budget
-    absent: float = 0.0  # share of questions about a class that is not there
-    raster: float = 1.0  # share of answers in the order of lines of print; the others by area, or in any order
-    photo: bool = False  # whether things lie turned, on cards, cut by the border, out of focus
+    learns: str  # "vision": the vision tower with the dense head; "language": answers, with a frozen tower; "both"
+    rate: tuple[float, float]  # fractions of the peak learning rate at the start and end of the stage
+    batch: int  # images per step
+    kinds: tuple[str, ...]  # of scene; one that is listed twice is drawn twice as often
+    counts: tuple[int, ...]  # possible numbers of scattered objects
+    shares: tuple[float, float]  # range of their long sides, as fractions of the image's short side
+    area: tuple[int, int]  # range of the image's pixels, before the processor's pixel budget
+    absent: float = 0.0  # fraction of questions about an absent class
+    raster: float = 1.0  # fraction of answers in reading order; the others are ordered by area or at random
+    photo: bool = False  # whether objects are rotated, on cards, cut by the border or out of focus
 
 
 EVERYTHING = {
@@ -73,31 +73,32 @@ STAGES = (
     Stage(1600, "language", (0.6, 0.1), 16, **CROWDED),
     Stage(600, "both", (0.4, 0), 16, **CROWDED),
 )
-HELD_OUT_STAGE = Stage(0, "both", (0, 0), 0, **EVERYTHING)  # what is never learned from, only scored
+HELD_OUT_STAGE = Stage(0, "both", (0, 0), 0, **EVERYTHING)  # used for scoring only, never for training
 
 
 @dataclass
 class Scene:
-    """A picture and all that is in it; boxes in its pixels."""
+    """An image and all of its objects, with boxes in its pixels."""
 
     image: Image.Image
     boxes_xyxy: list[list[float]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    kind: str = ""  # of scene, as Stage.kinds names it
+    kind: str = ""  # one of Stage.kinds
 
     def add(self, label: str, box_xyxy: list[float]) -> None:
-        """Note a thing by the part of its box that lies inside the picture."""
+        """Annotate an object with the part of its box that is inside the image, unless that part is too small."""
         x0, y0, x1, y1 = box_xyxy
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, self.image.width), min(y1, self.image.height)
-        if min(x1 - x0, y1 - y0) >= LEAST_SIDE and len(self.labels) < MOST_OBJECTS:
+        if min(x1 - x0, y1 - y0) >= MIN_SIDE and len(self.labels) < MAX_OBJECTS:
             self.boxes_xyxy.append([x0, y0, x1, y1])
             self.labels.append(label)
 
 
 def draw_scene(rng: random.Random, stage: Stage) -> Scene:
+    """One image of a random kind, size and content within the stage's ranges."""
     area = math.exp(rng.uniform(math.log(stage.area[0]), math.log(stage.area[1])))
     aspect = math.exp(rng.uniform(-0.55, 0.55))
-    # Half of the later stages' pictures are larger than the model's input, as photographs are, and shrink on the way.
+    # Half of the images of later stages are larger than the model's input, as photographs are, so that they get resized.
     scale = rng.uniform(1.0, 1.6) if stage.photo and rng.random() < 0.5 else 1.0
     width, height = round(math.sqrt(area * aspect) * scale), round(math.sqrt(area / aspect) * scale)
     kind = rng.choice(stage.kinds)
@@ -110,45 +111,46 @@ def draw_scene(rng: random.Random, stage: Stage) -> Scene:
     else:
         scene = scatter(rng, width, height, stage)
     scene.kind = kind
-    if kind != "packages" and stage.photo and rng.random() < 0.4:  # photographs of packages are out of focus as it is
+    if kind != "packages" and stage.photo and rng.random() < 0.4:  # images of packages are blurred already
         scene.image = scene.image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0) * scale))
     return scene
 
 
-# ---- things anywhere -------------------------------------------------------------------------------------------------
+# ---- scattered and crowded objects ------------------------------------------------------------------------------------
 
 
 def scatter(rng: random.Random, width: int, height: int, stage: Stage) -> Scene:
-    """A few things of any class that do not touch."""
-    image, ground = draw_ground(rng, width, height)
+    """A few objects of any class that do not touch."""
+    image, background = draw_background(rng, width, height)
     scene = Scene(image)
     for _ in range(rng.choice(stage.counts)):
         name = choose_class(rng, scene.labels)
         for _ in range(8):
             long_side = rng.uniform(*stage.shares) * min(width, height) * (1.3 if name == "title" else 1.0)
             size = object_size(name, rng, long_side)
-            if size[0] < width and size[1] < height and place(scene, ground, name, size, stage.photo, rng):
+            if size[0] < width and size[1] < height and place(scene, background, name, size, stage.photo, rng):
                 break
     return scene
 
 
 def crowd(rng: random.Random, width: int, height: int) -> Scene:
-    """Many small things of one to three classes and of like size, as cells or parts lie; they may touch."""
-    image, ground = draw_ground(rng, width, height)
+    """Many small objects of one to three classes and similar size, such as cells or parts; they may touch."""
+    image, background = draw_background(rng, width, height)
     scene = Scene(image)
     names = rng.choices([name for name in CLASSES if name not in {"title", "text"}], k=rng.choice((1, 1, 2, 3)))
     share, gap = rng.uniform(0.15, 0.30), rng.choice((-4, -2, 2))
-    ink = ink_on(rng, ground) if rng.random() < 0.6 else None
-    for _ in range(rng.randint(4, MOST_OBJECTS)):
+    ink = ink_on(rng, background) if rng.random() < 0.6 else None
+    for _ in range(rng.randint(4, MAX_OBJECTS)):
         name = rng.choice(names)
         for _ in range(8):
             size = object_size(name, rng, share * rng.uniform(0.75, 1.3) * min(width, height))
-            if place(scene, ground, name, size, False, rng, gap, ink):
+            if place(scene, background, name, size, False, rng, gap, ink):
                 break
     return scene
 
 
 def overlaps(box_xyxy: list[float], others_xyxy: list[list[float]], gap: float) -> bool:
+    """Whether the box is closer than `gap` pixels to any of the others."""
     return any(
         box_xyxy[0] < x1 + gap and box_xyxy[2] > x0 - gap and box_xyxy[1] < y1 + gap and box_xyxy[3] > y0 - gap
         for x0, y0, x1, y1 in others_xyxy
@@ -156,35 +158,35 @@ def overlaps(box_xyxy: list[float], others_xyxy: list[list[float]], gap: float) 
 
 
 def choose_class(rng: random.Random, labels: list[str]) -> str:
-    """Tables are drawn more often: they have the most to show. ImageFinder often hold several things of one class."""
+    """A random class. Tables are more frequent, because they vary the most. An image often repeats one class."""
     if labels and rng.random() < 0.35:
         return labels[0]
     return "table" if rng.random() < 0.15 else rng.choice(CLASSES)
 
 
 def lay_card(scene: Scene, box_xyxy: list[float], rng: random.Random) -> tuple[int, int, int] | None:
-    """A plain card below the box, as a sheet or a package; its colour, or None where it would hide something."""
+    """Draw a plain card under the box, such as a sheet or package. Returns its color, or None if it would cover an object."""
     reach = [rng.uniform(0.02, 0.6) * side for side in (box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]) * 2]
     x0, y0, x1, y1 = (v + sign * r for v, sign, r in zip(box_xyxy, (-1, -1, 1, 1), reach, strict=True))
     if overlaps([x0, y0, x1, y1], scene.boxes_xyxy, gap=0):
         return None
-    made = colour(rng, 140, 255) if rng.random() < 0.6 else colour(rng)
+    made = color(rng, 140, 255) if rng.random() < 0.6 else color(rng)
     ImageDraw.Draw(scene.image).rounded_rectangle((x0, y0, x1, y1), radius=rng.choice((0, 6)), fill=made)
     return made
 
 
 def place(
-    scene: Scene, ground, name: str, size: tuple[int, int], photo: bool, rng: random.Random, gap: int = 2, ink=None
+    scene: Scene, background, name: str, size: tuple[int, int], photo: bool, rng: random.Random, gap: int = 2, ink=None
 ) -> bool:
-    """Draw one thing and note its visible box; False where it would come too near another."""
+    """Draw one object and annotate its visible box. Returns False if it would be too close to another one."""
     (w, h), image = size, scene.image
     out_x, out_y = (round(0.25 * side) if photo and rng.random() < 0.15 else 0 for side in size)
     x, y = rng.randint(-out_x, image.width - w + out_x), rng.randint(-out_y, image.height - h + out_y)
     if overlaps([x, y, x + w, y + h], scene.boxes_xyxy, gap):
         return False
     if photo and rng.random() < 0.5:
-        ground = lay_card(scene, [x, y, x + w, y + h], rng) or ground
-    tile = draw_object(name, w, h, rng, ground, ink)
+        background = lay_card(scene, [x, y, x + w, y + h], rng) or background
+    tile = draw_object(name, w, h, rng, background, ink)
     if photo and (angle := choose_angle(name, rng)):
         tile = turn(tile, angle)
         x, y = x + (w - tile.width) // 2, y + (h - tile.height) // 2
@@ -195,17 +197,17 @@ def place(
 
 
 def choose_angle(name: str, rng: random.Random) -> float:
-    """Degrees: mostly none, often a little; things with words sometimes lie on their side."""
+    """A rotation in degrees: usually 0, often small; objects with words are sometimes on their side."""
     angle = rng.uniform(-15, 15) if rng.random() < 0.4 else 0.0
-    return angle + rng.choice((90, -90)) if name in WORDY and rng.random() < 0.15 else angle
+    return angle + rng.choice((90, -90)) if name in WITH_WORDS and rng.random() < 0.15 else angle
 
 
 # ---- pages and packages ----------------------------------------------------------------------------------------------
 
 
 def page(rng: random.Random, width: int, height: int) -> Scene:
-    """A sheet of paper: titles, text, tables and figures below one another in one or two columns."""
-    paper = colour(rng, 225, 255) if rng.random() < 0.7 else (255, 255, 255)
+    """A document page: titles, text, tables and figures, stacked in one or two columns."""
+    paper = color(rng, 225, 255) if rng.random() < 0.7 else (255, 255, 255)
     scene = Scene(Image.new("RGB", (width, height), paper))
     margin, columns = rng.uniform(0.03, 0.12) * width, 2 if rng.random() < 0.35 else 1
     gap = rng.uniform(0.02, 0.05) * height
@@ -229,7 +231,7 @@ def page(rng: random.Random, width: int, height: int) -> Scene:
 
 
 def packages(rng: random.Random, width: int, height: int) -> Scene:
-    """Food packages without a nutrition table: what else is printed on them is what there is to find."""
+    """Food packages without a nutrition table; the other panels printed on them are the objects."""
     generator = np.random.default_rng(rng.getrandbits(64))
     group = compose(generator, width, height, tables=0)
     while not any(package.panels for package in group) and rng.random() < 0.7:
@@ -244,11 +246,11 @@ def packages(rng: random.Random, width: int, height: int) -> Scene:
 
 
 def bound_of_visible(package: Package, rectangle, width: int, height: int) -> list[float] | None:
-    """The box of the part of a panel that lies inside the picture, or None."""
+    """The bounding box of the part of a panel that is inside the image, or None."""
     part = visible_part(package.outline(rectangle), width, height)
     return bound(part) if len(part) > 2 else None
 
 
 def hides(package: Package, box_xyxy: list[float]) -> bool:
-    """Whether a package may cover a part of the box."""
+    """Whether a package may cover part of the box."""
     return overlaps(box_xyxy, [bound(np.concatenate([side for side, _ in package.polygons()]))], gap=0)
