@@ -1,30 +1,41 @@
-"""Which prediction answers which truth box of its image: class-aware, one-to-one, the best pair first."""
+"""Which prediction matches which ground truth box of its image: class-aware, one-to-one, highest IoU first."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from boxtune.answers.predictions import Prediction
 from boxtune.data.boxes import box_area
-from boxtune.metrics.pairs import FlatBoxes, assign, column_of, flatten, overlaps
+from boxtune.data.records import Record
+from boxtune.metrics.pairs import (
+    FlatBoxes,
+    OverlappingPairs,
+    assign_in_turn,
+    flatten_boxes,
+    flatten_column,
+    overlapping_pairs,
+)
 
-# An unmatched prediction is excused when this share of it lies inside an ignored box of its class.
+# An unmatched prediction is not counted when at least this share of its area is inside an ignored box of its class.
 IGNORED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class ImageMatch:
-    """How the answer to one image fared. Numbers index the lists in `objects` of its prediction or of its record.
+    """The result of one image. Predictions and ground truth boxes are given by their positions in the lists of `objects`.
 
-    pairs: (prediction, truth, IoU) of the true positives; for points the IoU is None.
-    false: predictions that are false positives, `duplicates` among them. excused: predictions that are not counted.
-    missed: truth that nothing matched, the false negatives. ious: for each truth box not ignored, the IoU of a one-to-one
-    matching without threshold, 0 where it has no partner; empty for points.
+    pairs: (prediction, ground truth box, IoU) of the true positives, by prediction; for points the IoU is None.
+    false_positives: predictions that match nothing, including the `duplicates`, whose object is matched by another prediction.
+    excused: unmatched predictions inside an ignored box; they are not counted.
+    missed: ground truth boxes without a match, the false negatives.
+    ious: one IoU per ground truth box that is not ignored, from a one-to-one matching without IoU threshold; 0 for a box
+    without a partner. Empty for points.
     """
 
     id: str
     pairs: list[tuple[int, int, float | None]]
-    false: list[int]
+    false_positives: list[int]
     duplicates: list[int]
     excused: list[int]
     missed: list[int]
@@ -36,7 +47,7 @@ class ImageMatch:
 
     @property
     def fp(self) -> int:
-        return len(self.false)
+        return len(self.false_positives)
 
     @property
     def fn(self) -> int:
@@ -48,159 +59,242 @@ class ImageMatch:
 
     @property
     def mean_iou(self) -> float | None:
-        """Mean IoU over the image's truth boxes; None where it has none, and for points."""
+        """Mean IoU over the image's ground truth boxes; None without such boxes, and for points."""
         return float(np.mean(self.ious)) if self.ious else None
 
 
-def match_images(records: list[dict], predictions: list[dict], iou_threshold: float = 0.5) -> list[ImageMatch]:
-    """Match `predictions[i]` with `records[i]`: class-aware, one-to-one, the best pair first."""
+def match_images(records: list[Record], predictions: list[Prediction], iou_threshold: float = 0.5) -> list[ImageMatch]:
+    """Match `predictions[i]` with `records[i]`.
+
+    Boxes are matched one-to-one within their class, highest IoU first, down to `iou_threshold`. Points match a box of their
+    class that contains them, so that as many points as possible are matched.
+
+    Example with one class and ground truth boxes A = [0, 0, 100, 10] and B = [30, 0, 130, 10]:
+
+        prediction P = [25, 0, 125, 10]   IoU with A 0.60, with B 0.90
+        prediction Q = [41, 0, 141, 10]   IoU with A 0.42, with B 0.80
+
+    The highest IoU is that of P and B, so they are paired. Then P and B are taken, and only Q and A remain. Their IoU is below
+    0.5, so A is missed and Q is a false positive; Q is also a duplicate because its IoU with the matched B is at least 0.5.
+    `ious` has no threshold: 0.42 for A and 0.90 for B.
+    """
     if is_click(predictions):
-        return [_score_points(*pair) for pair in zip(records, predictions, strict=True)]
-    return _score_boxes(records, predictions, iou_threshold)
+        return [_match_points(*pair) for pair in zip(records, predictions, strict=True)]
+    return _match_boxes(records, predictions, iou_threshold)
 
 
-def scored_hits(images: list[ImageMatch], predictions: list[dict]) -> tuple[list[float], list[bool]]:
-    """(scores, whether each is a true positive) of all objects that count."""
-    scores, hits = [], []
+def scored_hits(images: list[ImageMatch], predictions: list[Prediction]) -> tuple[list[float], list[bool]]:
+    """(score, is it a true positive) of all predictions that count, as two lists."""
+    scores: list[float] = []
+    hits: list[bool] = []
     for image, prediction in zip(images, predictions, strict=True):
         matched = {i for i, *_ in image.pairs}
-        counted = sorted(matched | {*image.false})
+        counted = sorted(matched | {*image.false_positives})
         scores += [prediction["objects"]["score"][i] for i in counted]
         hits += [i in matched for i in counted]
     return scores, hits
 
 
-def worst_first(scores: list[ImageMatch]) -> list[int]:
-    """Positions in `scores`: most errors first, then lower mean IoU, then the order of the split."""
+def worst_first(images: list[ImageMatch]) -> list[int]:
+    """Positions in `images`: most errors first, then lowest mean IoU, then the order of the split."""
 
-    def badness(i: int) -> tuple:
-        iou = scores[i].mean_iou
-        return (-scores[i].errors, 1.0 if iou is None else iou, i)
+    def sort_key(i: int) -> tuple[int, float, int]:
+        mean_iou = images[i].mean_iou
+        return -images[i].errors, 1.0 if mean_iou is None else mean_iou, i
 
-    return sorted(range(len(scores)), key=badness)
+    return sorted(range(len(images)), key=sort_key)
 
 
-def is_click(predictions: Iterable[dict]) -> bool:
-    """Whether the answers are points. Boxes and points are never mixed in one run."""
+def is_click(predictions: Iterable[Prediction]) -> bool:
+    """Whether the predictions are points. One run never mixes boxes and points."""
     return any("point" in prediction["objects"] for prediction in predictions)
 
 
-def _score_boxes(records: list[dict], predictions: list[dict], threshold: float) -> list[ImageMatch]:
-    """All images at once, as flat arrays, since a split may hold many thousand small images."""
-    names = {label.strip() for source in (*records, *predictions) for label in source["objects"]["category"]}
-    numbers = {name: i for i, name in enumerate(sorted(names))}
-    truth, answers = flatten(records, numbers), flatten(predictions, numbers)
-    ignored, area = column_of(records, "ignore", bool), box_area(answers.boxes_xyxy)
-    rows, columns, shared = overlaps(
-        answers.image * len(names) + answers.label,
-        answers.boxes_xyxy,
-        truth.image * len(names) + truth.label,
-        truth.boxes_xyxy,
-    )
-    excused = np.zeros(len(area), dtype=bool)
-    inside = shared >= IGNORED_SHARE * area[rows]
-    excused[rows[ignored[columns] & inside]] = True
-    rows, columns, shared = (values[~ignored[columns]] for values in (rows, columns, shared))
-    iou = shared / (area[rows] + box_area(truth.boxes_xyxy)[columns] - shared)
-    # The best pair comes first, so the matching at a threshold is the head of the one without: one serves both.
-    ranks = np.empty(len(iou), dtype=np.int64)
-    ranks[np.lexsort((columns, rows, -iou))] = np.arange(len(iou))
-    wanted = np.lexsort((ranks, rows))
-    made = wanted[assign(rows[wanted], columns[wanted], ranks[wanted], np.zeros(len(iou), dtype=bool))]
-    partner, ious = np.full(len(ignored), -1), np.zeros(len(ignored))
-    partner[columns[made]], ious[columns[made]] = rows[made], iou[made]
-    found = (partner >= 0) & (ious >= threshold)
-    hits = np.flatnonzero(found)[np.argsort(partner[found])]  # truth, in the order of the answers
-    unmatched = np.ones(len(area), dtype=bool)
-    unmatched[partner[hits]] = False
-    on_found = np.zeros(len(area), dtype=bool)
-    on_found[rows[(iou >= threshold) & found[columns]]] = True
+# ---- boxes -------------------------------------------------------------------------------------------------------------
 
-    def by_image(boxes: FlatBoxes, which: np.ndarray) -> list[list[int]]:
-        """Numbers of all boxes as numbers within their image, image by image."""
-        first = np.searchsorted(boxes.image, np.arange(len(records)))
-        image = boxes.image[which]
-        return _split(which - first[image], image, len(records))
 
-    lists = zip(
-        records,
-        by_image(answers, partner[hits]),
-        by_image(truth, hits),
-        _split(ious[hits], truth.image[hits], len(records)),
-        by_image(answers, np.flatnonzero(unmatched & ~excused)),
-        by_image(answers, np.flatnonzero(unmatched & ~excused & on_found)),
-        by_image(answers, np.flatnonzero(unmatched & excused)),
-        by_image(truth, np.flatnonzero(~ignored & ~found)),
-        _split(ious[~ignored], truth.image[~ignored], len(records)),
-        strict=True,
+def _match_boxes(records: list[Record], predictions: list[Prediction], iou_threshold: float) -> list[ImageMatch]:
+    """All images in one pass over flat arrays, because a split may hold many thousand small images."""
+    class_numbers = _number_labels(records, predictions)
+    predicted, gt = flatten_boxes(predictions, class_numbers), flatten_boxes(records, class_numbers)
+    predicted_area, gt_area = box_area(predicted.boxes_xyxy), box_area(gt.boxes_xyxy)
+    gt_ignored = flatten_column((record["objects"]["ignore"] for record in records), bool)
+    pairs = overlapping_pairs(
+        prediction_group=predicted.group(len(class_numbers)),
+        prediction_boxes_xyxy=predicted.boxes_xyxy,
+        gt_group=gt.group(len(class_numbers)),
+        gt_boxes_xyxy=gt.boxes_xyxy,
     )
+
+    # Predictions that are not counted if nothing matches them.
+    is_inside = pairs.shared_area >= IGNORED_SHARE * predicted_area[pairs.prediction]
+    excusable = _mark(len(predicted_area), pairs.prediction[gt_ignored[pairs.gt] & is_inside])
+
+    # Pairs are chosen in order of falling IoU. So the pairs of a matching without threshold whose IoU reaches the threshold
+    # are the matching with the threshold, and one matching serves both.
+    pairs = pairs.select(~gt_ignored[pairs.gt])
+    iou = pairs.shared_area / (predicted_area[pairs.prediction] + gt_area[pairs.gt] - pairs.shared_area)
+    partner, partner_iou = _match_best_first(pairs, iou, gt_count=len(gt_area))
+    is_matched = (partner >= 0) & (partner_iou >= iou_threshold)  # (ground truth boxes,)
+
+    matched_gt = np.flatnonzero(is_matched)[np.argsort(partner[is_matched])]  # in the order of their predictions
+    unmatched = ~_mark(len(predicted_area), partner[matched_gt])
+    on_matched_gt = _mark(len(predicted_area), pairs.prediction[(iou >= iou_threshold) & is_matched[pairs.gt]])
+
+    def per_image(boxes: FlatBoxes, chosen: np.ndarray) -> list[list[int]]:
+        return _positions_per_image(boxes, chosen, len(records))
+
+    matched_predictions = per_image(predicted, partner[matched_gt])
+    matched_boxes = per_image(gt, matched_gt)
+    matched_ious = _split_per_image(partner_iou[matched_gt], gt.image[matched_gt], len(records))
+    false_positives = per_image(predicted, np.flatnonzero(unmatched & ~excusable))
+    duplicates = per_image(predicted, np.flatnonzero(unmatched & ~excusable & on_matched_gt))
+    excused = per_image(predicted, np.flatnonzero(unmatched & excusable))
+    missed = per_image(gt, np.flatnonzero(~gt_ignored & ~is_matched))
+    ious = _split_per_image(partner_iou[~gt_ignored], gt.image[~gt_ignored], len(records))
     return [
-        ImageMatch(record["id"], list(zip(matched, partners, pair_ious, strict=True)), *rest)
-        for record, matched, partners, pair_ious, *rest in lists
+        ImageMatch(
+            id=record["id"],
+            pairs=list(zip(matched_predictions[i], matched_boxes[i], matched_ious[i], strict=True)),
+            false_positives=false_positives[i],
+            duplicates=duplicates[i],
+            excused=excused[i],
+            missed=missed[i],
+            ious=ious[i],
+        )
+        for i, record in enumerate(records)
     ]
 
 
-def _split(values: np.ndarray, image: np.ndarray, images: int) -> list[list]:
-    """One list for each image; `image` rises."""
-    return [part.tolist() for part in np.split(values, np.searchsorted(image, np.arange(1, images)))][:images]
+def _number_labels(records: list[Record], predictions: list[Prediction]) -> dict[str, int]:
+    """{stripped label: number} of all labels, in alphabetical order."""
+    names = {label.strip() for record in records for label in record["objects"]["category"]}
+    names |= {label.strip() for prediction in predictions for label in prediction["objects"]["category"]}
+    return {name: number for number, name in enumerate(sorted(names))}
 
 
-def _score_points(record: dict, prediction: dict) -> ImageMatch:
-    truth, answers = record["objects"], prediction["objects"]
-    counted = [j for j, is_ignored in enumerate(truth["ignore"]) if not is_ignored]
-    ignored = [j for j, is_ignored in enumerate(truth["ignore"]) if is_ignored]
-    hits = point_in_box(answers["point"], truth["bbox"]) & same_label(answers["category"], truth["category"])
-    partners = dict(match_most(hits[:, counted]))
-    matched = [counted[column] for column in partners.values()]
-    unmatched = [i for i in range(len(answers["category"])) if i not in partners]
-    false = [i for i in unmatched if not hits[i, ignored].any()]
+def _match_best_first(pairs: OverlappingPairs, iou: np.ndarray, gt_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """One-to-one matching of (P,) pairs, highest IoU first; ties by prediction and then by ground truth box.
+
+    Returns (M,) the prediction matched with each ground truth box, −1 for none, and (M,) the IoU, 0 for none.
+    """
+    pair_count = len(iou)
+    best_first = np.lexsort((pairs.gt, pairs.prediction, -iou))
+    rank = np.empty(pair_count, dtype=np.int64)
+    rank[best_first] = np.arange(pair_count)
+    by_prediction = np.lexsort((rank, pairs.prediction))
+    chosen = by_prediction[
+        assign_in_turn(
+            rows=pairs.prediction[by_prediction],
+            columns=pairs.gt[by_prediction],
+            ranks=rank[by_prediction],
+            is_shared=np.zeros(pair_count, dtype=bool),
+        )
+    ]
+    partner, partner_iou = np.full(gt_count, -1), np.zeros(gt_count)
+    partner[pairs.gt[chosen]] = pairs.prediction[chosen]
+    partner_iou[pairs.gt[chosen]] = iou[chosen]
+    return partner, partner_iou
+
+
+def _mark(count: int, positions: np.ndarray) -> np.ndarray:
+    """(count,) bool: true at `positions`."""
+    marked = np.zeros(count, dtype=bool)
+    marked[positions] = True
+    return marked
+
+
+def _positions_per_image(boxes: FlatBoxes, chosen: np.ndarray, image_count: int) -> list[list[int]]:
+    """`chosen` positions in the flat arrays, ordered by image, as positions within each image."""
+    first = np.searchsorted(boxes.image, np.arange(image_count))
+    image = boxes.image[chosen]
+    return _split_per_image(chosen - first[image], image, image_count)
+
+
+def _split_per_image(values: np.ndarray, image: np.ndarray, image_count: int) -> list[list]:
+    """(N,) values as one list per image. `image`: (N,) the image of each value, in ascending order."""
+    parts = np.split(values, np.searchsorted(image, np.arange(1, image_count)))
+    return [part.tolist() for part in parts][:image_count]  # np.split returns one part even for 0 images
+
+
+# ---- points ------------------------------------------------------------------------------------------------------------
+
+
+def _match_points(record: Record, prediction: Prediction) -> ImageMatch:
+    gt, predicted = record["objects"], prediction["objects"]
+    counted = [j for j, is_ignored in enumerate(gt["ignore"]) if not is_ignored]
+    ignored = [j for j, is_ignored in enumerate(gt["ignore"]) if is_ignored]
+    # (points, ground truth boxes) bool
+    is_hit = point_in_box(predicted["point"], gt["bbox"]) & same_label(predicted["category"], gt["category"])
+    pairs = [(i, counted[column]) for i, column in maximum_matching(is_hit[:, counted])]
+    matched_points, matched_gt = {i for i, _ in pairs}, [j for _, j in pairs]
+    unmatched = [i for i in range(len(predicted["category"])) if i not in matched_points]
+    false_positives = [i for i in unmatched if not is_hit[i, ignored].any()]
     return ImageMatch(
         id=record["id"],
-        pairs=[(i, counted[column], None) for i, column in partners.items()],
-        false=false,
-        duplicates=[i for i in false if hits[i, matched].any()],
-        excused=[i for i in unmatched if hits[i, ignored].any()],
-        missed=[j for j in counted if j not in matched],
+        pairs=[(i, j, None) for i, j in pairs],
+        false_positives=false_positives,
+        duplicates=[i for i in false_positives if is_hit[i, matched_gt].any()],
+        excused=[i for i in unmatched if is_hit[i, ignored].any()],
+        missed=[j for j in counted if j not in matched_gt],
         ious=[],
     )
 
 
 def same_label(labels_a: list[str], labels_b: list[str]) -> np.ndarray:
-    """(N, M) bool: labels equal after strip."""
+    """(N, M) bool: whether the labels are equal apart from surrounding spaces."""
     a, b = ([label.strip() for label in labels] for labels in (labels_a, labels_b))
     return np.array([[x == y for y in b] for x in a], dtype=bool).reshape(len(a), len(b))
 
 
 def point_in_box(points_xy: list[list[float]], boxes_xyxy: list[list[float]]) -> np.ndarray:
-    """(N, M) bool: the point lies in the box or on its border."""
-    points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 1, 2)
-    boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(1, -1, 4)
-    return ((points >= boxes[..., :2]) & (points <= boxes[..., 2:])).all(-1)
+    """(N, M) bool: whether the point is inside the box or on its border."""
+    x, y = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2).T[:, :, None]
+    x0, y0, x1, y1 = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4).T
+    inside: np.ndarray = (x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1)
+    return inside
 
 
-def match_most(possible: np.ndarray) -> list[tuple[int, int]]:
-    """One-to-one pairs (row, column) of an (N, M) bool matrix, as many as can be made.
+def maximum_matching(allowed: np.ndarray) -> list[tuple[int, int]]:
+    """One-to-one pairs (row, column) of an (N, M) bool matrix, as many pairs as possible.
 
-    A point in two boxes has no IoU to say whose it is, so no box may lose its point to a box that had another. A row
-    without a free column looks, breadth first, for matched rows that can move to another column.
+    Points have no IoU that says which of two boxes a point belongs to. A greedy choice could take the only box of another
+    point, so rows that are matched already move to another column where that helps (augmenting paths, Berge 1957).
+
+    Example: row 0 may have columns 0 and 1, row 1 only column 0. Row 0 takes column 0 first; then row 1 takes column 0, and
+    row 0 moves to column 1.
     """
-    column_of, row_of = {}, {}
-    for start in range(len(possible)):
-        came_from, queue, free = {}, [start], None
-        for row in queue:
-            for column in np.flatnonzero(possible[row]).tolist():
-                if column in came_from:
-                    continue
-                came_from[column] = row
-                if column in row_of:
-                    queue.append(row_of[column])
-                else:
-                    free = column
-            if free is not None:
-                break
-        while free is not None:
-            row = came_from[free]
-            left = column_of.get(row)
-            column_of[row], row_of[free] = free, row
-            free = left
+    column_of: dict[int, int] = {}
+    row_of: dict[int, int] = {}
+    for row in range(len(allowed)):
+        for path_row, path_column in _augmenting_path(row, allowed, row_of, column_of):
+            column_of[path_row], row_of[path_column] = path_column, path_row
     return sorted(column_of.items())
+
+
+def _augmenting_path(
+    start: int, allowed: np.ndarray, row_of: dict[int, int], column_of: dict[int, int]
+) -> list[tuple[int, int]]:
+    """The moves (row, new column) that give the row `start` a column; empty if that is impossible.
+
+    Searches breadth first for a free column: `start` may take the column of another row if that row can move.
+    """
+    reached_from: dict[int, int] = {}  # column → the row that would take it
+    queue, free_column = [start], None
+    for row in queue:
+        for column in np.flatnonzero(allowed[row]).tolist():
+            if column in reached_from:
+                continue
+            reached_from[column] = row
+            if column in row_of:
+                queue.append(row_of[column])
+            else:
+                free_column = column
+        if free_column is not None:
+            break
+    moves = []
+    while free_column is not None:
+        row = reached_from[free_column]
+        moves.append((row, free_column))
+        free_column = column_of.get(row)  # the column that the row leaves; None for `start`
+    return moves

@@ -1,81 +1,151 @@
-"""Boxes of all images of a split at once, in flat arrays: which of them overlap, and which gets which."""
+"""All boxes of a split in flat arrays: which boxes overlap, and how overlapping boxes are assigned to each other."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-# Pairs that are looked at together; bounds the memory where images hold hundreds of boxes.
+from boxtune.answers.predictions import Prediction
+from boxtune.data.records import Record
+
+# Number of pairs compared at a time. It bounds the memory when images hold hundreds of boxes.
 CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class FlatBoxes:
-    """The boxes of many images, image by image. `image`, `label`: (N,) numbers; `boxes_xyxy`: (N, 4)."""
+    """The N boxes of many images, image after image.
+
+    image: (N,) position of each box's image in the split. label: (N,) class number, −1 for an unknown class.
+    boxes_xyxy: (N, 4) in pixels.
+    """
 
     image: np.ndarray
     label: np.ndarray
     boxes_xyxy: np.ndarray
 
+    def group(self, class_count: int) -> np.ndarray:
+        """(N,) one number for each combination of image and class. Defined only if no class is unknown."""
+        group: np.ndarray = self.image * class_count + self.label
+        return group
 
-def flatten(sources: list[dict], labels: dict[str, int]) -> FlatBoxes:
-    """The boxes of records or of predictions. `labels` numbers the names; one that it lacks is −1."""
+
+def flatten_boxes(sources: Sequence[Record] | Sequence[Prediction], class_numbers: dict[str, int]) -> FlatBoxes:
+    """The boxes of records or predictions. `class_numbers` maps each stripped class name to its number."""
     objects = [source["objects"] for source in sources]
+    labels = [class_numbers.get(name.strip(), -1) for columns in objects for name in columns["category"]]
+    boxes = [box for columns in objects for box in columns["bbox"]]
     return FlatBoxes(
-        image=np.repeat(np.arange(len(objects)), [len(row["category"]) for row in objects]),
-        label=np.array([labels.get(name.strip(), -1) for row in objects for name in row["category"]], dtype=np.int64),
-        boxes_xyxy=np.array([box for row in objects for box in row["bbox"]], dtype=np.float64).reshape(-1, 4),
+        image=np.repeat(np.arange(len(objects)), [len(columns["category"]) for columns in objects]),
+        label=np.array(labels, dtype=np.int64),
+        boxes_xyxy=np.array(boxes, dtype=np.float64).reshape(-1, 4),
     )
 
 
-def column_of(sources: list[dict], name: str, dtype) -> np.ndarray:
-    """(N,) the values of one column of `objects`, in the order of `flatten`."""
-    return np.array([value for source in sources for value in source["objects"][name]], dtype=dtype)
+def flatten_column(columns: Iterable[Sequence], dtype: type) -> np.ndarray:
+    """(N,) the values of one list per image, in the order of `flatten_boxes`."""
+    return np.array([value for column in columns for value in column], dtype=dtype)
 
 
-def overlaps(
-    groups_a: np.ndarray, boxes_a_xyxy: np.ndarray, groups_b: np.ndarray, boxes_b_xyxy: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(rows, columns, shared areas) of all pairs of one group that share an area above 0, by row, then by column.
+@dataclass(frozen=True)
+class OverlappingPairs:
+    """P pairs of a prediction and a ground truth box that overlap, ordered by prediction and then by ground truth box.
 
-    `groups_a`: (N,), `groups_b`: (M,); boxes of different groups are never compared.
+    prediction, gt: (P,) positions in the flat arrays. shared_area: (P,) area of the intersection in square pixels.
     """
-    by_group = np.argsort(groups_b, kind="stable")
-    first, last = (np.searchsorted(groups_b, groups_a, side, sorter=by_group) for side in ("left", "right"))
-    counts = last - first
-    cuts = np.searchsorted(np.cumsum(counts), np.arange(CHUNK, counts.sum(), CHUNK))
+
+    prediction: np.ndarray
+    gt: np.ndarray
+    shared_area: np.ndarray
+
+    def select(self, chosen: np.ndarray) -> "OverlappingPairs":
+        """The pairs where `chosen`, (P,) bool, is true."""
+        return OverlappingPairs(self.prediction[chosen], self.gt[chosen], self.shared_area[chosen])
+
+
+def overlapping_pairs(
+    *,
+    prediction_group: np.ndarray,
+    prediction_boxes_xyxy: np.ndarray,
+    gt_group: np.ndarray,
+    gt_boxes_xyxy: np.ndarray,
+) -> OverlappingPairs:
+    """All pairs of the same group (see `FlatBoxes.group`) whose boxes share an area above 0.
+
+    prediction_group: (N,), prediction_boxes_xyxy: (N, 4), gt_group: (M,), gt_boxes_xyxy: (M, 4).
+    Boxes of different groups are never compared, so the cost grows with the pairs within groups and not with N × M.
+    """
+    gt_by_group = np.argsort(gt_group, kind="stable")
+    first = np.searchsorted(gt_group, prediction_group, side="left", sorter=gt_by_group)
+    last = np.searchsorted(gt_group, prediction_group, side="right", sorter=gt_by_group)
+    candidate_count = last - first  # (N,) ground truth boxes in each prediction's group
     parts = []
-    for start, stop in pairwise([0, *cuts.tolist(), len(counts)]):
-        chunk = counts[start:stop]
-        rows = np.repeat(np.arange(start, stop), chunk)
-        nth = np.arange(len(rows)) - np.repeat(np.cumsum(chunk) - chunk, chunk)
-        columns = by_group[np.repeat(first[start:stop], chunk) + nth]
-        a, b = boxes_a_xyxy[rows], boxes_b_xyxy[columns]
-        sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-        area = sides[:, 0] * sides[:, 1]
-        overlapping = (sides > 0).all(axis=1) & (area > 0)  # the product may be too small for a float
-        parts.append((rows[overlapping], columns[overlapping], area[overlapping]))
-    rows, columns, shared = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return rows, columns, shared
+    for start, stop in _chunks(candidate_count):
+        counts = candidate_count[start:stop]
+        prediction = np.repeat(np.arange(start, stop), counts)
+        gt = gt_by_group[np.repeat(first[start:stop], counts) + count_up(counts)]
+        area, is_overlapping = _intersection_area(prediction_boxes_xyxy[prediction], gt_boxes_xyxy[gt])
+        parts.append((prediction[is_overlapping], gt[is_overlapping], area[is_overlapping]))
+    prediction, gt, shared_area = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return OverlappingPairs(prediction, gt, shared_area)
 
 
-def assign(rows: np.ndarray, columns: np.ndarray, ranks: np.ndarray, open_to_all: np.ndarray) -> np.ndarray:
-    """The pairs that are made where every row takes its first free choice: (K,) numbers of pairs, one a row at most.
+def _chunks(candidate_count: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of predictions with about CHUNK candidates each."""
+    cuts = np.searchsorted(np.cumsum(candidate_count), np.arange(CHUNK, candidate_count.sum(), CHUNK))
+    return pairwise([0, *cuts.tolist(), len(candidate_count)])
 
-    The pairs come by row, each row's in the order in which it wants them. Of several rows a column takes the one whose pair
-    has the lowest of `ranks`, which may not be equal within a column; a column that is `open_to_all` (a bool for every pair)
-    takes all. Every row asks its next choice as long as it is refused (Gale and Shapley 1962, "College admissions and the
-    stability of marriage"); where the ranks order the rows, that equals letting one row after another choose.
+
+def _intersection_area(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(areas, is the area above 0), both (P,), of the boxes a_xyxy[i] and b_xyxy[i]. Areas are undefined without overlap."""
+    sides = np.minimum(a_xyxy[:, 2:], b_xyxy[:, 2:]) - np.maximum(a_xyxy[:, :2], b_xyxy[:, :2])
+    area = sides[:, 0] * sides[:, 1]
+    # Two positive sides can have a product that rounds to 0.
+    return area, (sides > 0).all(axis=1) & (area > 0)
+
+
+def count_up(counts: np.ndarray) -> np.ndarray:
+    """0, 1, … up to each count minus one: [2, 0, 3] → [0, 1, 0, 1, 2]."""
+    starts = np.cumsum(counts) - counts
+    numbers: np.ndarray = np.arange(counts.sum()) - np.repeat(starts, counts)
+    return numbers
+
+
+def assign_in_turn(*, rows: np.ndarray, columns: np.ndarray, ranks: np.ndarray, is_shared: np.ndarray) -> np.ndarray:
+    """Let the rows choose one after another, each its first free column. Returns (K,) positions of the chosen pairs.
+
+    rows, columns: (P,) the allowed pairs, ordered by row, and each row's pairs by its preference.
+    ranks: (P,) the turn of the pair's row; the lowest chooses first. The ranks of one column's pairs must differ.
+    is_shared: (P,) bool, whether the pair's column stays free when it is chosen.
+
+    Example: row 0 prefers column 7 to column 8, row 1 accepts only column 7, and row 1 chooses first.
+
+        >>> assign_in_turn(
+        ...     rows=np.array([0, 0, 1]),
+        ...     columns=np.array([7, 8, 7]),
+        ...     ranks=np.array([1, 1, 0]),
+        ...     is_shared=np.array([False, False, False]),
+        ... )
+        array([1, 2])
+
+    A loop over rows would be slow in Python. Instead all rows propose at once: first to the column that they prefer; each column
+    rejects all but the lowest rank; a rejected row proposes to its next column, and so on. The result is the same. This is
+    deferred acceptance (Gale and Shapley 1962, "College admissions and the stability of marriage").
+
+    Ranks may also belong to pairs instead of rows, such as the position in a list of pairs sorted by IoU, if each row's
+    preferences have the same order. Then the result is that of going through that list and taking each pair that is free.
     """
-    at = np.flatnonzero(np.diff(rows, prepend=-1))  # the first choice of every row
-    end = np.append(at[1:], len(rows))
-    lowest = np.empty(columns.max(initial=-1) + 1, ranks.dtype)
+    proposal = np.flatnonzero(np.diff(rows, prepend=-1))  # the first pair of every row
+    end = np.append(proposal[1:], len(rows))  # where the pairs of every row end
+    lowest_rank = np.empty(columns.max(initial=-1) + 1, ranks.dtype)
     while True:
-        lowest[columns[at]] = ranks[at]
-        np.minimum.at(lowest, columns[at], ranks[at])
-        refused = (ranks[at] > lowest[columns[at]]) & ~open_to_all[at]
-        if not refused.any():
-            return at
-        at = at + refused
-        asking = at < end
-        at, end = at[asking], end[asking]
+        wanted = columns[proposal]
+        lowest_rank[wanted] = ranks[proposal]
+        np.minimum.at(lowest_rank, wanted, ranks[proposal])
+        is_rejected = (ranks[proposal] > lowest_rank[wanted]) & ~is_shared[proposal]
+        if not is_rejected.any():
+            return proposal
+        proposal = proposal + is_rejected
+        has_proposal = proposal < end  # the other rows have been rejected by every column
+        proposal, end = proposal[has_proposal], end[has_proposal]

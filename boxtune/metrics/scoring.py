@@ -1,6 +1,6 @@
-"""The numbers of metrics.json: average precision, and beside it all that average precision cannot see.
+"""The numbers of metrics.json: average precision, and everything that average precision does not show.
 
-Fractions, not per cent; None where a value is undefined. docs/architecture.md explains each key. Scoring imports neither
+Fractions, not percentages; None where a value is undefined. docs/architecture.md explains each key. Scoring imports neither
 torch nor transformers and starts in a fraction of a second.
 """
 
@@ -12,31 +12,38 @@ import numpy as np
 from boxtune.answers.calibration import reliability
 from boxtune.answers.confidence import RANKINGS
 from boxtune.answers.noise import NOISE_LABEL
-from boxtune.metrics.average_precision import CocoBoxes, Matches, all_classes, constant_score_ap
+from boxtune.answers.predictions import Prediction
+from boxtune.data.records import Record
+from boxtune.metrics.average_precision import all_classes, constant_score_ap
 from boxtune.metrics.bootstrap import bootstrap, interval
+from boxtune.metrics.coco_matching import CocoBoxes
 from boxtune.metrics.error_types import confusion, count_error_types
 from boxtune.metrics.matching import ImageMatch, is_click, match_images, scored_hits
+from boxtune.metrics.precision_recall import RankedMatches
 from boxtune.metrics.sizes import size_scores
 
+# The numbers of metrics.json that have a 95 % interval.
 INTERVALS = ("AP", "AP50", "f1", "mean_iou_gt")
 
 
 def score(
-    records: list[dict],
-    predictions: list[dict],
+    records: list[Record],
+    predictions: list[Prediction],
     classes: list[str],
     *,
     iou_threshold: float = 0.5,
     seed: int = 0,
     provenance: dict | None = None,
 ) -> dict:
-    """The content of metrics.json. `predictions[i]` answers `records[i]`, as `read_predictions` returns them.
+    """The content of metrics.json. `predictions[i]` belongs to `records[i]`, as `read_predictions` returns them.
 
-    `seed` draws the orders of `AP_constant_score`, whose spread is a standard deviation, and the images of `intervals`
-    (boxtune/metrics/bootstrap.py, 300 draws). `predicted` and precision leave out predictions that are excused by an ignored box.
-    Per class and in `f1_macro` stand the data set's classes; a label that is none of them counts as a false positive and in
-    `unknown_label_boxes`. An image is empty when it has no truth other than ignored boxes. For click answers `points` is
-    filled, and all that needs an IoU or an area is None.
+    `seed` draws the orders of `AP_constant_score`, whose spread is a standard deviation, and the 300 bootstrap draws of
+    `intervals`. `predicted` and precision leave out predictions inside ignored boxes. `per_class` and `f1_macro` cover the
+    dataset's classes; a prediction with another label is a false positive and counted in `unknown_label_boxes`. An image
+    is empty if it has no ground truth other than ignored boxes. For points the numbers are in `points`, and everything that
+    needs an IoU or an area is None.
+
+    Raises ValueError if the ids of records and predictions differ.
     """
     if [record["id"] for record in records] != [prediction["id"] for prediction in predictions]:
         raise ValueError("records and predictions must have the same ids in the same order")
@@ -44,9 +51,11 @@ def score(
     images = match_images(records, predictions, iou_threshold)
     boxes = None if click else CocoBoxes(records, predictions, classes)
     matches = boxes.match(boxes.scores) if boxes else None
+
+    coco, per_class_ap = _coco_metrics(boxes, matches, classes, seed)
     counts = _class_counts(records, predictions, images)
-    per_class = {name: {"AP": None, "AP50": None} | counts.get(name, _Counts()).summary() for name in classes}
-    rates, fared = total_rates(images), (records, predictions, images)
+    per_class = {name: per_class_ap[name] | counts.get(name, _Counts()).summary() for name in classes}
+    rates = total_rates(images)
     matching = {
         **rates,
         "f1_macro": _mean([row["f1"] for row in per_class.values() if row["f1"] is not None]),
@@ -54,41 +63,25 @@ def score(
         "mean_iou_gt": mean_iou(images),
     }
     samples = bootstrap(matches, images, seed)
-    empty = [image for image, record in zip(images, records, strict=True) if all(record["objects"]["ignore"])]
-    problems = Counter(problem for prediction in predictions for problem in prediction["problems"])
     return {
-        **_coco_metrics(boxes, matches, seed, classes, per_class),
-        "score_source": _score_source([prediction["objects"] for prediction in predictions]),
+        **coco,
+        "score_source": _score_source(predictions),
         "per_class": per_class,
         "matching": {"iou_threshold": iou_threshold} | (dict.fromkeys(matching) if click else matching),
-        "parse": {
-            "images": len(predictions),
-            "clean": sum(set(prediction["problems"]) <= {NOISE_LABEL} for prediction in predictions),
-            "problems": dict(sorted(problems.items())),
-        },
-        "empty_images": {"images": len(empty), "with_false_positives": sum(bool(image.false) for image in empty)},
+        "parse": _parse_counts(predictions),
+        "empty_images": _empty_image_counts(records, images),
         "unknown_label_boxes": sum(
             label.strip() not in per_class for prediction in predictions for label in prediction["objects"]["category"]
         ),
         "duplicate_boxes": sum(len(image.duplicates) for image in images),
-        "mistakes": count_error_types(*fared, classes, iou_threshold),
-        "confusion": confusion(*fared, classes, iou_threshold),
-        "sizes": None if click else size_scores(*fared),
+        "mistakes": count_error_types(records, predictions, images, classes, iou_threshold),
+        "confusion": confusion(records, predictions, images, classes, iou_threshold),
+        "sizes": None if click else size_scores(records, predictions, images),
         "intervals": {name: interval(samples[name]) for name in INTERVALS},
         "points": rates if click else None,
         "calibration": reliability(*scored_hits(images, predictions)),
         "provenance": provenance or {},
     }
-
-
-def _score_source(answers: list[dict]) -> str:
-    """ "constant" where all scores are equal, the scorer of `confidence` that made them, or "predictions" for another's."""
-    if len({value for objects in answers for value in objects["score"]}) <= 1:
-        return "constant"
-    made = (
-        name for name in RANKINGS if all(objects["score"] == objects.get(f"score_{name}", []) for objects in answers)
-    )
-    return next(made, "predictions")
 
 
 def total_rates(images: list[ImageMatch]) -> dict:
@@ -97,29 +90,63 @@ def total_rates(images: list[ImageMatch]) -> dict:
 
 
 def mean_iou(images: list[ImageMatch]) -> float | None:
-    """`mean_iou_gt`: over all truth boxes; None where there are none, and for points."""
+    """`mean_iou_gt`: the mean over all ground truth boxes; None if there are none, and for points."""
     return _mean([iou for image in images for iou in image.ious])
 
 
 def _coco_metrics(
-    boxes: CocoBoxes | None, matches: Matches | None, seed: int, classes: list[str], per_class: dict
-) -> dict:
-    """The COCO numbers, None for points; fills in AP and AP50 of `per_class`."""
-    if boxes is None:
+    boxes: CocoBoxes | None, matches: RankedMatches | None, classes: list[str], seed: int
+) -> tuple[dict, dict[str, dict]]:
+    """(the COCO numbers of the split, {class: {"AP", "AP50"}}); all None for points, which have neither boxes nor matches."""
+    if boxes is None or matches is None:
         names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100")
-        return {**dict.fromkeys(names), "AP_constant_score": {"mean": None, "spread": None}}
-    coco = matches.coco()
-    for i, name in enumerate(classes):
-        per_class[name] |= {"AP": coco.ap(category=i), "AP50": coco.ap(0, category=i)}
-    areas = {area: boxes.match(boxes.scores, area).coco() for area in ("small", "medium", "large")}
-    return {
-        "AP": coco.ap(),
-        "AP50": coco.ap(0),
-        "AP75": coco.ap(5),
-        **{f"AP_{area}": result.ap() for area, result in areas.items()},
-        "AR100": coco.ar(),
+        undefined = {**dict.fromkeys(names), "AP_constant_score": {"mean": None, "spread": None}}
+        return undefined, {name: {"AP": None, "AP50": None} for name in classes}
+    result = matches.accumulate()
+    by_area = {f"AP_{area}": boxes.match(boxes.scores, area).accumulate().ap() for area in ("small", "medium", "large")}
+    split = {
+        "AP": result.ap(),
+        "AP50": result.ap(threshold=0),
+        "AP75": result.ap(threshold=5),
+        **by_area,
+        "AR100": result.ar(),
         "AP_constant_score": constant_score_ap(boxes, seed),
     }
+    per_class = {
+        name: {"AP": result.ap(category=number), "AP50": result.ap(threshold=0, category=number)}
+        for number, name in enumerate(classes)
+    }
+    return split, per_class
+
+
+def _score_source(predictions: list[Prediction]) -> str:
+    """Where the scores come from.
+
+    "constant" if all scores are equal, a name of RANKINGS if the scores equal its column, otherwise "predictions".
+    """
+    objects = [prediction["objects"] for prediction in predictions]
+    if len({value for columns in objects for value in columns["score"]}) <= 1:
+        return "constant"
+    for name in RANKINGS:
+        if all(columns["score"] == columns.get(f"score_{name}", []) for columns in objects):
+            return name
+    return "predictions"
+
+
+def _parse_counts(predictions: list[Prediction]) -> dict:
+    """How many responses were read, how many of them without a problem, and how often each problem occurred."""
+    problems = Counter(problem for prediction in predictions for problem in prediction["problems"])
+    return {
+        "images": len(predictions),
+        # Dropping objects that are labeled as noise is part of the trained format and not a problem.
+        "clean": sum(set(prediction["problems"]) <= {NOISE_LABEL} for prediction in predictions),
+        "problems": dict(sorted(problems.items())),
+    }
+
+
+def _empty_image_counts(records: list[Record], images: list[ImageMatch]) -> dict:
+    empty = [image for image, record in zip(images, records, strict=True) if all(record["objects"]["ignore"])]
+    return {"images": len(empty), "with_false_positives": sum(image.fp > 0 for image in empty)}
 
 
 @dataclass(frozen=True)
@@ -145,19 +172,22 @@ class _Counts:
         return {"truth": self.tp + self.fn, "predicted": self.tp + self.fp, **self.rates()}
 
 
-def _class_counts(records, predictions, images: list[ImageMatch]) -> dict[str, _Counts]:
-    tp, fp, fn = Counter(), Counter(), Counter()
+def _class_counts(records: list[Record], predictions: list[Prediction], images: list[ImageMatch]) -> dict[str, _Counts]:
+    """{label: counts} of all labels that have a true positive, false positive or false negative."""
+    tp: Counter[str] = Counter()
+    fp: Counter[str] = Counter()
+    fn: Counter[str] = Counter()
     for record, prediction, image in zip(records, predictions, images, strict=True):
-        truth, answers = record["objects"]["category"], prediction["objects"]["category"]
-        tp.update(truth[j].strip() for _, j, _ in image.pairs)
-        fp.update(answers[i].strip() for i in image.false)
-        fn.update(truth[j].strip() for j in image.missed)
-    return {name: _Counts(tp[name], fp[name], fn[name]) for name in [*(tp | fp | fn)]}
+        gt_labels, predicted_labels = record["objects"]["category"], prediction["objects"]["category"]
+        tp.update(gt_labels[j].strip() for _, j, _ in image.pairs)
+        fp.update(predicted_labels[i].strip() for i in image.false_positives)
+        fn.update(gt_labels[j].strip() for j in image.missed)
+    return {name: _Counts(tp[name], fp[name], fn[name]) for name in tp | fp | fn}
 
 
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _mean(values: list[float]) -> float | None:
+def _mean(values: list) -> float | None:
     return float(np.mean(values)) if values else None

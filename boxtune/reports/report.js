@@ -1,59 +1,66 @@
-// What report.html can be asked: galleries, filters and the score threshold. Data come from #data; labels, ids and answers are
-// a stranger's text, so they enter the page by textContent alone. What is chosen stands in the address behind the #.
+// The interactive part of report.html: galleries, filters and the minimum score. The data are the JSON in #data. Labels, ids and
+// responses come from models and other people's files, so they enter the page only as textContent. The part of the address
+// after # stores what the user selects.
 "use strict";
 
-const PAGE = 24;
+const PAGE = 24; // cards per page of the gallery
 const data = JSON.parse(document.getElementById("data").textContent);
 const images = data.images;
 const at = (id) => document.getElementById(id);
-const main = document.querySelector("main");
 
-let threshold = 0;
-let results = []; // judge() of each image at the threshold
-let list = []; // positions of the images that the gallery holds, in order
+let threshold = 0; // the minimum score
+let results = []; // matchImage() of each image at the minimum score
+let list = []; // positions of the images in the gallery, in order
 let page = 0;
-let drawn = []; // [position, figure] of the cards in view
+let cards = []; // [position, figure] of the cards in view
 
 // ---- matching -----------------------------------------------------------------------------------------------------------
 
-// How the answers of at least `threshold` fare, as boxtune.metrics.matching.image_scores and boxtune.mistakes judge them: `pairs` come
-// best first, so each is made unless one of its two is taken. `answers` are "hidden", "hit", "excused" or a kind of mistake,
-// `truth` is "found", "missed" or "ignored"; an IoU is that of the pair, or of the best overlap where there is none.
-function judge(image, threshold) {
-  const { truth, answers, pairs } = image;
-  const partner = new Map(), taken = new Map(); // answer → IoU and truth → IoU of a matching without IoU threshold
-  const best = { answers: new Map(), truth: new Map() };
-  for (const [i, j, iou] of pairs) {
-    if (answers.score[i] < threshold) continue;
-    if (!best.answers.has(i)) best.answers.set(i, iou);
-    if (!best.truth.has(j)) best.truth.set(j, iou);
-    if (partner.has(i) || taken.has(j)) continue;
-    partner.set(i, iou);
-    taken.set(j, iou);
-  }
-  const enough = (iou) => iou !== undefined && iou >= data.iou_threshold;
-  const answerFates = answers.otherwise.map((otherwise, i) => {
-    if (answers.score[i] < threshold) return "hidden";
-    if (enough(partner.get(i))) return "hit";
-    // What overlaps enough and yet hits nothing came second to a better answer.
-    return otherwise !== "excused" && enough(best.answers.get(i)) ? "duplicate" : otherwise;
+// Match one image, using the predictions with a score of at least `threshold`. The result equals that of match_images in
+// boxtune/metrics/matching.py and of error_types in boxtune/metrics/error_types.py.
+//   predictions: "hidden", "hit", "excused" or an error type. gt: "found", "missed" or "ignored".
+//   predictionIou, gtIou: the IoU of the match, or else of the best overlap. meanIou: over all ground truth boxes.
+function matchImage(image, threshold) {
+  const { gt, predictions } = image;
+  const { predictionPartner, gtPartner, predictionBest, gtBest } = matchGreedily(image, threshold);
+  const isEnough = (iou) => iou !== undefined && iou >= data.iou_threshold;
+  const predictionStates = predictions.unmatched.map((unmatched, i) => {
+    if (predictions.score[i] < threshold) return "hidden";
+    if (isEnough(predictionPartner.get(i))) return "hit";
+    // It overlaps a box enough for a match, but another prediction matches that box.
+    return unmatched !== "excused" && isEnough(predictionBest.get(i)) ? "duplicate" : unmatched;
   });
-  const truthFates = truth.ignored.map((ignored, j) => (ignored ? "ignored" : enough(taken.get(j)) ? "found" : "missed"));
-  const counted = truth.ignored.filter((ignored) => !ignored).length;
+  const gtStates = gt.ignored.map((ignored, j) => (ignored ? "ignored" : isEnough(gtPartner.get(j)) ? "found" : "missed"));
+  const counted = gt.ignored.filter((ignored) => !ignored).length;
   return {
-    answers: answerFates,
-    truth: truthFates,
-    answerIou: answerFates.map((fate, i) => (fate === "hit" ? partner : best.answers).get(i)),
-    truthIou: truthFates.map((fate, j) => (fate === "found" ? taken : best.truth).get(j)),
-    meanIou: counted ? [...taken.values()].reduce((sum, iou) => sum + iou, 0) / counted : null,
-    tp: answerFates.filter((fate) => fate === "hit").length,
-    fp: answerFates.filter(isMistake).length,
-    fn: truthFates.filter((fate) => fate === "missed").length,
+    predictions: predictionStates,
+    gt: gtStates,
+    predictionIou: predictionStates.map((state, i) => (state === "hit" ? predictionPartner : predictionBest).get(i)),
+    gtIou: gtStates.map((state, j) => (state === "found" ? gtPartner : gtBest).get(j)),
+    meanIou: counted ? [...gtPartner.values()].reduce((sum, iou) => sum + iou, 0) / counted : null,
+    tp: predictionStates.filter((state) => state === "hit").length,
+    fp: predictionStates.filter(isFalsePositive).length,
+    fn: gtStates.filter((state) => state === "missed").length,
   };
 }
 
-function isMistake(fate) {
-  return fate !== "hidden" && fate !== "hit" && fate !== "excused";
+// Match without an IoU threshold. The pairs are sorted by IoU, so each pair is taken unless one of its two boxes is taken already.
+// Returns maps from the position of a box to the IoU of its match (partner) and of its best overlap (best).
+function matchGreedily({ predictions, pairs }, threshold) {
+  const predictionPartner = new Map(), gtPartner = new Map(), predictionBest = new Map(), gtBest = new Map();
+  for (const [i, j, iou] of pairs) {
+    if (predictions.score[i] < threshold) continue;
+    if (!predictionBest.has(i)) predictionBest.set(i, iou);
+    if (!gtBest.has(j)) gtBest.set(j, iou);
+    if (predictionPartner.has(i) || gtPartner.has(j)) continue;
+    predictionPartner.set(i, iou);
+    gtPartner.set(j, iou);
+  }
+  return { predictionPartner, gtPartner, predictionBest, gtBest };
+}
+
+function isFalsePositive(state) {
+  return state !== "hidden" && state !== "hit" && state !== "excused";
 }
 
 function rates({ tp, fp, fn }) {
@@ -61,18 +68,18 @@ function rates({ tp, fp, fn }) {
   return { precision: ratio(tp, tp + fp), recall: ratio(tp, tp + fn), f1: ratio(2 * tp, 2 * tp + fp + fn) };
 }
 
-// The score threshold of the best F1, in the fewest digits that keep the same answers; null where nothing hits. From the
-// highest score down, one more answer changes its own image alone.
+// The minimum score with the best F1, in the fewest digits that keep the same predictions; null if there is no true positive.
+// Goes from the highest score down, because one more prediction changes the counts of its own image alone.
 function bestThreshold() {
-  const steps = images.flatMap((image, n) => image.answers.score.map((score) => [score, n]));
+  const steps = images.flatMap((image, n) => image.predictions.score.map((score) => [score, n]));
   steps.sort((a, b) => b[0] - a[0]);
-  const judged = images.map((image) => judge(image, Infinity));
-  const total = { tp: 0, fp: 0, fn: judged.reduce((sum, result) => sum + result.fn, 0) };
+  const matched = images.map((image) => matchImage(image, Infinity));
+  const total = { tp: 0, fp: 0, fn: matched.reduce((sum, result) => sum + result.fn, 0) };
   let best = null, bestF1 = 0;
   steps.forEach(([score, n], k) => {
-    const after = judge(images[n], score);
-    for (const key of ["tp", "fp", "fn"]) total[key] += after[key] - judged[n][key];
-    judged[n] = after;
+    const after = matchImage(images[n], score);
+    for (const key of ["tp", "fp", "fn"]) total[key] += after[key] - matched[n][key];
+    matched[n] = after;
     const next = k + 1 < steps.length ? steps[k + 1][0] : -1;
     if (next < score && rates(total).f1 > bestF1) {
       bestF1 = rates(total).f1;
@@ -82,7 +89,7 @@ function bestThreshold() {
   return best;
 }
 
-// The number of fewest digits that is at most `high` and above `low`.
+// The number with the fewest digits that is at most `high` and above `low`.
 function shortest(high, low) {
   for (let power = 1; power < 1e15; power *= 10) {
     const value = Math.floor(high * power) / power;
@@ -93,48 +100,57 @@ function shortest(high, low) {
 
 // ---- numbers ------------------------------------------------------------------------------------------------------------
 
-// Three decimals as Python writes them: a tie goes to the even digit, and of three decimals only odd sixteenths are ties.
+// Three decimals, rounded as in Python: ties go to the even digit. With three decimals only odd sixteenths are ties.
 function format(value) {
   if (value === null) return "–";
   return (Math.abs(value * 16) % 4 === 1 ? value * (1 - 1e-9) : value).toFixed(3);
 }
 
-// Judge everything at the threshold and write the counts: in all, per class, and per kind of mistake.
+// Match all images at the minimum score and write the counts: in total, per class and per error type.
 function recount() {
-  results = images.map((image) => judge(image, threshold));
-  const none = () => ({ tp: 0, fp: 0, fn: 0 });
-  const total = none(), classes = new Map(), kinds = new Map();
-  const add = (label, key) => {
-    if (!classes.has(label)) classes.set(label, none());
+  results = images.map((image) => matchImage(image, threshold));
+  const { total, classes, types } = countAll();
+  if (at("live")) writeCounts(at("live"), total);
+  document.querySelectorAll("[data-point]").forEach((point) => {
+    moveTo(point, rates(classes.get(data.classes[point.dataset.point]) || noCounts()));
+  });
+  document.querySelectorAll("tr[data-class]").forEach((row) => {
+    writeCounts(row, classes.get(data.classes[row.dataset.class]) || noCounts());
+  });
+  document.querySelectorAll("[data-error-type]").forEach((cell) => {
+    cell.textContent = types.get(cell.dataset.errorType) || 0;
+  });
+  document.querySelectorAll("[data-threshold]").forEach((note) => {
+    note.textContent = threshold ? `Only boxes with a score of at least ${threshold}. ${note.dataset.threshold}`.trim() : "";
+  });
+}
+
+function noCounts() {
+  return { tp: 0, fp: 0, fn: 0 };
+}
+
+// Counts of `results`: in total, {class: counts} and {error type: false positives}.
+function countAll() {
+  const total = noCounts(), classes = new Map(), types = new Map();
+  const count = (label, key) => {
+    if (!classes.has(label)) classes.set(label, noCounts());
     classes.get(label)[key] += 1;
     total[key] += 1;
   };
   images.forEach((image, n) => {
-    results[n].truth.forEach((fate, j) => fate === "missed" && add(image.truth.label[j], "fn"));
-    results[n].answers.forEach((fate, i) => {
-      if (fate === "hit") add(image.answers.label[i], "tp");
-      if (isMistake(fate)) {
-        add(image.answers.label[i], "fp");
-        kinds.set(fate, (kinds.get(fate) || 0) + 1);
+    results[n].gt.forEach((state, j) => state === "missed" && count(image.gt.label[j], "fn"));
+    results[n].predictions.forEach((state, i) => {
+      if (state === "hit") count(image.predictions.label[i], "tp");
+      if (isFalsePositive(state)) {
+        count(image.predictions.label[i], "fp");
+        types.set(state, (types.get(state) || 0) + 1);
       }
     });
   });
-  if (at("live")) writeCounts(at("live"), total);
-  document.querySelectorAll("[data-point]").forEach((point) => {
-    moveTo(point, rates(classes.get(data.classes[point.dataset.point]) || none()));
-  });
-  document.querySelectorAll("tr[data-class]").forEach((row) => {
-    writeCounts(row, classes.get(data.classes[row.dataset.class]) || none());
-  });
-  document.querySelectorAll("[data-mistake]").forEach((cell) => {
-    cell.textContent = kinds.get(cell.dataset.mistake) || 0;
-  });
-  document.querySelectorAll("[data-threshold]").forEach((place) => {
-    place.textContent = threshold ? `Boxes of score ${threshold} and above${place.dataset.threshold}.` : "";
-  });
+  return { total, classes, types };
 }
 
-// A class's point beside its curve; where nothing is answered it has no precision, and no place.
+// Move a class's dot beside its curve. Without predictions precision is undefined, and the dot is hidden.
 function moveTo(point, { precision, recall }) {
   point.style.display = precision === null || recall === null ? "none" : "";
   point.setAttribute("cx", 100 * recall);
@@ -148,7 +164,7 @@ function writeCounts(parent, counts) {
     cell.textContent = texts[cell.dataset.count] ?? values[cell.dataset.count];
   });
   const change = parent.querySelector("[data-change-from]");
-  // The baseline's F1 is of all its boxes: above a threshold there is nothing to compare with.
+  // The baseline's F1 includes all of its boxes, so with a minimum score there is nothing to compare with.
   if (change) change.textContent = threshold ? "–" : difference(change.dataset.changeFrom, f1);
 }
 
@@ -160,19 +176,23 @@ function difference(before, after) {
 
 // ---- gallery ------------------------------------------------------------------------------------------------------------
 
-// Whether the gallery's filters let an image through: something of the class in it that is such an error.
-function matches(n) {
-  const { truth, answers, problems } = images[n], error = at("error").value, name = at("class").value;
-  const things = [
-    ...results[n].truth.map((fate, j) => [fate === "missed" ? "missed" : "", truth.label[j]]),
-    ...results[n].answers.map((fate, i) => [isMistake(fate) ? fate : "", answers.label[i], fate]),
-  ].filter(([, label, fate]) => fate !== "hidden" && (name === "" || label === name));
+// Whether the filters select an image: it contains the selected error of the selected class.
+function isSelected(n) {
+  const { gt, predictions, problems } = images[n], error = at("error").value, name = at("class").value;
+  const objects = [
+    ...results[n].gt.map((state, j) => ({ label: gt.label[j], error: state === "missed" ? "missed" : "" })),
+    ...results[n].predictions
+      .map((state, i) => ({ label: predictions.label[i], error: isFalsePositive(state) ? state : "", state }))
+      .filter(({ state }) => state !== "hidden"),
+  ].filter(({ label }) => name === "" || label === name);
   if (error === "" || error === "problem") {
-    return (error === "" || problems.some((kind) => kind !== "noise")) && (name === "" || things.length > 0);
+    const hasProblem = problems.some((kind) => kind !== "noise"); // noise is part of the trained format
+    return (error === "" || hasProblem) && (name === "" || objects.length > 0);
   }
-  return things.some(([kind]) => (error === "any" ? kind !== "" : kind === error));
+  return objects.some((object) => (error === "any" ? object.error !== "" : object.error === error));
 }
 
+// Positions of the images in the selected gallery, before the filters.
 function gallery() {
   const shown = [...images.keys()].filter((n) => images[n].id !== undefined);
   return at("gallery").value === "random" ? data.random : shown;
@@ -184,36 +204,36 @@ function worseFirst(m, n) {
 }
 
 function arrange() {
-  list = gallery().filter(matches);
+  list = gallery().filter(isSelected);
   if (at("gallery").value === "worst") list.sort(worseFirst);
   turnTo(0);
 }
 
 function turnTo(number) {
   page = number;
-  drawn = list.slice(page * PAGE, (page + 1) * PAGE).map((n) => [n, newCard(n)]);
-  at("cards").replaceChildren(...drawn.map(([, figure]) => figure));
+  cards = list.slice(page * PAGE, (page + 1) * PAGE).map((n) => [n, newCard(n)]);
+  at("cards").replaceChildren(...cards.map(([, figure]) => figure));
   at("previous").disabled = page === 0;
   at("next").disabled = (page + 1) * PAGE >= list.length;
   at("pager").hidden = list.length <= PAGE;
-  at("place").textContent = `${page * PAGE + 1}–${page * PAGE + drawn.length} of ${list.length}`;
+  at("place").textContent = `${page * PAGE + 1}–${page * PAGE + cards.length} of ${list.length}`;
   refresh();
 }
 
-// Everything that moves while the slider is dragged; the cards stay where they are until it is let go.
+// Update everything that changes while the slider is dragged. The order of the cards changes only when it is released.
 function refresh() {
-  const all = gallery(), found = all.filter(matches).length;
+  const all = gallery(), found = all.filter(isSelected).length;
   at("found").textContent = `${found} of ${all.length} images`;
-  drawn.forEach(([n, figure]) => fillCard(figure, n));
+  cards.forEach(([n, figure]) => fillCard(figure, n));
 }
 
 function newCard(n) {
   const image = images[n], figure = at("card").content.firstElementChild.cloneNode(true);
   const find = (selector) => figure.querySelector(selector);
-  find(".picture").style.aspectRatio = Math.max(1, image.width / image.height); // a tall one would tear the grid
+  find(".image").style.aspectRatio = Math.max(1, image.width / image.height); // a tall image would break the grid
   find("img").alt = image.id;
-  if (image.picture) find("img").src = image.picture;
-  else find("img").replaceWith(trouble(image));
+  if (image.data_uri) find("img").src = image.data_uri;
+  else find("img").replaceWith(imageProblem(image));
   find("b").textContent = image.id;
   find(".size").textContent = `${image.width} × ${image.height}`;
   find(".problems").textContent = image.problems.length ? `problems: ${image.problems.join(", ")}` : "";
@@ -224,80 +244,84 @@ function newCard(n) {
   return figure;
 }
 
-function trouble(image) {
+function imageProblem(image) {
   const paragraph = document.createElement("p");
-  add(paragraph, "span", {}, `${image.trouble}: ${image.image}`);
+  add(paragraph, "span", {}, `${image.image_problem}: ${image.image}`);
   return paragraph;
 }
 
-// What depends on the threshold: boxes, their list and the counts.
+// Fill in what depends on the minimum score: the boxes, the list of boxes and the counts.
 function fillCard(figure, n) {
   const find = (selector) => figure.querySelector(selector);
-  const shown = things(images[n], results[n]);
-  drawThings(find("svg"), images[n], shown);
+  const objects = objectsOf(images[n], results[n]);
+  drawObjects(find("svg"), images[n], objects);
   find(".boxes").replaceChildren();
-  for (const { look, tip } of shown) add(find(".boxes"), "li", { class: look }, tip);
+  for (const { style, tooltip } of objects) add(find(".boxes"), "li", { class: style }, tooltip);
   find(".counts").replaceChildren();
   for (const count of countsOf(images[n], results[n])) add(find(".counts"), "span", {}, count);
 }
 
-// In units of a drawing whose longest side is 480. Names lie on top of every box; truth that was found goes without.
-function drawThings(svg, image, shown) {
-  const scale = 480 / Math.max(image.width, image.height), height = image.height * scale, names = [];
+// Draw the objects in a coordinate system whose longest side is 480. Labels are drawn last, above all boxes; ground truth that was
+// found or is ignored has no label.
+function drawObjects(svg, image, objects) {
+  const scale = 480 / Math.max(image.width, image.height), height = image.height * scale, labels = [];
   svg.setAttribute("viewBox", `0 0 ${image.width * scale} ${height}`);
   svg.replaceChildren();
-  for (const { look, label, place, tip } of shown) {
+  for (const { style, label, place, tooltip } of objects) {
     const [x, y, right, bottom] = place.map((value) => value * scale), isPoint = place.length === 2;
-    const group = add(svg, "g", { class: look });
-    add(group, "title", {}, tip);
+    const group = add(svg, "g", { class: style });
+    add(group, "title", {}, tooltip);
     if (isPoint) add(group, "circle", { class: "dot", cx: x, cy: y, r: 6 });
     else add(group, "rect", { class: "shape", x, y, width: right - x, height: bottom - y });
-    if (look === "found" || look === "ignored") continue;
+    if (style === "found" || style === "ignored") continue;
     const left = Math.max(x + (isPoint ? 10 : 3), 3);
-    const base = isPoint ? y + 4 : look === "missed" ? Math.min(bottom - 4, height - 4) : Math.max(y + 12, 12);
-    names.push([look, { class: "name", x: left, y: base }, label.length > 30 ? `${label.slice(0, 29)}…` : label]);
+    const base = isPoint ? y + 4 : style === "missed" ? Math.min(bottom - 4, height - 4) : Math.max(y + 12, 12);
+    labels.push([style, { class: "name", x: left, y: base }, label.length > 30 ? `${label.slice(0, 29)}…` : label]);
   }
-  for (const [look, attributes, name] of names) add(add(svg, "g", { class: look }), "text", attributes, name);
+  for (const [style, attributes, label] of labels) add(add(svg, "g", { class: style }), "text", attributes, label);
 }
 
 function countsOf(image, result) {
   const counts = [`${result.tp} TP`, `${result.fp} FP`, `${result.fn} FN`];
-  for (const [fate, words] of [["duplicate", "duplicate"], ["excused", "not counted"], ["hidden", "below the score"]]) {
-    const number = result.answers.filter((each) => each === fate).length;
-    if (number) counts.push(`${number} ${words}`);
+  const names = { duplicate: "duplicate", excused: "not counted", hidden: "below the minimum score" };
+  for (const [state, name] of Object.entries(names)) {
+    const number = result.predictions.filter((each) => each === state).length;
+    if (number) counts.push(`${number} ${name}`);
   }
   if (!data.click && result.meanIou !== null) counts.push(`mean IoU ${format(result.meanIou)}`);
   if (image.seconds !== null) counts.push(`${image.seconds} s`);
   return counts;
 }
 
-// What is drawn on one picture, truth first so that answers lie on top: look (a class of the style sheet), label, place, tip.
-function things(image, result) {
-  const words = { found: "truth", missed: "missed truth", ignored: "ignored truth" };
-  const truth = result.truth.map((fate, j) => {
-    const label = image.truth.label[j], place = image.truth.place[j];
-    return { look: fate, label, place, tip: tip(label, words[fate], place, overlap(fate === "found", result.truthIou[j])) };
+// What is drawn on one image: {style (a class of the style sheet), label, place, tooltip}. Ground truth comes first, so
+// predictions are drawn above it.
+function objectsOf(image, result) {
+  const gtNames = { found: "ground truth", missed: "missed ground truth", ignored: "ignored ground truth" };
+  const gt = result.gt.map((state, j) => {
+    const label = image.gt.label[j], place = image.gt.place[j];
+    const iou = describeIou(state === "found", result.gtIou[j]);
+    return { style: state, label, place, tooltip: describe(label, gtNames[state], place, iou) };
   });
-  const answers = result.answers.map((fate, i) => {
-    const label = image.answers.label[i], place = image.answers.place[i];
-    const look = isMistake(fate) ? "false" : fate;
-    const mistake = `false positive, ${fate.replace("_", " ")}`;
-    const meaning = { hit: "true positive", excused: "not counted, inside ignored truth" }[fate] || mistake;
-    const score = `score ${format(image.answers.score[i])}`;
-    return { look, label, place, tip: tip(label, meaning, place, overlap(fate === "hit", result.answerIou[i]), score) };
+  const predictionNames = { hit: "true positive", excused: "not counted, inside ignored ground truth" };
+  const predictions = result.predictions.map((state, i) => {
+    const label = image.predictions.label[i], place = image.predictions.place[i];
+    const name = predictionNames[state] || `false positive, ${state.replace("_", " ")}`;
+    const iou = describeIou(state === "hit", result.predictionIou[i]);
+    const score = `score ${format(image.predictions.score[i])}`;
+    return { style: isFalsePositive(state) ? "false" : state, label, place, tooltip: describe(label, name, place, iou, score) };
   });
-  return [...truth, ...answers.filter(({ look }) => look !== "hidden")];
+  return [...gt, ...predictions.filter(({ style }) => style !== "hidden")];
 }
 
-function overlap(isPair, iou) {
-  return data.click || !iou ? "" : `${isPair ? "IoU" : "best IoU"} ${format(iou)}`;
+function describeIou(isMatch, iou) {
+  return data.click || !iou ? "" : `${isMatch ? "IoU" : "best IoU"} ${format(iou)}`;
 }
 
-function tip(label, meaning, place, ...facts) {
-  return [`${label}: ${meaning}`, ...facts.filter((fact) => fact), `at [${place.join(", ")}] px`].join(", ");
+function describe(label, name, place, ...facts) {
+  return [`${label}: ${name}`, ...facts.filter((fact) => fact), `at [${place.join(", ")}] px`].join(", ");
 }
 
-// A new last child in the namespace of its parent, so the same line makes HTML and SVG.
+// Append a child in its parent's namespace, so that the same function makes HTML and SVG.
 function add(parent, name, attributes, text = "") {
   const child = document.createElementNS(parent.namespaceURI, name);
   for (const [key, value] of Object.entries(attributes)) child.setAttribute(key, value);
@@ -320,10 +344,10 @@ function setThreshold(value) {
 const SELECTS = ["class", "error", "gallery"];
 
 function readAddress() {
-  const asked = new URLSearchParams(location.hash.slice(1));
-  if (at("score")) setThreshold(asked.get("score") || 0);
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  if (at("score")) setThreshold(wanted.get("score") || 0);
   for (const id of SELECTS) {
-    at(id).value = asked.get(id) ?? "";
+    at(id).value = wanted.get(id) ?? "";
     if (at(id).selectedIndex < 0) at(id).selectedIndex = 0;
   }
   recount();
@@ -331,10 +355,10 @@ function readAddress() {
 }
 
 function writeAddress() {
-  const chosen = new URLSearchParams();
-  if (threshold) chosen.set("score", threshold);
-  for (const id of SELECTS) if (at(id).selectedIndex > 0) chosen.set(id, at(id).value);
-  history.replaceState(null, "", `#${chosen}`);
+  const selected = new URLSearchParams();
+  if (threshold) selected.set("score", threshold);
+  for (const id of SELECTS) if (at(id).selectedIndex > 0) selected.set(id, at(id).value);
+  history.replaceState(null, "", `#${selected}`);
 }
 
 function showAll() {
@@ -348,7 +372,7 @@ for (const id of at("score") ? ["score", "score-number"] : []) {
   at(id).addEventListener("input", () => {
     const typed = at(id).value;
     setThreshold(typed);
-    at(id).value = typed; // what is being typed stays as it is
+    at(id).value = typed; // do not change the text while the user types
     recount();
     refresh();
   });
@@ -372,7 +396,7 @@ addEventListener("hashchange", readAddress);
 
 readAddress();
 if (at("best")) {
-  // After the first view: it takes a while with tens of thousands of boxes.
+  // Runs after the page is shown, because it takes a while with tens of thousands of boxes.
   setTimeout(() => {
     const best = bestThreshold();
     if (best === null) return;

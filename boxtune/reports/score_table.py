@@ -1,78 +1,105 @@
-"""metrics.json as tables for a terminal, one column per run."""
+"""metrics.json as tables for a terminal, for one or more runs."""
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from boxtune.common.numbers import format_difference, format_interval, format_number
 
-# Which rows have an interval.
-INTERVALS = {"AP": "AP", "AP50": "AP50", "mean IoU (all truth)": "mean_iou_gt", "F1": "f1"}
+MEAN_IOU = "mean IoU (all ground truth)"
+# {title of a row: its key in the "intervals" of metrics.json}
+INTERVALS = {"AP": "AP", "AP50": "AP50", MEAN_IOU: "mean_iou_gt", "F1": "f1"}
+# A run with a longer name gets a letter as its heading; the name is then printed above the table.
+MAX_HEADING = 12
 
 
 def headline_rows(metrics: dict) -> dict[str, float | int | None]:
-    """{title: value} in the order of reading. Click answers take precision and its kin from `points`."""
+    """{title: value} in reading order. For points, precision, recall and the counts come from `points`."""
     matching, rates = metrics["matching"], metrics["points"] or metrics["matching"]
     return {
         "AP": metrics["AP"],
         "AP50": metrics["AP50"],
         "AP75": metrics["AP75"],
-        "AP, scores made equal": metrics["AP_constant_score"]["mean"],
+        "AP, constant scores": metrics["AP_constant_score"]["mean"],
         "calibration error": metrics["calibration"]["expected_calibration_error"],
-        "mean IoU (all truth)": matching["mean_iou_gt"],
-        "mean IoU (matched)": matching["mean_iou_tp"],
+        MEAN_IOU: matching["mean_iou_gt"],
+        "mean IoU (matched boxes)": matching["mean_iou_tp"],
         "precision": rates["precision"],
         "recall": rates["recall"],
         "F1": rates["f1"],
-        "F1, mean of classes": matching["f1_macro"],
+        "F1, mean over classes": matching["f1_macro"],
         "true positives": rates["tp"],
         "false positives": rates["fp"],
         "false negatives": rates["fn"],
         "duplicate boxes": metrics["duplicate_boxes"],
-        "boxes of unknown label": metrics["unknown_label_boxes"],
-        "boxes of the wrong class": metrics["mistakes"]["wrong_class"],
-        "boxes off their object": metrics["mistakes"]["localisation"],
-        "boxes on background": metrics["mistakes"]["background"],
+        "unknown-label boxes": metrics["unknown_label_boxes"],
+        "wrong-class boxes": metrics["mistakes"]["wrong_class"],
+        "badly localized boxes": metrics["mistakes"]["localisation"],
+        "background boxes": metrics["mistakes"]["background"],
         "empty images": metrics["empty_images"]["images"],
         "empty images with boxes": metrics["empty_images"]["with_false_positives"],
-        "answers": metrics["parse"]["images"],
-        "answers without a problem": metrics["parse"]["clean"],
-        "unparsable answers": metrics["parse"]["problems"].get("unparsable", 0),
+        "responses": metrics["parse"]["images"],
+        "responses without problems": metrics["parse"]["clean"],
+        "unparsable responses": metrics["parse"]["problems"].get("unparsable", 0),
     }
 
 
-def format_table(metrics_by_name: dict[str, dict]) -> Table:
-    """One row per number, one column per run; of one run also 95 % intervals, of two also the second minus the first."""
+def format_table(metrics_by_name: dict[str, dict]) -> Group:
+    """One row per number, one column per run. One run also has 95 % intervals; two have the second minus the first."""
+    headings = _headings(list(metrics_by_name))
+    runs = list(metrics_by_name.values())
+    last_column = {1: "95 % interval", 2: "difference"}.get(len(runs))
     table = Table()
-    table.add_column("")
-    for name in metrics_by_name:
-        table.add_column(Text(name), justify="right")
-    one, two = (len(metrics_by_name) == runs for runs in (1, 2))
-    if one or two:
-        table.add_column("95 % interval" if one else "difference", justify="right")
-    columns = [headline_rows(metrics) for metrics in metrics_by_name.values()]
-    intervals = next(iter(metrics_by_name.values()))["intervals"]
+    table.add_column("", no_wrap=True)
+    for heading in [*headings, *([last_column] if last_column else [])]:
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    columns = [headline_rows(metrics) for metrics in runs]
     for title in columns[0]:
         values = [column[title] for column in columns]
-        if any(value is not None for value in values):
-            last = [format_difference(*values)] if two else [format_interval(intervals.get(INTERVALS.get(title)))]
-            table.add_row(title, *map(format_number, values), *(last if one or two else []))
-    return table
+        if all(value is None for value in values):
+            continue
+        cells = [format_number(value) for value in values]
+        if len(runs) == 1:
+            cells.append(format_interval(runs[0]["intervals"].get(INTERVALS.get(title))))
+        if len(runs) == 2:
+            cells.append(format_difference(*values))
+        table.add_row(title, *cells)
+    return Group(*_legend(headings, list(metrics_by_name)), table)
 
 
-def format_class_table(metrics_by_name: dict[str, dict]) -> Table:
-    """One row per class; AP, F1, TP, FP and FN of every run. Two runs fit 80 columns; of numbers no digit is ever cut."""
-    table = Table(padding=(0, 1) if len(metrics_by_name) == 1 else 0)
+def format_class_table(metrics_by_name: dict[str, dict]) -> Group:
+    """AP, F1, TP, FP and FN of every class, with one row per class and one line per run in it.
+
+    In a terminal of 80 columns only names of classes wrap. Numbers of up to six digits are never cut.
+    """
+    headings = _headings(list(metrics_by_name))
+    has_run_column = len(headings) > 1
+    table = Table(padding=0)
     table.add_column("class", overflow="fold")
-    table.add_column("truth", justify="right", no_wrap=True)
-    for name in metrics_by_name:
-        for i, column in enumerate(("AP", "F1", "TP", "FP", "FN")):
-            head = Text(f"{name}\n{column}" if i == 0 else f"\n{column}")
-            table.add_column(head, justify="right", no_wrap=True)
-    runs = [metrics["per_class"] for metrics in metrics_by_name.values()]
-    for label in dict.fromkeys(label for run in runs for label in run):
-        rows = [run.get(label, {}) for run in runs]
-        truth = next(row["truth"] for row in rows if row)
-        cells = [format_number(row.get(key)) for row in rows for key in ("AP", "f1", "tp", "fp", "fn")]
-        # Text, not str: a label may hold what rich takes for markup.
-        table.add_row(Text(label), str(truth), *cells)
-    return table
+    if has_run_column:
+        table.add_column("run", no_wrap=True)
+    for heading in ("ground\ntruth", "AP", "F1", "TP", "FP", "FN"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    per_class = [metrics["per_class"] for metrics in metrics_by_name.values()]
+    for label in dict.fromkeys(label for run in per_class for label in run):
+        rows = [run.get(label, {}) for run in per_class]
+        gt_boxes = next(row["truth"] for row in rows if row)
+        # Text instead of str, because names may contain rich's markup.
+        names = [Text(label), Text("\n".join(headings))] if has_run_column else [Text(label)]
+        numbers = ["\n".join(format_number(row.get(key)) for row in rows) for key in ("AP", "f1", "tp", "fp", "fn")]
+        table.add_row(*names, str(gt_boxes), *numbers)
+    legend = _legend(headings, list(metrics_by_name)) if has_run_column else []
+    return Group(*legend, table)
+
+
+def _headings(names: list[str]) -> list[str]:
+    """Headings of the runs: their names, or letters if one of the names is too long for a column."""
+    if all(len(name) <= MAX_HEADING for name in names):
+        return names
+    return ["this run"] if len(names) == 1 else [chr(ord("A") + i) for i in range(len(names))]
+
+
+def _legend(headings: list[str], names: list[str]) -> list[Text]:
+    """Lines that explain the headings that are not names."""
+    lines = zip(headings, names, strict=True)
+    return [Text(f"{heading}: {name}", overflow="fold") for heading, name in lines if heading != name]

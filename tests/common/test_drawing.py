@@ -1,4 +1,4 @@
-"""Boxes, points and labels drawn on pictures, and what pictures weigh in a page."""
+"""Boxes, points and labels drawn on images, and the size of images in a page."""
 
 import numpy as np
 import pytest
@@ -33,13 +33,13 @@ def test_dashed_boxes_have_gaps():
 @pytest.mark.parametrize(
     "label", ["cat", "犬 ñandú", "x" * 5000, "two\nlines", "\ud83d"], ids=["a", "b", "c", "d", "e"]
 )
-def test_labels_stay_inside_the_picture(label):
+def test_labels_stay_inside_the_image(label):
     image = Image.new("RGB", (300, 200), "white")
     for corner in ((0, 0), (290, 190), (150, 100)):
         box = [*corner, corner[0] + 9, corner[1] + 9]
-        plain, labelled = draw_boxes(image, [box], [""], "red"), draw_boxes(image, [box], [label], "red")
-        assert labelled.size == image.size
-        assert red_pixels(labelled).sum() > red_pixels(plain).sum()
+        plain, labeled = draw_boxes(image, [box], [""], "red"), draw_boxes(image, [box], [label], "red")
+        assert labeled.size == image.size
+        assert red_pixels(labeled).sum() > red_pixels(plain).sum()
 
 
 def test_draw_points_rings_each_point():
@@ -57,7 +57,7 @@ def test_thumbnails_shrink_but_never_grow():
     assert thumbnail(Image.new("RGB", (100, 50))).size == (100, 50)
 
 
-def test_a_picture_in_a_page_is_bounded():
+def test_an_image_in_a_page_has_a_limited_size():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 480, 3), dtype=np.uint8))
     assert len(to_data_uri(noise)) < 80_000 + 30
     flat = to_data_uri(Image.new("RGB", (480, 480), "white"))

@@ -1,12 +1,13 @@
-"""Average precision against pycocotools, to nine digits, and what is built on it: equal scores and draws of images."""
+"""Average precision against pycocotools, to nine digits, and what uses it: constant scores and bootstrap draws."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boxtune.metrics.average_precision import AREAS, CocoBoxes, constant_score_ap, curves
+from boxtune.metrics.average_precision import constant_score_ap, curves, evaluate_coco
 from boxtune.metrics.bootstrap import bootstrap, draws
+from boxtune.metrics.coco_matching import AREAS, CocoBoxes
 from boxtune.metrics.matching import match_images
 from boxtune.metrics.scoring import score
 from tests.helpers.scoring import a_prediction, a_record, pycocotools_stats, random_data
@@ -50,7 +51,19 @@ def test_average_precision_equals_pycocotools(options, seed):
             assert precision[0, 0, i, 0, 2] == -1
 
 
-def test_more_than_a_hundred_boxes_of_a_class_are_cut_as_in_coco():
+def test_interpolated_precision_counted_by_hand():
+    """Three ground truth boxes; the predictions in order of their scores are a hit, a false positive and a hit."""
+    record = a_record(boxes=[[0, 0, 40, 40], [100, 0, 140, 40], [200, 0, 240, 40]])
+    prediction = a_prediction(boxes=[[0, 0, 40, 40], [300, 300, 340, 340], [100, 0, 140, 40]], scores=[0.9, 0.8, 0.7])
+    result = evaluate_coco([record], [prediction], ["cat"])
+    # Precision is 1/1 up to recall 1/3 and 2/3 up to recall 2/3; a higher recall is not reached.
+    expected = [1.0] * 34 + [2 / 3] * 33 + [0.0] * 34
+    assert result.precision[0, :, 0] == pytest.approx(expected)
+    assert result.ap(threshold=0) == pytest.approx((34 + 33 * 2 / 3) / 101)
+    assert result.recall[:, 0] == pytest.approx([2 / 3] * 10)
+
+
+def test_of_equal_scores_the_first_hundred_of_a_class_count_as_in_coco():
     boxes = [[x, y, x + 8, y + 8] for x in range(0, 600, 40) for y in range(0, 400, 40)]
     record, prediction = a_record(boxes=boxes), a_prediction(boxes=boxes)
     metrics = score([record], [prediction], ["cat"])
@@ -59,44 +72,44 @@ def test_more_than_a_hundred_boxes_of_a_class_are_cut_as_in_coco():
     assert metrics["matching"]["tp"] == 150
 
 
-# Whole numbers on a small grid: equal boxes, equal IoUs, equal scores and areas of exactly 32² and 96² come up often.
+# Whole numbers on a small grid often give equal boxes, equal IoUs, equal scores and areas of exactly 32² and 96².
 SIDES = st.sampled_from([4, 8, 16, 32, 48, 96, 128])
 BOXES = st.tuples(st.integers(0, 4), st.integers(0, 4), SIDES, SIDES, st.integers(0, 2))
-ANSWERS = st.tuples(BOXES, st.sampled_from([0.1, 0.5, 0.9]))
+PREDICTIONS = st.tuples(BOXES, st.sampled_from([0.1, 0.5, 0.9]))
 
 
 def on_grid(x, y, width, height, label):
     return [8 * x, 8 * y, 8 * x + width, 8 * y + height], f"class {label}"
 
 
-@given(st.lists(st.tuples(st.lists(st.tuples(BOXES, st.booleans())), st.lists(ANSWERS)), min_size=1, max_size=4))
+@given(st.lists(st.tuples(st.lists(st.tuples(BOXES, st.booleans())), st.lists(PREDICTIONS)), min_size=1, max_size=4))
 def test_every_point_of_every_curve_equals_pycocotools(images):
     records, predictions, classes = [], [], [f"class {i}" for i in range(4)]
-    for number, (truth, answers) in enumerate(images):
-        boxes, labels = zip(*(on_grid(*box) for box, _ in truth), strict=True) if truth else ((), ())
-        records.append(a_record(str(number), boxes, labels, [ignored for _, ignored in truth]))
-        boxes, labels = zip(*(on_grid(*box) for box, _ in answers), strict=True) if answers else ((), ())
-        predictions.append(a_prediction(str(number), boxes, labels, [score for _, score in answers]))
+    for number, (gt, predicted) in enumerate(images):
+        boxes, labels = zip(*(on_grid(*box) for box, _ in gt), strict=True) if gt else ((), ())
+        records.append(a_record(str(number), boxes, labels, [ignored for _, ignored in gt]))
+        boxes, labels = zip(*(on_grid(*box) for box, _ in predicted), strict=True) if predicted else ((), ())
+        predictions.append(a_prediction(str(number), boxes, labels, [score for _, score in predicted]))
     _, expected = pycocotools_stats(records, predictions, classes)
     boxes = CocoBoxes(records, predictions, classes)
     for i, area in enumerate(AREAS):
-        found = boxes.match(boxes.scores, area).coco().precision
+        found = boxes.match(boxes.scores, area).accumulate().precision
         np.testing.assert_allclose(found, expected[..., i, 2], rtol=0, atol=1e-9, err_msg=area)
 
 
-def test_of_truth_that_overlaps_alike_the_later_is_taken_as_in_coco():
+def test_of_ground_truth_with_equal_iou_the_last_is_matched_as_in_coco():
     left, right = [0, 0, 100, 100], [20, 0, 120, 100]
-    # The first lies between them, IoU 0.82 with both; the second can have only the right one.
+    # The first prediction has IoU 0.82 with both boxes; the second can match only the right one.
     prediction = a_prediction(boxes=[[10, 0, 110, 100], [40, 0, 140, 100]], scores=[0.9, 0.8])
     values = []
-    for truth in ([left, right], [right, left]):
-        record = a_record(boxes=truth)
+    for gt_boxes in ([left, right], [right, left]):
+        record = a_record(boxes=gt_boxes)
         values.append(score([record], [prediction], ["cat"])["AP50"])
         assert values[-1] == pytest.approx(pycocotools_stats([record], [prediction], ["cat"])[0]["AP50"], abs=1e-9)
     assert values[0] < values[1] == 1
 
 
-def test_of_more_than_a_hundred_boxes_the_best_scored_count():
+def test_of_more_than_a_hundred_predictions_those_with_the_highest_scores_count():
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 90, (400, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(5, 40, (400, 2))], axis=1)
@@ -106,11 +119,11 @@ def test_of_more_than_a_hundred_boxes_the_best_scored_count():
     )
     found = CocoBoxes([record], [prediction], ["cat"])
     expected = pycocotools_stats([record], [prediction], ["cat"])[1][..., 0, 2]
-    np.testing.assert_allclose(found.match(found.scores).coco().precision, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.match(found.scores).accumulate().precision, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_equal_scores_are_twenty_orders_spelt_out_by_scores_that_differ(ties):
+def test_constant_score_ap_is_that_of_twenty_random_orders(ties):
     records, predictions, classes = random_data(8, images=12, ties=ties)
     found = constant_score_ap(CocoBoxes(records, predictions, classes), seed=3)
     places = sorted(
@@ -131,7 +144,7 @@ def test_equal_scores_are_twenty_orders_spelt_out_by_scores_that_differ(ties):
     }
 
 
-def test_a_draw_of_images_scores_as_a_split_of_these_images_would():
+def test_a_bootstrap_draw_has_the_scores_of_a_split_with_the_drawn_images():
     records, predictions, classes = random_data(9, images=15)
     boxes = CocoBoxes(records, predictions, classes)
     values = bootstrap(boxes.match(boxes.scores), match_images(records, predictions), seed=4, count=6)

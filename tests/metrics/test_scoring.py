@@ -1,8 +1,9 @@
-"""The metrics: every rule on cases small enough to count by hand. Average precision has its own file."""
+"""The metrics: every rule on cases small enough to count by hand. Average precision has a file of its own."""
 
 import io
 import json
 import random
+import re
 import subprocess
 import sys
 
@@ -41,7 +42,7 @@ def test_perfect_predictions_score_one():
     assert matching["fp"] == matching["fn"] == 0
 
 
-def test_a_label_without_truth_costs_nothing_in_ap_but_is_counted():
+def test_a_label_without_ground_truth_costs_nothing_in_ap_but_is_counted():
     record = a_record(boxes=[[0, 0, 50, 50]])
     prediction = a_prediction(
         boxes=[[0, 0, 50, 50], [9, 9, 20, 20], [60, 60, 90, 90]],
@@ -51,13 +52,13 @@ def test_a_label_without_truth_costs_nothing_in_ap_but_is_counted():
     metrics = score_one(record, prediction)
     assert metrics["AP"] == pytest.approx(1.0)
     assert counts(metrics) == (1, 2, 0)
-    assert metrics["unknown_label_boxes"] == 1  # dog is a class of the data set, though not of this split
+    assert metrics["unknown_label_boxes"] == 1  # dog is a class of the dataset, but this split has none
     assert metrics["per_class"]["dog"]["fp"] == 1
     assert metrics["per_class"]["dog"]["AP"] is None
     assert list(metrics["per_class"]) == ["cat", "dog"]
 
 
-def test_score_source_names_the_scorer_whose_column_ranks():
+def test_score_source_names_the_scorer_that_the_scores_come_from():
     record = a_record(boxes=[[0, 0, 50, 50]])
     boxes = [[0, 0, 50, 50], [60, 60, 90, 90]]
     assert score_one(record, a_prediction(boxes=boxes))["score_source"] == "constant"
@@ -67,7 +68,7 @@ def test_score_source_names_the_scorer_whose_column_ranks():
     assert score_one(record, varied)["score_source"] == "spread"
 
 
-def test_constant_score_ap_ignores_scores_and_lies_below_well_ranked_ones():
+def test_constant_score_ap_ignores_the_scores_and_is_lower_than_the_ap_of_good_scores():
     records, predictions, classes = random_data(4, images=40, crowd=0)
     for prediction, image in zip(predictions, match_images(records, predictions), strict=True):
         hits = {i for i, _, _ in image.pairs}
@@ -101,17 +102,19 @@ def test_iou_of_exactly_the_threshold_matches_and_just_below_does_not():
     assert counts(score_one(record, a_prediction(boxes=[[0, 0, 10, 5]]), iou_threshold=0.75)) == (0, 1, 1)
 
 
-def test_the_best_pair_is_made_first():
-    # The first answer overlaps both truths (IoU 0.6 and 0.9), the second only the right one (0.8).
+def test_the_pair_with_the_highest_iou_is_matched_first():
+    # The first prediction overlaps both boxes (IoU 0.60 and 0.90), the second too (0.42 and 0.80).
     record = a_record(boxes=[[0, 0, 100, 10], [30, 0, 130, 10]])
     prediction = a_prediction(boxes=[[25, 0, 125, 10], [41, 0, 141, 10]])
     (image,) = match_images([record], [prediction])
     assert [(i, j) for i, j, _ in image.pairs] == [(0, 1)]
     assert image.pairs[0][2] == pytest.approx(95 / 105)
-    assert (image.false, image.missed, image.duplicates) == ([1], [0], [1])
+    assert (image.false_positives, image.missed, image.duplicates) == ([1], [0], [1])
+    # Without a threshold the remaining prediction and box are a pair too.
+    assert image.ious == pytest.approx([59 / 141, 95 / 105])
 
 
-def test_duplicates_are_false_positives_on_truth_already_matched():
+def test_duplicates_are_false_positives_on_ground_truth_that_is_already_matched():
     record = a_record(boxes=[[0, 0, 10, 10], [100, 100, 120, 120]])
     prediction = a_prediction(boxes=[[0, 0, 10, 9], [0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 3], [200, 200, 210, 210]])
     metrics = score_one(record, prediction)
@@ -121,7 +124,7 @@ def test_duplicates_are_false_positives_on_truth_already_matched():
     assert score_one(record, other_label)["duplicate_boxes"] == 0
 
 
-def test_ignored_regions_are_neither_for_nor_against():
+def test_predictions_inside_ignored_boxes_are_not_counted():
     record = a_record(boxes=[[0, 0, 100, 100], [200, 200, 220, 220]], ignore=[True, False])
     inside = [10, 10, 30, 30]
     half_inside = [90, 0, 110, 20]
@@ -135,12 +138,12 @@ def test_ignored_regions_are_neither_for_nor_against():
     assert counts(score_one(record, a_prediction(boxes=[[0, 0, 100, 100]] * 3))) == (0, 0, 1)
 
 
-def test_a_box_that_matches_truth_is_a_hit_even_inside_an_ignored_region():
+def test_a_box_that_matches_ground_truth_is_a_true_positive_even_inside_an_ignored_box():
     record = a_record(boxes=[[0, 0, 100, 100], [10, 10, 30, 30]], ignore=[True, False])
     assert counts(score_one(record, a_prediction(boxes=[[10, 10, 30, 30]]))) == (1, 0, 0)
 
 
-def test_mean_iou_over_truth_needs_no_threshold_and_counts_misses_as_zero():
+def test_mean_iou_over_ground_truth_has_no_threshold_and_counts_misses_as_zero():
     record = a_record(boxes=[[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]])
     prediction = a_prediction(
         boxes=[[0, 0, 10, 10], [20, 0, 30, 2], [40, 0, 50, 10]],  # IoU 1, 0.2, and a wrong label
@@ -153,14 +156,14 @@ def test_mean_iou_over_truth_needs_no_threshold_and_counts_misses_as_zero():
     assert matching["precision"] == pytest.approx(1 / 3)
 
 
-def test_f1_macro_covers_classes_with_truth_or_predictions():
+def test_f1_macro_covers_classes_with_ground_truth_or_predictions():
     record = a_record(boxes=[[0, 0, 10, 10], [20, 0, 30, 10]], labels=["cat", "cat"])
     prediction = a_prediction(boxes=[[0, 0, 10, 10], [50, 50, 60, 60]], labels=["cat", "dog"])
     metrics = score_one(record, prediction, ["cat", "dog", "cow"])
     # cat: 1 TP, 1 FN → 2/3; dog: 1 FP → 0; cow appears nowhere.
     assert metrics["matching"]["f1_macro"] == pytest.approx((2 / 3 + 0) / 2)
     record["objects"] = {key: [*column, column[0]] for key, column in record["objects"].items()}
-    record["objects"]["category"][-1] = "owl"  # truth and no hit
+    record["objects"]["category"][-1] = "owl"  # ground truth without a true positive
     assert score_one(record, prediction, ["cat", "dog", "owl"])["matching"]["f1_macro"] == pytest.approx((2 / 3) / 3)
     assert metrics["per_class"]["cow"] == {
         "AP": None, "AP50": None, "truth": 0, "predicted": 0, "tp": 0, "fp": 0, "fn": 0,
@@ -168,7 +171,7 @@ def test_f1_macro_covers_classes_with_truth_or_predictions():
     }  # fmt: skip
 
 
-def test_truth_of_a_class_that_the_data_set_does_not_name_is_still_scored():
+def test_ground_truth_with_a_label_outside_the_classes_is_still_scored():
     metrics = score_one(a_record(boxes=[[0, 0, 10, 10]], labels=["owl"]), a_prediction(), ["cat"])
     assert metrics["per_class"]["owl"]["fn"] == 1
     assert metrics["AP"] == 0.0
@@ -192,19 +195,19 @@ def test_empty_images_and_parse_problems_are_counted():
     assert metrics["parse"] == {"images": 4, "clean": 2, "problems": {"clipped": 2, "fence": 1, "unparsable": 1}}
 
 
-# ---- mistakes, confusion, sizes, intervals -----------------------------------------------------------------------------
+# ---- error types, confusion, sizes, intervals --------------------------------------------------------------------------
 
 
-def test_every_kind_of_mistake_is_told_apart():
+def test_every_error_type_is_recognized():
     record = a_record(boxes=[[0, 0, 100, 100], [200, 0, 300, 100], [0, 200, 50, 250]], labels=["cat", "dog", "cat"])
     record["objects"]["ignore"][2] = True
     prediction = a_prediction(
         boxes=[
-            *([0, 0, 100, 100], [0, 0, 100, 90]),  # a hit, and its duplicate
-            *([200, 0, 300, 100], [200, 0, 300, 100]),  # a dog called a cat, and called an owl
+            *([0, 0, 100, 100], [0, 0, 100, 90]),  # a true positive and its duplicate
+            *([200, 0, 300, 100], [200, 0, 300, 100]),  # a dog labeled as a cat, and as an owl
             [200, 60, 300, 160],  # IoU 0.25 with the dog
-            [200, 95, 300, 195],  # IoU 0.026: nothing
-            [0, 200, 50, 250],  # on ignored truth: not counted
+            [200, 95, 300, 195],  # IoU 0.026: background
+            [0, 200, 50, 250],  # on ignored ground truth: not counted
         ],
         labels=["cat", "cat", "cat", "owl", "dog", "dog", "cat"],
     )
@@ -215,13 +218,13 @@ def test_every_kind_of_mistake_is_told_apart():
     assert metrics["confusion"] == {
         "rows": ["cat", "dog", "background"],
         "columns": ["cat", "dog", "unknown label", "background"],
-        # Cat and owl lie on the dog alike: the first that stands is its partner.
+        # Cat and owl have the same IoU with the dog; the first of them is matched with it.
         "matrix": [[1, 0, 0, 0], [1, 0, 0, 0], [1, 2, 1, 0]],
     }
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_confusion_mistakes_and_sizes_sum_to_what_matching_counts(seed):
+def test_confusion_error_types_and_sizes_sum_to_the_counts_of_the_matching(seed):
     records, predictions, classes = random_data(seed)
     for prediction in predictions[::2]:
         prediction["objects"]["category"] = [
@@ -240,7 +243,7 @@ def test_confusion_mistakes_and_sizes_sum_to_what_matching_counts(seed):
     assert share / (total["tp"] + total["fn"]) == pytest.approx(total["mean_iou_gt"])
 
 
-def test_truth_and_false_positives_have_their_own_sizes():
+def test_ground_truth_and_false_positives_are_counted_by_their_own_sizes():
     record = a_record(boxes=[[0, 0, 32, 31], [100, 0, 132, 32], [200, 0, 296, 95], [300, 0, 396, 96]])
     prediction = a_prediction(boxes=[[0, 0, 32, 31], [0, 200, 10, 210], [200, 200, 400, 400], [300, 0, 396, 72]])
     row = {"truth": 1, "tp": 1, "fn": 0, "recall": 1.0, "mean_iou_gt": 1.0, "fp": 1}
@@ -252,7 +255,7 @@ def test_truth_and_false_positives_have_their_own_sizes():
     }
 
 
-def test_intervals_hold_the_value_and_narrow_with_more_images():
+def test_intervals_contain_the_value_and_narrow_with_more_images():
     widths = []
     for images in (20, 320):
         metrics = score(*random_data(1, images=images))
@@ -263,7 +266,7 @@ def test_intervals_hold_the_value_and_narrow_with_more_images():
     assert 2 < widths[0] / widths[1] < 8  # 4 = √16
 
 
-def test_clicks_are_confused_too_but_have_no_size_and_no_average_precision():
+def test_points_have_a_confusion_matrix_but_no_sizes_and_no_average_precision():
     record = a_record(boxes=[[0, 0, 100, 100], [200, 200, 220, 220]], labels=["cat", "dog"])
     prediction = a_prediction(boxes=[[50, 50], [210, 210], [210, 205]], labels=["cat", "cat", "cat"], place="point")
     metrics = score_one(record, prediction)
@@ -285,15 +288,15 @@ def test_clicks_are_confused_too_but_have_no_size_and_no_average_precision():
         ([a_record(boxes=[[0, 0, 9, 9]], ignore=[True])], [a_prediction(boxes=[[0, 0, 9, 9]])]),
         ([a_record(boxes=[[0, 0, 9, 9]])], [a_prediction()]),
     ],
-    ids=["no images", "no boxes", "no truth", "only ignored truth", "no answers"],
+    ids=["no images", "no boxes", "no ground truth", "only ignored ground truth", "no predictions"],
 )
-def test_undefined_is_none_never_nan(records, predictions):
+def test_undefined_values_are_none_and_never_nan(records, predictions):
     metrics = score(records, predictions, ["cat"])
     json.dumps(metrics, allow_nan=False)
-    truth = any(not all(record["objects"]["ignore"]) for record in records)
-    assert metrics["AP"] == metrics["AP_constant_score"]["mean"] == (0.0 if truth else None)
+    has_gt = any(not all(record["objects"]["ignore"]) for record in records)
+    assert metrics["AP"] == metrics["AP_constant_score"]["mean"] == (0.0 if has_gt else None)
     assert metrics["AP_large"] is None
-    assert metrics["matching"]["recall"] == metrics["matching"]["mean_iou_gt"] == (0.0 if truth else None)
+    assert metrics["matching"]["recall"] == metrics["matching"]["mean_iou_gt"] == (0.0 if has_gt else None)
     assert metrics["matching"]["mean_iou_tp"] is None
     curves(records, predictions, ["cat"])
 
@@ -319,7 +322,7 @@ def test_scoring_is_deterministic_and_does_not_change_its_input():
     assert json.dumps([records, predictions]) == before
 
 
-def test_the_order_of_objects_in_an_answer_does_not_matter():
+def test_the_order_of_objects_in_a_prediction_does_not_matter():
     records, predictions, classes = random_data(6)
     expected = score(records, predictions, classes)
     for prediction in predictions:
@@ -334,7 +337,7 @@ def test_the_order_of_objects_in_an_answer_does_not_matter():
         assert shuffled["matching"][key] == pytest.approx(expected["matching"][key])
 
 
-def test_predictions_of_another_order_are_refused():
+def test_predictions_in_another_order_are_rejected():
     records, predictions, classes = random_data(7, images=3)
     with pytest.raises(ValueError, match="same ids"):
         score(records, predictions[::-1], classes)
@@ -342,7 +345,7 @@ def test_predictions_of_another_order_are_refused():
 
 def test_scoring_starts_without_torch_and_transformers():
     code = (
-        "import sys, boxtune.metrics.scoring, boxtune.reports.report, boxtune.answers.predictions, boxtune.common.drawing;"
+        "import sys, boxtune.metrics.scoring, boxtune.reports.report, boxtune.answers.prediction_file, boxtune.common.drawing;"
         "print([name for name in ('torch', 'transformers', 'datasets', 'scipy', 'matplotlib') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -352,14 +355,14 @@ def test_scoring_starts_without_torch_and_transformers():
 # ---- points ------------------------------------------------------------------------------------------------------------
 
 
-def test_points_hit_the_box_they_lie_in_one_to_one():
+def test_points_match_the_box_that_contains_them_one_to_one():
     record = a_record(
         boxes=[[0, 0, 100, 100], [40, 40, 60, 60], [200, 200, 220, 220], [300, 300, 400, 400]],
         labels=["cat", "cat", "dog", "cat"],
         ignore=[False, False, False, True],
     )
     prediction = a_prediction(
-        # near the centre of both cats; a second cat inside the large one; a dog's place called cat; inside ignored; border
+        # inside both cats; inside the large cat only; on the dog, labeled as a cat; inside the ignored box; on a border
         boxes=[[50, 51], [20, 20], [210, 210], [350, 350], [100, 0]],
         labels=["cat", "cat", "cat", "cat", "dog"],
         place="point",
@@ -376,15 +379,15 @@ def test_points_hit_the_box_they_lie_in_one_to_one():
 
 
 @pytest.mark.parametrize("last", [2, 53], ids=["first box", "last box"])
-def test_clicks_in_overlapping_boxes_are_shared_out_to_hit_as_many_as_they_can(last):
-    # Each click but the last lies in its own box and in the next one's; only one way serves all.
+def test_points_in_overlapping_boxes_match_as_many_boxes_as_possible(last):
+    # Each point but the last is in its own box and in the next one; only one assignment matches all of them.
     record = a_record(boxes=[[10 * i, 0, 10 * i + 15, 10] for i in range(5)])
     clicks = [[10 * i + 12, 5] for i in range(4)] + [[last, 5]]
     for order in (clicks, clicks[::-1], clicks[2:] + clicks[:2]):
         assert score_one(record, a_prediction(boxes=order, place="point"))["points"]["tp"] == 5
 
 
-def test_a_point_on_the_border_hits_and_a_second_click_is_a_duplicate():
+def test_a_point_on_the_border_matches_and_a_second_point_is_a_duplicate():
     record = a_record(boxes=[[10, 10, 20, 20]])
     metrics = score_one(record, a_prediction(boxes=[[20, 20], [11, 11], [20.5, 20]], place="point"))
     assert (metrics["points"]["tp"], metrics["points"]["fp"], metrics["duplicate_boxes"]) == (1, 2, 1)
@@ -406,25 +409,53 @@ def test_worst_images_come_first():
     assert [image.errors for image in scores] == [0, 0, 2, 1]
 
 
-def render(table):
-    console = Console(width=160, file=io.StringIO())
+def render(table, width=160):
+    console = Console(width=width, file=io.StringIO())
     console.print(table)
     return console.file.getvalue()
 
 
 def row_of(text, title):
-    """The cells of a row, without the table's lines."""
+    """The cells of the row that contains `title`, without the table's lines."""
     line = next(line for line in text.splitlines() if title in line)
     return [cell.strip() for cell in line.split("│")[1:-1]]
 
 
-def test_two_runs_class_by_class_fit_a_narrow_terminal():
-    record = a_record(boxes=[[0, 0, 10, 10], [20, 0, 30, 10]], labels=["nutrition-table", "a name of many words"])
-    metrics = score_one(record, a_prediction(boxes=[[0, 0, 10, 10]]), ["nutrition-table", "a name of many words"])
-    console = Console(width=80, file=io.StringIO())
-    console.print(format_class_table({"base": metrics, "tuned": metrics}))
-    assert "…" not in console.file.getvalue()
-    assert row_of(console.file.getvalue(), "nutrition-table").count("0.000") == 4
+def numbers_in(text):
+    """All numbers of a table, in order, once per line and cell."""
+    return re.findall(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?![\w.])", text)
+
+
+LONG_CLASSES = [f"{letter} label with exactly sixty characters and many words in it {letter}" for letter in "xyz"]
+LONG_RUNS = ["runs/a_recipe_with_a_long_name-overlay-seed0/final", "Qwen/Qwen2.5-VL-72B-Instruct-with-a-long-name"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize(
+    "runs", [LONG_RUNS, ["base", "tuned"], LONG_RUNS[:1]], ids=["long names", "short names", "one run"]
+)
+@pytest.mark.parametrize("joined", [False, True], ids=["words", "one word"])
+def test_tables_with_long_names_fit_a_terminal_without_cutting_numbers(runs, width, joined):
+    classes = [name.replace(" ", "_") if joined else name for name in LONG_CLASSES]
+    assert {len(name) for name in classes} == {60}
+    record = a_record(boxes=[[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], labels=classes)
+    metrics = score_one(record, a_prediction(boxes=[[0, 0, 10, 10]], labels=classes[:1]), classes)
+    for row in metrics["per_class"].values():
+        row |= {"truth": 123456, "tp": 123456, "fp": 234567, "fn": 345678}
+    for table in (format_table, format_class_table):
+        text = render(table(dict.fromkeys(runs, metrics)), width)
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= width
+        # At a width of 500 nothing is cut, so a cut number would differ.
+        wide = render(table(dict.fromkeys(runs, metrics)), 500)
+        assert sorted(numbers_in(text)) == sorted(numbers_in(wide))
+    lines = text.splitlines()
+    starts = [number for number, line in enumerate(lines) if "123456" in line and "345678" in line and "label" in line]
+    assert len(starts) == 3
+    heights = np.diff([*starts, len(lines) - 1])
+    assert max(heights) <= 3, "a class takes three lines at most"
+    for name in runs:
+        assert len(runs) == 1 or name in text  # a run's name is never broken
 
 
 def test_tables_show_runs_side_by_side_with_their_difference():
@@ -436,10 +467,10 @@ def test_tables_show_runs_side_by_side_with_their_difference():
     assert row_of(text, "AP50") == ["AP50", "0.000", "0.500", "+0.500"]
     assert row_of(text, "false negatives") == ["false negatives", "2", "1", "-1"]
     assert row_of(text, "precision") == ["precision", "–", "1.000", "–"]
-    assert row_of(text, "unparsable") == ["unparsable answers", "1", "0", "-1"]
+    assert row_of(text, "unparsable") == ["unparsable responses", "1", "0", "-1"]
     alone = render(format_table({"tuned": tuned}))
     assert "difference" not in alone
-    assert row_of(alone, "AP50") == ["AP50", "0.500", "0.500 to 0.500"]  # one image, drawn again and again
+    assert row_of(alone, "AP50") == ["AP50", "0.500", "0.500 to 0.500"]  # the only image, in every draw
     assert row_of(alone, "AP75") == ["AP75", "0.500", ""]
     assert row_of(render(format_table({"a": base, "b": tuned, "c": tuned})), "AP50") == [
         "AP50",

@@ -1,4 +1,4 @@
-"""Two runs compared: equal runs differ by nothing, better boxes win, and runs that share no images are refused."""
+"""Comparing two runs: equal runs have no difference, better boxes win, and runs on different images are rejected."""
 
 import json
 import re
@@ -10,14 +10,15 @@ import pytest
 import evaluate
 from boxtune.answers.predictions import make_prediction
 from boxtune.common.errors import UserError
-from boxtune.data.records import read_records
-from boxtune.reports.comparison import VALUES, compare, comparison_table
+from boxtune.data.dataset import read_records
+from boxtune.metrics.comparison import VALUES, compare
+from boxtune.reports.comparison import comparison_table
 from tests.helpers.scoring import a_prediction, a_record, random_data
 
 
 @pytest.fixture
 def runs(squares, tmp_path):
-    """{name: run folder} with predictions and metrics: `good` is exact, `poor` is off its objects by half their breadth."""
+    """{name: run folder} with predictions and metrics: `good` is exact, `poor` is shifted by half the width of each box."""
     records, folders = read_records(squares, "test"), {}
     for name, shift in (("good", 0), ("poor", 0.5)):
         folders[name] = tmp_path / name
@@ -43,14 +44,14 @@ def comparison(*words, capsys) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def refused(*words, capsys) -> str:
+def error_of(*words, capsys) -> str:
     with pytest.raises(SystemExit) as stop:
         evaluate.main(["--compare", *map(str, words)])
     assert stop.value.code == 2
     return capsys.readouterr().err
 
 
-def test_a_run_differs_from_itself_by_nothing(runs, tmp_path, capsys):
+def test_a_run_has_no_difference_to_itself(runs, tmp_path, capsys):
     result = comparison(runs["poor"], runs["poor"], "--out", tmp_path / "out", capsys=capsys)
     for key, row in result["values"].items():
         assert row["A"] == row["B"] and row["difference"] == 0 and row["interval"] == [0, 0], key
@@ -58,7 +59,7 @@ def test_a_run_differs_from_itself_by_nothing(runs, tmp_path, capsys):
     assert "No image differs" in (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
 
 
-def test_better_boxes_win_where_there_are_boxes(runs, squares, capsys):
+def test_better_boxes_win_on_images_with_objects(runs, squares, capsys):
     result = comparison(runs["poor"], runs["good"] / "eval" / "predictions.jsonl", capsys=capsys)
     assert (result["split"], result["data"]) == ("test", str(squares))
     empty = sum(not record["objects"]["bbox"] for record in read_records(squares, "test"))
@@ -74,8 +75,8 @@ def test_better_boxes_win_where_there_are_boxes(runs, squares, capsys):
     assert json.loads((out / "comparison.json").read_text(encoding="utf-8")) == result
     page = (out / "comparison.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg") == 2 * (6 - empty) and not re.search(r"https?:", page)
-    assert "95 %: 300 draws of the images; another training seed may differ by more." in page
-    shown = [f"{row['id']}: truth and answer {run}" for row in result["images"] for run in "AB"]
+    assert "The 95 % interval comes from 300 bootstrap draws of the images" in page
+    shown = [f"{row['id']}: ground truth and predictions of {run}" for row in result["images"] for run in "AB"]
     assert re.findall('alt="(.*?)"', page) == shown
     errors = [max(row["errors"]) for row in result["images"]]
     assert errors == sorted(errors, reverse=True)
@@ -84,8 +85,8 @@ def test_better_boxes_win_where_there_are_boxes(runs, squares, capsys):
     assert back["values"]["f1"]["difference"] == -result["values"]["f1"]["difference"]
 
 
-def test_pairing_leaves_only_what_differs_to_chance():
-    """One false positive more on one of 60 images: an interval of Poisson(1), however much the images differ."""
+def test_paired_draws_leave_only_the_difference_to_chance():
+    """One more false positive on one of 60 images gives the interval of Poisson(1), however different the images are."""
     records, predictions, classes = random_data(0, images=60)
     worse = [
         prediction | {"objects": {k: [*v] for k, v in prediction["objects"].items()}} for prediction in predictions
@@ -98,12 +99,12 @@ def test_pairing_leaves_only_what_differs_to_chance():
     assert result["outcome"] == {"won": 0, "lost": 1, "tied": 59}
 
 
-def test_an_interval_about_nothing_has_no_minus_zero():
+def test_an_interval_around_zero_has_no_minus_zero():
     counts = {key: {"A": 3, "B": 3, "difference": 0, "interval": [-0.4, 0.4]} for key in VALUES}
     assert set(comparison_table({"values": counts}).columns[4].cells) == {"+0 to +0"}
 
 
-def test_errors_decide_before_overlap_does():
+def test_errors_count_before_iou():
     record = a_record(boxes=[[0, 0, 100, 100]])
     silent, wide = a_prediction(), a_prediction(boxes=[[0, 0, 100, 300]])
     near, nearer = a_prediction(boxes=[[0, 0, 100, 80]]), a_prediction(boxes=[[0, 0, 100, 81]])
@@ -114,7 +115,7 @@ def test_errors_decide_before_overlap_does():
     assert winners == [["A"], ["B"], ["A"], []]
 
 
-def test_clicks_are_compared_by_their_hits_and_not_with_boxes():
+def test_points_are_compared_by_true_positives_and_not_with_boxes():
     record = a_record(boxes=[[0, 0, 100, 100]])
     hit, miss = (a_prediction(boxes=[point], place="point") for point in ([50, 50], [200, 200]))
     result = compare([record], [miss], [hit], ["cat"])
@@ -124,16 +125,16 @@ def test_clicks_are_compared_by_their_hits_and_not_with_boxes():
         compare([record], [hit], [a_prediction(boxes=[[0, 0, 9, 9]])], ["cat"])
 
 
-def test_runs_that_cannot_be_compared_are_refused(runs, squares, tmp_path, capsys):
+def test_runs_that_cannot_be_compared_are_rejected(runs, squares, tmp_path, capsys):
     shorter = tmp_path / "shorter.jsonl"
     lines = (runs["good"] / "eval" / "predictions.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     shorter.write_text("".join(lines[1:]), encoding="utf-8")
-    assert "give --data DIR" in refused(shorter, shorter, capsys=capsys)
-    message = refused(runs["good"], shorter, "--data", squares, capsys=capsys)
+    assert "give --data DIR" in error_of(shorter, shorter, capsys=capsys)
+    message = error_of(runs["good"], shorter, "--data", squares, capsys=capsys)
     assert f"{json.loads(lines[0])['id']}: not in {shorter}" in message
-    assert "does not exist. Make predictions" in refused(tmp_path / "nowhere", shorter, capsys=capsys)
+    assert "does not exist. Make predictions" in error_of(tmp_path / "nowhere", shorter, capsys=capsys)
     (tmp_path / "untried").mkdir()
-    assert "Evaluate it first" in refused(tmp_path / "untried", shorter, capsys=capsys)
+    assert "Evaluate the run first" in error_of(tmp_path / "untried", shorter, capsys=capsys)
     other = tmp_path / "other"
     shutil.copytree(runs["good"], other)
     metrics = json.loads((other / "eval" / "metrics.json").read_text(encoding="utf-8"))
@@ -141,14 +142,14 @@ def test_runs_that_cannot_be_compared_are_refused(runs, squares, tmp_path, capsy
     (other / "eval" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     empty = tmp_path / "empty.jsonl"
     empty.touch()
-    assert "answer no image" in refused(empty, empty, "--data", squares, capsys=capsys)
-    message = refused(runs["good"], other, capsys=capsys)
+    assert "hold no predictions" in error_of(empty, empty, "--data", squares, capsys=capsys)
+    message = error_of(runs["good"], other, capsys=capsys)
     assert "data/elsewhere" in message and str(squares) in message and "give --data" in message
     evaluate.main(["--compare", str(runs["good"]), str(other), "--data", str(squares), "--out", str(tmp_path / "out")])
     assert "B wins 0" in capsys.readouterr().out
 
 
-def test_pictures_that_are_gone_leave_their_numbers(runs, squares, tmp_path, capsys):
+def test_missing_image_files_do_not_change_the_numbers(runs, squares, tmp_path, capsys):
     data = tmp_path / "data"
     shutil.copytree(squares, data)
     path = data / "test.jsonl"
@@ -156,4 +157,4 @@ def test_pictures_that_are_gone_leave_their_numbers(runs, squares, tmp_path, cap
     result = comparison(runs["poor"], runs["good"], "--data", data, "--out", tmp_path / "out", capsys=capsys)
     assert np.isfinite(result["values"]["AP"]["difference"])
     page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
-    assert page.count("image file not found") == 2 * len(result["images"])
+    assert page.count("image file missing or unreadable") == 2 * len(result["images"])

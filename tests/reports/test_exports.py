@@ -1,4 +1,4 @@
-"""Predictions for other tools: each form is read by the tool it is for, or by its rules, and says what we said."""
+"""Exported predictions, read by the tools that they are for or by the rules of their formats."""
 
 import csv
 import errno
@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 import evaluate
 from boxtune.answers.predictions import make_prediction
 from boxtune.common.errors import UserError
-from boxtune.data.records import read_records, write_dataset
+from boxtune.data.dataset import read_records, write_dataset
 from boxtune.reports.exports import check_exports, write_yolo
 from data_prep.__main__ import main as data_prep
 from tests.helpers.records import make_record
@@ -23,7 +23,7 @@ CLASSES = ["cat", "dog", "owl"]
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    """(prepared data, predictions.jsonl): 12 pictures with noisy boxes, scores, names that no class has, and ignored truth."""
+    """(prepared data, predictions.jsonl): 12 images with noisy boxes, scores, unknown labels and ignored ground truth."""
     folder, draw = tmp_path_factory.mktemp("scored"), np.random.default_rng(0)
     records, lines = [], []
     for i in range(12):
@@ -33,8 +33,8 @@ def scored(tmp_path_factory):
             objects.append(([x, y, x + w + 0.25, y + h], CLASSES[draw.integers(3)]))
             noise = draw.normal(0, 8, 4).round(3)
             found.append([max(0.0, x + noise[0]), max(0.0, y + noise[1]), x + w + noise[2], y + h + noise[3]])
-        # Ids that need care in a file name, in another order than the alphabet's.
-        name = f"{'sub/' if i % 2 else ''}picture{20 - i}{'.png' if i == 4 else ''}"
+        # Ids that need escaping in file names, not in alphabetical order.
+        name = f"{'sub/' if i % 2 else ''}image{20 - i}{'.png' if i == 4 else ''}"
         record = make_record(name, str(folder / f"{i}.png"), 640, 480, objects, classes=CLASSES)
         if len(objects) > 3:
             record["objects"]["ignore"][0] = True
@@ -60,7 +60,7 @@ def export(scored, out, kinds: str) -> dict:
     return json.loads((out / "metrics.json").read_text())
 
 
-def test_pycocotools_scores_the_coco_files_as_evaluate_does(scored, tmp_path, capsys):
+def test_pycocotools_gives_the_coco_files_the_scores_of_evaluate(scored, tmp_path, capsys):
     from PIL import Image
 
     metrics = export(scored, tmp_path, "coco")
@@ -81,7 +81,7 @@ def test_pycocotools_scores_the_coco_files_as_evaluate_does(scored, tmp_path, ca
     assert f"{metrics['unknown_label_boxes']} boxes are left out" in error and "'unicorn'" in error
 
 
-def test_yolo_names_files_and_classes_as_the_prepared_datas_export_does(scored, tmp_path):
+def test_yolo_files_and_classes_have_the_names_of_the_dataset_export(scored, tmp_path):
     from PIL import Image
 
     export(scored, tmp_path, "yolo")
@@ -105,10 +105,10 @@ def test_yolo_names_files_and_classes_as_the_prepared_datas_export_does(scored, 
             cx, cy, w, h, confidence = map(float, row[1:])
             box = [(cx - w / 2) * 640, (cy - h / 2) * 480, (cx + w / 2) * 640, (cy + h / 2) * 480]
             assert box == pytest.approx(objects["bbox"][i], abs=1e-5) and confidence == objects["score"][i]
-    assert empty, "an empty answer is an empty file"
+    assert empty, "an empty prediction gives an empty file"
 
 
-def test_supervision_gets_the_arrays_of_detections_and_the_columns_of_its_csv(scored, tmp_path):
+def test_supervision_files_have_the_arrays_of_detections_and_the_columns_of_csvsink(scored, tmp_path):
     export(scored, tmp_path, "supervision")
     images = json.loads((tmp_path / "supervision.json").read_text())["images"]
     records = read_records(scored[0], "validation")
@@ -121,7 +121,7 @@ def test_supervision_gets_the_arrays_of_detections_and_the_columns_of_its_csv(sc
     with open(tmp_path / "supervision.csv", newline="") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
-    # As CSVSink of supervision 0.31 writes them, class_name being detections.data and image custom_data.
+    # The columns that CSVSink of supervision 0.31 writes, with class_name in detections.data and image in custom_data.
     head = "x_min,y_min,x_max,y_max,class_id,confidence,tracker_id,class_name,image"
     assert ",".join(reader.fieldnames) == head
     flat = [(image["id"], *box) for image in images for box in image["xyxy"]]
@@ -134,14 +134,14 @@ def test_a_second_export_replaces_the_first_and_nothing_else(scored, tmp_path, c
     stale.write_text("0 0.5 0.5 1 1 1\n")
     export(scored, tmp_path, "yolo")
     assert not stale.exists()
-    (tmp_path / "yolo" / "data.yaml").write_text("my own data set")
+    (tmp_path / "yolo" / "data.yaml").write_text("my own dataset")
     with pytest.raises(SystemExit) as stop:
         export(scored, tmp_path, "yolo")
     assert stop.value.code == 2 and "data.yaml" in capsys.readouterr().err
-    assert (tmp_path / "yolo" / "data.yaml").read_text() == "my own data set"
+    assert (tmp_path / "yolo" / "data.yaml").read_text() == "my own dataset"
 
 
-def test_an_export_that_is_cut_leaves_the_one_before(scored, tmp_path, monkeypatch):
+def test_an_interrupted_export_keeps_the_earlier_one(scored, tmp_path, monkeypatch):
     export(scored, tmp_path, "yolo")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     write, written = Path.write_text, []
@@ -158,23 +158,23 @@ def test_an_export_that_is_cut_leaves_the_one_before(scored, tmp_path, monkeypat
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_labels_without_scores_are_somebodys_own_and_stay(tmp_path):
+def test_yolo_files_without_scores_are_annotations_and_are_kept(tmp_path):
     own = tmp_path / "yolo" / "labels" / "train" / "mine.txt"
     own.parent.mkdir(parents=True)
     own.write_text("0 0.5 0.5 1 1\n")
-    with pytest.raises(UserError, match=r"mine\.txt is of no earlier export"):
+    with pytest.raises(UserError, match=r"mine\.txt is not part of an earlier export"):
         check_exports(["yolo"], tmp_path, click=False, records=[])
 
 
-def test_a_file_in_the_exports_place_is_named_before_anything_is_answered(tmp_path):
+def test_a_file_at_the_place_of_the_export_is_reported_before_anything_is_generated(tmp_path):
     (tmp_path / "yolo").write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         check_exports(["yolo"], tmp_path, click=False, records=[])
     check_exports(["coco"], tmp_path, click=False, records=[])
 
 
-def test_ids_too_long_for_a_file_are_listed_before_anything_is_answered(tmp_path):
-    """A folder's name counts too, as yolo's files lie flat; ü has two bytes."""
+def test_ids_too_long_for_a_file_name_are_listed_before_anything_is_generated(tmp_path):
+    """Folder names count too, because YOLO files are in one folder; ü has two bytes."""
     ids = ["a" * 251, "a" * 252, f"{'ü' * 60}/{'ü' * 66}", f"{'ü' * 60}/{'ü' * 64}"]
     with pytest.raises(UserError) as error:
         check_exports(["yolo"], tmp_path, click=False, records=[{"id": name} for name in ids])
@@ -182,7 +182,7 @@ def test_ids_too_long_for_a_file_are_listed_before_anything_is_answered(tmp_path
     check_exports(["coco"], tmp_path, click=False, records=[{"id": ids[1]}])
 
 
-def test_points_and_unknown_forms_are_refused(scored, tmp_path, capsys):
+def test_points_and_unknown_formats_are_rejected(scored, tmp_path, capsys):
     records = read_records(scored[0], "validation")
     lines = [make_prediction(record, "qwen3_vl_click", (320, 320), "None", 0.1) for record in records]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -193,7 +193,7 @@ def test_points_and_unknown_forms_are_refused(scored, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
 
 
-def test_a_question_about_one_class_is_told_where_other_tools_count_all(scored, tmp_path, capsys):
+def test_a_question_about_one_class_gives_a_warning_because_other_tools_count_all_classes(scored, tmp_path, capsys):
     records = read_records(scored[0], "validation")
     records[0]["messages"][1]["content"] = "<boxes:cat>"
     write_dataset(

@@ -1,4 +1,4 @@
-"""report.html: one file that needs no network, and nothing a label says becomes markup."""
+"""report.html: one file that needs no network, and in which no label, id or response becomes markup."""
 
 import base64
 import hashlib
@@ -40,13 +40,13 @@ def a_record(name, boxes, labels=None, size=(960, 480), ignore=None):
 
 
 def answer(record, boxes, labels=None, text=None):
-    """A prediction in thousandths of the picture."""
+    """A prediction; the coordinates of `boxes` are thousandths of the image."""
     rows = [{"bbox_2d": box, "label": label} for box, label in zip(boxes, labels or ["cat"] * len(boxes), strict=True)]
     return make_prediction(record, "qwen3_vl", (320, 640), json.dumps(rows) if text is None else text, 0.25)
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text outside style, of a page that must be well nested."""
+    """The tags with their attributes and the text outside of style sheets. Fails if tags are not nested correctly."""
 
     def __init__(self, html):
         super().__init__()
@@ -86,14 +86,14 @@ def data_of(html):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
 
 
-def pictures_of(html):
-    uris = [image["picture"] for image in data_of(html)["images"] if image.get("picture")]
+def images_of(html):
+    uris = [image["data_uri"] for image in data_of(html)["images"] if image.get("data_uri")]
     return [Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,")))) for uri in uris]
 
 
 @pytest.fixture
 def browse(folder):
-    """The page as its script left it, in a browser that was given the address's hash."""
+    """A function that returns the page after its script has run, for an address with the given fragment."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("neither chromium nor google-chrome is on the PATH")
@@ -113,7 +113,7 @@ def browse(folder):
 
 
 def cards_of(dom):
-    """[{"id", "counts", "boxes"}] of the figures in view; the boxes as their tooltips say."""
+    """[{"id", "counts", "boxes"}] of the cards in view; `boxes` are tooltips."""
     return [
         {
             "id": unescape(re.search(r"<b>(.*?)</b>", figure)[1]),
@@ -125,12 +125,12 @@ def cards_of(dom):
 
 
 def cells_of(html):
-    """All numbers that move with the threshold: overall, then class by class, then by kind of mistake."""
-    return re.findall(r'data-(?:count|change-from|mistake)="(.*?)">(.*?)<', html.split("<template", 1)[0])
+    """All numbers that change with the minimum score: in total, per class and per error type."""
+    return re.findall(r'data-(?:count|change-from|error-type)="(.*?)">(.*?)<', html.split("<template", 1)[0])
 
 
 def dots_of(html):
-    """{number of a class: (recall, precision) at its dot beside the curves}; None where it is hidden."""
+    """{class number: (recall, precision) of its dot beside the curves}; None if the dot is hidden."""
     dots = {}
     for tag in re.findall(r"<circle [^>]*data-point[^>]*>", html):
         facts = dict(re.findall(r'([a-z-]+)="([^"]*)"', tag))
@@ -149,7 +149,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def three():
-    """(records, predictions): one perfect, one with three errors, one empty and right."""
+    """(records, predictions) of three images: one perfect, one with three errors, one empty and correct."""
     records = [
         a_record("good", [[96, 48, 192, 96]]),
         a_record("bad", [[96, 48, 192, 96], [480, 240, 960, 480]], ["cat", "dog"]),
@@ -162,7 +162,7 @@ def three():
 
 @pytest.fixture
 def crowd():
-    """(records, predictions) of 20 images in which boxes of two classes compete, scores tie and truth is ignored."""
+    """(records, predictions) of 20 images with overlapping boxes of two classes, equal scores and ignored ground truth."""
     draw = np.random.default_rng(3)
 
     def boxes(count):
@@ -171,13 +171,13 @@ def crowd():
 
     records, predictions = [], []
     for i in range(20):
-        truth, answers = draw.integers(0, 9), draw.integers(0, 18)
-        labels, ignore = draw.choice(["cat", "dog"], truth).tolist(), (draw.random(truth) < 0.2).tolist()
-        record = a_record(f"image {i}", boxes(truth), labels, ignore=ignore)
+        gt_count, count = draw.integers(0, 9), draw.integers(0, 18)
+        labels, ignore = draw.choice(["cat", "dog"], gt_count).tolist(), (draw.random(gt_count) < 0.2).tolist()
+        record = a_record(f"image {i}", boxes(gt_count), labels, ignore=ignore)
         objects = {
-            "bbox": boxes(answers),
-            "category": draw.choice(["cat", "dog", " dog", "cow"], answers, p=[0.5, 0.3, 0.1, 0.1]).tolist(),
-            "score": (draw.integers(0, 21, answers) / 20).tolist(),
+            "bbox": boxes(count),
+            "category": draw.choice(["cat", "dog", " dog", "cow"], count, p=[0.5, 0.3, 0.1, 0.1]).tolist(),
+            "score": (draw.integers(0, 21, count) / 20).tolist(),
         }
         records.append(record)
         predictions.append(answer(record, []) | {"objects": objects})
@@ -185,7 +185,7 @@ def crowd():
 
 
 def kept(predictions, threshold):
-    """The predictions without what scores less."""
+    """The predictions without objects whose score is below the threshold."""
     for prediction in predictions:
         objects = prediction["objects"]
         rows = [i for i, value in enumerate(objects["score"]) if value >= threshold]
@@ -201,7 +201,7 @@ def test_the_page_stands_alone(folder, three):
     assert "@import" not in html
     assert not page.all("link")
     assert not page.all("a")
-    assert [picture.size for picture in pictures_of(html)] == [(480, 240)] * 3
+    assert [image.size for image in images_of(html)] == [(480, 240)] * 3
     policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
     script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -220,7 +220,7 @@ def test_the_page_shows_the_numbers_of_the_metrics(folder, three):
     assert f"{metrics['AP']:.3f} AP" in text
     assert "precision 0.500" in text
     assert "true positives 2 false positives 2 false negatives 1" in text
-    assert "3 images, 3 truth boxes" in text
+    assert "3 images, 3 ground truth boxes" in text
     assert "split test" in text
     assert "versions.torch 2.15" in text
     assert "All scores are equal" in text
@@ -231,18 +231,22 @@ def test_the_worst_half_and_a_fair_sample_are_shown_of_many(folder, three):
     data = data_of(html)
     assert [image["id"] for image in data["images"]] == ["good", "bad", "empty"]
     assert sorted(data["random"]) == [0, 1, 2]
-    assert "All 3 images." in html
+    assert "This page shows all 3 images." in html
     html, _ = write(folder, *three, limit=1)
     data = data_of(html)
-    assert [image.get("id") for image in data["images"]] == [None, "bad", None]  # the others are counted, not shown
-    assert "The page holds 1 images of 3" in html
-    assert len(pictures_of(html)) == 1
+    assert [image.get("id") for image in data["images"]] == [
+        None,
+        "bad",
+        None,
+    ]  # the other images are counted, not shown
+    assert "This page shows 1 of 3 images" in html
+    assert len(images_of(html)) == 1
     draws = [data_of(write(folder, *three, limit=2, seed=seed)[0])["random"] for seed in range(6)]
-    assert {sample[-1] for sample in draws} == {0, 2}  # drawn until one is new
-    assert {1 in sample for sample in draws} == {True, False}  # from all, the worst among them
+    assert {sample[-1] for sample in draws} == {0, 2}  # images are drawn until one is new
+    assert {1 in sample for sample in draws} == {True, False}  # from all images, including the worst
 
 
-def test_boxes_are_drawn_where_they_are_in_the_colour_of_what_they_are(folder, three, browse):
+def test_boxes_are_drawn_at_their_place_and_in_the_color_of_their_result(folder, three, browse):
     records, predictions = three
     records[1]["objects"]["bbox"][1] = [490, 240, 960, 480]
     write(folder, records, predictions)
@@ -252,10 +256,10 @@ def test_boxes_are_drawn_where_they_are_in_the_colour_of_what_they_are(folder, t
         r'<g class="(\w+)"><title>(.*?)</title><rect class="shape" x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)">',
         dom,
     )
-    # The drawing is 480 wide for a picture of 960, so half the pixels of the original.
+    # The drawing is 480 wide and the image 960, so coordinates are half of the original pixels.
     assert shapes[:5] == [
-        ("found", "cat: truth, IoU 1.000, at [96, 48, 192, 96] px", "48", "24", "48", "24"),
-        ("missed", "dog: missed truth, at [490, 240, 960, 480] px", "245", "120", "235", "120"),
+        ("found", "cat: ground truth, IoU 1.000, at [96, 48, 192, 96] px", "48", "24", "48", "24"),
+        ("missed", "dog: missed ground truth, at [490, 240, 960, 480] px", "245", "120", "235", "120"),
         ("hit", "cat: true positive, IoU 1.000, score 1.000, at [96, 48, 192, 96] px", "48", "24", "48", "24"),
         ("false", "cat: false positive, background, score 1.000, at [672, 48, 768, 96] px", "336", "24", "48", "24"),
         ("false", "cat: false positive, background, score 1.000, at [288, 144, 384, 192] px", "144", "72", "48", "24"),
@@ -264,21 +268,21 @@ def test_boxes_are_drawn_where_they_are_in_the_colour_of_what_they_are(folder, t
     assert "aspect-ratio: 2 / 1" in dom
     assert len(re.findall(r'<li class="(?:found|missed|hit|false)">', dom)) == len(
         shapes
-    )  # the same for whoever has no pointer
+    )  # the list of boxes has the same entries
     assert re.findall('<img alt="(.*?)" src="data:image/jpeg;base64,', dom) == ["bad", "good", "empty"]
-    assert re.findall('<summary aria-label="(.*?)">', dom)[:2] == ["boxes of bad", "answer text of bad"]
-    assert "score at least" not in dom  # all scores are equal
+    assert re.findall('<summary aria-label="(.*?)">', dom)[:2] == ["boxes of bad", "response of bad"]
+    assert "minimum score</label>" not in dom  # all scores are equal
 
 
-def test_ignored_truth_excused_answers_and_duplicates_are_named(folder, browse):
+def test_ignored_ground_truth_excused_predictions_and_duplicates_are_named(folder, browse):
     record = a_record("good", [[0, 0, 480, 240], [480, 240, 960, 480]], ignore=[True, False])
     boxes = [[100, 100, 200, 200], [500, 500, 1000, 1000], [500, 500, 1000, 990]]
     write(folder, [record], [answer(record, boxes)])
     (card,) = cards_of(browse())
     facts = (
-        "ignored truth",
-        "truth",
-        "not counted, inside ignored truth",
+        "ignored ground truth",
+        "ground truth",
+        "not counted, inside ignored ground truth",
         "true positive",
         "false positive, duplicate",
     )
@@ -301,14 +305,14 @@ def test_points_are_drawn_as_dots(folder, browse):
     assert cells_of(dom) == cells_of(html)
     assert metrics["points"]["fp"] == 2
     assert "IoU" not in "".join(cards_of(dom)[0]["boxes"])
-    assert "score at least" not in html
-    assert "Points have no curve." in html
+    assert "minimum score</label>" not in html
+    assert "Points have no IoU, so there is no curve." in html
 
 
 @pytest.mark.parametrize("threshold", [0, 0.35, 1])
 def test_a_dot_beside_each_curve_is_where_the_counts_are(folder, crowd, browse, threshold):
     records, predictions = crowd
-    for prediction in predictions:  # no dog scores as much as 1
+    for prediction in predictions:  # no dog has a score of 1
         objects = prediction["objects"]
         rows = zip(objects["score"], objects["category"], strict=True)
         objects["score"] = [min(value, 0.9) if label.strip() == "dog" else value for value, label in rows]
@@ -325,7 +329,7 @@ def test_a_dot_beside_each_curve_is_where_the_counts_are(folder, crowd, browse, 
 
 @pytest.mark.parametrize("threshold", [0, 0.35, 0.6])
 def test_the_page_counts_at_a_threshold_as_python_does(folder, crowd, browse, threshold):
-    """Dropping a box can free its truth for another one, so the page has to match anew."""
+    """Hiding a box can free its ground truth box for another prediction, so the page has to match again."""
     records, predictions = crowd
     above = list(kept(predictions, threshold))
     if threshold:
@@ -333,7 +337,9 @@ def test_the_page_counts_at_a_threshold_as_python_does(folder, crowd, browse, th
         still = sum(
             prediction["objects"]["score"][i] >= threshold for prediction, image in before for i, *_ in image.pairs
         )
-        assert still < sum(image.tp for image in match_images(records, above))  # so hiding boxes is not enough
+        assert still < sum(
+            image.tp for image in match_images(records, above)
+        )  # so hiding boxes without matching again is not enough
     write(folder, records, above)
     expected = cells_of((folder / "out" / "report.html").read_text(encoding="utf-8"))
     html, _ = write(folder, records, predictions)
@@ -342,7 +348,7 @@ def test_the_page_counts_at_a_threshold_as_python_does(folder, crowd, browse, th
     if not threshold:
         assert {name for name, count in cells_of(dom) if count.isdigit() and int(count)} >= set(ERROR_TYPES)
     else:
-        assert cells_of(html) != expected  # the page, not Python, wrote them
+        assert cells_of(html) != expected  # the script wrote them, not Python
     cards = cards_of(dom)
     assert [card["id"] for card in cards] == [record["id"] for record in records]
     for card, image, before, prediction in zip(cards, match_images(records, above), predictions, above, strict=True):
@@ -350,7 +356,7 @@ def test_the_page_counts_at_a_threshold_as_python_does(folder, crowd, browse, th
         wanted = [f"{image.tp} TP", f"{image.fp} FP", f"{image.fn} FN"]
         wanted += [f"{len(image.duplicates)} duplicate"] * bool(image.duplicates)
         wanted += [f"{len(image.excused)} not counted"] * bool(image.excused)
-        wanted += [f"{hidden} below the score"] * bool(hidden)
+        wanted += [f"{hidden} below the minimum score"] * bool(hidden)
         wanted += [] if image.mean_iou is None else [f"mean IoU {image.mean_iou:.3f}"]
         assert card["counts"] == [*wanted, "0.25 s"]
     best = float(re.search(r"best F1 on this split: ([\d.]+)<", dom)[1])
@@ -361,7 +367,7 @@ def test_the_page_counts_at_a_threshold_as_python_does(folder, crowd, browse, th
     assert f1(best) == max(f1(step / 20) for step in range(21))
 
 
-def test_filters_and_galleries_are_named_in_the_address(folder, crowd, browse):
+def test_the_address_selects_filters_and_galleries(folder, crowd, browse):
     records, predictions = crowd
     predictions[4]["problems"] = ["truncated"]
     html, _ = write(folder, records, predictions)
@@ -391,7 +397,7 @@ def test_filters_and_galleries_are_named_in_the_address(folder, crowd, browse):
         assert rows
 
 
-def test_nothing_that_a_label_id_or_answer_says_becomes_markup(folder, browse):
+def test_no_label_id_or_response_becomes_markup(folder, browse):
     record = a_record("good", [[96, 48, 192, 96]], [ATTACK]) | {"id": ATTACK, "image": ATTACK}
     prediction = answer(record, [[1, 1, 500, 500]], [ATTACK]) | {"problems": [ATTACK]}
     html, metrics = write(folder, [record], [prediction], classes=[ATTACK], title=ATTACK)
@@ -401,7 +407,7 @@ def test_nothing_that_a_label_id_or_answer_says_becomes_markup(folder, browse):
     dom = browse("#error=any&class=" + quote(ATTACK))
     page = Page(dom)
     assert [card["id"] for card in cards_of(dom)] == [ATTACK]
-    assert page.all("html") == [{"lang": "en"}]  # what the attack would change
+    assert page.all("html") == [{"lang": "en"}]  # the attack would change this
     assert len(page.all("script")) == 2
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert page.text.count(ATTACK) > 10
@@ -409,26 +415,26 @@ def test_nothing_that_a_label_id_or_answer_says_becomes_markup(folder, browse):
     assert "1 of 1 images" in page.text
 
 
-def test_missing_and_torn_pictures_are_grey_and_counted(folder, three, browse):
+def test_missing_and_corrupt_image_files_are_counted_and_their_boxes_shown(folder, three, browse):
     (folder / "bad.png").unlink()
-    torn = (folder / "good.png").read_bytes()
-    (folder / "good.png").write_bytes(torn[: len(torn) // 2])
+    content = (folder / "good.png").read_bytes()
+    (folder / "good.png").write_bytes(content[: len(content) // 2])
     html, _ = write(folder, *three)
-    assert "2 of them without a picture" in html
-    assert len(pictures_of(html)) == 1
+    assert "2 image files are missing or corrupt" in html
+    assert len(images_of(html)) == 1
     dom = browse()
     assert "image file not found: bad.png" in dom
     assert "image file cannot be read: good.png" in dom
-    assert dom.count('<rect class="shape"') == 7  # boxes are shown all the same
+    assert dom.count('<rect class="shape"') == 7  # the boxes are shown without the image
 
 
-def test_an_upright_picture_is_shown_for_a_file_with_exif_rotation(folder):
+def test_a_file_with_an_exif_rotation_is_shown_upright(folder):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (960, 480), "white").save(folder / "turned.jpg", exif=exif)
     record = a_record("turned", [], size=(480, 960)) | {"image": "turned.jpg"}
     html, _ = write(folder, [record], [answer(record, [])])
-    assert pictures_of(html)[0].size == (240, 480)
+    assert images_of(html)[0].size == (240, 480)
 
 
 def test_a_baseline_is_compared(folder, crowd, browse):
@@ -439,12 +445,12 @@ def test_a_baseline_is_compared(folder, crowd, browse):
     before, after = (numbers["matching"]["tp"] for numbers in (baseline, metrics))
     assert f"true positives {before} {after} +{after - before}" in text
     assert f"from {baseline['matching']['recall']:.3f}" in text
-    assert "Changes are against the baseline, the base model before training." in text
+    assert "Changes are relative to the baseline, the base model before training." in text
     assert cells_of(browse()) == cells_of(html)
     assert "baseline" not in write(folder, records, predictions)[0].split("<script>")[0]
 
 
-def test_what_a_threshold_does_not_reach_is_said_and_not_compared(folder, crowd, browse):
+def test_the_page_says_which_numbers_a_minimum_score_does_not_change(folder, crowd, browse):
     records, predictions = crowd
     baseline = score(records, predictions, ["cat", "dog"])
     write(folder, records, predictions, baseline_metrics=baseline)
@@ -455,13 +461,13 @@ def test_what_a_threshold_does_not_reach_is_said_and_not_compared(folder, crowd,
     assert changes(browse()) == ["+0.000", "+0.000"]
     dom = browse("#score=0.6")
     assert changes(dom) == ["–", "–"]
-    said = re.findall('<p class="soft" data-threshold=.*?>(.*?)</p>', dom)
-    assert said == [
-        "Boxes of score 0.6 and above; AP, AP50 and the baseline are of all boxes.",
-        "Boxes of score 0.6 and above.",
+    notes = re.findall('<p class="soft" data-threshold=.*?>(.*?)</p>', dom)
+    assert notes == [
+        "Only boxes with a score of at least 0.6. AP, AP50 and the baseline include all boxes.",
+        "Only boxes with a score of at least 0.6.",
     ]
     write(folder, records, predictions)
-    assert "Boxes of score 0.6 and above; AP and AP50 are of all boxes." in browse("#score=0.6")
+    assert "Only boxes with a score of at least 0.6. AP and AP50 include all boxes." in browse("#score=0.6")
 
 
 def luminance(color):
@@ -471,17 +477,17 @@ def luminance(color):
 
 
 def contrast(a, b):
-    """As WCAG 2 defines it: 1 to 21."""
+    """The contrast ratio of WCAG 2, from 1 to 21."""
     dark, light = sorted((luminance(a), luminance(b)))
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_labels_and_curves_can_be_told_from_what_they_lie_on(folder, three):
+def test_labels_and_curves_have_enough_contrast(folder, three):
     html, _ = write(folder, *three)
     labels = dict(re.findall("--(truth|hit|false|grey): (#[0-9a-f]{6});", html))
     curve_colors = re.findall("--c: (#[0-9a-f]{6});", html)
     assert (len(labels), len(curve_colors)) == (4, 8)
-    assert {key: labels[key] for key in COLORS} == COLORS  # one set for both pages
+    assert {key: labels[key] for key in COLORS} == COLORS  # both pages use the same colors
     cards = ("#ffffff", "#1d2126")
     assert "--card: #fff;" in html and f"--card: {cards[1]};" in html
     for color in labels.values():
@@ -494,7 +500,7 @@ def test_parse_problems_are_explained_and_raw_text_is_kept(folder):
     record = a_record("good", [[96, 48, 192, 96]])
     html, _ = write(folder, [record], [answer(record, [], text="I see <b>no</b> boxes & such")])
     text = " ".join(Page(html).text.split())
-    assert "unparsable nothing could be read; the answer counts as empty 1" in text
+    assert "unparsable nothing could be read; the response counts as empty 1" in text
     image = data_of(html)["images"][0]
     assert (image["text"], image["problems"]) == ("I see <b>no</b> boxes & such", ["unparsable"])
 
@@ -504,7 +510,7 @@ def test_an_empty_split_has_a_report(folder, records, browse):
     html, _ = write(folder, records, [answer(record, []) for record in records], classes=[])
     Page(html)
     assert "NaN" not in html
-    assert "No truth boxes, so no curve." in html
+    assert "There are no ground truth boxes, so there is no curve." in html
     assert f">{len(records)} of {len(records)} images<" in browse()
 
 
@@ -519,25 +525,25 @@ def test_many_classes_stay_readable(folder):
     record = a_record("good", [[10 * i, 0, 10 * i + 9, 90] for i in range(30)], classes)
     html, _ = write(folder, [record], [answer(record, [[0, 0, 9, 180]], ["class 00"])], classes)
     assert html.count("<polyline") == 8
-    assert "the table has all 30" in html
+    assert "The table per class lists all 30." in html
 
 
 def test_a_class_may_be_called_background(folder):
-    """The rows and columns that are no class stay, and are marked as such."""
+    """The rows and columns that are not classes remain and are marked as such."""
     names = [*(f"class {i:02d}" for i in range(25)), "background"]
     record = a_record("good", [[30 * i, 0, 30 * i + 27, 90] for i in range(25)], names[:25])
     html, _ = write(folder, [record], [answer(record, [[0, 0, 28, 188]], ["class 00"])], names)
     rows = re.findall(r"<tr>(.*?)</tr>", re.search(r'<table class="matrix.*?</table>', html, re.DOTALL)[0])
     assert re.findall(r'<th class="soft"><span>(.*?)</span>', rows[0]) == ["unknown label", "background"]
-    assert re.findall(r">(\d+|·)</td>", rows[2])[-1] == "1"  # what nobody found
+    assert re.findall(r">(\d+|·)</td>", rows[2])[-1] == "1"  # not found
     assert '<th class="soft">background</th>' in rows[-1] and 'class="same"' not in rows[-1]
 
 
-def test_kinds_of_mistake_confusion_sizes_and_intervals_are_shown(folder):
+def test_error_types_confusion_sizes_and_intervals_are_shown(folder):
     names = [f"class {i:02d}" for i in range(30)]
     record = a_record("good", [[30 * i, 0, 30 * i + 27, 90] for i in range(30)], names)
     found = [([31.25 * i, 0, 31.25 * i + 28.125, 187.5], name) for i, name in enumerate(names[:25])]
-    found[3] = (found[3][0], "class 04")  # on the place of class 03
+    found[3] = (found[3][0], "class 04")  # on an object of class 03
     found += [([900, 800, 990, 990], "class 00"), ([700, 800, 790, 990], "zebra")]
     boxes, labels = zip(*[([round(v) for v in box], label) for box, label in found], strict=True)
     html, metrics = write(folder, [record], [answer(record, list(boxes), list(labels))], names)
@@ -548,25 +554,25 @@ def test_kinds_of_mistake_confusion_sizes_and_intervals_are_shown(folder):
         "unknown_label": 1,
         "wrong_class": 1,
     }
-    assert "background there is nothing to find 1" in text
+    assert "background the box is not on any object 1" in text
     assert f"medium 30 24 {metrics['sizes']['medium']['fp']} 6" in text
     low, high = metrics["intervals"]["f1"]
     assert f"95 %: {low:.3f} to {high:.3f}" in text
-    assert "95 %: 300 draws of the images; another training seed may differ by more." in text
-    assert "The 20 classes with most truth, of 30." in text
+    assert "The 95 % intervals come from 300 bootstrap draws of the images." in text
+    assert "These are the 20 classes with the most ground truth boxes, of 30." in text
     matrix = re.search(r'<table class="matrix.*?</table>', html, re.DOTALL)[0]
     rows = re.findall(r"<tr>(.*?)</tr>", matrix)
     assert len(rows) == 1 + 20 + 1
     assert re.findall(r"<span>(.*?)</span>", rows[0])[-2:] == ["unknown label", "background"]
     assert re.findall(r">(\d+|·)</td>", rows[1]) == ["1", *"·" * 21]
-    assert re.findall(r">(\d+|·)</td>", rows[4]) == [*"·" * 4, "1", *"·" * 17], "class 03 was called class 04"
+    assert re.findall(r">(\d+|·)</td>", rows[4]) == [*"·" * 4, "1", *"·" * 17], "class 03 was predicted as class 04"
     assert re.findall(r">(\d+|·)</td>", rows[-1]) == ["1", *"·" * 19, "1", "·"]
     assert re.findall("--share: (.*?)%", rows[1]) == ["70.0"]
 
 
 @pytest.mark.slow
 def test_a_thousand_images_stay_under_twenty_megabytes(folder, browse):
-    """Noise is the worst that a JPEG can be asked to hold. Twenty pictures of it stand for the thousand."""
+    """Noise gives the largest JPEG files. Twenty images of it stand for a thousand."""
     draw = np.random.default_rng(0)
     for i in range(20):
         pixels = draw.integers(0, 256, (360, 360, 3), dtype=np.uint8)
@@ -575,17 +581,19 @@ def test_a_thousand_images_stay_under_twenty_megabytes(folder, browse):
     records = [a_record(f"image {i}", boxes, size=(480, 480)) for i in range(1000)]
     answers = [answer(record, [[85 * i, 21, 85 * i + 75, 981] for i in range(10)]) for record in records]
     html, _ = write(folder, records, answers)
-    assert len(pictures_of(html)) == 20
-    pictures = sum(len(image["picture"] or "") for image in data_of(html)["images"])
-    assert len(html.encode()) + (1000 / 20 - 1) * pictures < 20e6
+    assert len(images_of(html)) == 20
+    image_bytes = sum(len(image["data_uri"] or "") for image in data_of(html)["images"])
+    assert len(html.encode()) + (1000 / 20 - 1) * image_bytes < 20e6
     dom = browse("#gallery=file")
-    assert [card["id"] for card in cards_of(dom)] == [f"image {i}" for i in range(24)]  # no more than a page is drawn
+    assert [card["id"] for card in cards_of(dom)] == [
+        f"image {i}" for i in range(24)
+    ]  # only one page of the gallery is drawn
     assert ">1–24 of 1000<" in dom
 
 
-def test_the_report_of_a_real_data_set(shared_data, tmp_path):
-    pictures = sorted((shared_data / "bccd_voc").rglob("*.jpg"))[:3]
-    records = [a_record(path.stem, [[10, 10, 200, 200]], size=(640, 480)) | {"image": str(path)} for path in pictures]
+def test_the_report_of_a_real_dataset(shared_data, tmp_path):
+    paths = sorted((shared_data / "bccd_voc").rglob("*.jpg"))[:3]
+    records = [a_record(path.stem, [[10, 10, 200, 200]], size=(640, 480)) | {"image": str(path)} for path in paths]
     html, _ = write(tmp_path, records, [answer(record, [[20, 20, 320, 420]]) for record in records])
-    assert len(pictures_of(html)) == 3
-    assert "without a picture" not in html
+    assert len(images_of(html)) == 3
+    assert "missing or corrupt" not in html

@@ -1,0 +1,160 @@
+"""COCO's matching of predictions and ground truth at ten IoU thresholds. The rules are those of `COCOeval.evaluateImg`.
+
+The boxes are compared once and can then be ranked by many different scores: by 20 random orders for the AP with constant
+scores, or by the scorers of boxtune/answers/confidence.py.
+"""
+
+import numpy as np
+
+from boxtune.answers.predictions import Prediction
+from boxtune.data.boxes import box_area, box_xywh_to_xyxy, box_xyxy_to_xywh
+from boxtune.data.records import Record
+from boxtune.metrics.pairs import assign_in_turn, count_up, flatten_boxes, flatten_column, overlapping_pairs
+from boxtune.metrics.precision_recall import IOU_THRESHOLDS, RankedMatches
+
+# COCO counts at most this many predictions of a class in one image, those with the highest scores.
+MAX_PREDICTIONS = 100
+# Object areas in square pixels: at least the first number, at most the second.
+AREAS = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
+
+
+class CocoBoxes:
+    """The boxes of a split and the IoU of all pairs that COCO could match.
+
+    `classes` come from `all_classes`; N counts the predictions of these classes, M the ground truth boxes, P the pairs.
+
+    image, category, area: (N,) of the predictions. boxes_xywh: (N, 4). scores: (N,).
+    gt_image, gt_category, gt_area: (M,). gt_ignored: (M,) bool, what COCO calls `iscrowd`.
+    pair_prediction, pair_gt, pair_iou: (P,) all pairs of the same image and class with an IoU of 0.5 or more.
+    """
+
+    def __init__(self, records: list[Record], predictions: list[Prediction], classes: list[str]):
+        class_numbers = {name: number for number, name in enumerate(classes)}
+        predicted, gt = flatten_boxes(predictions, class_numbers), flatten_boxes(records, class_numbers)
+        self.shape = (len(records), len(classes))
+
+        self._is_known = predicted.label >= 0  # (all predictions,)
+        known_boxes_xyxy = predicted.boxes_xyxy[self._is_known]
+        self.image, self.category = predicted.image[self._is_known], predicted.label[self._is_known]
+        self.boxes_xywh, self.area = box_xyxy_to_xywh(known_boxes_xyxy), box_area(known_boxes_xyxy)
+        self.scores = self.scores_of(predictions)
+        self.group = self.image * len(classes) + self.category
+
+        self.gt_image, self.gt_category, self.gt_area = gt.image, gt.label, box_area(gt.boxes_xyxy)
+        self.gt_ignored = flatten_column((record["objects"]["ignore"] for record in records), bool)
+
+        pairs = overlapping_pairs(
+            prediction_group=self.group,
+            # COCO stores width and height. Converting there and back reproduces its rounding to the last bit.
+            prediction_boxes_xyxy=box_xywh_to_xyxy(self.boxes_xywh),
+            gt_group=gt.group(len(classes)),
+            gt_boxes_xyxy=box_xywh_to_xyxy(box_xyxy_to_xywh(gt.boxes_xyxy)),
+        )
+        area = self.area[pairs.prediction]
+        union = area + self.gt_area[pairs.gt] - pairs.shared_area
+        # With an ignored region COCO divides by the area of the prediction alone.
+        iou = pairs.shared_area / np.where(self.gt_ignored[pairs.gt], area, union)
+        is_close = iou >= IOU_THRESHOLDS[0]
+        self.pair_prediction, self.pair_gt, self.pair_iou = (
+            pairs.prediction[is_close],
+            pairs.gt[is_close],
+            iou[is_close],
+        )
+
+    def scores_of(self, predictions: list[Prediction]) -> np.ndarray:
+        """(N,) scores of the same predictions, which may have been given other scores since."""
+        scores = flatten_column((prediction["objects"]["score"] for prediction in predictions), np.float64)
+        return scores[self._is_known]
+
+    def match(self, scores: np.ndarray, area: str = "all") -> RankedMatches:
+        """Match at all thresholds, with the predictions ranked by (N,) `scores`; `area` is a key of AREAS."""
+        return AreaMatcher(self, area).match(scores)
+
+
+class AreaMatcher:
+    """Everything about matching objects of one size that does not depend on the scores.
+
+    A candidate is a pair that may be matched at one threshold. Candidates are ordered by threshold, prediction and preference:
+    a prediction prefers the highest IoU, and any ground truth box that counts to any that is ignored. Ground truth outside
+    the area is ignored, and so are unmatched predictions outside the area.
+    """
+
+    def __init__(self, boxes: CocoBoxes, area: str = "all"):
+        smallest, largest = AREAS[area]
+        self.boxes = boxes
+        self.is_outside = (boxes.area < smallest) | (boxes.area > largest)  # (N,)
+        gt_ignored = boxes.gt_ignored | (boxes.gt_area < smallest) | (boxes.gt_area > largest)  # (M,)
+
+        gt_place = boxes.gt_image[~gt_ignored] * boxes.shape[1] + boxes.gt_category[~gt_ignored]
+        gt_count = np.bincount(gt_place, minlength=boxes.shape[0] * boxes.shape[1])
+        self.gt_count = gt_count.reshape(boxes.shape)  # (images, classes)
+
+        # Of ground truth boxes with equal IoU, COCO takes the last.
+        preference = np.lexsort((-boxes.pair_gt, -boxes.pair_iou, gt_ignored[boxes.pair_gt], boxes.pair_prediction))
+        self.threshold, pair = np.nonzero(boxes.pair_iou[preference] >= IOU_THRESHOLDS[:, None])
+        gt = boxes.pair_gt[preference][pair]
+        self.prediction = boxes.pair_prediction[preference][pair]
+        self.matches_ignored = gt_ignored[gt]
+        self.matches_crowd = boxes.gt_ignored[gt]  # a crowd may be matched by any number of predictions
+
+        # Matching at one threshold does not affect another one: number predictions and boxes per threshold.
+        self.row = self.threshold * len(boxes.image) + self.prediction
+        self.column = self.threshold * len(gt_ignored) + gt
+        # A candidate without a rival is matched whatever the scores are.
+        self.has_rival = (np.bincount(self.row)[self.row] > 1) | (np.bincount(self.column)[self.column] > 1)
+
+    def match(self, scores: np.ndarray) -> RankedMatches:
+        """Rank the predictions by (N,) `scores` and match them in this order; equal scores keep the order of the predictions."""
+        boxes = self.boxes
+        by_score = np.argsort(-scores, kind="stable")
+        rank = _inverse(by_score)
+        is_kept = first_of_groups(boxes.group, rank, MAX_PREDICTIONS)
+        order = by_score[np.argsort(boxes.category[by_score], kind="stable")]
+        order = order[is_kept[order]]  # the kept predictions by class and descending score
+
+        matched = self._match_candidates(rank, is_kept)
+        position = np.empty_like(rank)
+        position[order] = np.arange(len(order))
+        at = self.threshold[matched], position[self.prediction[matched]]
+        is_hit = np.zeros((len(IOU_THRESHOLDS), len(order)), dtype=bool)
+        is_excused = np.tile(self.is_outside[order], (len(IOU_THRESHOLDS), 1))
+        is_hit[at] = ~self.matches_ignored[matched]
+        is_excused[at] = self.matches_ignored[matched]
+        return RankedMatches(
+            image=boxes.image[order],
+            category=boxes.category[order],
+            is_hit=is_hit,
+            is_counted=~is_excused,
+            gt_count=self.gt_count,
+        )
+
+    def _match_candidates(self, rank: np.ndarray, is_kept: np.ndarray) -> np.ndarray:
+        """Positions of the candidates that are matched when the predictions choose in the order of (N,) `rank`."""
+        is_candidate = is_kept[self.prediction]
+        contested = np.flatnonzero(self.has_rival & is_candidate)
+        won = assign_in_turn(
+            rows=self.row[contested],
+            columns=self.column[contested],
+            ranks=rank[self.prediction[contested]],
+            is_shared=self.matches_crowd[contested],
+        )
+        return np.concatenate([np.flatnonzero(~self.has_rival & is_candidate), contested[won]])
+
+
+def first_of_groups(group: np.ndarray, rank: np.ndarray, count: int) -> np.ndarray:
+    """(N,) bool: whether the rank is among the `count` lowest of its group; group, rank: (N,)."""
+    if np.bincount(group, minlength=1).max() <= count:
+        return np.ones(len(group), dtype=bool)
+    by_group = np.lexsort((rank, group))
+    group_starts = np.flatnonzero(np.diff(group[by_group], prepend=-1))
+    group_sizes = np.diff(np.append(group_starts, len(group)))
+    is_first = np.empty(len(group), dtype=bool)
+    is_first[by_group] = count_up(group_sizes) < count
+    return is_first
+
+
+def _inverse(order: np.ndarray) -> np.ndarray:
+    """The rank of each item in an order: [2, 0, 1] → [1, 2, 0]."""
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank
