@@ -8,9 +8,10 @@ import numpy as np
 import pretrain_tiny_model
 import pytest
 import torch
+from dense_targets import BACKGROUND, BINS, DENSE_PARTS, NONE, dense_targets, edge_loss
 from muon import Muon, orthogonalize
 from PIL import Image
-from pretrain_tiny_model import BACKGROUND, BINS, DENSE_PARTS, NONE, dense_targets, edge_loss, make_record
+from pretrain_tiny_model import make_record
 from pretraining_images import MAX_OBJECTS, STAGES, Scene, draw_scene
 from pretraining_objects import CLASSES
 

@@ -2,13 +2,7 @@
 
 import base64
 import hashlib
-import io
-import json
 import re
-import shutil
-import subprocess
-from html import unescape
-from html.parser import HTMLParser
 from urllib.parse import quote
 
 import numpy as np
@@ -16,180 +10,26 @@ import pytest
 from PIL import Image
 
 from boxtune.answers.predictions import make_prediction
-from boxtune.metrics.average_precision import curves
 from boxtune.metrics.error_types import ERROR_TYPES, error_types
 from boxtune.metrics.matching import match_images, worst_first
 from boxtune.metrics.scoring import score
 from boxtune.reports.comparison import COLORS
-from boxtune.reports.report import write_report
+from tests.helpers.report_page import (
+    Page,
+    a_record,
+    answer,
+    cards_of,
+    cells_of,
+    data_of,
+    dots_of,
+    images_of,
+    kept,
+    write,
+)
 
 ATTACK = (
     '"></script><script>document.documentElement.id = "a"</script><img src=x onerror="document.documentElement.id=1">'
 )
-
-
-def a_record(name, boxes, labels=None, size=(960, 480), ignore=None):
-    objects = {
-        "bbox": boxes,
-        "category": labels or ["cat"] * len(boxes),
-        "ignore": ignore or [False] * len(boxes),
-    }
-    return {
-        "id": name, "image": f"{name}.png", "width": size[0], "height": size[1], "objects": objects, "messages": [],
-    }  # fmt: skip
-
-
-def answer(record, boxes, labels=None, text=None):
-    """A prediction; the coordinates of `boxes` are thousandths of the image."""
-    rows = [{"bbox_2d": box, "label": label} for box, label in zip(boxes, labels or ["cat"] * len(boxes), strict=True)]
-    return make_prediction(record, "qwen3_vl", (320, 640), json.dumps(rows) if text is None else text, 0.25)
-
-
-class Page(HTMLParser):
-    """The tags with their attributes and the text outside of style sheets. Fails if tags are not nested correctly."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.open, self.text = [], [], ""
-        self.feed(html)
-        assert not self.open, f"not closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in {"meta", "img", "br", "input"}:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text += f"{data} "
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def write(folder, records, predictions, classes=("cat", "dog"), **kwargs):
-    path = folder / "out" / "report.html"
-    metrics = score(records, predictions, list(classes), provenance={"split": "test", "versions": {"torch": "2.15"}})
-    options = {"title": "a run"} | kwargs
-    write_report(path, records, predictions, metrics, curves(records, predictions, list(classes)), folder, **options)
-    assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
-    return path.read_text(encoding="utf-8"), metrics
-
-
-def data_of(html):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
-
-
-def images_of(html):
-    uris = [image["data_uri"] for image in data_of(html)["images"] if image.get("data_uri")]
-    return [Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,")))) for uri in uris]
-
-
-@pytest.fixture
-def browse(folder):
-    """A function that returns the page after its script has run, for an address with the given fragment."""
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("neither chromium nor google-chrome is on the PATH")
-
-    def dom(hash_=""):
-        address = (folder / "out" / "report.html").as_uri() + hash_
-        options = (
-            "--no-sandbox",
-            "--disable-gpu",
-            f"--user-data-dir={folder / 'profile'}",
-            "--virtual-time-budget=5000",
-        )
-        command = [program, "--headless", *options, "--dump-dom", address]
-        return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=True).stdout
-
-    return dom
-
-
-def cards_of(dom):
-    """[{"id", "counts", "boxes"}] of the cards in view; `boxes` are tooltips."""
-    return [
-        {
-            "id": unescape(re.search(r"<b>(.*?)</b>", figure)[1]),
-            "counts": re.findall(r"<span>(.*?)</span>", re.search(r'<div class="counts">(.*?)</div>', figure)[1]),
-            "boxes": [unescape(tip) for tip in re.findall(r"<title>(.*?)</title>", figure)],
-        }
-        for figure in re.findall(r"<figure>(.*?)</figure>", dom.split("<template", 1)[0], re.DOTALL)
-    ]
-
-
-def cells_of(html):
-    """All numbers that change with the minimum score: in total, per class and per error type."""
-    return re.findall(r'data-(?:count|change-from|error-type)="(.*?)">(.*?)<', html.split("<template", 1)[0])
-
-
-def dots_of(html):
-    """{class number: (recall, precision) of its dot beside the curves}; None if the dot is hidden."""
-    dots = {}
-    for tag in re.findall(r"<circle [^>]*data-point[^>]*>", html):
-        facts = dict(re.findall(r'([a-z-]+)="([^"]*)"', tag))
-        shown = "display: none" not in facts.get("style", "")
-        place = (float(facts["cx"]) / 100, 1 - float(facts["cy"]) / 100) if shown else None
-        dots[int(facts["data-point"])] = place
-    return dots
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("good", "bad", "empty"):
-        Image.new("RGB", (960, 480), "white").save(tmp_path / f"{name}.png")
-    return tmp_path
-
-
-@pytest.fixture
-def three():
-    """(records, predictions) of three images: one perfect, one with three errors, one empty and correct."""
-    records = [
-        a_record("good", [[96, 48, 192, 96]]),
-        a_record("bad", [[96, 48, 192, 96], [480, 240, 960, 480]], ["cat", "dog"]),
-        a_record("empty", []),
-    ]
-    boxes = [[[100, 100, 200, 200]], [[100, 100, 200, 200], [700, 100, 800, 200], [300, 300, 400, 400]], []]
-    predictions = [answer(record, rows) for record, rows in zip(records, boxes, strict=True)]
-    return records, predictions
-
-
-@pytest.fixture
-def crowd():
-    """(records, predictions) of 20 images with overlapping boxes of two classes, equal scores and ignored ground truth."""
-    draw = np.random.default_rng(3)
-
-    def boxes(count):
-        corners = draw.integers(0, 6, (count, 2)) * 20.0
-        return np.hstack([corners, corners + draw.integers(4, 9, (count, 2)) * 20]).tolist()
-
-    records, predictions = [], []
-    for i in range(20):
-        gt_count, count = draw.integers(0, 9), draw.integers(0, 18)
-        labels, ignore = draw.choice(["cat", "dog"], gt_count).tolist(), (draw.random(gt_count) < 0.2).tolist()
-        record = a_record(f"image {i}", boxes(gt_count), labels, ignore=ignore)
-        objects = {
-            "bbox": boxes(count),
-            "category": draw.choice(["cat", "dog", " dog", "cow"], count, p=[0.5, 0.3, 0.1, 0.1]).tolist(),
-            "score": (draw.integers(0, 21, count) / 20).tolist(),
-        }
-        records.append(record)
-        predictions.append(answer(record, []) | {"objects": objects})
-    return records, predictions
-
-
-def kept(predictions, threshold):
-    """The predictions without objects whose score is below the threshold."""
-    for prediction in predictions:
-        objects = prediction["objects"]
-        rows = [i for i, value in enumerate(objects["score"]) if value >= threshold]
-        yield prediction | {"objects": {key: [column[i] for i in rows] for key, column in objects.items()}}
 
 
 def test_the_page_stands_alone(folder, three):

@@ -139,6 +139,16 @@ def test_a_response_cut_by_the_token_limit_is_truncated_even_if_it_looks_complet
     assert metrics["parse"]["problems"]["truncated"] == len(cut)
 
 
+def test_help_loads_no_model_library():
+    program = (
+        "import sys, evaluate\n"
+        "try: evaluate.main(['-h'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)
+
+
 def test_perfect_predictions_score_one_without_torch(squares, tmp_path):
     write_predictions(tmp_path / "predictions.jsonl", read_records(squares, "test"))
     program = (

@@ -1,0 +1,80 @@
+"""Targets of the dense head with which the vision tower is pretrained."""
+
+import torch
+from pretraining_images import Scene
+from pretraining_objects import CLASSES
+from torch.nn import functional
+
+from boxtune.data.records import raster_order
+
+BACKGROUND = len(CLASSES)
+# Outputs of the dense head for each image token:
+# - a class, or background
+# - the distances to the edges of its object, in bins of BIN pixels, starting BEHIND bins behind the token's center
+# - the edges of its object, in BINS bins across the image
+# - the edges of the next object in raster order, and of the next object of its class, in the same bins
+# - whether its object is the first, the first of its class, the last, the last of its class
+BINS, BIN, BEHIND = 50, 5, 4
+DENSE_PARTS = (len(CLASSES) + 1, 4 * BINS, 4 * BINS, 4 * BINS, 4 * BINS, 4)
+NONE = -1.0  # the edges of a next object that does not exist
+
+
+def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> dict[str, torch.Tensor]:
+    """Targets of the dense head, for the image's T tokens in row order. Each token belongs to the object that covers most of it.
+
+    classes (T,): the class, or BACKGROUND.
+    near (T, 4): distances from the token's center outward to the left, top, right and bottom edge, in pixels of the input.
+    place (T, 4): the object's xyxy as fractions of the image.
+    next, next_alike (T, 4): xyxy of the next object in raster order, of any class and of the same class; NONE if there is none.
+    ends (T, 4): whether the object is the first, the first of its class, the last, the last of its class.
+
+    A token is background if no object covers a quarter of it, except the token under an object's center.
+    """
+    height, width = input_size
+    rows, columns = height // cell, width // cell
+    if not scene.labels:
+        empty = torch.zeros(rows * columns, 4)
+        classes = torch.full((rows * columns,), BACKGROUND)
+        return {"classes": classes} | dict.fromkeys(("near", "place", "next", "next_alike", "ends"), empty)
+    scale = torch.tensor([width / scene.image.width, height / scene.image.height] * 2)
+    boxes_xyxy = torch.tensor(scene.boxes_xyxy, dtype=torch.float32) * scale  # (N, 4), pixels of the input
+    y, x = torch.meshgrid(torch.arange(rows) * cell, torch.arange(columns) * cell, indexing="ij")
+    x0, y0, x1, y1 = boxes_xyxy.T[:, :, None]  # (N, 1) each
+    x, y = x.reshape(1, -1), y.reshape(1, -1)
+    covered = (torch.minimum(x1, x + cell) - torch.maximum(x0, x)).clamp(min=0)
+    covered = covered * (torch.minimum(y1, y + cell) - torch.maximum(y0, y)).clamp(min=0) / cell**2  # (N, T)
+    center_x, center_y = (x0 + x1) / 2, (y0 + y1) / 2
+    covered += (x <= center_x) & (center_x < x + cell) & (y <= center_y) & (center_y < y + cell)
+    coverage, owner = covered.max(0)
+    classes = torch.tensor([CLASSES.index(label) for label in scene.labels])[owner]
+    fractions, center = boxes_xyxy / torch.tensor([width, height] * 2), torch.cat([x, y, x, y]).T + cell / 2
+    following, alike = successors(scene, same_class=False), successors(scene, same_class=True)
+    with_none = torch.cat([fractions, torch.full((1, 4), NONE)])  # index -1, no successor, is the last row
+    firsts = [[i not in chain for i in range(len(chain))] for chain in (following, alike)]
+    lasts = [[i < 0 for i in chain] for chain in (following, alike)]
+    return {
+        "classes": torch.where(coverage >= 0.25, classes, BACKGROUND),
+        "near": (boxes_xyxy[owner] - center) * torch.tensor([-1, -1, 1, 1]),
+        "place": fractions[owner],
+        "next": with_none[following][owner],
+        "next_alike": with_none[alike][owner],
+        "ends": torch.tensor([firsts[0], firsts[1], lasts[0], lasts[1]], dtype=torch.float32).T[owner],
+    }
+
+
+def successors(scene: Scene, same_class: bool) -> list[int]:
+    """For each object, the index of the next one in raster order, or -1; with `same_class`, the next one of its class."""
+    following, last = [-1] * len(scene.labels), {}
+    for i in raster_order(scene.boxes_xyxy):
+        chain = scene.labels[i] if same_class else ""
+        if chain in last:
+            following[last[chain]] = i
+        last[chain] = i
+    return following
+
+
+def edge_loss(scores: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of (N, 4 · BINS) scores with a Gaussian of one bin's width around each of the (N, 4) edges, in bins."""
+    distance = edges.reshape(-1, 1) - torch.arange(BINS) - 0.5
+    targets = (-(distance**2) / 2).softmax(dim=1)
+    return functional.cross_entropy(scores.reshape(-1, BINS), targets) if len(edges) else scores.sum()
