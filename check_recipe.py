@@ -1,7 +1,7 @@
 """Check a recipe before training: python check_recipe.py --config recipes/NAME.yaml [--overlay …] [--key value …]
 
-Collates real batches, decodes the supervised tokens back to boxes, compares these with the dataset, and writes check.html into
-the run's folder. Exit code 1 if an example is wrong or exceeds max_length.
+Collates real batches, decodes the supervised tokens back to boxes, compares the boxes with the dataset, and writes check.html
+into the run's folder. Exits with code 1 if an example is wrong or exceeds max_length.
 """
 
 import random
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     if boxes or wrong:
         print(f"{len(examples) - len(wrong)} of {len(examples)} sampled examples decode back to their source boxes")
     else:
-        print(f"no box was checked: none of the {len(examples)} sampled examples contains one")
+        print(f"no boxes were checked: none of the {len(examples)} sampled examples contains any")
     longest = max(entry.total for entry in lengths)
     print(f"{len(too_long)} of {len(lengths)} examples exceed max_length; the longest has {longest} tokens")
     print(f"see: {page}")

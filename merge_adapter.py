@@ -2,8 +2,8 @@
 
 Writes a bf16 model with processor and prompt. The base is merged shard by shard, so memory never
 holds the whole model. The merged model is then loaded strictly and compared with bf16 base +
-adapter: logits and generated boxes must agree, or the command fails and keeps nothing. The effect
-of NF4 is measured and reported.
+adapter: if logits or generated boxes differ too much, the command fails and deletes it. The
+difference from NF4 base + adapter is only reported.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def merged_folder(ckpt: str) -> Path:
 
 
 def check_target(out: Path, checkpoint: Checkpoint, overwrite: bool) -> None:
-    """Raises UserError if writing to `out` would destroy something that is still needed."""
+    """Raises UserError if writing to `out` could destroy something that is still needed."""
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists. Use --overwrite to replace it, or another --out.")
     if out.exists() and not (out / "config.json").is_file():
@@ -68,7 +68,9 @@ def comparison_records(data_dir: Path, samples: int) -> list[Record]:
 
 def print_report(report: dict) -> None:
     if report["agrees"] is None:
-        print("  not compared: the model does not fit this machine's memory; evaluate the merged model where it does")
+        print(
+            "  not compared: the model does not fit into this machine's memory; evaluate the merged model on a larger machine"
+        )
         return
     references = {
         "bf16_base_and_adapter": "bf16 base + adapter",
@@ -78,16 +80,17 @@ def print_report(report: dict) -> None:
         if key in report:
             found = report[key]
             print(
-                f"  against {name}: logits differ by {found['logit_difference']:.4f} of their size "
-                f"(the adapter changes them by {found['adapter_moves_logits_by']:.4f}); the agreement of "
-                f"{found['boxes']} boxes is {found['box_agreement']:.3f}; {found['same_answers']} of {report['images']} "
-                "responses are equal"
+                f"  against {name}: relative logit difference {found['logit_difference']:.4f} "
+                f"(effect of the adapter: {found['adapter_moves_logits_by']:.4f}), agreement of {found['boxes']} boxes "
+                f"{found['box_agreement']:.3f}, {found['same_answers']} of {report['images']} responses identical"
             )
     if not report["can_tell"]:
-        print("  warning: the adapter changes the logits so little that this comparison could miss its loss")
-    boxes = f"{report['box_tolerance']} for {report['boxes_that_tell']} boxes or more"
+        print(
+            "  warning: the adapter changes the logits so little that this comparison might not detect a missing adapter"
+        )
     print(
-        f"  required against bf16: logit difference at most {report['logit_tolerance']}, box agreement at least {boxes}"
+        f"  required against bf16: relative logit difference at most {report['logit_tolerance']}; with at least "
+        f"{report['boxes_that_tell']} boxes, box agreement of at least {report['box_tolerance']}"
     )
 
 
@@ -96,9 +99,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     quiet_libraries()
     if not PartialState().is_main_process:
-        return  # one process saves: several that save at once can corrupt a merged model without an error
+        return  # only one process saves: if several save at once, the model can be corrupted without an error
 
-    # ---- What is merged, where to, and on what it is compared
+    # ---- Checkpoint, target folder, and images to compare on
     checkpoint = open_checkpoint(args.ckpt)
     if checkpoint.adapter is None:
         raise UserError(f"{args.ckpt} is not an adapter, so there is nothing to merge.")
@@ -108,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     records = comparison_records(data_dir, args.samples)
 
     # ---- Merge into a temporary folder, compare, and rename it only if the models agree
-    target = out.resolve()  # follows a link, so that replacing the folder keeps the link
+    target = out.resolve()  # resolves a symbolic link, so that the link itself is kept
     temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -121,8 +124,8 @@ def main(argv: list[str] | None = None) -> None:
         print_report(report)
         if report["agrees"] is False:
             raise UserError(
-                f"the merged model does not agree with bf16 base + adapter: {report['bf16_base_and_adapter']}. Nothing was "
-                "kept. Check whether the base has changed since training."
+                f"the merged model does not agree with bf16 base + adapter: {report['bf16_base_and_adapter']}. The merged "
+                "model was deleted. Check whether the base has changed since training."
             )
         replace_folder(temporary, target)
     finally:

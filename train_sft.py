@@ -1,7 +1,7 @@
 """Train a recipe: python train_sft.py --config recipes/NAME.yaml [--overlay recipes/overlays/tiny.yaml] [--key value …]
 
-Prepares the data if it is absent, checks every length, trains with TRL's SFTTrainer and leaves runs/NAME/{checkpoint-N,final}
-with everything that evaluation and merging need.
+Prepares the data if it is absent, checks the length of every example, and trains with TRL's SFTTrainer. Writes
+runs/NAME/{checkpoint-N,final} with everything that evaluation and merging need.
 """
 
 import sys
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     for note in recipe.notes:
         say(f"note: {note}")
 
-    # ---- Preflight: whatever can be refused is refused before data and weights are touched
+    # ---- Checks that need neither data nor weights
     require_machine(recipe.training.n_gpu)
     config = load_config(model_options.model_name_or_path, model_options.model_revision)
     family_of(config)

@@ -43,8 +43,8 @@ def tiny_models(tmp_path_factory) -> dict[str, Path]:
 def squares(tmp_path_factory) -> Path:
     """A prepared dataset of red and blue squares: 16 train, 6 validation, 6 test images, some empty."""
     folder = tmp_path_factory.mktemp("data") / "squares"
-    pictures = folder.parent / "pictures"
-    pictures.mkdir()
+    images = folder.parent / "images"
+    images.mkdir()
     draw = np.random.default_rng(0)
     splits = {}
     for split, count in (("train", 16), ("validation", 6), ("test", 6)):
@@ -58,7 +58,7 @@ def squares(tmp_path_factory) -> Path:
                 x, y = int(draw.integers(0, width - side)), int(draw.integers(0, height - side))
                 pixels[y : y + side, x : x + side] = color
                 objects.append(([x, y, x + side, y + side], name))
-            path = pictures / f"{split}_{i}.png"
+            path = images / f"{split}_{i}.png"
             Image.fromarray(pixels).save(path)
             splits[split].append(
                 make_record(path.stem, str(path), width, height, objects, classes=["red square", "blue square"])

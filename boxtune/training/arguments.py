@@ -16,7 +16,7 @@ class BoxtuneArguments:
 
     data_dir: str = field(default="", metadata={"help": "Prepared dataset; created once if absent."})
     data_format: str | None = field(
-        default=None, metadata={"help": "Converter that creates data_dir, a FORMAT of data_prep."}
+        default=None, metadata={"help": "Converter that creates data_dir: a FORMAT of data_prep."}
     )
     data_source: str | None = field(
         default=None, metadata={"help": "Source that the converter reads: a path or a Hub id."}
@@ -27,7 +27,9 @@ class BoxtuneArguments:
     answer: str = field(default="boxes", metadata={"help": "Answer form.", "choices": ["boxes", "click"]})
     codec: str | None = field(
         default=None,
-        metadata={"help": "Box format of another family, such as qwen3_vl for 0…1000; default: the model's own."},
+        metadata={
+            "help": "Box format of another family, such as qwen3_vl for coordinates 0…1000; default: the model's own."
+        },
     )
     object_order: str = field(
         default="source",
@@ -39,7 +41,7 @@ class BoxtuneArguments:
     augment: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Random changes to a training image and its boxes, different each epoch. flip also mirrors text.",
+            "help": "Random changes to training images and their boxes, different in each epoch. flip also mirrors text.",
             "choices": list(OPERATIONS),
         },
     )
@@ -55,7 +57,7 @@ class BoxtuneArguments:
     noise_objects: float = field(
         default=0.0,
         metadata={
-            "help": "Number of wrong boxes, labeled noise, per ground-truth box, at the end of a training response (Pix2Seq)."
+            "help": "Number of wrong boxes labeled noise, per ground-truth box, appended to each training response (Pix2Seq)."
         },
     )
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System prompt; saved with the checkpoint."})
@@ -88,22 +90,24 @@ class BoxtuneArguments:
     eval_images: int = field(
         default=32,
         metadata={
-            "help": "Number of validation images to predict at every evaluation, for eval_AP50 and the like; 0 disables it."
+            "help": "Number of validation images predicted at every evaluation for metrics such as eval_AP50; 0 disables them."
         },
     )
     iou_loss_weight: float = field(
-        default=0.0, metadata={"help": "Weight of box_loss, added to the LM loss; 0: plain fine-tuning."}
+        default=0.0, metadata={"help": "Weight of box_loss, which is added to the LM loss; 0 disables it."}
     )
     fp_loss_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the loss for stopping when no object follows (docs/losses.md)."}
+        default=0.0,
+        metadata={"help": "Weight of the false-positive loss, −log p(stop) where no object follows (docs/losses.md)."},
     )
     fn_loss_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the loss for continuing when another object follows."}
+        default=0.0,
+        metadata={"help": "Weight of the false-negative loss, −log p(continue) where another object follows."},
     )
     box_loss: str = field(
         default="giou",
         metadata={
-            "help": "The loss that iou_loss_weight weights: GIoU or L1 of the expected box, or W1 of its digits.",
+            "help": "Box loss that iou_loss_weight scales: GIoU or L1 of the expected box, or W1 of its digits.",
             "choices": BOX_LOSSES,
         },
     )
@@ -114,20 +118,22 @@ class BoxtuneArguments:
     grounding_mode: str = field(
         default="teacher_forced",
         metadata={
-            "help": "What the three weights apply to: tokens of the target response, the cost of sampled responses, or both.",
+            "help": "What the iou, fp and fn loss weights apply to: the target response, sampled responses, or both.",
             "choices": GROUNDING_MODES,
         },
     )
-    grounding_every: int = field(default=10, metadata={"help": "Number of steps between two samplings of responses."})
+    grounding_every: int = field(default=10, metadata={"help": "Sample responses every this many steps."})
     grounding_samples: int = field(default=4, metadata={"help": "Number of responses sampled per question."})
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without improvement."}
     )
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete the run in output_dir."})
-    requires_gpu: bool = field(default=False, metadata={"help": "Stop immediately if there is no CUDA GPU."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Delete an existing run in output_dir and start over."}
+    )
+    requires_gpu: bool = field(default=False, metadata={"help": "Exit with an error if there is no CUDA GPU."})
 
     def __post_init__(self):
-        # argparse checks the choices of command-line values only, not those of a recipe.
+        # argparse checks choices for command-line values only, not for values from a recipe.
         for f in fields(self):
             choices, value = f.metadata.get("choices"), getattr(self, f.name)
             items = value if isinstance(value, list) else [value]

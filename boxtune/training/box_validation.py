@@ -25,31 +25,32 @@ LIBRARY_METRICS = (
     *("loss", "mean_token_accuracy", "entropy", "num_tokens", "aux_loss"),
     *("runtime", "samples_per_second", "steps_per_second"),
 )
-# Metrics of ours for which lower is better, and those that are undefined without objects.
+# Of METRICS: those where lower is better, and those that are undefined without objects.
 COSTS = ("fp", "fn", "unparsable", "boxes_runtime")
 NEED_OBJECTS = ("AP", "AP50", "f1", "mean_iou")
 
 
 def drawn_records(records: list[Record], count: int) -> list[Record]:
-    """At most `count` of the records, always the same ones, with the objects that evaluation asks for."""
+    """A fixed random sample of at most `count` records, reduced to the objects that evaluation asks for."""
     drawn = sorted(random.Random(0).sample(range(len(records)), min(count, len(records))))
     return [as_asked(records[i]) for i in drawn]
 
 
 def require_objects(metric: str, records: list[Record], count: int) -> None:
-    """Raises UserError if `metric` selects the best checkpoint but the sampled records hold no object."""
+    """Raises UserError if `metric` selects the best checkpoint but the sampled records contain no objects."""
     drawn = drawn_records(records, count)
     if metric in NEED_OBJECTS and all(all(record["objects"]["ignore"]) for record in drawn):
         raise UserError(
-            f"metric_for_best_model: {metric} is undefined, because the {len(drawn)} sampled validation images hold no object. "
-            f"Raise eval_images (now {count}) if others of the {len(records)} images hold objects, or use eval_loss."
+            f"metric_for_best_model: {metric} is undefined, because the {len(drawn)} sampled validation images contain no "
+            f"objects. If other validation images do ({len(records)} in total), raise eval_images (now {count}); "
+            "otherwise use eval_loss."
         )
 
 
 class BoxValidation:
     """Predicts the same random sample of `count` records at every evaluation.
 
-    `batch_size` is per process. With several processes, each predicts its share.
+    `batch_size` is per process. With several processes, each process predicts its share.
     """
 
     def __init__(self, collator: DetectionCollator, records: list[Record], count: int, batch_size: int):
@@ -57,7 +58,7 @@ class BoxValidation:
         self.collator, self.batch_size = collator, batch_size
 
     def predict(self, model, description: str | None = None) -> list[Prediction]:
-        """The predictions, in the order of `records`, the same in every process. With a `description`, shows a progress bar."""
+        """The predictions in the order of `records`, the same in every process. With a `description`, shows a progress bar."""
         state = PartialState()
         own = self.records[state.process_index :: state.num_processes]
         answers = generate_answers(model, self.collator, own, self.batch_size)

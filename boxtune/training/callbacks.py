@@ -21,7 +21,7 @@ class InterruptCallback(TrainerCallback):
 
     def _request_stop(self, signum, frame):
         self.interrupted = True
-        print("\nstopping after this step, with a checkpoint; press Ctrl-C again to stop immediately", flush=True)
+        print("\nstopping after this step with a checkpoint; press Ctrl-C again to stop immediately", flush=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -33,11 +33,11 @@ class InterruptCallback(TrainerCallback):
         if self.interrupted:
             self.stopped = control.should_save = control.should_training_stop = True
             control.should_evaluate = False
-            # With save_total_limit 1, the trainer would finally remove all checkpoints but the best, including this one.
+            # With save_total_limit 1, the trainer would end by deleting every checkpoint but the best, including this one.
             args.save_total_limit = None
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self.stopped:  # the last step has already saved
+        if self.stopped:  # on_step_end has already requested the checkpoint
             control.should_save = control.should_evaluate = False
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -66,7 +66,7 @@ class BeginCallback(TrainerCallback):
 
 
 class EpochCallback(TrainerCallback):
-    """Sets the epoch of a variation at the start of each epoch, also in the data loader's workers."""
+    """Sets the epoch of a variation at the start of each epoch, including in the data loader's workers."""
 
     def __init__(self, variation: Variation):
         self.variation = variation
@@ -75,7 +75,7 @@ class EpochCallback(TrainerCallback):
         self.variation.epoch.fill_(int(state.epoch or 0))
 
 
-# Evaluation metrics in the line that an evaluation prints: {key without "eval_": label}.
+# The metrics in the line printed after each evaluation: {key without "eval_": label}.
 _SHOWN_METRICS = {
     "loss": "loss",
     "AP": "AP",
@@ -91,7 +91,7 @@ _SHOWN_METRICS = {
 class ProgressLine(TrainerCallback):
     """One progress bar for training and one printed line per evaluation.
 
-    It replaces transformers' ProgressCallback, which prints every log entry as a dictionary and a bar for every evaluation.
+    It replaces transformers' ProgressCallback, which prints each log entry as a dictionary and a new bar for each evaluation.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -109,7 +109,7 @@ class ProgressLine(TrainerCallback):
         self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs:  # on_evaluate prints the entries of an evaluation
+        if logs and "loss" in logs:  # entries of an evaluation have no "loss"; on_evaluate prints them
             loss, learning_rate = float(logs["loss"]), float(logs["learning_rate"])
             self.bar.set_postfix_str(f"loss {loss:.3f}, learning rate {learning_rate:.2g}", refresh=False)
 

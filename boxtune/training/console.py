@@ -1,4 +1,4 @@
-"""Messages of a training run, printed once however many processes train."""
+"""Messages of a training run, printed once regardless of the number of processes."""
 
 from accelerate import PartialState
 

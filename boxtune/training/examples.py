@@ -16,14 +16,14 @@ Splits = dict[str, list[Record]]
 
 @dataclass(frozen=True)
 class Examples:
-    """The records that fit max_length, by split. `max_new_tokens`: room for every training response in generation."""
+    """The records that fit max_length, by split. `max_new_tokens`: a generation limit that fits every training response."""
 
     splits: Splits
     max_new_tokens: int
 
 
 def read_examples(data_dir: Path, object_order: str) -> Splits:
-    """The records of train and, if it exists, validation. Raises UserError if there is nothing to train on."""
+    """The records of train and, if it exists, validation. Raises UserError if train is empty or images are missing."""
     splits = read_splits(data_dir, ("train", "validation"))
     splits = {split: [in_order(record, object_order) for record in records] for split, records in splits.items()}
     if not splits.get("train"):
@@ -43,7 +43,7 @@ def measure_splits(splits: Splits, encoder: Encoder, noise_objects: float) -> di
 def fit_lengths(recipe: Recipe, splits: Splits, encoder: Encoder) -> Examples:
     """The examples within max_length; no example is ever truncated.
 
-    Raises UserError that lists all longer examples, unless the recipe says to drop them.
+    Raises UserError that lists all longer examples, unless the recipe has `overlong: drop`.
     """
     limit = recipe.training.max_length
     lengths = measure_splits(splits, encoder, recipe.options.noise_objects)
@@ -73,5 +73,5 @@ def _drop_overlong(recipe: Recipe, split: str, records: list[Record], lengths: l
     dropped = {entry.id for entry in too_long}
     fitting = [record for record in records if record["id"] not in dropped]
     if records and not fitting:
-        raise UserError(f"no {split} example fits max_length {limit}.")
+        raise UserError(f"no {split} example fits max_length {limit}. Raise max_length or lower max_pixels.")
     return fitting

@@ -1,4 +1,4 @@
-"""Losses on boxes that have a gradient: total = LM + iou_loss_weight · IoU + fp_loss_weight · FP + fn_loss_weight · FN.
+"""Box losses with a gradient: total = LM + iou_loss_weight · IoU + fp_loss_weight · FP + fn_loss_weight · FN.
 
 A count of boxes in generated text is a constant, so adding it to the loss adds no gradient. These terms are computed from the
 model's own token distributions at the target response (teacher forcing):
@@ -7,8 +7,9 @@ model's own token distributions at the target response (teacher forcing):
     FN   −log p(continue) at each decision where another object follows
     FP   −log p(stop) at each decision where none follows: after the last object, or at the start of an empty response
 
-p is taken over the two tokens that make the decision. Only the positions needed are projected, and only onto the ten digits or
-the two tokens, so no tensor of size vocabulary × length is made. Sampled terms are in boxtune/training/policy.py.
+p is normalized over the two tokens that make the decision. Only the positions needed are projected, and only onto the ten
+digits or the two tokens, so no tensor of size vocabulary × length is made. boxtune/training/policy.py has the loss on sampled
+responses.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class BoxLosses:
     l1: mean distance of the expected box's edges, as fractions of the image's sides.
     w1: mean Wasserstein-1 distance between each digit's distribution and the true digit, weighted by the digit's place value,
     in the same fractions (the number token loss of arXiv 2411.02083, which uses one token per number). Unlike the other two,
-    it also penalizes a distribution whose mean happens to be right.
+    it also penalizes a spread-out distribution whose mean happens to be right.
     end_token: weight of the LM loss on the tokens that end responses; all other tokens have weight 1.
     """
 
@@ -72,14 +73,14 @@ class BoxLosses:
 
 
 def _project(hidden: Tensor, at: Tensor, head: torch.nn.Linear, tokens: Tensor) -> Tensor:
-    """(P, K) float32 logits at P places `at` (row, position) for K tokens: (K,) shared by all places, or (P, K) per place."""
+    """(P, K) float32 logits of K tokens at the P positions `at` (row, position). `tokens`: (K,) for all positions, or (P, K)."""
     states, rows = hidden[at[:, 0], at[:, 1]].float(), head.weight[tokens].float()
     logits = states @ rows.T if tokens.ndim == 1 else (states[:, None] * rows).sum(-1)
     return logits if head.bias is None else logits + head.bias[tokens].float()
 
 
 def _place_values(targets: dict[str, Tensor]) -> Tensor:
-    """(D,) value of one unit of each digit, as a fraction of the image's side."""
+    """(D,) place value of each digit, as a fraction of the image's side."""
     return targets["place"] / targets["sides"].flatten()[targets["edge"]]
 
 

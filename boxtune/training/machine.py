@@ -1,4 +1,4 @@
-"""What a machine needs for training, checked before anything is loaded."""
+"""Checks that this machine can train, made before anything is loaded."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from trl import SFTConfig
 
 from boxtune.common.errors import UserError
 
-# Bytes per pixel that a worker hands over: 3 channels × 2 equal frames (Qwen-VL's temporal patch) × 4 bytes (float32).
+# Bytes per pixel in a batch: 3 channels × 2 equal frames (Qwen-VL's temporal patch) × 4 bytes (float32).
 BYTES_PER_PIXEL = 3 * 2 * 4
 # Batches that each worker prepares ahead (torch's default prefetch_factor).
 BATCHES_PER_WORKER = 2
@@ -25,10 +25,11 @@ def require_machine(gpus: int) -> None:
             f"this process sees {gpus} GPUs, but each GPU needs its own process. To use one GPU: CUDA_VISIBLE_DEVICES=0 make "
             'train …; to use all: LAUNCH=".venv/bin/accelerate launch --config_file recipes/accelerate/ddp.yaml"'
         )
-    if is_deepspeed_zero3_enabled():  # ZeRO-3 shards weights while they load; boxtune loads them whole onto each GPU
+    # ZeRO-3 shards weights while they load, but boxtune loads them whole onto each GPU.
+    if is_deepspeed_zero3_enabled():
         problems.append(
-            "ZeRO-3 is not supported: launch with recipes/accelerate/zero2.yaml, or with fsdp.yaml if the base does not fit a "
-            "single GPU"
+            "ZeRO-3 is not supported: launch with recipes/accelerate/zero2.yaml, or with fsdp.yaml if the base does not fit on "
+            "a single GPU"
         )
     if torch.cuda.is_available():
         problems += compiler_problems(Path(sysconfig.get_paths()["include"]))
@@ -43,8 +44,8 @@ def compiler_problems(include: Path) -> list[str]:
     missing += [] if (include / "Python.h").is_file() else [f"{include / 'Python.h'}"]
     if not missing:
         return []
-    remedy = "install them: apt install gcc python3-dev, or the equivalent for your system"
-    return [f"the loss is compiled for the GPU, but {' and '.join(missing)} cannot be found; {remedy}"]
+    remedy = "run apt install gcc python3-dev, or the equivalent for your system"
+    return [f"the loss is compiled for the GPU, but {' and '.join(missing)} cannot be found. To fix this, {remedy}"]
 
 
 def workers_that_fit(

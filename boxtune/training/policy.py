@@ -1,14 +1,14 @@
 """Policy loss: IoU, FP and FN of sampled responses, as a cost in boxes whose expectation has a gradient.
 
 A count has no gradient, but its expectation under the model's distribution has one. Sample k responses to each question, and
-raise the log-probability of those that cost less than the others (REINFORCE with a leave-one-out baseline; tuning vision models
-with task rewards in this way: Pinto et al., arXiv 2302.08242). The cost of a response is
+raise the log-probability of those that cost less than the others (REINFORCE with a leave-one-out baseline; Pinto et al., arXiv
+2302.08242, tune vision models with task rewards in this way). The cost of a response is
 
     iou · (1 − mean IoU of its matches)  +  fp · (false positives + duplicates) / n  +  fn · false negatives / n
 
 where n is the number of ground-truth boxes, at least 1. Matching is that of evaluation. A duplicate is also a false positive, so
-it counts twice. Advantages are measured in standard deviations. Hence the ratios of the three weights say what matters, and the
-largest weight is the weight of the whole loss relative to the LM loss.
+it counts twice. Advantages are divided by their standard deviation. Therefore the ratios of the three weights set the balance
+within the cost, and the largest weight sets the weight of the policy loss relative to the LM loss.
 """
 
 import json
@@ -32,7 +32,7 @@ from boxtune.training.losses import BoxLosses
 def answer_costs(record: Record, prediction: dict) -> dict[str, float]:
     """{"iou", "fp", "fn"}: the unweighted costs of a response; all 0 for a perfect one.
 
-    On an image without ground truth, only false positives cost.
+    On an image without ground truth, only false positives have a cost.
     """
     [image] = match_images([record], [prediction])
     ground_truth = image.tp + image.fn
@@ -47,7 +47,7 @@ def answer_costs(record: Record, prediction: dict) -> dict[str, float]:
 def advantages(costs: Tensor) -> Tensor:
     """(B, k) costs minus the mean cost of the other responses to the same question, in units of the batch's standard deviation.
 
-    0 for a question whose responses all cost the same: they carry no signal. `costs` must be float64: in float32, the rounding
+    0 if all responses to a question cost the same: then they carry no signal. `costs` must be float64: in float32, the rounding
     error of equal costs is not small compared with the lower bound of the deviation.
     """
     others = (costs.sum(1, keepdim=True) - costs) / (costs.shape[1] - 1)
@@ -78,8 +78,8 @@ class PolicyLoss:
     def __call__(
         self, forward, model, collator: DetectionCollator, inputs: dict[str, Tensor], asked: dict
     ) -> tuple[Tensor, dict[str, float]]:
-        """(weighted loss, values to log). Logged are the mean `policy_cost`, its unweighted parts, and
-        `policy_frac_same_cost`, the fraction of questions whose responses all cost the same and so carry no signal.
+        """(weighted loss, values to log): the mean `policy_cost`, its unweighted parts, and `policy_frac_same_cost`, the fraction
+        of questions whose responses all cost the same and so carry no signal.
 
         `forward`: the training model, possibly wrapped. `model`: the same model unwrapped. `inputs`: pixel_values and
         image_grid_thw of the batch. `asked`: its questions (DetectionCollator.ask).
@@ -111,14 +111,14 @@ class PolicyLoss:
         return (weight * output.log_probs).sum() / kept.sum(), found
 
     def _sampling(self, collator: DetectionCollator) -> GenerationConfig:
-        """Plain sampling from the model's own distribution, because the gradient is of that distribution."""
+        """Plain sampling from the model's own distribution, because the gradient assumes that distribution."""
         tokenizer = collator.tokenizer
         return GenerationConfig(
             do_sample=True,
             temperature=1.0,
             top_k=0,
             top_p=1.0,
-            repetition_penalty=1.0,  # values not set here would come from the model's own config
+            repetition_penalty=1.0,  # unset values would come from the model's own config
             num_return_sequences=self.samples,
             max_new_tokens=collator.grounding.max_new_tokens,
             eos_token_id=stop_ids(collator.tokenizer),

@@ -23,8 +23,8 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 class Recipe:
     """A parsed recipe.
 
-    values: the merged flat mapping. notes: what was changed to fit this machine, for the user. hub_token: kept out of `values`
-    and `training`, which are saved with every checkpoint.
+    values: the merged flat mapping. notes: messages for the user about values changed to fit this machine and keys that have
+    no effect. hub_token: kept out of `values` and `training`, because both are saved with every checkpoint.
     """
 
     name: str
@@ -40,7 +40,7 @@ class _RecipeParser(TrlParser):
     """TrlParser that raises UserError instead of printing a usage page."""
 
     def error(self, message: str):
-        raise UserError(f"{message}. Values come from the recipe, its overlays or the command line.")
+        raise UserError(f"{message}. Check the recipe, its overlays and the command line.")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -57,7 +57,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def find_recipe(name: str, folder: Path = RECIPES) -> Path:
-    """The file of a recipe, given by path or by its name in `folder`. Raises UserError that lists the available names."""
+    """The file of a recipe, given as a path or as a name in `folder`. Raises UserError that lists the available names."""
     for path in (Path(name), folder / f"{name}.yaml"):
         if path.is_file():
             return path
@@ -80,7 +80,7 @@ def read_yaml(path: Path) -> dict:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(
-            f"{path} must hold `key: value` lines, got {'nothing' if values is None else type(values).__name__}."
+            f"{path} must contain `key: value` lines, got {'nothing' if values is None else type(values).__name__}."
         )
     return values
 
@@ -106,7 +106,7 @@ def _split_command_line(argv: list[str]) -> tuple[str, list[str], list[str]]:
         if {"-h", "--help"} & {*rest}:
             _print_help(known)
             sys.exit()
-        raise UserError(f"name a recipe: --config recipes/NAME.yaml. Available: {known}.")
+        raise UserError(f"no recipe given. Use --config recipes/NAME.yaml. Available: {known}.")
     return config, overlays, rest
 
 
@@ -117,7 +117,7 @@ def _print_help(recipes: str) -> None:
         [BoxtuneArguments],
         usage="%(prog)s --config NAME [--overlay NAME,NAME] [--key value ...]",
         description=f"Recipes: {recipes}. Overlays (later ones win): {overlays}. The keys below are boxtune's own; all fields of "
-        "TRL's SFTConfig and ModelConfig are keys as well (list them with --config NAME --help).",
+        "TRL's SFTConfig and ModelConfig are also keys (list them with --config NAME --help).",
     ).print_help()
 
 
@@ -139,7 +139,7 @@ def _check_keys(sources: dict[str, dict], rest: list[str], parser: TrlParser) ->
 
 
 def _declared_types() -> dict[str, set[type]]:
-    """{key: the types in its dataclass annotation}. list, dict and NoneType mean that a recipe may write those in YAML."""
+    """{key: the types in its dataclass annotation}. They say whether YAML may hold a list, a mapping or null there."""
     types = {}
     for cls in (BoxtuneArguments, SFTConfig, ModelConfig):
         hints = typing.get_type_hints(cls)
@@ -169,12 +169,12 @@ def _as_default(value, types: set[type]):
     return [str(value)] if list in types and str not in types else str(value)
 
 
-# Where the data is and how it is made. Overriding one without the others would prepare one dataset in the folder of another.
+# Location and source of the data. Overriding only some of these keys would prepare one dataset in the folder of another.
 _DATA_KEYS = {"data_dir", "data_format", "data_source", "data_args"}
 
 
 def _without_rivals(values: dict, later: Iterable[str]) -> dict:
-    """The values without those that a later source's keys replace: lora_parts and lora_target_modules exclude each other."""
+    """The values without those that keys of a later source replace: lora_parts and lora_target_modules exclude each other."""
     rivals = set()
     if "lora_parts" in later:
         rivals |= {"lora_target_modules", "lora_vision"}
@@ -192,7 +192,7 @@ def fit_to_machine(values: dict, overridden: Collection[str] = ()) -> tuple[dict
         values["use_cpu"] = not torch.backends.mps.is_available()
     elif wants_bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         values |= {"bf16": False, "fp16": True, "dtype": "float16"}
-        notes.append("this GPU has no bf16: training with fp32 adapters under fp16 instead")
+        notes.append("this GPU does not support bf16: training in fp16 with fp32 adapters instead")
     return values, notes
 
 
@@ -253,11 +253,11 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
         options, training, model, *stray = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
     if words := [word for part in stray for word in part]:
         raise UserError(
-            f"no key before {', '.join(map(repr, words))}: write --key value, and separate overlays by commas without spaces."
+            f"unexpected arguments {', '.join(map(repr, words))}: use --key value, and separate overlays with commas, not spaces."
         )
     check_values(options, training, model)
 
-    # ---- What is saved with the run: command-line values as well as the YAML's, but no token
+    # ---- Values saved with the run: those of the command line too, but no token
     for part in (options, training, model):
         for f in fields(part):
             if f.name in overridden:
@@ -268,7 +268,7 @@ def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
 
     if needs_gpu and options.requires_gpu and not torch.cuda.is_available():
         raise UserError(
-            f"recipe {name} needs a CUDA GPU and this machine has none. The embedded model runs here on generated images: "
+            f"recipe {name} needs a CUDA GPU and this machine has none. To train the embedded model on generated images instead: "
             f"make train RECIPE={recipe_path.stem} OVERLAY=tiny. To use the recipe's own data, add "
             f'ARGS="--data_dir {options.data_dir}".'
         )

@@ -1,4 +1,4 @@
-"""Checks of a recipe's values, each alone and in combination."""
+"""Checks of a recipe's values, individually and in combination."""
 
 import math
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from boxtune.training.arguments import BoxtuneArguments
 from boxtune.training.box_validation import COSTS, LIBRARY_METRICS, METRICS
 from boxtune.training.losses import LOSSES
 
-# TRL keys that would have no effect here, or would invalidate checks made before training, and the only value allowed.
+# {TRL key: its only allowed value}. Other values would have no effect here or would invalidate checks made before training.
 _FIXED = {
     "use_dora": False,
     "fsdp": None,
@@ -57,7 +57,7 @@ _RANGES = (
     ("must be from 0 to 1", lambda value: 0 <= value <= 1, (
         "lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor",
     )),
-    ("must be at least 2, because each is compared with the others", lambda value: value >= 2, ("grounding_samples",)),
+    ("must be at least 2, because each response is compared with the others", lambda value: value >= 2, ("grounding_samples",)),
     ("must be from 0 to 0.5", lambda value: 0 <= value <= 0.5, ("negative_questions",)),
     ("must be from 0 to 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
     ("must be at least 1, or -1 to train for num_train_epochs", lambda value: value == -1 or value >= 1, ("max_steps",)),
@@ -91,7 +91,7 @@ def _fixed_or_out_of_range(values: dict) -> Iterator[str]:
 
 def _of_the_model(options: BoxtuneArguments, model: ModelConfig) -> Iterator[str]:
     if not model.model_name_or_path:
-        yield "model_name_or_path: name a model"
+        yield "model_name_or_path: no model given; use a folder or a Hub id"
     if model.dtype not in _DTYPES:
         yield f"dtype: {model.dtype!r} must be one of {', '.join(_DTYPES)}"
     attention = model.attn_implementation
@@ -137,7 +137,7 @@ def _of_the_losses(options: BoxtuneArguments, training: SFTConfig) -> Iterator[s
     if weighs_ends and (training.label_smoothing_factor or training.loss_type != "nll"):
         yield "end_token_weight: works with plain cross-entropy only; omit label_smoothing_factor and loss_type"
     if options.box_loss != "giou" and (not options.iou_loss_weight or options.grounding_mode == "policy"):
-        yield f"box_loss: {options.box_loss} has no effect while iou_loss_weight is 0, and in grounding_mode: policy"
+        yield f"box_loss: {options.box_loss} has no effect while iou_loss_weight is 0 or with grounding_mode: policy"
     if options.grounding_mode != "teacher_forced" and not _has_box_losses(options):
         yield (
             f"grounding_mode: {options.grounding_mode} has no effect while iou_loss_weight, fp_loss_weight and "
@@ -146,7 +146,7 @@ def _of_the_losses(options: BoxtuneArguments, training: SFTConfig) -> Iterator[s
     if training.torch_compile and (_has_box_losses(options) or weighs_ends):
         yield (
             "torch_compile: box losses read hidden states through a hook, which a compiled model may bypass; omit one of "
-            "them"
+            "the two"
         )
 
 
@@ -163,11 +163,11 @@ def _of_the_best_checkpoint(options: BoxtuneArguments, training: SFTConfig) -> I
     if metric not in logged:
         yield f"metric_for_best_model: {metric!r} is not logged; choose one of {', '.join(logged)}"
     if metric in METRICS and not options.eval_images:
-        yield f"metric_for_best_model: {metric} is measured only where eval_images is above 0"
+        yield f"metric_for_best_model: {metric} is measured only if eval_images is above 0"
     if metric in ("AP", "AP50", "mean_iou") and options.answer == "click":
         yield f"metric_for_best_model: points have no {metric}; use f1 with answer: click"
     is_cost = metric in COSTS or metric.endswith("loss")
     is_gain = metric in METRICS or metric == "mean_token_accuracy"
     if (is_gain or is_cost) and training.greater_is_better != (not is_cost):
         right = str(not is_cost).lower()
-        yield f"greater_is_better: set it to {right} with {metric}, otherwise the worst checkpoint would be selected as the best"
+        yield f"greater_is_better: set it to {right} with {metric}, otherwise the worst checkpoint would be kept as the best"

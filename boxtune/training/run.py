@@ -1,4 +1,4 @@
-"""The steps of a run around the trainer's own loop: record its start, train, calibrate scores, push the final model."""
+"""The steps of a run before and after the trainer's own loop: record the start, train, calibrate scores, push the model."""
 
 import shutil
 import sys
@@ -26,7 +26,7 @@ CALIBRATION_IMAGES = 100
 
 
 def will_push(recipe: Recipe) -> bool:
-    """Whether the final model will be pushed; says so before training if it cannot be."""
+    """Whether the final model will be pushed. If the user wants that but is not logged in, prints a note."""
     if recipe.training.push_to_hub and not is_logged_in(recipe.hub_token):
         say(f"note: push_to_hub: you are not logged in, so the model will only be saved locally. {LOG_IN}")
         return False
@@ -34,7 +34,7 @@ def will_push(recipe: Recipe) -> bool:
 
 
 def say_changes(recipe: Recipe, data_dir: Path) -> None:
-    """Tell in what a resumed run differs from the run that it continues."""
+    """Print how a resumed run differs from the run that it continues."""
     output_dir = Path(recipe.training.output_dir)
     changed = changed_keys(output_dir, recipe) + (["the data"] if changed_data(output_dir, data_dir) else [])
     if changed:
@@ -42,7 +42,7 @@ def say_changes(recipe: Recipe, data_dir: Path) -> None:
 
 
 def record_start(trainer: DetectionTrainer, recipe: Recipe, replaced: list[Path]) -> None:
-    """Remove the folders of the run that this one replaces, and save what the run resolved as soon as training begins."""
+    """Delete the folders of the run that this one replaces, and save the files of run_info.py as soon as training begins."""
     if not trainer.is_world_process_zero():
         return
     for path in replaced:
@@ -66,7 +66,7 @@ def run_training(trainer: DetectionTrainer, recipe: Recipe, resume_from: Path | 
             f"out of GPU memory ({error}). Try {fewer}OVERLAY=small_gpu, then a lower max_pixels; if memory ran out during "
             "an evaluation, lower per_device_eval_batch_size."
         ) from None
-    except ImportError as error:  # an optional package that a value needs
+    except ImportError as error:  # a value needs an optional package that is not installed
         raise UserError(f"{recipe.name}: {error}") from None
     interrupt = next(c for c in trainer.callback_handler.callbacks if isinstance(c, InterruptCallback))
     if interrupt.interrupted:
@@ -75,14 +75,15 @@ def run_training(trainer: DetectionTrainer, recipe: Recipe, resume_from: Path | 
 
 
 def fit_calibration(trainer: DetectionTrainer, collator: DetectionCollator, records: list[Record]) -> list[float]:
-    """[slope, intercept] that turn scores into hit rates, fitted on validation records; empty if they cannot be fitted."""
+    """[slope, intercept] that turn scores into hit rates, fitted on validation records; empty if no fit is possible."""
     validation = BoxValidation(collator, records, CALIBRATION_IMAGES, trainer.args.per_device_eval_batch_size)
     trainer.model.eval()
     predictions = validation.predict(trainer.model, "calibrating scores")
     scores, hits = scored_hits(match_images(validation.records, predictions), predictions)
     calibration = fit(scores, hits)
     if not calibration:
-        say(f"note: scores stay uncalibrated: {sum(hits)} of {len(hits)} boxes on validation images are correct")
+        correct = f"{sum(hits)} of {len(hits)} boxes on validation images are correct"
+        say(f"note: scores stay uncalibrated, because no calibration can be fitted: {correct}")
     return calibration
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: whether a new run may start there, where to resume from, and saving the final model."""
+"""The folder of a run: whether a new run may start there, which checkpoint to resume from, and saving the final model."""
 
 import shutil
 from pathlib import Path
@@ -37,12 +37,14 @@ def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
     if wanted.lower() in {"true", "1", "yes", "last"}:
         checkpoint = last_whole_checkpoint(output_dir)
         if checkpoint is None:
-            raise UserError(f"{output_dir} holds no complete checkpoint to resume from; omit --resume_from_checkpoint.")
+            raise UserError(
+                f"{output_dir} contains no complete checkpoint to resume from; omit --resume_from_checkpoint."
+            )
     elif wanted.lower() not in {"false", "0", "no"}:
         checkpoint = Path(wanted)
         if not (checkpoint / "trainer_state.json").is_file():
             raise UserError(
-                f"--resume_from_checkpoint {wanted}: no complete checkpoint there (trainer_state.json is missing)."
+                f"--resume_from_checkpoint {wanted} is not a complete checkpoint: trainer_state.json is missing there."
             )
     if checkpoint:
         with reading(str(checkpoint / "trainer_state.json"), RESUME_REMEDY):
@@ -51,7 +53,7 @@ def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
             return checkpoint, []
     if old and not recipe.options.overwrite_output_dir:
         raise UserError(
-            f"{output_dir} already holds a run ({', '.join(path.name for path in old)}). Continue it with "
+            f"{output_dir} already contains a run ({', '.join(path.name for path in old)}). Continue it with "
             "--resume_from_checkpoint true, start over with --overwrite_output_dir true, or choose another --output_dir."
         )
     return checkpoint, old
@@ -62,15 +64,15 @@ def save_final(trainer: DetectionTrainer, output_dir: Path) -> None:
     trainer.require_finite()
     partial = output_dir / "final.partial"
     if trainer.is_world_process_zero():
-        shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted save, possibly of other weights
+        shutil.rmtree(partial, ignore_errors=True)  # left behind by an interrupted save, possibly of other weights
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(partial))
     if trainer.is_world_process_zero():
         for name in ("recipe.yaml", "run.json", "first_batch.txt"):
             shutil.copyfile(output_dir / name, partial / name)
         if not isinstance(trainer.model, PeftModel):
-            # Servers follow this file. The base model's own asks for sampling and a repetition penalty.
+            # Servers follow this file, and the base model's version turns on sampling and a repetition penalty.
             tokenizer = trainer.processing_class.tokenizer
             greedy_config(tokenizer, trainer.grounding.max_new_tokens).save_pretrained(partial)
         write_card(partial, model_name(output_dir / "final"))
-        replace_folder(partial, output_dir / "final")  # exists if a resumed run had already finished
+        replace_folder(partial, output_dir / "final")  # final exists if a resumed run had already finished

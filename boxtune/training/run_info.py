@@ -22,7 +22,7 @@ def device_name() -> str:
 
 
 def changed_keys(output_dir: Path, recipe: Recipe) -> list[str]:
-    """Recipe keys whose value differs from the run that is already in `output_dir`."""
+    """The recipe keys whose values differ from those of the run that is already in `output_dir`."""
     path = output_dir / "recipe.yaml"
     if not path.is_file():
         return []
@@ -33,7 +33,7 @@ def changed_keys(output_dir: Path, recipe: Recipe) -> list[str]:
 
 
 def changed_data(output_dir: Path, data_dir: Path) -> bool:
-    """Whether the run in `output_dir` was started with different data than `data_dir` holds now."""
+    """Whether the data in `data_dir` has changed since the run in `output_dir` started."""
     path = output_dir / "run.json"
     if not path.is_file():
         return False
@@ -43,7 +43,7 @@ def changed_data(output_dir: Path, data_dir: Path) -> bool:
 
 
 def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, processor, batch: dict) -> None:
-    """Write the three files. `batch` is the first training batch."""
+    """Write recipe.yaml, run.json and first_batch.txt. `batch`: the first training batch."""
     write_whole(output_dir / "recipe.yaml", yaml.safe_dump(recipe.values, allow_unicode=True))
     trainable, total = trainable_parameters(model)
     data_dir = Path(recipe.options.data_dir)
@@ -61,7 +61,7 @@ def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, proc
 
 
 def describe_batch(processor, batch: dict) -> str:
-    """The batch as text: the input (image placeholders counted, not repeated) and the supervised part."""
+    """The batch as text: each example's input, with its image tokens as a count, and its supervised part."""
     sections = []
     pairs = zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)
     for i, (ids, mask, labels) in enumerate(pairs):

@@ -1,4 +1,4 @@
-"""From a recipe to what a run is made of: encoder, variation, grounding, losses, model, trainer arguments and trainer."""
+"""Builds the parts of a run from its recipe: encoder, variation, grounding, losses, model, trainer arguments and trainer."""
 
 import copy
 
@@ -69,15 +69,15 @@ def make_variation(recipe: Recipe, records: list[Record], classes: list[str], ma
 
 
 def _check_standard_questions(records: list[Record]) -> None:
-    """Raises UserError if no example with an object asks one question about all classes; only such examples can be varied."""
+    """Raises UserError if no example with objects asks one question about all classes. Only such examples can be varied."""
     standard = [record for record in records if is_standard(record)]
     if len(standard) == len(records):
         return
     if not any(record["objects"]["bbox"] for record in standard):
         consequence = (
-            "none of those that do shows an object, so the model would learn that other wordings mean an empty image"
+            "none of these examples contains an object, so the model would learn that other wordings mean an empty image"
             if standard
-            else "none does here, so they would have no effect"
+            else "this dataset has no such example, so they would have no effect"
         )
         raise UserError(
             "negative_questions, prompt_variety and noise_objects change only examples that ask one question about all classes; "
@@ -97,7 +97,7 @@ def make_grounding(
     variation: Variation | None,
     max_new_tokens: int,
 ) -> Grounding:
-    """What the checkpoint will remember. `records` are the training records, `max_new_tokens` follows from their lengths."""
+    """The settings saved with each checkpoint. `records`: the training records. `max_new_tokens`: from their lengths."""
     model, options = recipe.model, recipe.options
     size = encoder.processor.image_processor.size
     sides = np.array([(record["width"], record["height"]) for record in records], dtype=float)
@@ -127,9 +127,9 @@ def make_grounding(
 
 
 def choose_losses(recipe: Recipe) -> tuple[BoxLosses | None, PolicyLoss | None]:
-    """(teacher-forced losses, sampled losses); both None if the recipe uses SFTTrainer's own loss only.
+    """(teacher-forced losses, policy loss), each None if the recipe does not use it; SFTTrainer's own loss is always used.
 
-    Raises UserError if the model will be sharded, because these losses need the whole LM head in each process.
+    Raises UserError if they are used under FSDP, which shards the model, because they need the whole LM head in each process.
     """
     options = recipe.options
     weights = BoxLosses(
@@ -145,14 +145,14 @@ def choose_losses(recipe: Recipe) -> tuple[BoxLosses | None, PolicyLoss | None]:
     chosen = weights or None, None if options.grounding_mode == "teacher_forced" else sampled
     if any(chosen) and uses_fsdp():
         raise UserError(
-            "iou_loss_weight, fp_loss_weight, fn_loss_weight and end_token_weight need the whole LM head in each process. "
-            "Launch with recipes/accelerate/ddp.yaml or zero2.yaml, or omit them."
+            "iou_loss_weight, fp_loss_weight, fn_loss_weight and end_token_weight need the whole LM head in each process, but "
+            "FSDP shards it. Launch with recipes/accelerate/ddp.yaml or zero2.yaml, or omit these weights."
         )
     return chosen
 
 
 def build_model(recipe: Recipe, config: PretrainedConfig) -> PreTrainedModel:
-    """The base model, quantized if the recipe says so."""
+    """The base model, quantized if the recipe has `load_in_4bit: true`."""
     options = recipe.model
     dtype = getattr(torch, options.dtype)
     quantization = None
@@ -179,10 +179,10 @@ def build_model(recipe: Recipe, config: PretrainedConfig) -> PreTrainedModel:
 def trainer_arguments(recipe: Recipe, splits: Splits, max_pixels: int, report_to: list[str]) -> SFTConfig:
     """The trainer's arguments: the recipe's, adapted to data and machine. The recipe itself stays unchanged."""
     arguments = copy.copy(recipe.training)
-    # The collator reads whole records. Lengths were checked before, so the trainer must not truncate.
+    # The collator reads whole records. fit_lengths has already checked their lengths, so the trainer must not truncate.
     arguments.remove_unused_columns = False
     arguments.max_length = None
-    # The trainer would push checkpoints and its own model card; train_sft.py pushes the final model with ours.
+    # The trainer would push checkpoints and its own model card; train_sft.py pushes the final model with our card instead.
     arguments.push_to_hub = False
     arguments.report_to = report_to
     if not splits.get("validation") and arguments.eval_strategy != "no":
@@ -212,12 +212,12 @@ def make_box_validation(recipe: Recipe, collator: DetectionCollator, splits: Spl
         require_objects(metric, records, count)
     if not records or not count:
         return None
-    if uses_fsdp():  # each process would generate for different images with only a part of the weights
+    if uses_fsdp():  # each process would generate for different images but hold only a part of the weights
         if metric in METRICS:
             raise UserError(
                 f"metric_for_best_model: {training.metric_for_best_model} is not measured under FSDP; use eval_loss."
             )
-        say("note: under FSDP no boxes are generated during training")
+        say("note: box metrics are not measured under FSDP")
         return None
     return BoxValidation(collator, records, count, training.per_device_eval_batch_size)
 

@@ -19,13 +19,13 @@ Predicted = tuple[Image.Image, Record, Prediction]
 
 
 def log_images(callbacks: Iterable[TrainerCallback], rows: list[Predicted], classes: list[str], step: int) -> None:
-    """Send the images to those trackers, among a trainer's callbacks, that show images."""
+    """Send the images to those of a trainer's callbacks that can show images."""
     for callback in callbacks:
         if isinstance(callback, WandbCallback):
             import wandb
 
             images = [_overlaid(*row, classes) for row in rows]
-            # As in transformers' callback, the step is a logged value, by which wandb orders entries.
+            # As in transformers' callback, the step is logged as a value, and wandb orders the entries by it.
             wandb.log({TAG: images, "train/global_step": step})
         elif isinstance(callback, TensorBoardCallback):
             for number, row in enumerate(rows):
@@ -48,7 +48,7 @@ def _overlaid(image: Image.Image, record: Record, prediction: Prediction, classe
 
     if "point" in prediction["objects"]:
         return wandb.Image(_drawn(image, record, prediction), caption=record["id"])
-    # Labels outside the dataset's classes are shown, too.
+    # Labels outside the dataset's classes are also shown.
     names = list(dict.fromkeys([*classes, *record["objects"]["category"], *prediction["objects"]["category"]]))
     width, height = record["width"], record["height"]
 

@@ -1,4 +1,4 @@
-"""Experiment trackers. One that is unreachable, not installed or not logged in never stops a run."""
+"""Experiment trackers. A tracker that is unreachable, not installed or not logged in never stops a run."""
 
 import os
 
@@ -34,7 +34,7 @@ def usable_trackers(wanted: list[str] | str | None, project: str, run_name: str)
 
 
 def start_trackers(wanted: list[str] | str | None, project: str, run_name: str) -> list[str]:
-    """The usable trackers, started in the main process; none in other processes. Notes for the user are printed."""
+    """The usable trackers, started in the main process; none in other processes. Prints the notes for the user."""
     if not PartialState().is_main_process:
         return []
     usable, notes = usable_trackers(wanted, project, run_name)

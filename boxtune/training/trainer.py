@@ -1,4 +1,4 @@
-"""DetectionTrainer: TRL's SFTTrainer with box losses, fp32 adapters, box metrics at every evaluation and complete checkpoints."""
+"""DetectionTrainer: TRL's SFTTrainer with box losses, fp32 adapters, box metrics and complete checkpoints."""
 
 import shutil
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ class DetectionTrainer(SFTTrainer):
     ):
         super().__init__(*args, **kwargs)
         # SFTTrainer divides its loss by the number of tokens in the whole step only if this is set. Trainer sets it from the
-        # signature of the model class, which allows it for Qwen2-VL alone. Without it, a short response would weigh as much as
+        # signature of the model class, and only that of Qwen2-VL qualifies. Without it, a short response would weigh as much as
         # a long one whenever a step has several micro-batches or processes.
         self.model_accepts_loss_kwargs = True
         self.grounding = grounding
@@ -110,8 +110,8 @@ class DetectionTrainer(SFTTrainer):
     # ---- Loss ----------------------------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Also counts the boxes and decisions of the step's micro-batches. The count is divided among the processes, because
-        DDP averages their gradients."""
+        """Also counts the boxes and decisions of the step's micro-batches. The counts are divided by the number of processes,
+        because DDP averages gradients over them."""
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches and "targets" in batches[0]:
             counts = sum(target_counts(batch["targets"]) for batch in batches).to(device)
@@ -122,11 +122,11 @@ class DetectionTrainer(SFTTrainer):
 
     @property
     def _processes(self) -> int:
-        """Number of processes over which a step's means over tokens, boxes and decisions are taken."""
+        """Number of processes whose tokens, boxes and decisions share the means of a step."""
         return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The LM loss; in training plus the weighted box terms and, in steps that sample, the policy loss."""
+        """The LM loss. Training adds the weighted box terms and, in steps that sample responses, the policy loss."""
         targets, asked = inputs.pop("targets", None), inputs.pop("asked", None)
         if targets is None and asked is None:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -134,7 +134,7 @@ class DetectionTrainer(SFTTrainer):
             return result
 
         with last_hidden_states(self._base().base_model) as hidden_states:
-            # SFTTrainer runs a second forward pass if it has to return outputs, so it is asked for them only if needed.
+            # SFTTrainer runs a second forward pass to return outputs, so they are requested only if needed.
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         lm_loss, outputs = result if return_outputs else (result, None)
         hidden = hidden_states[0]
@@ -147,7 +147,7 @@ class DetectionTrainer(SFTTrainer):
             terms |= self._box_terms(hidden, targets, in_step)
         self._log_mean({f"{name}_loss": term * micro_batches for name, term in terms.items()})
 
-        loss = terms["lm"]  # in evaluation the LM loss alone, so that runs with different weights can be compared
+        loss = terms["lm"]  # evaluation returns only this, so that runs with different weights can be compared
         if model.training:
             loss = self._weighted_total(terms, hidden)
             if asked is not None and self._samples():
@@ -183,7 +183,7 @@ class DetectionTrainer(SFTTrainer):
         return {name: share * term for share, (name, term) in zip(shares, terms.items(), strict=True)}
 
     def _weighted_total(self, terms: dict[str, Tensor], hidden: Tensor) -> Tensor:
-        """LM loss plus the weighted box terms; records each one's gradient."""
+        """The LM loss plus the weighted box terms. Records the gradient of each."""
         box_terms = {name: term for name, term in terms.items() if name != "lm"}
         weighted = {"lm": terms["lm"], **(self.box_losses.weigh(box_terms) if box_terms else {})}
         self._record_gradients(weighted, hidden)
@@ -194,7 +194,7 @@ class DetectionTrainer(SFTTrainer):
         return self.state.global_step % self.policy_loss.every == 0
 
     def _sampled_loss(self, model, inputs: dict[str, Tensor], asked: dict, micro_batches: int) -> Tensor:
-        """This micro-batch's share of the policy loss of a step with so many micro-batches."""
+        """This micro-batch's share of the step's policy loss. `micro_batches`: their number in the step."""
         with last_hidden_states(self._base().base_model) as hidden_states:
             unwrapped = self.accelerator.unwrap_model(model)
             loss, statistics = self.policy_loss(model, unwrapped, self.data_collator, inputs, asked)
@@ -213,15 +213,15 @@ class DetectionTrainer(SFTTrainer):
     # ---- Logging -------------------------------------------------------------------------------------------------------
 
     def _record_gradients(self, losses: dict[str, Tensor], hidden: Tensor) -> None:
-        """Measure how much each loss contributes to this step, by its gradient on the last hidden states.
+        """Measure how much each loss contributes to this step: the norm of its gradient at the last hidden states.
 
         All terms meet at the last hidden states, so no layer needs an extra backward pass. Micro-batches and processes have
-        separate states, so the squared norms add up. Measured in steps that are logged, or in those that sample.
+        separate states, so the squared norms add up. Measured only in steps that log or, with a policy loss, that sample.
         """
         is_measured = (
             self._samples() if self.policy_loss else (self.state.global_step + 1) % self.state.logging_steps == 0
         )
-        # Offloaded activations can be fetched for one backward pass only, and this would be a second.
+        # Offloaded activations can be fetched for only one backward pass, and this would be a second one.
         if is_measured and not self.args.activation_offloading:
             for name, loss in losses.items():
                 square = torch.autograd.grad(loss, hidden, retain_graph=True)[0].float().square().sum()
@@ -250,7 +250,7 @@ class DetectionTrainer(SFTTrainer):
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         """The loss and the metrics of `box_validation`.
 
-        This is no callback, because best-checkpoint selection, early stopping and the trackers must see both.
+        Not a callback, because best-checkpoint selection, early stopping and the trackers must see both.
         """
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self.box_validation:
@@ -269,11 +269,11 @@ class DetectionTrainer(SFTTrainer):
     # ---- Optimizer -----------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, *args, **kwargs):
-        with accepting("the optimizer cannot be made from these values"):
+        with accepting("the optimizer cannot be created with these values"):
             return super().create_optimizer(*args, **kwargs)
 
     def create_scheduler(self, *args, **kwargs):
-        with accepting("the learning rate schedule cannot be made from these values"):
+        with accepting("the learning rate schedule cannot be created with these values"):
             return super().create_scheduler(*args, **kwargs)
 
     # ---- Checkpoints ---------------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ class DetectionTrainer(SFTTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         with reading(resume_from_checkpoint, RESUME_REMEDY):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._cast_adapters()  # PEFT loads them as fp32, whatever dtype they were saved in
+        self._cast_adapters()  # PEFT loads them as fp32, regardless of their dtype in the file
 
     def _load_callback_state(self) -> None:
         """Restore what the callbacks counted, but keep the recipe's own settings, which may have changed since."""
@@ -305,13 +305,13 @@ class DetectionTrainer(SFTTrainer):
         lost = sum(not torch.isfinite(parameter).all() for parameter in trained)
         if lost:
             raise UserError(
-                f"training diverged: {lost} of {len(trained)} trained tensors hold non-finite values at step "
+                f"training diverged: {lost} of {len(trained)} trained tensors contain non-finite values at step "
                 f"{self.state.global_step}. These weights were not saved; lower learning_rate or raise warmup_steps."
             )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.args.should_save:  # every process calls this, one of them writes
+        if self.args.should_save:  # every process calls this, but only one writes
             self.grounding.save(Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model, trial) -> None:
@@ -319,13 +319,13 @@ class DetectionTrainer(SFTTrainer):
         self.require_finite()
         try:
             super()._save_checkpoint(model, trial)
-        except Exception as error:  # after any error, a partial checkpoint must not stay
+        except Exception as error:  # whatever the error, no partial checkpoint may remain
             folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
             if not is_out_of_space(error):
                 raise
             raise UserError(
-                f"{folder} could not be saved ({error}). Free some space and continue with --resume_from_checkpoint true; "
-                "earlier checkpoints are untouched."
+                f"{folder} could not be saved ({error}). Free some disk space and continue with --resume_from_checkpoint true; "
+                "earlier checkpoints are intact."
             ) from error

@@ -143,7 +143,7 @@ def test_examples_without_boxes_prove_nothing(squares, tmp_path, capsys):
     (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in bare))
     run_check(tmp_path / "data", tmp_path)
     out = capsys.readouterr().out
-    assert f"no box was checked: none of the {len(bare)} sampled examples contains one" in out
+    assert f"no boxes were checked: none of the {len(bare)} sampled examples contains any" in out
     (page,) = tmp_path.rglob("check.html")
     assert "decode back" not in out + page.read_text() and "No box was checked" in page.read_text()
 

@@ -88,7 +88,7 @@ def test_wordings_that_only_empty_images_would_get_are_rejected(record):
     empty = record | {"objects": {key: [] for key in record["objects"]}}
     with pytest.raises(UserError, match="other wordings mean an empty image"):
         setup.make_variation(recipe, [own, empty], CLASSES, max_pixels=1)
-    with pytest.raises(UserError, match="none does here, so they would have no effect"):
+    with pytest.raises(UserError, match="this dataset has no such example, so they would have no effect"):
         setup.make_variation(recipe, [own, own], CLASSES, max_pixels=1)
 
 

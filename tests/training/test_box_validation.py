@@ -1,4 +1,4 @@
-"""Boxes found while training: they change no step, and choose checkpoints."""
+"""Box metrics during training: they do not change training, and they can select the best checkpoint."""
 
 import json
 import shutil
@@ -10,41 +10,44 @@ from boxtune.answers import calibration
 from boxtune.answers.grounding import Grounding
 from boxtune.training import run as training_run
 from boxtune.training.box_validation import LIBRARY_METRICS, METRICS
-from tests.helpers.training import train
+from tests.helpers.training import log_history, train, trainer_state
 
 
-def test_answering_validation_in_training_changes_no_step(squares, tmp_path):
-    """Generation leaves dropout, caches and random numbers as it found them."""
-    losses = []
+def losses_and_norms(log: list[dict]) -> list[tuple[float, float]]:
+    """(loss, gradient norm) of each logged training step."""
+    return [(entry["loss"], entry["grad_norm"]) for entry in log if "loss" in entry]
+
+
+def test_predicting_boxes_during_training_changes_no_step(squares, tmp_path):
+    """Generation leaves dropout, caches and random numbers unchanged."""
+    steps = []
     for count in (0, 4):
         options = ("--eval_images", count, "--max_steps", 4, "--eval_strategy", "steps", "--eval_steps", 1)
-        run = train(squares, tmp_path / f"run{count}", *options, "--lora_dropout", 0.1)
-        history = json.loads((run / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
-        losses.append([(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry])
-        assert any("eval_AP50" in entry for entry in history) == bool(count)
-    assert len(losses[0]) == 4 and losses[0] == losses[1]
+        log = log_history(train(squares, tmp_path / f"run{count}", *options, "--lora_dropout", 0.1), step=4)
+        steps.append(losses_and_norms(log))
+        assert any("eval_AP50" in entry for entry in log) == bool(count)
+    assert len(steps[0]) == 4 and steps[0] == steps[1]
 
 
-def test_evaluation_leaves_training_in_4_bit_as_it_was(squares, tmp_path):
-    """Also where a CPU has kernels for inference with weights of another layout."""
+def test_evaluation_does_not_change_4_bit_training(squares, tmp_path):
+    """This includes CPUs whose inference kernels use another weight layout."""
     steps = []
-    for when in ("no", "steps"):
-        options = ("--eval_strategy", when, "--eval_steps", 1, "--eval_images", 2, "--max_steps", 3)
-        run = train(squares, tmp_path / when, *options, "--learning_rate", 1e-3, "--warmup_steps", 0)
-        history = json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
-        steps.append([(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry])
+    for strategy in ("no", "steps"):
+        options = ("--eval_strategy", strategy, "--eval_steps", 1, "--eval_images", 2, "--max_steps", 3)
+        run = train(squares, tmp_path / strategy, *options, "--learning_rate", 1e-3, "--warmup_steps", 0)
+        steps.append(losses_and_norms(log_history(run, step=3)))
     assert len(steps[0]) == 3 and steps[0] == steps[1]
 
 
-def test_boxes_found_in_training_are_those_of_evaluate(squares, tmp_path):
+def test_box_metrics_in_training_equal_those_of_evaluate(squares, tmp_path):
     options = ("--eval_strategy", "steps", "--eval_steps", 2, "--load_best_model_at_end", "true")
     options += ("--metric_for_best_model", "eval_mean_iou", "--per_device_eval_batch_size", 2, "--eval_images", 8)
     run = train(squares, tmp_path / "run", *options)
-    state = json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())
+    state = trainer_state(run)
     (found,) = [entry for entry in state["log_history"] if "eval_AP50" in entry]
     assert state["best_metric"] == found["eval_mean_iou"]
     logged = {key.removeprefix("eval_") for key in found if key.startswith("eval_")}
-    assert logged == {*METRICS, *LIBRARY_METRICS} - {"aux_loss"}, "what a recipe may choose the best checkpoint by"
+    assert logged == {*METRICS, *LIBRARY_METRICS} - {"aux_loss"}, "the names that metric_for_best_model accepts"
     evaluate.main(["--ckpt", str(run / "final"), "--split", "validation", "--batch-size", "2"])
     metrics = json.loads((run / "eval" / "metrics.json").read_text())
     matching = metrics["matching"]
@@ -52,18 +55,18 @@ def test_boxes_found_in_training_are_those_of_evaluate(squares, tmp_path):
     assert [found[f"eval_{key}"] for key in ("AP", "AP50", "f1", "mean_iou", "fp", "fn")] == wanted
 
 
-def test_training_ends_early_where_boxes_get_no_better(squares, tmp_path):
+def test_training_stops_early_when_box_metrics_stop_improving(squares, tmp_path):
     options = ("--learning_rate", 1e-12, "--max_steps", 6, "--eval_images", 2, "--load_best_model_at_end", "true")
     options += ("--eval_strategy", "steps", "--eval_steps", 1, "--save_strategy", "steps", "--save_steps", 1)
     options += ("--metric_for_best_model", "eval_AP50", "--early_stopping_patience", 2)
     run = train(squares, tmp_path / "run", *options)
-    state = json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())
+    state = trainer_state(run, step=3)
     assert [entry["eval_AP50"] for entry in state["log_history"] if "eval_AP50" in entry] == [state["best_metric"]] * 3
     assert state["best_global_step"] == 1 and not (run / "checkpoint-4").exists()
 
 
-def test_scores_are_calibrated_on_validation_and_rank_as_before(squares, tmp_path, monkeypatch):
-    """Six pictures hold too few boxes for a fit, which has its own tests; what it returns must reach evaluation."""
+def test_calibration_fitted_in_training_is_used_by_evaluate(squares, tmp_path, monkeypatch):
+    """Six images contain too few boxes for a fit, so `fit`, which has its own tests, is replaced."""
     fitted = []
     monkeypatch.setattr(training_run, "fit", lambda scores, hits: fitted.append((scores, hits)) or [2.0, 0.5])
     run = train(squares, tmp_path / "run", "--eval_images", 6)
@@ -82,23 +85,23 @@ def test_scores_are_calibrated_on_validation_and_rank_as_before(squares, tmp_pat
     assert sum(row["objects"] for row in metrics["calibration"]["bins"]) == len(score)
 
 
-def test_a_best_model_by_boxes_needs_boxes(squares, tmp_path, capsys):
+def test_selecting_the_best_model_by_a_box_metric_requires_eval_images(squares, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         train(squares, tmp_path / "run", "--metric_for_best_model", "eval_AP50", "--eval_images", 0)
     assert stop.value.code == 2
-    assert "AP50 is measured only where eval_images is above 0" in capsys.readouterr().err
+    assert "AP50 is measured only if eval_images is above 0" in capsys.readouterr().err
 
 
-def test_a_best_model_by_boxes_needs_something_to_find(squares, tmp_path, capsys):
+def test_selecting_the_best_model_by_a_box_metric_requires_validation_objects(squares, tmp_path, capsys):
     data = tmp_path / "data"
     shutil.copytree(squares, data)
-    lines = [json.loads(line) for line in (data / "validation.jsonl").read_text().splitlines()]
-    for record in lines:
+    records = [json.loads(line) for line in (data / "validation.jsonl").read_text().splitlines()]
+    for record in records:
         record["objects"]["ignore"] = [True] * len(record["objects"]["bbox"])
-    (data / "validation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
+    (data / "validation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     options = ("--eval_strategy", "steps", "--eval_steps", 1, "--eval_images", 4, "--metric_for_best_model", "AP")
     with pytest.raises(SystemExit) as stop:
         train(data, tmp_path / "run", *options)
     assert stop.value.code == 2
-    assert "AP is undefined, because the 4 sampled validation images hold no object" in capsys.readouterr().err
+    assert "AP is undefined, because the 4 sampled validation images contain no objects" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Every term has a gradient, it points the right way, and nothing of the size of vocabulary × length is made for it."""
+"""Every loss term has a correct gradient, and none needs a tensor of size vocabulary × length."""
 
 import itertools
 import json
@@ -29,8 +29,8 @@ from tests.helpers.records import FAMILIES, make_record
 THOUSANDTHS = CODECS["qwen3_vl"]
 
 
-def answer_of(boxes: list[list[int]]) -> AnswerTokens:
-    """An answer that is nothing but the digits of its boxes and a decision behind each, one token after the other."""
+def digits_only_answer(boxes: list[list[int]]) -> AnswerTokens:
+    """A response that consists only of the digits of its boxes, with a decision after each box."""
     objects, digits, at = [], {}, 1
     decisions = [Decision(0, 10, 11, bool(boxes))]
     for i, box in enumerate(boxes):
@@ -46,7 +46,7 @@ def answer_of(boxes: list[list[int]]) -> AnswerTokens:
 
 
 def targets_of(*answers: list[list[int]]) -> dict[str, torch.Tensor]:
-    rows = [(i, 1, answer_of(boxes)) for i, boxes in enumerate(answers)]
+    rows = [(i, 1, digits_only_answer(boxes)) for i, boxes in enumerate(answers)]
     return collate_targets(rows, [(448, 448)] * len(answers), THOUSANDTHS)
 
 
@@ -55,22 +55,22 @@ def random_logits(targets, seed=0, dtype=torch.float64) -> torch.Tensor:
     return torch.randn(len(targets["digit"]), 10, generator=generator, dtype=dtype).requires_grad_()
 
 
-BOX = [7, 52, 340, 1000]  # one, two, three and four digits
+BOX = [7, 52, 340, 1000]  # numbers of one, two, three and four digits
 
 
-def test_targets_hold_the_true_box_and_where_its_digits_are_predicted():
+def test_targets_contain_boxes_and_the_positions_that_predict_their_digits():
     targets = targets_of([], [BOX, [10, 20, 30, 40]])
     assert targets["boxes_xyxy"].tolist() == [BOX, [10, 20, 30, 40]]
     assert targets["sides"].tolist() == [[1000] * 4] * 2
     assert targets["digit"].tolist() == [7, 5, 2, 3, 4, 0, 1, 0, 0, 0, 1, 0, 2, 0, 3, 0, 4, 0]
-    # The answer's first token stands at 1 and its first digit behind that, so position 1 predicts the digit.
+    # The response starts at position 1 and its first digit is at position 2, so position 1 predicts the digit.
     assert targets["digit_at"][:3].tolist() == [[1, 1], [1, 2], [1, 3]]
     assert targets["goes_on"].tolist() == [False, True, True, False]
 
 
 @pytest.mark.parametrize("kind", BOX_LOSSES)
-def test_a_box_that_is_certain_and_right_costs_nothing_in_whatever_dtype_its_targets_travel(kind):
-    """DeepSpeed's engine wants floats in the model's dtype, and Trainer casts all that it finds in a batch."""
+def test_certain_correct_box_has_zero_loss_with_bf16_targets(kind):
+    """Under DeepSpeed, Trainer casts all floats of a batch to the model's dtype."""
     targets = targets_of([BOX, [998, 501, 999, 503]])
     cast = {key: value.bfloat16() if value.is_floating_point() else value for key, value in targets.items()}
     logits = torch.full((len(targets["digit"]), 10), -100.0).scatter(1, targets["digit"][:, None], 100.0)
@@ -78,7 +78,7 @@ def test_a_box_that_is_certain_and_right_costs_nothing_in_whatever_dtype_its_tar
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_expected_box_is_the_mean_over_all_numbers_that_the_digits_spell(seed):
+def test_expected_box_is_the_mean_over_all_digit_combinations(seed):
     targets = targets_of([BOX])
     logits = random_logits(targets, seed)
     probabilities = logits.detach().softmax(-1)
@@ -86,28 +86,29 @@ def test_the_expected_box_is_the_mean_over_all_numbers_that_the_digits_spell(see
     for value in BOX:
         length = len(str(value))
         rows = probabilities[start : start + length]
-        spelt = itertools.product(range(10), repeat=length)
-        means.append(sum(int("".join(map(str, d))) * torch.prod(rows[range(length), d]) for d in spelt) / 1000)
+        combinations = itertools.product(range(10), repeat=length)
+        mean = sum(int("".join(map(str, d))) * torch.prod(rows[range(length), d]) for d in combinations)
+        means.append(mean / 1000)
         start += length
     torch.testing.assert_close(expected_boxes(logits, targets)[0], torch.stack(means).to(logits.dtype))
 
 
 @pytest.mark.parametrize("kind", BOX_LOSSES)
-def test_gradient_of_the_box_loss_agrees_with_finite_differences(kind):
+def test_box_loss_gradient_matches_finite_differences(kind):
     targets = targets_of([BOX, [100, 100, 900, 900]])
     logits = random_logits(targets)
     assert torch.autograd.gradcheck(lambda x: box_loss(x, targets, kind), logits)
     gradient = torch.autograd.grad(box_loss(logits, targets, kind), logits)[0]
-    pulled = torch.zeros(8, dtype=torch.float64).index_add(0, targets["edge"], gradient.norm(dim=1))
-    assert (pulled.reshape(2, 4).sum(1) > 0).all(), "each box is pulled"
+    edge_norms = torch.zeros(8, dtype=torch.float64).index_add(0, targets["edge"], gradient.norm(dim=1))
+    assert (edge_norms.reshape(2, 4).sum(1) > 0).all(), "each box must have a gradient"
 
 
 @pytest.mark.parametrize("kind", BOX_LOSSES)
 @pytest.mark.parametrize("seed", range(4))
-def test_gradient_of_the_box_loss_lowers_the_true_cost(kind, seed):
-    """Steps along it alone raise the expected box's IoU; W1 raises that of the box that would be generated, too.
+def test_minimizing_the_box_loss_raises_iou(kind, seed):
+    """GIoU and L1 raise the IoU of the expected box, W1 also that of the generated box.
 
-    GIoU and L1 do not: a mean can be right between two wrong modes. In training the LM's loss stands beside them.
+    GIoU and L1 do not raise the latter: between two wrong modes, the mean can be right. Training adds the LM loss to them.
     """
     box = [120, 252, 640, 931]
     targets = targets_of([box])
@@ -115,10 +116,10 @@ def test_gradient_of_the_box_loss_lowers_the_true_cost(kind, seed):
     optimizer = torch.optim.Adam([logits], lr=0.1)
 
     def iou() -> float:
-        reached = expected_boxes(logits.detach(), targets)[0] * 1000
+        predicted = expected_boxes(logits.detach(), targets)[0] * 1000
         if kind == "w1":
-            reached = logits.argmax(-1).reshape(4, 3) @ torch.tensor([100, 10, 1])
-        x0, y0, x1, y1 = reached.tolist()
+            predicted = logits.argmax(-1).reshape(4, 3) @ torch.tensor([100, 10, 1])
+        x0, y0, x1, y1 = predicted.tolist()
         return float(box_iou([[x0, y0, x1, y1]], [box])[0, 0]) if x0 < x1 and y0 < y1 else 0.0
 
     before = iou()
@@ -129,20 +130,20 @@ def test_gradient_of_the_box_loss_lowers_the_true_cost(kind, seed):
     assert iou() > max(before, 0.9)
 
 
-def test_gradient_of_the_decisions_agrees_with_finite_differences_and_points_the_right_way():
+def test_decision_gradients_match_finite_differences_and_have_the_right_sign():
     goes_on = torch.tensor([True, True, False])
     logits = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: decision_losses(x, goes_on), logits)
     fp_loss, fn_loss = decision_losses(logits, goes_on)
     fn_gradient = torch.autograd.grad(fn_loss, logits, retain_graph=True)[0]
     fp_gradient = torch.autograd.grad(fp_loss, logits)[0]
-    # A step against the gradient raises going on where objects follow and stopping where none does, and touches no other.
+    # A gradient step favors continuing where objects follow and stopping where none follows, and changes nothing else.
     assert (fn_gradient[:2, 0] < 0).all() and (fn_gradient[:2, 1] > 0).all() and not fn_gradient[2].any()
     assert fp_gradient[2, 0] > 0 and fp_gradient[2, 1] < 0 and not fp_gradient[:2].any()
 
 
-def test_gradient_of_a_count_is_none():
-    """Why the terms are not counts: what is counted in a generated text does not depend on the logits by any gradient."""
+def test_count_of_false_positives_has_no_gradient():
+    """This is why the loss terms are not counts: adding a count of generated boxes does not change the gradient."""
     logits = torch.randn(4, 10, requires_grad=True)
     false_positives = (logits.argmax(-1) != torch.tensor([1, 2, 3, 4])).float().sum()
     assert not false_positives.requires_grad
@@ -153,7 +154,7 @@ def test_gradient_of_a_count_is_none():
 
 @pytest.mark.parametrize("kind", BOX_LOSSES)
 @pytest.mark.parametrize("boxes", [0, 1, 300])
-def test_answers_of_any_length_give_a_finite_loss_and_gradient(kind, boxes):
+def test_responses_of_any_length_have_finite_loss_and_gradient(kind, boxes):
     targets = targets_of([[i, i, i + 20, i + 30] for i in range(boxes)])
     hidden = torch.randn(1, 6000, 16, requires_grad=True)
     head = torch.nn.Linear(16, 64, bias=False)
@@ -163,31 +164,33 @@ def test_answers_of_any_length_give_a_finite_loss_and_gradient(kind, boxes):
     assert all(torch.isfinite(term) for term in terms.values())
     assert torch.isfinite(hidden.grad).all()
     assert (terms["iou"] == 0) == (boxes == 0) == (terms["fn"] == 0)
-    assert terms["fp"] > 0, "an empty answer must stop as well"
+    assert terms["fp"] > 0, "even an empty response has a decision to stop"
 
 
 SIDE = st.integers(0, 1000)
 
 
 @given(st.lists(st.tuples(SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE), min_size=1, max_size=5))
-def test_giou_equals_torchvision_and_stays_within_its_bounds_for_boxes_inside_out(rows):
+def test_giou_equals_torchvision_and_is_bounded_for_reversed_boxes(rows):
     a, b = (torch.tensor(rows, dtype=torch.float64)[:, half] / 1000 for half in (slice(4), slice(4, 8)))
-    b = torch.cat([torch.minimum(b[:, :2], b[:, 2:]), torch.maximum(b[:, :2], b[:, 2:]) + 0.001], 1)  # truth is upright
+    b = torch.cat([torch.minimum(b[:, :2], b[:, 2:]), torch.maximum(b[:, :2], b[:, 2:]) + 0.001], 1)  # ordered
     giou = paired_giou(a, b)
-    upright = (a[:, 2:] > a[:, :2]).all(-1)
-    assert ((giou >= -3 - 1e-9) & (giou <= 1 + 1e-9)).all()  # at most the whole hull is taken off along each axis
-    torch.testing.assert_close(1 - giou[upright], generalized_box_iou_loss(a[upright], b[upright]), atol=1e-4, rtol=0)
+    ordered = (a[:, 2:] > a[:, :2]).all(-1)
+    assert ((giou >= -3 - 1e-9) & (giou <= 1 + 1e-9)).all()  # a reversal subtracts at most 1 for each axis
+    torch.testing.assert_close(1 - giou[ordered], generalized_box_iou_loss(a[ordered], b[ordered]), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("x0, x1", [(0.7, 0.3), (0.55, 0.45)], ids=["around the truth", "within it"])
-def test_a_box_inside_out_is_turned_right(x0, x1):
-    true = torch.tensor([[0.4, 0.4, 0.6, 0.6]])
+@pytest.mark.parametrize("x0, x1", [(0.7, 0.3), (0.55, 0.45)], ids=["around the ground truth", "within it"])
+def test_giou_gradient_reorders_reversed_corners(x0, x1):
+    gt_box = torch.tensor([[0.4, 0.4, 0.6, 0.6]])
     box = torch.tensor([[x0, 0.45, x1, 0.55]], requires_grad=True)
-    (-paired_giou(box, true)).sum().backward()
-    assert box.grad[0, 0] > 0 > box.grad[0, 2]  # x0 goes left, x1 goes right
+    (-paired_giou(box, gt_box)).sum().backward()
+    assert box.grad[0, 0] > 0 > box.grad[0, 2]  # a gradient step moves x0 left and x1 right
 
 
 class LargestTensor(TorchDispatchMode):
+    """Records the number of elements of the largest tensor that is created inside the `with` block."""
+
     numel = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -210,8 +213,8 @@ def test_memory_does_not_grow_with_vocabulary_times_length():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_says_where_each_familys_digits_stand(tiny_models, tmp_path, family):
-    Image.new("RGB", (300, 200), "grey").save(tmp_path / "a.png")
+def test_batch_targets_locate_digits_and_decisions(tiny_models, tmp_path, family):
+    Image.new("RGB", (300, 200), "gray").save(tmp_path / "a.png")
     objects = [([10.0, 20, 110, 90], "cat"), ([0, 0, 300, 200], "traffic light 7")]
     records = [make_record("a", "a.png", 300, 200, objects), make_record("b", "a.png", 300, 200, [])]
     collator = make_collator(tiny_models[family], tmp_path).for_losses(teacher_forced=True, sampled=False)
@@ -221,9 +224,9 @@ def test_a_batch_says_where_each_familys_digits_stand(tiny_models, tmp_path, fam
     predicted = batch["input_ids"][rows, positions + 1]
     assert collator.tokenizer.convert_ids_to_tokens(predicted) == [str(digit) for digit in targets["digit"].tolist()]
     assert (batch["labels"][rows, positions + 1] == predicted).all()
-    true = torch.tensor([box for box, _ in objects]) / torch.tensor([300, 200] * 2)
-    written = targets["boxes_xyxy"] / targets["sides"]
-    torch.testing.assert_close(written, true, atol=0.01, rtol=0)  # a coordinate step of the small picture
+    gt_boxes = torch.tensor([box for box, _ in objects]) / torch.tensor([300, 200] * 2)
+    encoded = targets["boxes_xyxy"] / targets["sides"]
+    torch.testing.assert_close(encoded, gt_boxes, atol=0.01, rtol=0)  # rounded to a coordinate step of the small image
     rows, positions = targets["decision_at"].T
     chosen = targets["decision_tokens"].gather(1, (~targets["goes_on"]).long()[:, None])[:, 0]
     assert (batch["input_ids"][rows, positions + 1] == chosen).all()

@@ -1,4 +1,4 @@
-"""Recipes, overlays and command lines: the right value wins, and every mistake is one message with exit code 2."""
+"""Recipes, overlays and command lines: which value wins, and that every user error is one message with exit code 2."""
 
 import os
 import resource
@@ -28,13 +28,13 @@ def test_later_sources_win(tmp_path):
     assert recipe.training.output_dir == "runs/tiny_nutrition_qlora-mine"
 
 
-def test_recipes_open_with_command_hardware_and_score():
+def test_recipe_headers_state_command_hardware_and_score():
     for path in [*RECIPES.glob("*.yaml"), *(RECIPES / "overlays").glob("*.yaml")]:
-        head = path.read_text(encoding="utf-8").split("\n\n")[0]
+        header = path.read_text(encoding="utf-8").split("\n\n")[0]
         for word in ("make train", "Hardware:", "Score:"):
             if word == "Score:" and path.stem == "tiny" and path.parent.name == "overlays":
                 continue
-            assert word in head, f"{path.name} lacks {word!r} in its header"
+            assert word in header, f"the header of {path.name} does not contain {word!r}"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_recipes_open_with_command_hardware_and_score():
         ("learning_rate: fast", "invalid float value: 'fast'"),
         ("learning_rate: [1", "not valid YAML"),
         ("learning_rate: 1\nlearning_rate: 2", "duplicate key: learning_rate"),
-        ("- a\n- b", "must hold `key: value` lines"),
+        ("- a\n- b", "must contain `key: value` lines"),
         ("lora_r: {a: 1}", "lora_r: {'a': 1} must be a plain value"),
         ("lora_r: [8, 16]", "must be a plain value"),
         ("learning_rate: null", "learning_rate: None must be a plain value"),
@@ -70,7 +70,7 @@ def test_recipes_open_with_command_hardware_and_score():
         ("lora_parts: [language_mlp]\nlora_vision: true", "lora_vision: conflicts with lora_parts"),
     ],
 )
-def test_mistakes_in_yaml_are_one_message(tmp_path, text, message):
+def test_error_in_yaml_is_reported_with_its_cause(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as error:
@@ -99,7 +99,7 @@ def test_mistakes_in_yaml_are_one_message(tmp_path, text, message):
         ("system_prompt", "'<|im_end|>'", "special token"),
     ],
 )
-def test_values_out_of_range_are_named(tmp_path, key, value, rule):
+def test_all_values_out_of_range_are_reported(tmp_path, key, value, rule):
     path = tmp_path / "mine.yaml"
     path.write_text(f"{key}: {value}\nweight_decay: -1")
     with pytest.raises(UserError, match=f"{key}: .*{rule}") as error:
@@ -132,7 +132,7 @@ def test_values_out_of_range_are_named(tmp_path, key, value, rule):
         (["--overlay", "quality"], None),
     ],
 )
-def test_the_best_checkpoint_is_chosen_by_what_is_measured_and_never_the_worst(arguments, words):
+def test_best_checkpoint_requires_a_logged_metric_and_its_direction(arguments, words):
     arguments = ["--config", "tiny_nutrition_qlora", *arguments]
     if words is None:
         load_recipe(arguments)
@@ -142,15 +142,15 @@ def test_the_best_checkpoint_is_chosen_by_what_is_measured_and_never_the_worst(a
     assert words in str(error.value)
 
 
-def test_what_the_libraries_refuse_is_one_message(tmp_path):
-    """TRL's own words where the arguments are made: transformers has no such optimizer."""
+def test_value_rejected_by_a_library_is_reported_with_the_recipe(tmp_path):
+    """transformers has no optimizer of this name, and TRL reports it when it creates its arguments."""
     path = tmp_path / "mine.yaml"
     path.write_text("optim: steepest")
     with pytest.raises(UserError, match=r"recipe tiny_nutrition_qlora-mine .* steepest"):
         load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
 
 
-def test_a_list_of_one_needs_no_brackets(tmp_path):
+def test_list_with_one_item_needs_no_brackets(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("data_args: --copy-images\nlora_parts: merger")
     recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
@@ -168,14 +168,14 @@ def test_a_list_of_one_needs_no_brackets(tmp_path):
         (["--overlay", "quality", "--lora_parts", "merger"], ["merger"], None, False),
     ],
 )
-def test_the_last_word_on_what_lora_adapts_wins(arguments, parts, suffixes, vision):
+def test_later_lora_targets_replace_earlier_ones(arguments, parts, suffixes, vision):
     recipe = load_recipe(["--config", "tiny_nutrition_qlora", *arguments])
-    grounding, given = recipe.options, recipe.model.lora_target_modules
-    assert (grounding.lora_parts, given and len(given), grounding.lora_vision) == (parts, suffixes, vision)
+    options, modules = recipe.options, recipe.model.lora_target_modules
+    assert (options.lora_parts, modules and len(modules), options.lora_vision) == (parts, suffixes, vision)
     assert ("lora_parts" in recipe.values, "lora_target_modules" in recipe.values) == (bool(parts), bool(suffixes))
 
 
-def test_lora_keys_without_peft_are_named_and_hinder_nothing():
+def test_lora_keys_without_peft_are_a_note_not_an_error():
     options = ["--use_peft", "false", "--load_in_4bit", "false"]
     (note,) = load_recipe(["--config", "tiny_nutrition_qlora", *options]).notes
     for word in ("use_peft: false", "lora_r", "lora_target_modules", "lora_vision"):
@@ -183,7 +183,7 @@ def test_lora_keys_without_peft_are_named_and_hinder_nothing():
     assert load_recipe(["--config", "tiny_nutrition_qlora"]).notes == []
 
 
-def test_sampling_that_nothing_asks_for_is_told():
+def test_sampling_keys_without_sampling_are_noted():
     options = ["--grounding_every", "5", "--iou_loss_weight", "1"]
     (note,) = load_recipe(["--config", "tiny_nutrition_qlora", *options]).notes
     assert "these keys have no effect: grounding_every" in note
@@ -199,21 +199,21 @@ def test_all_unknown_keys_are_reported_at_once(tmp_path):
         assert word in str(error.value)
 
 
-def test_words_without_a_key_are_named():
-    with pytest.raises(UserError, match=r"no key before 'small_gpu', 't4'.*commas"):
+def test_unexpected_arguments_are_rejected():
+    with pytest.raises(UserError, match=r"unexpected arguments 'small_gpu', 't4'.*commas"):
         load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", "tiny", "small_gpu", "--max_steps", "1", "t4"])
 
 
-def test_unknown_recipes_and_overlays_are_listed():
+def test_unknown_recipe_or_overlay_lists_the_available_ones():
     with pytest.raises(UserError, match=r"Did you mean nutrition_qlora\? Available: .*my_data"):
         load_recipe(["--config", "nutrition_qlra"])
     with pytest.raises(UserError, match="no overlay 'huge'"):
         load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", "huge"])
-    with pytest.raises(UserError, match="name a recipe"):
+    with pytest.raises(UserError, match=r"no recipe given\. Use --config"):
         load_recipe([])
 
 
-def test_a_gpu_without_bf16_trains_in_fp16_and_says_so(monkeypatch):
+def test_gpu_without_bf16_trains_in_fp16_with_a_note(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -221,12 +221,12 @@ def test_a_gpu_without_bf16_trains_in_fp16_and_says_so(monkeypatch):
     values, notes = fit_to_machine({"bf16": True, "dtype": "bfloat16"})
     assert (values["bf16"], values["fp16"], values["dtype"]) == (False, True, "float16")
     assert len(notes) == 1
-    assert "fp32 adapters under fp16" in notes[0]
-    asked = {"bf16": True, "dtype": "bfloat16"}
-    assert fit_to_machine(asked, {"dtype", "bf16"}) == (asked, []), "the command line decides"
+    assert "training in fp16 with fp32 adapters" in notes[0]
+    chosen = {"bf16": True, "dtype": "bfloat16"}
+    assert fit_to_machine(chosen, {"dtype", "bf16"}) == (chosen, []), "values of the command line are kept"
 
 
-def test_a_flag_that_says_no_belongs_to_the_record():
+def test_negated_flag_is_saved_with_the_values():
     plain = load_recipe(["--config", "tiny_nutrition_qlora", "--gradient_checkpointing", "true"])
     assert plain.values["gradient_checkpointing"] is True
     recipe = load_recipe(["--config", "nutrition_qlora", "--overlay", "tiny", "--no_gradient_checkpointing"])
@@ -253,11 +253,11 @@ def run(*arguments, script="train_sft.py", **options) -> subprocess.CompletedPro
         ),
     ],
 )
-def test_what_a_recipe_lacks_is_said_at_once(arguments, words):
+def test_missing_gpu_model_or_data_format_is_one_message(arguments, words):
     import torch
 
     if torch.cuda.is_available():
-        pytest.skip("this machine has the GPU that the recipe asks for")
+        pytest.skip("this machine has the GPU that the recipe requires")
     result = run(*arguments)
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
@@ -265,8 +265,8 @@ def test_what_a_recipe_lacks_is_said_at_once(arguments, words):
         assert word in result.stderr
 
 
-def test_a_full_disk_is_one_message_and_leaves_no_half_checkpoint(squares, tmp_path):
-    """A limit on the size of a file stands in for a full disk: the adapter does not fit, the small files do."""
+def test_full_disk_is_one_message_and_leaves_no_partial_checkpoint(squares, tmp_path):
+    """A limit on file size simulates a full disk: the adapter exceeds it, the small files do not."""
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
@@ -283,18 +283,19 @@ def test_a_full_disk_is_one_message_and_leaves_no_half_checkpoint(squares, tmp_p
 
 
 @pytest.fixture(scope="module")
-def half_run(squares, tmp_path_factory) -> Path:
-    return train(squares, tmp_path_factory.mktemp("half") / "run", "--save_steps", 1)
+def resumable_run(squares, tmp_path_factory) -> Path:
+    """A run with a checkpoint at each step, for tests that copy it."""
+    return train(squares, tmp_path_factory.mktemp("resumable") / "run", "--save_steps", 1)
 
 
 @pytest.mark.parametrize(
     ("damaged", "option"),
     [("trainer_state.json", []), ("optimizer.pt", []), ("adapter_model.safetensors", []), (None, ["--lora_r", 4])],
 )
-def test_a_checkpoint_that_cannot_be_resumed_is_one_message(half_run, squares, tmp_path, capsys, damaged, option):
-    """Torn, or trained with another LoRA; the run itself stays as it was."""
+def test_checkpoint_that_cannot_be_resumed_is_one_message(resumable_run, squares, tmp_path, capsys, damaged, option):
+    """The checkpoint is corrupt or was trained with another LoRA rank. The run folder stays unchanged."""
     run = tmp_path / "run"
-    shutil.copytree(half_run, run)
+    shutil.copytree(resumable_run, run)
     if damaged:
         (run / "checkpoint-2" / damaged).write_text("{")
     before = sorted(path.name for path in run.iterdir())
@@ -305,7 +306,7 @@ def test_a_checkpoint_that_cannot_be_resumed_is_one_message(half_run, squares, t
     assert sorted(path.name for path in run.iterdir()) == before
 
 
-def test_a_run_that_diverged_is_not_saved(squares, tmp_path, capsys):
+def test_diverged_run_is_not_saved(squares, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         train(squares, tmp_path / "run", "--learning_rate", "1e30", "--warmup_steps", 0, "--max_steps", 3)
     assert stop.value.code == 2
@@ -313,25 +314,26 @@ def test_a_run_that_diverged_is_not_saved(squares, tmp_path, capsys):
     assert not list((tmp_path / "run").glob("*/adapter_model.safetensors"))
 
 
-def test_a_data_set_named_on_the_command_line_is_never_made_of_an_overlays_pictures():
+def test_data_dir_on_the_command_line_uses_the_data_of_the_recipe_not_of_the_overlay():
     own = load_recipe(["--config", "my_data", "--overlay", "tiny", "--data_dir", "data/my_data"]).options
     assert (own.data_format, own.data_source, own.data_dir) == ("auto", "path/to/annotations", "data/my_data")
-    drawn = load_recipe(["--config", "my_data", "--overlay", "tiny"]).options
-    assert (drawn.data_format, drawn.data_source, drawn.data_dir) == ("nutrition", None, "data/nutrition")
-    bare = load_recipe(["--config", "grounding_qwen3vl", "--overlay", "tiny", "--data_format=coco", "--data_dir=x"])
-    assert (bare.options.data_format, bare.options.data_dir) == ("coco", "x")
+    generated = load_recipe(["--config", "my_data", "--overlay", "tiny"]).options
+    assert (generated.data_format, generated.data_source, generated.data_dir) == ("nutrition", None, "data/nutrition")
+    arguments = ["--config", "grounding_qwen3vl", "--overlay", "tiny", "--data_format=coco", "--data_dir=x"]
+    named = load_recipe(arguments).options
+    assert (named.data_format, named.data_dir) == ("coco", "x")
 
 
-def test_recipes_that_share_a_folder_draw_the_same_pictures():
-    made = {}
+def test_recipes_that_share_a_data_folder_generate_the_same_images():
+    data_args = {}
     for path in [*RECIPES.glob("*.yaml"), *(RECIPES / "overlays").glob("*.yaml")]:
         values = yaml.safe_load(path.read_text())
         if values.get("data_format") == "nutrition":
-            made.setdefault(values["data_dir"], set()).add(tuple(values["data_args"]))
-    assert made and all(len(arguments) == 1 for arguments in made.values())
+            data_args.setdefault(values["data_dir"], set()).add(tuple(values["data_args"]))
+    assert data_args and all(len(arguments) == 1 for arguments in data_args.values())
 
 
-def test_help_without_a_recipe_lists_recipes_and_our_keys(capsys):
+def test_help_without_a_recipe_lists_recipes_and_boxtune_keys(capsys):
     with pytest.raises(SystemExit) as stopped:
         train_sft.main(["--help"])
     assert not stopped.value.code
@@ -340,14 +342,14 @@ def test_help_without_a_recipe_lists_recipes_and_our_keys(capsys):
         assert word in page
 
 
-def test_help_lists_targets_and_recipes():
+def test_make_help_lists_targets_and_recipes():
     result = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for word in ("train", "check", "eval", "merge", "test", "quality", "nutrition_qlora", "small_gpu"):
         assert word in result.stdout
 
 
 def test_every_key_of_every_recipe_is_read():
-    """A key that a dataclass does not know would be refused; this names the file in the test's own words."""
+    """Loading rejects unknown keys. This also checks that no key gets lost on the way."""
     for path in RECIPES.glob("*.yaml"):
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         recipe = load_recipe(["--config", str(path), "--overlay", "tiny"])

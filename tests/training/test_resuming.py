@@ -1,4 +1,4 @@
-"""Runs that are cut, resumed, refused or begun again."""
+"""Runs that are interrupted, resumed, rejected or started over."""
 
 import json
 import os
@@ -17,16 +17,16 @@ from safetensors.torch import load_file
 from boxtune.data.dataset import read_records
 from boxtune.training.run_folder import last_whole_checkpoint
 from tests.helpers.records import ROOT
-from tests.helpers.training import train
+from tests.helpers.training import log_history, train
 
 
 @pytest.mark.parametrize("adapter_dtype", ["float32", "bfloat16"])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(adapter_dtype, squares, tmp_path):
-    """Same data order, optimiser state, dropout and schedule: the weights agree to the bit on one machine."""
+def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_run(adapter_dtype, squares, tmp_path):
+    """Data order, optimizer state, dropout and schedule are restored, so the weights are equal bit by bit on one machine."""
     options = ("--max_steps", 6, "--save_steps", 3, "--lora_dropout", 0.1, "--adapter_dtype", adapter_dtype)
     run = train(squares, tmp_path / "run", *options)
     reference = load_file(run / "final" / "adapter_model.safetensors")
-    # As if killed while it was saving step 6: no final folder, a torn last checkpoint.
+    # As if killed while saving step 6: there is no final folder, and the last checkpoint is incomplete.
     shutil.rmtree(run / "final")
     (run / "checkpoint-6" / "trainer_state.json").unlink()
     train(squares, run, *options, "--resume_from_checkpoint", "true")
@@ -36,14 +36,24 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(adapter_dtype, squar
     assert all(torch.equal(resumed[key], reference[key]) for key in reference)
 
 
-# A loss that never changes: the first checkpoint stays the best.
-STILL = ["--learning_rate", 1e-12, "--load_best_model_at_end", "true", "--metric_for_best_model", "eval_loss"]
-STILL += ["--greater_is_better", "false"]
+# The loss hardly changes, so the first checkpoint stays the best.
+FIRST_IS_BEST = ["--learning_rate", 1e-12, "--load_best_model_at_end", "true", "--metric_for_best_model", "eval_loss"]
+FIRST_IS_BEST += ["--greater_is_better", "false"]
 
 
-def test_a_resumed_run_goes_on_counting_with_the_patience_of_its_recipe(squares, tmp_path):
-    """The best is step 1; three evaluations later patience ends. A lost count would end at 5, the old patience at 3."""
-    options = [*STILL, "--eval_strategy", "steps", "--eval_steps", 1, "--save_steps", 1, "--save_total_limit", 9]
+def test_resumed_run_keeps_its_count_of_evaluations_but_uses_the_new_patience(squares, tmp_path):
+    """Step 1 is the best, so a patience of 3 ends at step 4. A lost count would end at step 5, the old patience at step 3."""
+    options = [
+        *FIRST_IS_BEST,
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        1,
+        "--save_steps",
+        1,
+        "--save_total_limit",
+        9,
+    ]
     options += ["--max_steps", 8, "--early_stopping_patience"]
     run = train(squares, tmp_path / "run", *options, 1)
     assert last_whole_checkpoint(run).name == "checkpoint-2"
@@ -51,9 +61,9 @@ def test_a_resumed_run_goes_on_counting_with_the_patience_of_its_recipe(squares,
     assert last_whole_checkpoint(run).name == "checkpoint-4"
 
 
-def test_an_interrupt_keeps_its_checkpoint_beside_the_best(squares, tmp_path, capsys):
-    """With a limit of one checkpoint transformers ends by removing all but the best; nothing is evaluated any more."""
-    options = [*STILL, "--max_steps", 400, "--eval_strategy", "epoch", "--save_strategy", "epoch"]
+def test_interrupt_keeps_its_checkpoint_although_another_is_the_best(squares, tmp_path, capsys):
+    """With save_total_limit 1, transformers would end by deleting all checkpoints but the best. No evaluation follows."""
+    options = [*FIRST_IS_BEST, "--max_steps", 400, "--eval_strategy", "epoch", "--save_strategy", "epoch"]
     options += ["--save_total_limit", 1]
     steps = len(read_records(squares, "train"))
 
@@ -70,11 +80,11 @@ def test_an_interrupt_keeps_its_checkpoint_beside_the_best(squares, tmp_path, ca
     (step,) = re.findall(r"stopped at step (\d+)", capsys.readouterr().out)
     last = last_whole_checkpoint(tmp_path / "run")
     assert last.name == f"checkpoint-{step}" and int(step) > steps
-    logged = json.loads((last / "trainer_state.json").read_text())["log_history"]
-    assert int(step) % steps == 0 or not any(row["step"] == int(step) for row in logged if "eval_loss" in row)
+    evaluated = [row["step"] for row in log_history(tmp_path / "run", int(step)) if "eval_loss" in row]
+    assert int(step) % steps == 0 or int(step) not in evaluated
 
 
-def test_a_resumption_that_is_refused_leaves_the_runs_record(squares, tmp_path, capsys):
+def test_rejected_resumption_leaves_the_record_of_the_run_unchanged(squares, tmp_path, capsys):
     run = train(squares, tmp_path / "run")
     before = {name: (run / name).read_bytes() for name in ("recipe.yaml", "run.json", "first_batch.txt")}
     with pytest.raises(SystemExit) as error:
@@ -84,7 +94,7 @@ def test_a_resumption_that_is_refused_leaves_the_runs_record(squares, tmp_path, 
     assert {name: (run / name).read_bytes() for name in before} == before
 
 
-def test_an_existing_run_is_never_overwritten_unasked(squares, tmp_path, capsys):
+def test_existing_run_is_overwritten_only_with_overwrite_output_dir(squares, tmp_path, capsys):
     run = train(squares, tmp_path / "run")
     before = (run / "final" / "adapter_model.safetensors").stat().st_mtime_ns
     with pytest.raises(SystemExit) as stop:
@@ -98,18 +108,18 @@ def test_an_existing_run_is_never_overwritten_unasked(squares, tmp_path, capsys)
     assert (run / "final" / "adapter_model.safetensors").stat().st_mtime_ns > before
 
 
-def test_a_new_run_replaces_what_is_the_old_ones_and_nothing_else(squares, tmp_path):
-    """A link goes and what it leads to stays, as does a note; what a killed run was saving does not end in the new model."""
-    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    for folder in (elsewhere, run / "checkpoint-7", run / "final.partial"):
+def test_new_run_replaces_only_the_folders_of_the_old_run(squares, tmp_path):
+    """A link is deleted, but neither its target nor the user's notes. The new model has no files of an interrupted save."""
+    run, link_target = tmp_path / "run", tmp_path / "link_target"
+    for folder in (link_target, run / "checkpoint-7", run / "final.partial"):
         folder.mkdir(parents=True)
-    (elsewhere / "config.json").write_text("{}")
-    (run / "final_merged").symlink_to(elsewhere)
-    (run / "eval_notes.txt").write_text("mine")
-    (run / "final.partial" / "model.safetensors").write_text("of other weights")
+    (link_target / "config.json").write_text("{}")
+    (run / "final_merged").symlink_to(link_target)
+    (run / "eval_notes.txt").write_text("my notes")
+    (run / "final.partial" / "model.safetensors").write_text("other weights")
     train(squares, run, "--overwrite_output_dir", "true")
     assert not (run / "final_merged").exists() and not (run / "checkpoint-7").exists()
-    assert (elsewhere / "config.json").read_text() == "{}" and (run / "eval_notes.txt").read_text() == "mine"
+    assert (link_target / "config.json").read_text() == "{}" and (run / "eval_notes.txt").read_text() == "my notes"
     assert not (run / "final" / "model.safetensors").exists() and (run / "final" / "adapter_config.json").exists()
 
 
@@ -122,7 +132,7 @@ def test_sigterm_leaves_a_checkpoint_to_resume_from(squares, tmp_path):
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         deadline = time.monotonic() + 120
-        while "'loss'" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+        while ", learning rate" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
             time.sleep(0.3)
         os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and clusters do
         code = process.wait(timeout=60)

@@ -1,4 +1,4 @@
-"""Training: every recipe on the tiny model, what is refused, and what a run leaves behind."""
+"""Training: every recipe on the tiny model, which inputs are rejected, and what a run saves."""
 
 import json
 import os
@@ -25,55 +25,58 @@ from boxtune.families.family import LORA_PARTS
 from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
 from boxtune.models.describing import quantized_modules
 from boxtune.training import setup
-from boxtune.training.recipe import RECIPES, load_recipe
+from boxtune.training.recipe import RECIPES, Recipe, load_recipe
 from tests.helpers.records import FAMILIES, ROOT
-from tests.helpers.training import train
+from tests.helpers.training import log_history, train
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in (RECIPES / "overlays").glob("*.yaml"))
 
 
-def parts_of(recipe) -> set[str]:
-    """What LoRA is to adapt, by whichever of its keys the recipe says it."""
+def adapted_parts(recipe: Recipe) -> set[str]:
+    """The parts that LoRA adapts, according to lora_parts or to lora_target_modules and lora_vision."""
     if recipe.options.lora_parts:
         return set(recipe.options.lora_parts)
-    language = {"language_attention", "language_mlp"} if "up_proj" in recipe.model.lora_target_modules else set()
-    return (
-        {"language_attention"}
-        | language
-        | ({"vision_attention", "vision_mlp"} if recipe.options.lora_vision else set())
-    )
+    parts = {"language_attention"}
+    if "up_proj" in recipe.model.lora_target_modules:
+        parts |= {"language_mlp"}
+    if recipe.options.lora_vision:
+        parts |= {"vision_attention", "vision_mlp"}
+    return parts
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_trains_two_steps_on_the_tiny_model(name, squares, tmp_path):
     recipe = load_recipe(["--config", name, "--overlay", "tiny"])
     run = train(squares, tmp_path / "run", config=name, overlay="tiny")
-    state = json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())
-    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+    losses = [entry["loss"] for entry in log_history(run) if "loss" in entry]
     assert len(losses) == 2
     assert all(0 < loss < 20 for loss in losses)
     adapter = load_file(run / "final" / "adapter_model.safetensors")
     assert all(tensor.dtype == torch.float32 for tensor in adapter.values())
-    # Two steps move every B away from zero.
+    # lora_B starts at zero, and two steps must change all of them.
     assert all(tensor.abs().max() > 0 for key, tensor in adapter.items() if "lora_B" in key)
+
     info = json.loads((run / "final" / "run.json").read_text())
     linears = {part: sum(found.values()) for part, found in info["modules"]["adapted"].items()}
     assert 2 * sum(linears.values()) == len(adapter)
-    assert {part for part, count in linears.items() if count} == parts_of(recipe)
-    assert info["modules"]["quantised"]["vision"]["nf4"] == 0
-    assert info["modules"]["quantised"]["head"]["nf4"] == 0
-    assert info["modules"]["quantised"]["language"]["nf4"] > 0
-    assert info["modules"]["quantised"]["language"]["full"] == 0
+    assert {part for part, count in linears.items() if count} == adapted_parts(recipe)
+    quantized = info["modules"]["quantised"]
+    assert quantized["vision"]["nf4"] == 0
+    assert quantized["head"]["nf4"] == 0
+    assert quantized["language"]["nf4"] > 0
+    assert quantized["language"]["full"] == 0
     assert info["data"]["splits"]["train"]["images"] == 16
+
     resolved = yaml.safe_load((run / "final" / "recipe.yaml").read_text())
     assert resolved["model_name_or_path"] == recipe.model.model_name_or_path
     assert resolved["max_steps"] == 2
     grounding = json.loads((run / "final" / "grounding.json").read_text())
     assert grounding["codec"] == ("qwen3_vl_click" if "click" in name else "qwen3_vl")
     assert grounding["max_pixels"] == 50176
-    taught = (run / "first_batch.txt").read_text().split("--- supervised\n")[1]
-    assert taught.strip().endswith("<|im_end|>")
+    supervised = (run / "first_batch.txt").read_text().split("--- supervised\n")[1]
+    assert supervised.strip().endswith("<|im_end|>")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -85,7 +88,7 @@ def test_every_overlay_combines_with_tiny(overlay, monkeypatch):
         assert recipe.values[key] == tiny.get(key, value)
 
 
-def test_the_published_values_of_nutrition_qlora():
+def test_nutrition_qlora_has_the_published_values():
     recipe = load_recipe(["--config", "nutrition_qlora"], needs_gpu=False) if torch.cuda.is_available() else None
     values = recipe.values if recipe else yaml.safe_load((RECIPES / "nutrition_qlora.yaml").read_text())
     wanted = {
@@ -111,7 +114,7 @@ def test_the_published_values_of_nutrition_qlora():
 @pytest.mark.parametrize("bits", [4, 16])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_part_of_every_family_trains(family, bits, tiny_models, squares, tmp_path, capsys):
-    """In NF4, which leaves vision tower and mergers unquantised, and on 16-bit weights: every B with a gradient moves."""
+    """Every lora_B with a gradient changes, with 16-bit weights and with NF4, which quantizes only the language model."""
     run = train(
         *(squares, tmp_path / "run", "--model_name_or_path", tiny_models[family], "--lora_parts", *LORA_PARTS),
         *(["--dtype", "bfloat16", "--bf16", "true", "--load_in_4bit", "false"] if bits == 16 else []),
@@ -130,12 +133,13 @@ def test_every_part_of_every_family_trains(family, bits, tiny_models, squares, t
     adapter = load_file(run / "final" / "adapter_model.safetensors")
     assert len(adapter) == 2 * sum(counts.values())
     assert all(tensor.dtype == torch.float32 for tensor in adapter.values())
-    still = {key.split(".lora_B")[0] for key, tensor in adapter.items() if "lora_B" in key and not tensor.any()}
-    # The deepstack's second merger joins behind the second layer, here the last: what it adds to pictures reaches no answer.
-    place = "base_model.model.model.visual.deepstack_merger_list.1"
-    assert still == ({f"{place}.linear_fc1", f"{place}.linear_fc2"} if family == "qwen3_vl" else set())
-    said = capsys.readouterr().out
-    assert "LoRA on language_mlp: 2 down_proj, 2 gate_proj, 2 up_proj" in said and " %)" in said
+    unchanged = {key.split(".lora_B")[0] for key, tensor in adapter.items() if "lora_B" in key and not tensor.any()}
+    # The second deepstack merger adds to the image tokens after the second layer. Here that is the last layer, so no text token
+    # depends on it.
+    merger = "base_model.model.model.visual.deepstack_merger_list.1"
+    assert unchanged == ({f"{merger}.linear_fc1", f"{merger}.linear_fc2"} if family == "qwen3_vl" else set())
+    printed = capsys.readouterr().out
+    assert "LoRA on language_mlp: 2 down_proj, 2 gate_proj, 2 up_proj" in printed and " %)" in printed
 
 
 def test_bf16_compute_trains_on_a_cpu(squares, tmp_path):
@@ -144,8 +148,8 @@ def test_bf16_compute_trains_on_a_cpu(squares, tmp_path):
     assert all(tensor.dtype == torch.float32 for tensor in adapter.values())
 
 
-def test_what_else_a_recipe_may_choose(squares, tmp_path, capsys):
-    """Both towers quantised and adapted, bf16 adapters, another family's coordinates, another order: trained and evaluated."""
+def test_rare_recipe_options_train_and_evaluate(squares, tmp_path, capsys):
+    """A quantized and adapted vision tower, bf16 adapters, another family's box format and another object order."""
     run = train(
         *(squares, tmp_path / "run", "--quantize_vision", "true", "--lora_vision", "true"),
         *("--adapter_dtype", "bfloat16", "--codec", "qwen2_5_vl", "--object_order", "area"),
@@ -167,7 +171,7 @@ def test_what_else_a_recipe_may_choose(squares, tmp_path, capsys):
     assert quantized_modules(model)["vision"]["nf4"] == 34
 
 
-def test_full_fine_tuning_saves_a_whole_model_that_answers_greedily(squares, tmp_path, tiny_models, capsys):
+def test_full_fine_tuning_saves_a_whole_model_with_greedy_generation(squares, tmp_path, tiny_models, capsys):
     base = shutil.copytree(tiny_models["qwen2_5_vl"], tmp_path / "base")
     (base / "generation_config.json").write_text('{"do_sample": true, "repetition_penalty": 1.05}')
     options = ("--model_name_or_path", base, "--load_in_4bit", "false", "--use_peft", "false")
@@ -179,7 +183,7 @@ def test_full_fine_tuning_saves_a_whole_model_that_answers_greedily(squares, tmp
     assert not generation.get("do_sample") and generation.get("repetition_penalty", 1.0) == 1.0
 
 
-def test_a_token_is_saved_nowhere(squares, tmp_path):
+def test_hub_token_is_not_saved(squares, tmp_path):
     token = "hf_" + "secret" * 5
     run = train(squares, tmp_path / "run", "--hub_token", token, "--save_steps", 1)
     files = [path for path in run.rglob("*") if path.is_file()]
@@ -187,26 +191,26 @@ def test_a_token_is_saved_nowhere(squares, tmp_path):
     assert not [path for path in files if token.encode() in path.read_bytes()]
 
 
-def test_a_picture_that_is_gone_is_said_before_training(squares, tmp_path, capsys):
+def test_missing_image_is_reported_before_training(squares, tmp_path, capsys):
     data = shutil.copytree(squares, tmp_path / "data")
     record = read_records(data, "train")[-1]
-    gone = image_path(record, data)
+    missing = f"{image_path(record, data)}.moved"
     lines = (data / "train.jsonl").read_text()
-    (data / "train.jsonl").write_text(lines.replace(record["image"], f"{gone}.moved"))
+    (data / "train.jsonl").write_text(lines.replace(record["image"], missing))
     with pytest.raises(SystemExit) as stop:
         train(data, tmp_path / "run", "--dataloader_num_workers", 2)
     assert stop.value.code == 2
-    assert "1 of" in (message := capsys.readouterr().err) and f"{gone}.moved" in message
+    assert "1 of" in (message := capsys.readouterr().err) and missing in message
     assert not (tmp_path / "run").exists()
 
 
-def test_a_picture_that_tears_while_a_worker_reads_it_is_no_traceback(squares, tmp_path, capsys):
+def test_corrupt_image_in_a_worker_is_one_message_without_traceback(squares, tmp_path, capsys):
     data = shutil.copytree(squares, tmp_path / "data")
     lines = (data / "train.jsonl").read_text()
     for record in read_records(data, "train"):
-        torn = tmp_path / f"{record['id']}.png"
-        torn.write_bytes(image_path(record, data).read_bytes()[:300])
-        lines = lines.replace(json.dumps(record["image"]), json.dumps(str(torn)))
+        corrupt = tmp_path / f"{record['id']}.png"
+        corrupt.write_bytes(image_path(record, data).read_bytes()[:300])
+        lines = lines.replace(json.dumps(record["image"]), json.dumps(str(corrupt)))
     (data / "train.jsonl").write_text(lines)
     with pytest.raises(SystemExit) as stop:
         train(data, tmp_path / "run", "--dataloader_num_workers", 1)
@@ -216,7 +220,7 @@ def test_a_picture_that_tears_while_a_worker_reads_it_is_no_traceback(squares, t
     assert "Traceback" not in error
 
 
-def test_a_base_that_is_quantised_already_is_refused(squares, tmp_path, tiny_models, capsys):
+def test_quantized_base_model_is_rejected(squares, tmp_path, tiny_models, capsys):
     base = shutil.copytree(tiny_models["qwen2_vl"], tmp_path / "base")
     config = json.loads((base / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
@@ -226,7 +230,7 @@ def test_a_base_that_is_quantised_already_is_refused(squares, tmp_path, tiny_mod
     assert stop.value.code == 2 and "is already quantized" in capsys.readouterr().err
 
 
-def test_values_that_only_the_library_knows_are_refused_by_name(squares, tmp_path, capsys):
+def test_unusable_attention_and_storage_values_are_rejected(squares, tmp_path, capsys):
     for key, value, words in (
         ("attn_implementation", "flash_attn_2", "must be one of eager, "),
         ("bnb_4bit_quant_storage", "bf16", "bnb_4bit_quant_storage bf16"),
@@ -237,8 +241,8 @@ def test_values_that_only_the_library_knows_are_refused_by_name(squares, tmp_pat
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_frozen_tower_runs_once(family, tiny_models, squares, tmp_path):
-    """With gradient checkpointing, too, where a layer that needs gradients runs twice."""
+def test_frozen_vision_tower_runs_once_per_step(family, tiny_models, squares, tmp_path):
+    """With gradient checkpointing, layers that need gradients run twice."""
     options = ["--model_name_or_path", str(tiny_models[family]), "--gradient_checkpointing", "true"]
     options += ["--lora_vision", "false", "--per_device_train_batch_size", "1", "--max_steps", "1"]
     options += ["--output_dir", str(tmp_path), "--eval_strategy", "no", "--save_strategy", "no"]
@@ -253,7 +257,7 @@ def test_a_frozen_tower_runs_once(family, tiny_models, squares, tmp_path):
     assert len(runs["language_model"]) == 2 * len(model.language_model.layers)
 
 
-def test_under_fsdp_losses_that_need_the_whole_head_are_refused(monkeypatch):
+def test_losses_that_need_the_whole_lm_head_are_rejected_under_fsdp(monkeypatch):
     recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--iou_loss_weight", "1"])
     assert any(setup.choose_losses(recipe))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
@@ -261,13 +265,13 @@ def test_under_fsdp_losses_that_need_the_whole_head_are_refused(monkeypatch):
         setup.choose_losses(recipe)
 
 
-def test_an_overlay_that_sets_the_rank_sets_its_scale():
+def test_overlays_set_lora_r_and_lora_alpha_together():
     for name in OVERLAYS:
         values = yaml.safe_load((RECIPES / "overlays" / f"{name}.yaml").read_text())
         assert ("lora_r" in values) == ("lora_alpha" in values), name
 
 
-def test_overlong_examples_stop_or_are_dropped_and_listed(squares, tmp_path, capsys):
+def test_overlong_examples_abort_the_run_or_are_dropped(squares, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         train(squares, tmp_path / "run", "--max_length", "120")
     assert stop.value.code == 2
@@ -280,140 +284,137 @@ def test_overlong_examples_stop_or_are_dropped_and_listed(squares, tmp_path, cap
         train(squares, tmp_path / "run", "--max_length", "120", "--noise_objects", "2")
     assert "lower max_pixels or noise_objects (2.0), or set" in capsys.readouterr().err
     train(squares, tmp_path / "run", "--max_length", "120", "--overlong", "drop")
-    told = capsys.readouterr().out
-    assert told.count("dropped from train") == listed
-    assert int(re.search(r"longest example (\d+) of max_length 120", told).group(1)) <= 120
+    printed = capsys.readouterr().out
+    assert printed.count("dropped from train") == listed
+    assert int(re.search(r"longest example (\d+) of max_length 120", printed).group(1)) <= 120
 
 
 def write_recipe(path: Path, **changes) -> Path:
-    """tiny_nutrition_qlora with some values changed and None ones left out."""
+    """Write tiny_nutrition_qlora with changed values; a value of None omits its key."""
     values = yaml.safe_load((RECIPES / "tiny_nutrition_qlora.yaml").read_text()) | changes
     values["model_name_or_path"] = str(ROOT / values["model_name_or_path"])
     path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
     return path
 
 
-def test_a_misspelt_tracker_is_refused(squares, tmp_path, capsys):
+def test_unknown_tracker_is_rejected(squares, tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         train(squares, tmp_path / "run", "--report_to", "wandbb")
     assert error.value.code == 2
     assert "wandbb must be one of" in capsys.readouterr().err
 
 
-def test_trackers_that_are_absent_or_not_logged_in_do_not_stop_a_run(squares, tmp_path):
-    """Nor does a label that dataset.json does not list."""
-    data = shutil.copytree(squares, tmp_path / "data")
+def write_tracked_recipe(folder: Path, squares: Path) -> Path:
+    """A recipe with three trackers, for a copy of `squares` that contains a label outside its classes."""
+    data = shutil.copytree(squares, folder / "data")
     info = json.loads((data / "dataset.json").read_text())
     (data / "dataset.json").write_text(json.dumps(info | {"classes": ["red square"]}))
-    recipe = write_recipe(
-        tmp_path / "tracked.yaml",
+    return write_recipe(
+        folder / "tracked.yaml",
         report_to=["wandb", "mlflow", "tensorboard"],
         data_dir=str(data),
-        output_dir=str(tmp_path / "run"),
+        output_dir=str(folder / "run"),
         max_steps=2,
         per_device_train_batch_size=1,
         eval_steps=2,
         logging_steps=1,
     )
+
+
+def test_absent_or_logged_out_trackers_do_not_stop_a_run(squares, tmp_path):
+    """A label that dataset.json does not list does not stop it either."""
+    recipe = write_tracked_recipe(tmp_path, squares)
     logged_out = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     logged_out |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none")}
     command = [sys.executable, str(ROOT / "train_sft.py"), "--config", str(recipe)]
     result = subprocess.run(command, cwd=tmp_path, env=logged_out, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "2/2 [" in result.stderr, "the progress bar is missing"
-    assert "kernels" not in result.stderr, "bitsandbytes advertises kernels on a CPU with AVX512-BF16"
+    assert "kernels" not in result.stderr, "bitsandbytes recommends its kernels on a CPU with AVX512-BF16"
     assert "wandb is not logged in" in result.stdout
     assert "mlflow is not installed" in result.stdout
+
     (wandb_run,) = (tmp_path / "wandb").glob("offline-run-*")
-    pictures = list(wandb_run.glob("files/media/images/eval/pictures_*.png"))
-    assert len(pictures) == len(read_records(squares, "validation"))
+    images = list(wandb_run.glob("files/media/images/eval/pictures_*.png"))
+    assert len(images) == len(read_records(squares, "validation"))
     overlays = [json.loads(path.read_text()) for path in wandb_run.glob("files/media/metadata/boxes2D/eval/*.json")]
     drawn = [box for overlay in overlays for box in overlay["box_data"]]
-    truth = [box for record in read_records(squares, "validation") for box in record["objects"]["bbox"]]
-    assert len(drawn) >= len(truth) > 0
+    gt_boxes = [box for record in read_records(squares, "validation") for box in record["objects"]["bbox"]]
+    assert len(drawn) >= len(gt_boxes) > 0
     assert all(0 <= box["position"][key] <= 1 for box in drawn for key in ("minX", "minY", "maxX", "maxY"))
+
     (events,) = (tmp_path / "run").rglob("events.out.tfevents*")
     logged = EventAccumulator(str(events), size_guidance={"images": 0}).Reload().Tags()
     assert {"eval/AP50", "eval/f1", "eval/mean_iou", "train/loss"} <= set(logged["scalars"])
     assert sorted(logged["images"])[0] == "eval/pictures/0"
 
 
-def test_the_data_is_prepared_once(tmp_path, capsys):
-    """A recipe that names a converter makes its data when it is absent, and not again."""
-    pictures = tmp_path / "source"
-    pictures.mkdir()
+def write_aabb_source(folder: Path) -> Path:
+    """Twelve images with one box each, in aabb format. Returns the annotation file."""
+    folder.mkdir()
     items = []
     for i in range(12):
-        Image.new("RGB", (100, 80), (i, i, 200)).save(pictures / f"{i}.png")
-        items.append(
-            {"image": f"{i}.png", "objects": [{"class": ("box", "cup")[i % 2], "bbox_aabb": [0.1, 0.1, 0.5, 0.6]}]}
-        )
-    (pictures / "list.json").write_text(json.dumps(items))
+        Image.new("RGB", (100, 80), (i, i, 200)).save(folder / f"{i}.png")
+        item_object = {"class": ("box", "cup")[i % 2], "bbox_aabb": [0.1, 0.1, 0.5, 0.6]}
+        items.append({"image": f"{i}.png", "objects": [item_object]})
+    annotations = folder / "list.json"
+    annotations.write_text(json.dumps(items))
+    return annotations
+
+
+def test_data_is_prepared_only_once(tmp_path, capsys):
+    """A recipe with data_format prepares its data if data_dir is absent. Later runs use it, even if data_args have changed."""
+    annotations = write_aabb_source(tmp_path / "source")
     data = tmp_path / "prepared"
     recipe = write_recipe(
         tmp_path / "own.yaml",
         data_format="aabb",
-        data_source=str(pictures / "list.json"),
+        data_source=str(annotations),
         data_args=["--questions", "most-common"],
     )
     run = train(data, tmp_path / "run", config=recipe)
     assert "preparing the data: python -m data_prep aabb" in capsys.readouterr().out
-    assert Grounding.load(run / "final").questions == [
-        f"<image>Detect every {name} in the image." for name in ("box", "cup")
-    ]
+    questions = [f"<image>Detect every {name} in the image." for name in ("box", "cup")]
+    assert Grounding.load(run / "final").questions == questions
+
     stamp = (data / "dataset.json").stat().st_mtime_ns
     train(data, tmp_path / "run2", config=recipe)
-    again = capsys.readouterr().out
-    assert "preparing the data" not in again and "it is used as it is" not in again
+    printed = capsys.readouterr().out
+    assert "preparing the data" not in printed and "it is used as it is" not in printed
     assert (data / "dataset.json").stat().st_mtime_ns == stamp
 
     recipe.write_text(recipe.read_text().replace("most-common", "all"))
     train(data, tmp_path / "run3", config=recipe)
-    out = capsys.readouterr().out
-    assert "--questions most-common`, not `aabb" in out and "it is used as it is" in out
+    printed = capsys.readouterr().out
+    assert "--questions most-common`, not `aabb" in printed and "it is used as it is" in printed
     assert (data / "dataset.json").stat().st_mtime_ns == stamp
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_would(squares, tmp_path):
-    """Two CPU processes (gloo) with one example each take the steps of one process with two, and log what both did."""
+def test_two_processes_train_like_one_process(squares, tmp_path):
+    """Two CPU processes (gloo) with one example each take the same steps as one process with two, and log means of both."""
     options = ("--load_in_4bit", "false", "--fp_loss_weight", 0.5, "--fn_loss_weight", 2.0, "--save_steps", 1)
     sampled = ("--grounding_mode", "both", "--grounding_every", 2, "--grounding_samples", 2)
     varied = ("--augment", "resize", "color", "--prompt_variety", "true", "--noise_objects", 0.5)
     one = train(squares, tmp_path / "one", *options, *varied, "--per_device_train_batch_size", 2)
-    words = [
-        "--config",
-        "tiny_nutrition_qlora",
-        "--data_dir",
-        squares,
-        "--output_dir",
-        tmp_path / "two",
-        "--max_steps",
-        2,
-    ]
-    words += ["--per_device_train_batch_size", 1, "--eval_strategy", "no", "--logging_steps", 1, "--eval_images", 4]
+
+    two = tmp_path / "two"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
-    result = subprocess.run(
-        [*launcher, "train_sft.py", *map(str, [*words, *options, *sampled, *varied])],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    words = ["--config", "tiny_nutrition_qlora", "--data_dir", squares, "--output_dir", two, "--max_steps", 2]
+    words += ["--per_device_train_batch_size", 1, "--eval_strategy", "no", "--logging_steps", 1, "--eval_images", 4]
+    command = [*launcher, "train_sft.py", *map(str, [*words, *options, *sampled, *varied])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("trained: ") == 1
-    assert (tmp_path / "two" / "final" / "adapter_model.safetensors").is_file()
-    logs = [
-        json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
-        for run in (one, tmp_path / "two")
-    ]
-    assert logs[1][0]["num_tokens"] == logs[0][0]["num_tokens"]
+    assert (two / "final" / "adapter_model.safetensors").is_file()
+
+    log_of_one, log_of_two = log_history(one), log_history(two)
+    assert log_of_two[0]["num_tokens"] == log_of_one[0]["num_tokens"]
     for key in ("lm_loss", "fp_loss", "fn_loss"):
-        assert logs[1][0][key] == pytest.approx(logs[0][0][key], rel=1e-3), key
-    for row in logs[1][:2]:
-        assert sum(value for key, value in row.items() if key.startswith("grad_share/")) == pytest.approx(
-            1 if "policy_loss" in row else 0
-        )
+        assert log_of_two[0][key] == pytest.approx(log_of_one[0][key], rel=1e-3), key
+    for row in log_of_two[:2]:
+        shares = [value for key, value in row.items() if key.startswith("grad_share/")]
+        assert sum(shares) == pytest.approx(1 if "policy_loss" in row else 0)
         total = row["lm_loss"] + 0.5 * row["fp_loss"] + 2 * row["fn_loss"] + row.get("policy_loss", 0)
         assert row["loss"] == pytest.approx(total, abs=1e-3)
