@@ -153,7 +153,7 @@ def test_missing_image_files_do_not_change_the_numbers(runs, squares, tmp_path, 
     data = tmp_path / "data"
     shutil.copytree(squares, data)
     path = data / "test.jsonl"
-    path.write_text(path.read_text(encoding="utf-8").replace("/pictures/", "/gone/"), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace("/images/", "/gone/"), encoding="utf-8")
     result = comparison(runs["poor"], runs["good"], "--data", data, "--out", tmp_path / "out", capsys=capsys)
     assert np.isfinite(result["values"]["AP"]["difference"])
     page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
