@@ -64,7 +64,7 @@ format: $(VENV)/.dev ## format, and fix what the linter can fix
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-install: $(VENV)/.base ## create .venv and nothing else
+install: $(VENV)/.base ## create .venv
 
 clean: ## remove .venv and caches; keep data/ and runs/
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -1,7 +1,8 @@
 """Check a recipe before training: python check_recipe.py --config recipes/NAME.yaml [--overlay …] [--key value …]
 
 Collates real batches, decodes the supervised tokens back to boxes, compares the boxes with the dataset, and writes check.html
-into the run's folder. Exits with code 1 if an example is wrong or exceeds max_length.
+into the run's folder. Exits with code 1 if an example is wrong or exceeds max_length. Keys that concern only training, such as
+requires_gpu and overwrite_output_dir, have no effect here.
 """
 
 import random
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     quiet_libraries()
 
     # ---- Recipe and data
-    recipe = load_recipe(sys.argv[1:] if argv is None else argv, needs_gpu=False)
+    recipe = load_recipe(sys.argv[1:] if argv is None else argv, needs_gpu=False, purpose=__doc__)
     options, model_options = recipe.options, recipe.model
     config = load_config(model_options.model_name_or_path, model_options.model_revision)
     data_dir = Path(options.data_dir)
@@ -81,12 +82,14 @@ def main(argv: list[str] | None = None) -> None:
     for line in describe_overlong(too_long):
         print(f"exceeds max_length {recipe.training.max_length}: {line}", file=sys.stderr)
     if boxes or wrong:
-        print(f"{len(examples) - len(wrong)} of {len(examples)} sampled examples decode back to their source boxes")
+        print(
+            f"{len(examples) - len(wrong)} of {len(examples)} sampled examples decode back to the boxes of the prepared dataset"
+        )
     else:
         print(f"no boxes were checked: none of the {len(examples)} sampled examples contains any")
     longest = max(entry.total for entry in lengths)
     print(f"{len(too_long)} of {len(lengths)} examples exceed max_length; the longest has {longest} tokens")
-    print(f"see: {page}")
+    print(f"report: {page}")
     if wrong or too_long:
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint, or predictions that were made before.
+"""Evaluate a checkpoint or existing predictions.
 
     python evaluate.py --ckpt DIR [--data DIR] [--split test] [--out DIR]
     python evaluate.py --predictions FILE [--data DIR] [--split test] [--out DIR]
@@ -7,13 +7,14 @@
                        [--out DIR] [--skip-bad-images]
     python evaluate.py --compare RUN_A RUN_B [--data DIR] [--split test] [--out DIR]
 
-All but the last also take --export coco,yolo,supervision, which writes the boxes for other tools.
+Except with --compare, --export coco,yolo,supervision also writes the boxes for other tools.
 
 Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or
-a hub id; with --server URL, a server with OpenAI's chat API, such as vLLM, runs the model. Scoring
-predictions loads no model and needs no images. --predictions and --compare take a run's folder or
-its predictions.jsonl; by default the metrics.json beside it names the dataset and split. --compare
-takes two runs on the same images and writes comparison.json and comparison.html.
+a Hub id; with --server URL, a server with OpenAI's chat API, such as vLLM, runs the model.
+--predictions computes the metrics again; it needs neither the model nor the images. --predictions
+and --compare take a run's folder or a predictions.jsonl. The dataset and split are read from the
+metrics.json next to it, unless --data and --split are given. --compare takes two runs on the same
+images and writes comparison.json and comparison.html.
 """
 
 import argparse
@@ -101,9 +102,9 @@ def answer_images(args: argparse.Namespace) -> None:
 
 
 def score_predictions(args: argparse.Namespace) -> None:
-    """Predictions that were made before."""
+    """Existing predictions, without a model."""
     # ---- records and predictions ----
-    path = folders.find_predictions(args.predictions)
+    [path] = folders.find_predictions("--predictions", [args.predictions])
     split = read_split(*data_of_predictions(args, [path]))
     predictions, missing = read_predictions(path, split.records, allow_missing=args.allow_missing, reparse=args.reparse)
     if args.score:
@@ -124,7 +125,7 @@ def score_predictions(args: argparse.Namespace) -> None:
 def compare_runs(args: argparse.Namespace) -> None:
     """Two runs on the same images."""
     # ---- records and predictions ----
-    files = [folders.find_predictions(run) for run in args.compare]
+    files = folders.find_predictions("--compare", args.compare)
     split = read_split(*data_of_predictions(args, files), ids=folders.common_ids(files))
     answers_a, answers_b = (read_predictions(path, split.records)[0] for path in files)
 

@@ -1,6 +1,6 @@
 """Train a recipe: python train_sft.py --config recipes/NAME.yaml [--overlay recipes/overlays/tiny.yaml] [--key value …]
 
-Prepares the data if it is absent, checks the length of every example, and trains with TRL's SFTTrainer. Writes
+Prepares the dataset if it does not exist, checks the length of every example, and trains with TRL's SFTTrainer. Writes
 runs/NAME/{checkpoint-N,final} with everything that evaluation and merging need.
 """
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     quiet_libraries()
 
     # ---- Recipe
-    recipe = load_recipe(sys.argv[1:] if argv is None else argv)
+    recipe = load_recipe(sys.argv[1:] if argv is None else argv, purpose=__doc__)
     options, model_options = recipe.options, recipe.model
     for note in recipe.notes:
         say(f"note: {note}")

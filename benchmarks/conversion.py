@@ -1,4 +1,4 @@
-"""Speed and memory of converting a large dataset: python -m benchmarks.conversion [--pictures 20000]
+"""Speed and memory of converting a large dataset: python -m benchmarks.conversion [--num-images 20000]
 
 Draws that many JPEGs of 640 × 480 with 0 to 15 boxes each (seed 0), as COCO, which is a single document, and as YOLO, which
 has one label file per image. Converts all of them and a tenth of them, with one worker and with one per core, each in its own
@@ -30,7 +30,7 @@ SHARES = {"tenth": 10, "whole": 1}
 
 
 def draw_source(folder: Path, count: int) -> None:
-    """Write `count` images of smooth noise with a label file beside each, and NAME.json and NAME.yaml for each of SHARES."""
+    """Write `count` images of smooth noise with a label file next to each, and NAME.json and NAME.yaml for each of SHARES."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for number in tqdm(range(count), desc="drawing", unit="image"):
@@ -64,14 +64,19 @@ def draw_source(folder: Path, count: int) -> None:
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=at_least_one, default=20_000, metavar="N", help="images to draw")
+    parser.add_argument(
+        "--num-images", type=at_least_one, default=20_000, metavar="N", help="number of images to generate"
+    )
+    parser.add_argument(
+        "--pictures", dest="num_images", type=at_least_one, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
     args = parser.parse_args()
     table = Table("source", "workers", "images", "seconds", "images/s", "peak MiB", "bytes per image")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         # In its own process: the peak measured for a command is at least that of the process that starts it.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            pool.submit(draw_source, folder, args.pictures).result()
+            pool.submit(draw_source, folder, args.num_images).result()
         for source_format, ending in (("coco", "json"), ("yolo", "yaml")):
             for workers in sorted({1, os.cpu_count()}):
                 peaks = []
@@ -79,7 +84,7 @@ def main() -> None:
                     out = folder / f"out {source_format} {workers} {name}"
                     words = [source_format, folder / f"{name}.{ending}", "--out", out, "--workers", workers]
                     seconds, peak = timed([sys.executable, "-m", "data_prep", *words], folder / "log")
-                    count = args.pictures // share
+                    count = args.num_images // share
                     peaks.append((count, peak))
                     (fewer, low), (more, high) = peaks[0], peaks[-1]
                     grown = f"{(high - low) * 2**20 / (more - fewer):,.0f}" if more > fewer else ""

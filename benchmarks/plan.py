@@ -78,10 +78,10 @@ CHOICES = (
             nutrition("full", "full fine-tuning", *FULL),
             nutrition("full-low", "full fine-tuning, a third of the learning rate", *FULL, "--learning_rate", "3e-4"),
         ),
-        """Not measurably. LoRA on bf16 weights gains 1.4 points of F1, within chance (-1.4 to +4.1), and quantizing the vision
-tower to NF4 loses nothing here either. So NF4 stays. The tower stays unquantized, because it is a small part of the memory.
-Training every weight at a third of the learning rate gains 3 points of mean IoU (+0.1 to +6.6). This is a hint that
-`use_peft: false` is worth a try with a model that fits.""",
+        """There is no measurable loss. With LoRA on bf16 weights, F1 is 1.4 percentage points higher, which may be chance
+(-1.4 to +4.1), and quantizing the vision tower costs nothing measurable. We therefore keep NF4. The vision tower is left
+unquantized, because it takes little memory. Full fine-tuning at a third of the learning rate gains 3 percentage points of
+mean IoU (+0.1 to +6.6). So full fine-tuning (`use_peft: false`) is worth trying if the model fits in memory.""",
     ),
     Table(
         "Which rank, and which modules?",
@@ -93,50 +93,53 @@ Training every weight at a third of the learning rate gains 3 points of mean IoU
             nutrition("attention", "attention only", "--lora_target_modules", "q_proj", "k_proj", "v_proj", "o_proj"),
             nutrition("language-only", "language model only", "--lora_vision", "false"),
         ),
-        """A higher rank finds more. Rank 8 loses 4 points of mean IoU against 32 (-7.3 to -0.7), and rank 64 gains 3 points
-of F1 (+0.2 to +6.7), each in all three seeds, for little more time. The recipe therefore went from 32 to 64. The comparisons
-here and in docs/losses.md keep 32. Attention alone loses 2 points of mean IoU. Adapters in the vision tower have no
-measurable benefit, and they cost two fifths of the training time.""",
+        """Higher ranks give better scores. Compared with rank 32, rank 8 loses 4 percentage points of mean IoU (-7.3 to
+-0.7), and rank 64 gains 3 percentage points of F1 (+0.2 to +6.7). Both differences have the same sign for all three seeds,
+and rank 64 takes little more training time. We therefore changed the recipe from rank 32 to 64; the comparisons here and in
+docs/losses.md still use 32. Adapters on attention alone lose 2 percentage points of mean IoU. Adapters in the vision tower
+have no measurable benefit, and they take two fifths of the training time.""",
     ),
     Table(
-        "Which precision for the adapters? (The recipe's are fp32, its learning rate 1e-3.)",
+        "Which precision for the adapters? (recipe: fp32, learning rate 1e-3)",
         (AS_IS, nutrition("bf16", "bf16 adapters", "--adapter_dtype", "bfloat16")),
     ),
     Table(
-        "And at a third of the learning rate?",
+        "Adapter precision at a third of the learning rate",
         (
             nutrition("fp32-low", "fp32 adapters, learning rate 3e-4", "--learning_rate", "3e-4"),
             nutrition(
                 "bf16-low", "bf16 adapters, learning rate 3e-4", "--adapter_dtype", "bfloat16", "--learning_rate", "3e-4"
             ),
         ),
-        """At 1e-3, bf16 adapters lose nothing measurable. At 3e-4 they lose 3.5 points of mean IoU (-5.9 to -1.3), and F1
-also tends to fall: the smaller a step, the more of it rounds away. So adapters stay in fp32 at any learning rate. At 1e-4 and
-1e-5, neither learns to respond at all in 160 steps.""",
+        """At a learning rate of 1e-3, bf16 adapters have no measurable disadvantage. At 3e-4 they lose 3.5 percentage points
+of mean IoU (-5.9 to -1.3), and F1 also tends to be lower: the smaller an update, the more of it is lost to rounding. We
+therefore keep adapters in fp32 at any learning rate. At 1e-4 and 1e-5, neither precision learns the response format in 160
+steps.""",
     ),
     Table(
-        "Which order of the objects? (The recipe's is raster: top, then left.)",
+        "Which order of the objects? (recipe: raster, from top to bottom, then left to right)",
         (
             AS_IS,
             nutrition("area", "largest first", "--object_order", "area"),
-            nutrition("random", "random, drawn once", "--object_order", "random"),
+            nutrition("random", "random, fixed once", "--object_order", "random"),
             nutrition("source", "as annotated", "--object_order", "source"),
         ),
-        """Raster stays. Largest first and random order lose 5 and 4 points of mean IoU, and F1 also tends to fall. The order
-of the annotations loses nothing measurable. The base was trained with raster order in four of five answers, so part of this
-is habit.""",
+        """We keep raster order. Largest-first and random order lose 5 and 4 percentage points of mean IoU, and F1 also tends
+to be lower. The order of the annotations has no measurable disadvantage. The embedded model was pretrained with raster order
+in four of five answers, which may explain part of the difference.""",
     ),
     Table(
         "Pixels or 0…1000?",
         (AS_IS, nutrition("pixels", "pixels of the resized input", "--codec", "qwen2_5_vl")),
-        """Use the coordinates that the base was trained with. This base knows 0…1000: 160 steps in pixels reach F1 0.10,
-against 0.49 in its own coordinates. So a recipe uses its family's own coordinates unless `codec` is set.""",
+        """Use the coordinates that the base model was trained with. The embedded model was trained with 0…1000; with pixel
+coordinates, F1 reaches only 0.10 after 160 steps, compared with 0.49. So a recipe uses its family's own coordinates unless
+`codec` is set.""",
     ),
     Table(
-        "Does a larger image help? (The recipe's is 224 × 224 pixels.)",
+        "Does a larger image help? (recipe: 224 × 224 pixels)",
         (AS_IS, nutrition("larger", "twice the pixels", "--max_pixels", "100352")),
-        """Not with this base, which was never trained above 224 × 224 pixels. With twice the pixels, F1 is 4.8 points lower
-(-10.0 to +0.4), in all three seeds, and training takes nearly twice the time.""",
+        """No, not with this base model, which was never trained above 224 × 224 pixels. With twice the pixels, F1 is 4.8
+percentage points lower (-10.0 to +0.4). It is lower for each of the three seeds, and training takes nearly twice the time.""",
     ),
     Table(
         "Blood cells (tiny_bccd_voc): does a larger image help?",
@@ -144,7 +147,7 @@ against 0.49 in its own coordinates. So a recipe uses its family's own coordinat
             bccd("as-is", "the recipe as it is, 224 × 224"),
             bccd("larger", "twice the pixels", "--max_pixels", "100352"),
         ),
-        """Not with this base. Twice the pixels lose 2.3 points of F1 (-4.3 to -0.2). Both variants predict only red cells.
+        """No. With twice the pixels, F1 is 2.3 percentage points lower (-4.3 to -0.2). Both variants predict only red cells.
 White cells are never predicted, although at 224 × 224 they are 71 pixels across and thus large enough.""",
     ),
 )  # fmt: skip
@@ -164,12 +167,12 @@ def losses(make: Callable[..., Experiment], longer: int) -> tuple[Experiment, ..
     takes."""
     return (
         make("as-is", "plain fine-tuning"),
-        make("longer", f"plain, {longer} steps: in policy's time", steps=longer),
+        make("longer", f"plain, {longer} steps (same time as policy)", steps=longer),
         make("loss-giou", "+ IoU term: GIoU, weight 1", *IOU),
         make("loss-w1", "+ IoU term: W1, weight 5", *W1),
         make("loss-stopping", "+ FP 0.5 and FN 1", *STOPPING),
         make("loss-policy", "+ policy: 1, 0.5, 1", *IOU, *STOPPING, *POLICY),
-        make("loss-noise", "+ noise objects, 1 for 2, end tokens at 0.5", *NOISE),
+        make("loss-noise", "+ noise objects (0.5 per object), end_token_weight 0.5", *NOISE),
         make("loss-augmented", "+ augmentation: resize, crop, color", *AUGMENTED),
         make("loss-all", "all together", *IOU, *STOPPING, "--grounding_mode", "both", *NOISE, *AUGMENTED),
     )
@@ -187,37 +190,40 @@ LOSSES = (
     Table(
         "Nutrition tables (tiny_nutrition_qlora)",
         (*losses(nutrition, longer=256), *OTHER_WEIGHTS),
-        """- **FP and FN** raise mean IoU by 4 points at the formula's weights (0.5 and 1), and by as much at a fifth of them.
-  One object in ten fewer is missed, and false positives increase by a seventh to a fifth. A score threshold that reduces
-  false positives to plain fine-tuning's number removes most of the gain (last column). The goal set beforehand was fifteen in
-  a hundred fewer missed objects at no more false positives; it is not reached. F1 changes by no more than chance.
-- **W1** gains 1.4 points of mean IoU, within chance, and adds nothing to FP and FN. Its goal, 2 points of mean IoU or 3 of F1 at
-  IoU 0.75, is missed.
-- **GIoU** loses boxes at the formula's weight 1, and makes no difference beyond chance at 0.2. Two causes are likely. The
-  gradient is clipped at norm 1, so whatever a term adds is taken from the LM loss. And the mean of two modes can be right
-  where neither mode is, which W1 sees and GIoU does not.
-- **Policy** makes no difference beyond chance, at the formula's weights or a tenth of them. 160 steps sample only 16 times,
-  and so few responses give little direction.
-- **Noise objects** find a third of the missed objects, and mean IoU rises by 15 points. But with one class and one noise box for
-  two true ones, `noise` is never the most likely label. So no box is dropped, and false positives more than quadruple. At as few
-  false positives as plain fine-tuning, a fifth more objects are missed.
-- **Augmentation** gains nothing: 160 steps show no image twice.
-- **All together** has the false positives of noise objects, though fewer of them.
-- **More steps** tend to help as much as any term: plain fine-tuning for 256 steps gains 3 points each of F1, F1 at IoU 0.75
-  and mean IoU, within chance, with no more false positives.
+        """- **FP and FN** raise mean IoU by 4 percentage points with weights 0.5 and 1, and by the same amount with a fifth
+  of these weights. The number of missed objects falls by a tenth, and false positives rise by 15 to 19 %. At the same number
+  of false positives as plain fine-tuning, most of the gain disappears (last column). The goal, set in advance, was 15 % fewer
+  missed objects without more false positives. It was not reached. The change in F1 is within chance.
+- **W1** gains 1.4 percentage points of mean IoU, within chance, and adds nothing to FP and FN. Its goal, 2 percentage points
+  of mean IoU or 3 percentage points of F1 at IoU 0.75, was not reached.
+- **GIoU** lowers F1 with weight 1, and has no measurable effect with weight 0.2. Two causes are likely. The gradient is
+  clipped to norm 1, so an added term reduces the share of the LM loss. And GIoU does not penalize a distribution whose two
+  modes are wrong but whose mean is right; W1 does.
+- **Policy** has no measurable effect with weights 1, 0.5 and 1, or with a tenth of them. In 160 steps, responses are sampled
+  only 16 times, which gives a weak signal.
+- With **noise objects**, a third of the previously missed objects are found, and mean IoU rises by 15 percentage points. But
+  with a single class and one noise box for every two ground-truth boxes, `noise` is never the most likely label. So no box is
+  dropped, and false positives more than quadruple. At the same number of false positives as plain fine-tuning, 19 % more
+  objects are missed.
+- **Augmentation** does not help: in 160 steps no image is seen twice.
+- **All together** also has many more false positives than plain fine-tuning, but fewer than noise objects alone.
+- **More steps** tend to help as much as any term: with 256 steps, plain fine-tuning gains 3 percentage points each of F1, F1
+  at IoU 0.75 and mean IoU, within chance, with no more false positives.
 
 So all terms stay off by default.""",
     ),
     Table(
         "Marmot page scans (tiny_marmot_tables_csv), 60 steps, twofold cross-validation",
         losses(marmot, longer=96),
-        """Sixty pages hold 71 tables. Intervals therefore extend five to ten points of F1 to either side, and only a gain of
-that size would be visible. There is none.
+        """The sixty pages contain 71 tables. The 95 % intervals are therefore ±5 to 10 percentage points of F1, and only a
+gain of that size could be detected. No variant has one.
 
-- **FP and FN, W1 and policy** make no difference beyond chance. **GIoU** tends to lose, as on nutrition tables.
-- **Noise objects** raise mean IoU by 2 points, within chance. They find no more tables and triple the false positives.
-- **Augmentation** loses 5 points of mean IoU, and **all together** 10 of F1.
-- **More steps** are harmful here: 96 instead of 60 lose 9 points of F1, because the thirty pages of a fold are soon memorized.
+- **FP and FN, W1 and policy** have no measurable effect. **GIoU** tends to lower the scores, as on nutrition tables.
+- With **noise objects**, mean IoU rises by 2 percentage points, within chance. No more tables are found, and false positives
+  triple.
+- **Augmentation** loses 5 percentage points of mean IoU, and **all together** loses 10 percentage points of F1.
+- **More steps** hurt here: 96 steps instead of 60 lower F1 by 9 percentage points, because the model soon memorizes the
+  thirty pages of a fold.
 
 All terms stay off by default.""",
     ),

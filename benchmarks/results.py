@@ -89,7 +89,7 @@ def base_mark(hashes: list[str]) -> str:
 
 
 def titled(experiment: Experiment, mark: str) -> dict[str, str]:
-    return {"title": f"{experiment.title} (earlier base {mark})"} if mark else {}
+    return {"title": f"{experiment.title} (earlier weights {mark})"} if mark else {}
 
 
 def machines(shown: Iterable[list[dict]]) -> list[str]:
@@ -105,7 +105,7 @@ def render(name: str, **values) -> Path:
 def describe_machine(result: dict) -> str:
     """Device, threads and versions of one result, as the pages show them."""
     names = ("torch", "transformers", "trl", "peft", "bitsandbytes")
-    return f"{result['device']}, {result['threads']} of them for a run; " + ", ".join(
+    return f"{result['device']}, {result['threads']} per run; " + ", ".join(
         f"{name} {result['versions'][name]}" for name in names
     )
 
@@ -230,7 +230,7 @@ def gpu_row(name: str, lines: list[dict]) -> dict[str, str]:
 
 
 def figures(values: list[float | None], decimals: int = 3) -> str:
-    """Mean and, for several values, standard deviation. An undefined value counts as 0, because there was no hit."""
+    """Mean and, for several values, standard deviation. An undefined value counts as 0, because there was no true positive."""
     numbers = [value or 0.0 for value in values]
     if not numbers:
         return ""

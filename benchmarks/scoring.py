@@ -1,4 +1,4 @@
-"""Speed and memory of scoring a large split: python -m benchmarks.scoring [--pictures 5000]
+"""Speed and memory of scoring a large split: python -m benchmarks.scoring [--num-images 5000]
 
 Simulates that many images of 1000 × 1000 with 0 to 30 boxes of 20 classes, one in fifty ignored, and predictions that miss,
 duplicate, shift and relabel some of them (seed 0; 5,000 images: 74,669 ground-truth boxes, 80,626 predictions). Prints the
@@ -63,8 +63,13 @@ def make_case(count: int) -> tuple[list[dict], list[dict]]:
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=at_least_one, default=5_000, metavar="N", help="images to simulate")
-    records, predictions = make_case(parser.parse_args().pictures)
+    parser.add_argument(
+        "--num-images", type=at_least_one, default=5_000, metavar="N", help="number of images to simulate"
+    )
+    parser.add_argument(
+        "--pictures", dest="num_images", type=at_least_one, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+    records, predictions = make_case(parser.parse_args().num_images)
     gt_count, predicted_count = (sum(len(row["objects"]["bbox"]) for row in rows) for rows in (records, predictions))
     table = Table(f"{len(records)} images, {gt_count} ground-truth boxes, {predicted_count} predictions", "seconds")
 

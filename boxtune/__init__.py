@@ -19,7 +19,7 @@ __all__ = ["Detections", "Detector", "__version__"]
 # Imported on first use: a detector needs torch, which takes seconds to import and which most of boxtune does without.
 _MODULES = {"Detections": "boxtune.inference.detections", "Detector": "boxtune.inference.detector"}
 
-# On a CPU with AVX512-BF16, bitsandbytes warns at import that it could fetch a faster kernel from the hub; nothing here needs
+# On a CPU with AVX512-BF16, bitsandbytes warns at import that it could fetch a faster kernel from the Hub; nothing here needs
 # it. The level must be set before anything imports bitsandbytes, as transformers' trainer does.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 

@@ -1,9 +1,12 @@
 """The command line of data_prep, and the same as a function: what `python -m data_prep WORDS` parses and runs."""
 
 import argparse
+import difflib
 import importlib
 import os
 import tempfile
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,11 +19,21 @@ from data_prep.reading.source import Options
 from data_prep.reading.spool import folder_for_scratch
 
 _DESCRIPTION = "Convert annotations of any supported format into a prepared dataset, or work on a prepared one."
+CONVERSIONS = {**FORMATS, "auto": (recognise, "detect the format of SOURCE and convert it")}
+_ANY_SOURCE = f"a file or folder of annotations, or a Hub id, in one of these formats: {', '.join(FORMATS)}"
+# What --label-field names in each format that reads it.
+_LABEL_FIELDS = {
+    "via": "region attribute with the class",
+    "labelstudio": "control tag with the class",
+    "jsonl": "field with the class",
+    "hf": "column with the class",
+    "auto": "attribute, control tag, field or column with the class",
+}
 # Subcommands other than conversions: {name: (module, description)}. A module is imported only if its tool is called, so
 # that -h and conversions start fast.
 TOOLS = {
     "nutrition": ("data_prep.tools.nutrition", "generate labeled images of nutrition tables (no SOURCE)"),
-    "show": ("data_prep.tools.show", "show a prepared dataset as a page, to inspect it before training"),
+    "show": ("data_prep.tools.show", "write a page about a prepared dataset, to inspect it before training"),
     "recipe": ("data_prep.tools.suggest", "suggest a recipe for a prepared dataset, with reasons"),
     "export": ("data_prep.tools.export", "export a prepared dataset for other trainers and tools"),
 }
@@ -50,6 +63,7 @@ def prepare_from_words(words: list[str]) -> None:
 
 def run_words(words: list[str], parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> None:
     """Parse the words of a command line and run the conversion or tool that they name."""
+    _check_command(words[:1])
     args = build_parser(words[:1], parser_class).parse_args(words)
     args.run(args)
 
@@ -58,16 +72,17 @@ def build_parser(
     called: list[str], parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser
 ) -> argparse.ArgumentParser:
     """The parser with a subcommand for each format and tool. A tool has its arguments only if it is the one `called`."""
-    parser = parser_class(prog="python -m data_prep", description=_DESCRIPTION)
-    commands = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
-    any_format = f"recognize the format of SOURCE; one of {', '.join(FORMATS)}"
-    for name, (module, text) in {**FORMATS, "auto": (recognise, any_format)}.items():
-        conversion = commands.add_parser(name, help=text, description=module.__doc__, formatter_class=_Plain)
-        conversion.add_argument("source", metavar="SOURCE", type=path_argument, help=text)
-        add_conversion_arguments(conversion)
+    parser = parser_class(prog="python -m data_prep", description=_overview(), formatter_class=_Plain)
+    commands = parser.add_subparsers(dest="format", metavar="COMMAND", required=True, help="a format or a tool")
+    for name, (module, text) in CONVERSIONS.items():
+        conversion = commands.add_parser(name, description=module.__doc__, formatter_class=_Plain)
+        conversion.add_argument(
+            "source", metavar="SOURCE", type=path_argument, help=_ANY_SOURCE if name == "auto" else text
+        )
+        add_conversion_arguments(conversion, name)
         conversion.set_defaults(run=_run_conversion)
-    for name, (module_name, text) in TOOLS.items():
-        tool_parser = commands.add_parser(name, help=text)
+    for name, (module_name, _) in TOOLS.items():
+        tool_parser = commands.add_parser(name)
         if called == [name]:
             tool = importlib.import_module(module_name)
             tool_parser.description, tool_parser.formatter_class = tool.__doc__, _Plain
@@ -76,20 +91,56 @@ def build_parser(
     return parser
 
 
-def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_place_arguments(parser)
+def _check_command(called: list[str]) -> None:
+    """Raise UserError for the name of a command that does not exist."""
+    known = [*CONVERSIONS, *TOOLS]
+    for name in called:
+        if name not in known and not name.startswith("-"):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise UserError(f"python -m data_prep has no command {name!r}.{hint} Commands: {', '.join(known)}.")
+
+
+def _overview() -> str:
+    """What the command does, with its formats and its tools."""
+    groups: dict[str, Mapping[str, tuple[object, str]]] = {
+        "formats (python -m data_prep FORMAT SOURCE --out OUT)": CONVERSIONS,
+        "tools (each one has its own arguments)": TOOLS,
+    }
+    lines = [_DESCRIPTION]
+    for title, commands in groups.items():
+        lines += ["", f"{title}:"]
+        lines += [
+            textwrap.fill(f"  {name:15}{text}", 96, subsequent_indent=" " * 17, break_on_hyphens=False)
+            for name, (_, text) in commands.items()
+        ]
+    return "\n".join(lines)
+
+
+def add_conversion_arguments(parser: argparse.ArgumentParser, format_name: str) -> None:
+    _add_place_arguments(parser, format_name)
     _add_class_arguments(parser)
-    _add_field_arguments(parser)
+    _add_field_arguments(parser, format_name)
     _add_record_arguments(parser)
     _add_image_arguments(parser)
 
 
-def _add_place_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="DIR", type=path_argument, required=True, help="folder of the new dataset")
+def _help_of(field: str, text: str, format_name: str) -> str:
+    """The help of an option that only some formats read. It is hidden for the others, and auto names those that read it."""
+    if format_name == "auto":
+        return f"{text} ({', '.join(READ_BY[field])})"
+    return text if format_name in READ_BY[field] else argparse.SUPPRESS
+
+
+def _add_place_arguments(parser: argparse.ArgumentParser, format_name: str) -> None:
+    parser.add_argument("--out", metavar="OUT", type=path_argument, required=True, help="folder of the new dataset")
     parser.add_argument(
-        "--images", metavar="DIR", type=path_argument, help="folder of the images, if not next to the annotations"
+        "--images",
+        metavar="IMAGES",
+        type=path_argument,
+        help=_help_of("images", "folder of the images, if they are not next to the annotations", format_name),
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset at DIR")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset at OUT")
 
 
 def _add_class_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,30 +148,38 @@ def _add_class_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes", metavar="A,B", type=parse_names, default=[], help="keep only these classes, in this order"
     )
     parser.add_argument(
-        "--rename", metavar="OLD=NEW", type=parse_rename, action="append", default=[], help="rename or merge classes"
+        "--rename",
+        metavar="OLD=NEW",
+        type=parse_rename,
+        action="append",
+        default=[],
+        help="rename a class; to merge classes, give several the same new name",
     )
     parser.add_argument(
-        "--default-class", metavar="NAME", default="", help="class of objects that have none in the source"
+        "--default-class", metavar="NAME", default="", help="class for objects without a class in the source"
     )
 
 
-def _add_field_arguments(parser: argparse.ArgumentParser) -> None:
-    readers = {field: f"({', '.join(formats)})" for field, formats in READ_BY.items()}
+def _add_field_arguments(parser: argparse.ArgumentParser, format_name: str) -> None:
     parser.add_argument(
         "--label-field",
         metavar="NAME",
-        help=f"attribute, control or column with the class {readers['label_field']}",
+        help=_help_of("label_field", _LABEL_FIELDS.get(format_name, "field with the class"), format_name),
     )
     parser.add_argument(
-        "--image-field", metavar="NAME", help=f"field or column with the image or its name {readers['image_field']}"
+        "--image-field",
+        metavar="NAME",
+        help=_help_of("image_field", "field or column with the image or its name", format_name),
     )
     parser.add_argument(
-        "--bbox-field", metavar="NAME", help=f"column with the boxes, such as objects.bbox {readers['bbox_field']}"
+        "--bbox-field",
+        metavar="NAME",
+        help=_help_of("bbox_field", "column with the boxes, such as objects.bbox", format_name),
     )
     parser.add_argument(
         "--bbox-format",
         choices=["xyxy", "xywh", "cxcywh", "yxyx"],
-        help=f"layout of the boxes {readers['bbox_format']}",
+        help=_help_of("bbox_format", "format of the boxes", format_name),
     )
 
 
@@ -129,16 +188,17 @@ def _add_record_arguments(parser: argparse.ArgumentParser) -> None:
         "--split-ratio",
         metavar="T,V,E",
         type=parse_ratio,
-        help="shares of train, validation and test; overrides the splits of the source (default: those, or 80,10,10)",
+        help="shares of train, validation and test; overrides the splits of the source "
+        "(default: the splits of the source, or 80,10,10 if it has none)",
     )
     parser.add_argument(
         "--questions",
         choices=["all", "mixed", "most-common"],
         default="all",
         help="all: ask for all classes; mixed: half of the training images ask for one class, present or absent; "
-        "most-common: each image asks for its most frequent class, in every split",
+        "most-common: the prompt asks for the most common class of the image, in every split",
     )
-    parser.add_argument("--allow-bad-boxes", action="store_true", help="continue if the box convention looks wrong")
+    parser.add_argument("--allow-bad-boxes", action="store_true", help="continue even if the box format looks wrong")
 
 
 def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +210,7 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         help="threads that decode images (default: the number of cores)",
     )
     parser.add_argument(
-        "--copy-images", action="store_true", help="copy the images into DIR instead of referencing them"
+        "--copy-images", action="store_true", help="copy the images into OUT instead of referencing them"
     )
     parser.add_argument("--skip-bad-images", action="store_true", help="skip unreadable images and list them")
 

@@ -33,7 +33,8 @@ def prepare_once(
         prepare_from_words(command_line)
         write_arguments(data_dir, arguments)
     _say_differences(data_dir, data_format, arguments, say)
-    say(f"data: {data_dir}  {read_info(data_dir)['splits']}")
+    images = ", ".join(f"{split} {counts['images']}" for split, counts in read_info(data_dir)["splits"].items())
+    say(f"data: {data_dir} (images: {images})")
 
 
 def _say_differences(data_dir: Path, data_format: str | None, arguments: list[str], say: Callable[[str], None]) -> None:

@@ -30,7 +30,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory) -> dict[str, Path]:
-    """{family: folder}: a tiny model of every family with random weights, built as a hub model is stored."""
+    """{family: folder}: a tiny model of every family with random weights, built as a Hub model is stored."""
     from assets.build_tiny_model import build
 
     folder = tmp_path_factory.mktemp("models")

@@ -1,4 +1,4 @@
-"""The prompt text besides the questions (boxtune/data/questions.py), and how a record becomes a conversation."""
+"""The prompt text other than the questions (boxtune/data/questions.py), and how a record becomes a conversation."""
 
 from typing import Any
 

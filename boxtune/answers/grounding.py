@@ -1,4 +1,4 @@
-"""grounding.json, saved beside the weights: prompt, codec, pixel budget and base of a checkpoint."""
+"""grounding.json, saved next to the weights: prompt, codec, pixel budget and base of a checkpoint."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ class Grounding:
 
     codec: how boxes are written (boxtune/answers/codecs.py). system_prompt, format_sentence: what surrounds every question.
     min_pixels, max_pixels: bounds of the resized input's area.
-    max_new_tokens: the length of the longest training response with some room to spare.
+    max_new_tokens: the length of the longest target response with some room to spare.
     base_model, base_revision, base_precision ("nf4" or a dtype), compute_dtype: the base and how it was loaded.
     quantized_vision: whether "nf4" included the vision tower.
     classes, questions: the dataset's classes, and every question wording that training used.
@@ -28,7 +28,7 @@ class Grounding:
     too few boxes to fit them.
     seen_pixels, seen_aspects: 5th and 95th percentile of width × height and of width / height of the training images before
     resizing; empty in checkpoints of earlier versions.
-    noise_label: label of the noise objects in training responses (noise.py); empty if there were none.
+    noise_label: label of the noise objects in target responses (noise.py); empty if there were none.
     """
 
     codec: str

@@ -34,7 +34,7 @@ def read_predictions(
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} does not exist. Make predictions: python evaluate.py --ckpt DIR --data DIR")
+        raise UserError(f"{path} does not exist. To create predictions: evaluate.py --ckpt DIR --data DIR")
     by_id = {record["id"]: record for record in records}
     found: dict[str, Prediction] = {}
     problems: list[str] = []

@@ -58,7 +58,7 @@ def describe_overlong(entries: list[Lengths]) -> list[str]:
 
 
 def answer_budget(lengths: list[Lengths]) -> int:
-    """`max_new_tokens` for evaluation: the longest training response and a quarter more, plus 32."""
+    """`max_new_tokens` for evaluation: the longest target response and a quarter more, plus 32."""
     return max((entry.answer for entry in lengths), default=0) * 5 // 4 + 32
 
 

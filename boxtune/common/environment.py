@@ -1,4 +1,4 @@
-"""What a result depends on besides the code of boxtune: versions of packages, and the git revision."""
+"""What a result depends on in addition to the code of boxtune: versions of packages, and the git revision."""
 
 import importlib.metadata
 import platform

@@ -59,7 +59,7 @@ def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 
 
 def write_whole(path: str | Path, text: str) -> None:
-    """Write a temporary file beside `path`, then rename it, so that no reader sees half a file.
+    """Write a temporary file next to `path`, then rename it, so that no reader sees half a file.
 
     A lone surrogate, which a response can contain, is written as \\uXXXX. In a JSON string this reads back unchanged.
     """

@@ -135,7 +135,7 @@ def write_dataset(
     overwrite: bool = False,
     staged_images: Path | None = None,
 ) -> None:
-    """Write a prepared dataset completely or not at all: into a temporary folder beside `directory`, then renamed.
+    """Write a prepared dataset completely or not at all: into a temporary folder next to `directory`, then renamed.
 
     `staged_images` is a folder that becomes DIR/images. Raises UserError where `directory` exists and `overwrite` is not set.
     """

@@ -44,7 +44,7 @@ def check_push(args: argparse.Namespace, updates_card: bool) -> None:
             "Leave out --data, --limit, --precision, --max-new-tokens and --split train."
         )
     if not is_logged_in():
-        raise UserError(f"--push-to-hub: you are not logged in to the hub. {LOG_IN}")
+        raise UserError(f"--push-to-hub: you are not logged in to the Hub. {LOG_IN}")
 
 
 def push(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from boxtune.common.json_lines import read_json_lines
 
 
 def evaluation_folder(ckpt: str) -> Path:
-    """runs/NAME/eval for runs/NAME/final, runs/NAME/eval_checkpoint-30 for a checkpoint, runs/MODEL/eval for a hub id."""
+    """runs/NAME/eval for runs/NAME/final, runs/NAME/eval_checkpoint-30 for a checkpoint, runs/MODEL/eval for a Hub id."""
     folder = named(ckpt)
     if not folder.is_dir():
         return Path("runs") / ckpt.replace("/", "--") / "eval"
@@ -19,13 +19,13 @@ def evaluation_folder(ckpt: str) -> Path:
 
 
 def images_folder(ckpt: str) -> Path:
-    """runs/NAME/eval_images for runs/NAME/final: beside the evaluation, whose metrics belong to its own predictions."""
+    """runs/NAME/eval_images for runs/NAME/final: next to the evaluation, whose metrics belong to its own predictions."""
     evaluated = evaluation_folder(ckpt)
     return evaluated.with_name(f"{evaluated.name}_images")
 
 
 def rescored_folder(folder: Path) -> Path:
-    """The folder of the predictions, or `rescored` in it if it holds the metrics of a checkpoint's own evaluation."""
+    """The folder of the predictions, or `rescored` in it if it contains metrics of the model itself."""
     path = folder / "metrics.json"
     if not path.is_file():
         return folder
@@ -37,16 +37,27 @@ def rescored_folder(folder: Path) -> Path:
 # ---- predictions ---------------------------------------------------------------------------------------------------------
 
 
-def find_predictions(run: Path) -> Path:
-    """predictions.jsonl of a run: the path itself, or in this folder, or in eval/ below it. Raises UserError if there is none."""
-    for path in (run, run / "predictions.jsonl", run / "eval" / "predictions.jsonl"):
-        if path.is_file():
-            return path
-    if not run.exists():
-        raise UserError(f"{run} does not exist. Make predictions: python evaluate.py --ckpt DIR --data DIR")
-    raise UserError(
-        f"neither {run} nor {run / 'eval'} holds predictions.jsonl. Evaluate the run first: python evaluate.py --ckpt DIR"
-    )
+def find_predictions(option: str, runs: list[Path]) -> list[Path]:
+    """predictions.jsonl of each run: the path itself, or in this folder, or in eval/ below it.
+
+    Raises UserError that lists every run without predictions. `option`: the option of the command line that names the runs.
+    """
+    found = {run: _predictions_of(run) for run in runs}
+    if lost := [run for run, path in found.items() if path is None]:
+        raise UserError(
+            "these predictions do not exist. To create predictions: evaluate.py --ckpt DIR",
+            [f"{option} {str(run)!r}: {_why_no_predictions(run)}" for run in lost],
+        )
+    return [path for run in runs if (path := found[run])]
+
+
+def _predictions_of(run: Path) -> Path | None:
+    places = (run, run / "predictions.jsonl", run / "eval" / "predictions.jsonl")
+    return next((path for path in places if path.is_file()), None)
+
+
+def _why_no_predictions(run: Path) -> str:
+    return f"neither {run} nor {run / 'eval'} contains predictions.jsonl" if run.exists() else "no such file or folder"
 
 
 def common_ids(files: list[Path]) -> set[str]:
@@ -63,5 +74,5 @@ def common_ids(files: list[Path]) -> set[str]:
     if problems:
         raise UserError("only runs on the same images can be compared; evaluate both on one split:", problems)
     if not ids[0]:
-        raise UserError(f"{files[0]} and {files[1]} hold no predictions; evaluate both on one split.")
+        raise UserError(f"{files[0]} and {files[1]} contain no predictions; evaluate both on one split.")
     return ids[0]

@@ -51,33 +51,43 @@ def _make_parser(description: str) -> argparse.ArgumentParser:
 
 def _add_modes(parser: argparse.ArgumentParser) -> None:
     mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--ckpt", help="adapter folder, merged model or hub id")
-    mode.add_argument("--predictions", type=path_argument, help="a run, or its predictions.jsonl, to score again")
+    mode.add_argument("--ckpt", metavar="DIR", help="adapter folder, merged model or Hub id")
+    mode.add_argument(
+        "--predictions", type=path_argument, metavar="FILE", help="a run's folder or predictions.jsonl, to score again"
+    )
     mode.add_argument(
         "--compare",
         nargs=2,
         type=path_argument,
         metavar=("RUN_A", "RUN_B"),
-        help="two runs, or predictions, of one split",
+        help="two runs, or two predictions.jsonl, for the same images",
     )
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", type=path_argument, help="prepared dataset; default: that of the checkpoint or of the predictions"
+        "--data",
+        type=path_argument,
+        metavar="DIR",
+        help="prepared dataset (default: that of the checkpoint or of the predictions)",
     )
-    parser.add_argument("--split", help="train, validation or test (default)")
-    parser.add_argument("--limit", type=int, help="only the first N images of the split")
+    parser.add_argument(
+        "--split", help="train, validation or test (default: test, or validation if there is no test split)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="evaluate only the first N images of the split")
     parser.add_argument(
         "--images",
         type=path_argument,
+        metavar="PATH",
         help="images without ground truth: a folder, one image, or a .txt file with one path per line",
     )
     parser.add_argument(
-        "--skip-bad-images", action="store_true", help="with --images: leave out and list images that cannot be read"
+        "--skip-bad-images", action="store_true", help="with --images: skip and list images that cannot be read"
     )
     parser.add_argument(
-        "--classes", help="with --images: comma-separated names to ask for; default: the trained classes"
+        "--classes",
+        metavar="A,B",
+        help="with --images: comma-separated classes to ask for (default: the trained classes)",
     )
 
 
@@ -86,44 +96,70 @@ def _add_scoring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-missing", action="store_true", help="count images without a prediction as empty responses"
     )
-    parser.add_argument("--score", choices=RANKINGS, help="rank the predictions by another of their scores")
-    parser.add_argument("--base", action="store_true", help="with an adapter: also evaluate its base, side by side")
+    parser.add_argument(
+        "--score", choices=RANKINGS, help="rank predictions by another confidence score (docs/confidence.md)"
+    )
+    parser.add_argument(
+        "--base", action="store_true", help="with an adapter: also evaluate its base model, for comparison"
+    )
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=path_argument,
-        help="default: eval/, or eval_images/, beside the checkpoint; beside --predictions, or in rescored/ there if they are "
-        "a checkpoint's own evaluation; beside RUN_B's predictions",
+        metavar="DIR",
+        help="output folder (default with --ckpt: eval/ next to the checkpoint, or eval_images/ with --images; with "
+        "--predictions: next to them, or in rescored/ if metrics of the model itself are there; with --compare: next to the "
+        "predictions of RUN_B)",
     )
-    parser.add_argument("--push-to-hub", metavar="REPO", help="upload the model, with a card that states the results")
     parser.add_argument(
-        "--json", action="store_true", help="print the metrics as JSON, one key per model, and no table"
+        "--push-to-hub", metavar="OWNER/NAME", help="upload the model with a model card that contains the results"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the metrics as JSON instead of a table, with one key per model"
     )
     parser.add_argument(
         "--export",
         type=wanted_exports,
         default=[],
+        metavar="A,B",
         help=f"also write the boxes as (comma-separated): {', '.join(EXPORTS)}",
     )
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--batch-size", type=int, default=16, help="images per batch (default 16); with --server, concurrent requests"
-    )
-    parser.add_argument("--max-new-tokens", type=int, help="default: from the training responses")
-    parser.add_argument("--max-pixels", type=int, help="only for models that boxtune did not train")
-    parser.add_argument(
-        "--precision", choices=["nf4", "bfloat16", "float16", "float32"], help="default: as in training"
-    )
-    parser.add_argument("--server", metavar="URL", help="ask this server, for example http://localhost:8000/v1")
-    parser.add_argument(
-        "--served-model", metavar="NAME", help="the checkpoint's name on the server; default: the only one"
+        "--batch-size",
+        type=int,
+        default=16,
+        metavar="N",
+        help="images per batch (default 16); with --server, concurrent requests",
     )
     parser.add_argument(
-        "--trust-server", action="store_true", help="skip the checks that the server runs this checkpoint"
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="maximum length of a response (default: from the longest training answer)",
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="pixel budget, for models that boxtune did not train"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["nf4", "bfloat16", "float16", "float32"],
+        help="precision of the base model (default: as in training)",
+    )
+    parser.add_argument(
+        "--server", metavar="URL", help="server that runs the model, for example http://localhost:8000/v1"
+    )
+    parser.add_argument(
+        "--served-model",
+        metavar="NAME",
+        help="name of the checkpoint on the server (needed if the server has several models)",
+    )
+    parser.add_argument(
+        "--trust-server", action="store_true", help="do not check whether the server runs this checkpoint"
     )
 
 

@@ -52,7 +52,7 @@ def data_of_checkpoint(args: argparse.Namespace, grounding: Grounding) -> tuple[
 
 
 def data_of_predictions(args: argparse.Namespace, files: list[Path]) -> tuple[Path, str]:
-    """(prepared dataset, split) of predictions: those of the options, by default those in the metrics.json beside them.
+    """(prepared dataset, split) of predictions: those of the options, by default those in the metrics.json next to them.
 
     With --predictions --data and no --split, the split is chosen by `choose_split` alone.
     """
@@ -60,7 +60,7 @@ def data_of_predictions(args: argparse.Namespace, files: list[Path]) -> tuple[Pa
         return args.data, choose_split(args.data, args.split)
     data = args.data or agreed_provenance(files, "data")
     if data is None:
-        raise UserError("there is no metrics.json beside these predictions to name their dataset; give --data DIR.")
+        raise UserError("there is no metrics.json next to these predictions to name their dataset; give --data DIR.")
     return Path(data), choose_split(Path(data), args.split or agreed_provenance(files, "split"))
 
 
@@ -76,7 +76,7 @@ def choose_split(data_dir: Path, wanted: str | None) -> str:
 
 
 def agreed_provenance(files: list[Path], key: str) -> str | None:
-    """The value of `key` in the metrics.json beside each predictions file; None if none of them has one.
+    """The value of `key` in the metrics.json next to each predictions file; None if none of them has one.
 
     Raises UserError if they differ.
     """

@@ -12,7 +12,7 @@ class Family:
     """The facts about one model family. Module paths are those of transformers 5.
 
     name: `model_type` in config.json, and the name of the family's codec.
-    hub_name: regular expression that matches the family's name in hub ids.
+    hub_name: regular expression that matches the family's name in Hub ids.
     syntax: how responses are written; the name of a module in boxtune/answers/syntaxes.
     coordinate_steps: coordinates run from 0 to this number across the image. None: they are pixels of the resized input.
     patch_size: side of a vision patch in pixels of the resized input. merge_size: patches along each side of an image token.
@@ -20,7 +20,7 @@ class Family:
     the base model.
     lora_parts: {part: regular expression of the module path below which the part's linear layers are}. Both towers use the
     same names (Qwen2.5-VL's vision MLPs also have gate_proj, up_proj and down_proj), so each expression names its tower.
-    weight_prefixes: (prefix of a key in the hub's weight files, prefix of the module path), tried in this order. Keys that
+    weight_prefixes: (prefix of a key in the Hub's weight files, prefix of the module path), tried in this order. Keys that
     already start with the prefix of a module path are kept.
     llamafactory_template: name of LLaMA-Factory's chat template for the family's instruct models without thinking.
     """

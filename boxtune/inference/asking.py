@@ -30,7 +30,7 @@ def answer_records(detector: Detector, records: list[Record], data_dir: Path, ou
     interrupted one generates only what is missing.
     """
     settings = generation_settings(detector, records, data_dir)
-    description = detector.server.model["id"] if detector.server else "answering"
+    description = detector.server.model["id"] if detector.server else "predicting"
     ask = partial(detector.answer, batch_size=batch_size, data_dir=data_dir)
     return Answers(predict(ask, records, out / "predictions.jsonl", settings=settings, description=description))
 

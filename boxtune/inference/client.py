@@ -30,7 +30,7 @@ from boxtune.inference.server_connection import ServerConnection
 TOP_LOG_PROBS = 20
 # Not part of OpenAI's API; servers that do not know these fields ignore them.
 SERVER_OPTIONS = {
-    "repetition_penalty": 1.0,  # vLLM would take the one in the hub's Qwen2.5-VL configs
+    "repetition_penalty": 1.0,  # vLLM would take the one in the Hub's Qwen2.5-VL configs
     "skip_special_tokens": False,  # Qwen2-VL's boxes consist of special tokens
     "spaces_between_special_tokens": False,
 }

@@ -76,7 +76,7 @@ class Detector:
         max_pixels: int | None = None,
         max_new_tokens: int | None = None,
     ) -> "Detector":
-        """Open a checkpoint: the folder of an adapter or of a merged model, or a hub id.
+        """Open a checkpoint: the folder of an adapter or of a merged model, or a Hub id.
 
         device: where the model runs, such as "cuda:1" or "cpu"; by default the GPU if there is one.
         precision: "nf4", "bfloat16", "float16" or "float32"; by default that of training.

@@ -23,7 +23,7 @@ def find_model(url: str, name: str | None, ckpt: str, checkpoint: Checkpoint, tr
     """The entry of the server's /models list that is the checkpoint: {"id"; from vLLM also "root", for an adapter "parent"}.
 
     url: the server's address. name: the model's name on the server; None if the server has only one. ckpt: the checkpoint as the
-    user named it, a folder or hub id. trust: accept a model that cannot be recognized as the checkpoint.
+    user named it, a folder or Hub id. trust: accept a model that cannot be recognized as the checkpoint.
     Raises UserError if the server is not reachable, has no model of that name, or has another model under it.
     """
     model = _choose(ServerConnection(url).list_models(), name, url)
@@ -58,7 +58,7 @@ def _mismatch(model: dict[str, Any], ckpt: str, checkpoint: Checkpoint) -> str |
 
 
 def _root_folder(model: dict[str, Any]) -> Path | None:
-    """The folder that a model is served from. None if that is unknown, a hub id or a folder of another machine."""
+    """The folder that a model is served from. None if that is unknown, a Hub id or a folder of another machine."""
     root = model.get("root")
     return Path(root) if root and Path(root).is_dir() else None
 

@@ -1,4 +1,4 @@
-"""Requests to an OpenAI-compatible server, such as vLLM, SGLang, llama.cpp or an endpoint of the hub, with plain error messages.
+"""Requests to an OpenAI-compatible server, such as vLLM, SGLang, llama.cpp or an endpoint of the Hub, with plain error messages.
 
 The `openai` package provides transport, authentication and error types: it is the client that users of these servers know, it
 is released often, and it adds only one small package (jiter) to those that transformers and wandb need anyway. Retries are our

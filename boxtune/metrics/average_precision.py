@@ -2,6 +2,9 @@
 
 As in COCO, ignored ground truth counts as `iscrowd`, at most 100 predictions of a class count in one image, predictions with
 equal scores keep their order, and predicted labels that no ground truth box has cost nothing.
+
+Where the parts are: coco_matching.py matches predictions with ground truth, precision_recall.py computes precision, recall and
+AP from the matches. This module puts them together.
 """
 
 from concurrent.futures import ThreadPoolExecutor

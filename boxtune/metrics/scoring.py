@@ -1,6 +1,6 @@
 """The numbers of metrics.json: average precision, and everything that average precision does not show.
 
-Fractions, not percentages; None where a value is undefined. docs/architecture.md explains each key. Scoring imports neither
+Fractions, not percentages; None where a value is undefined. docs/metrics.md explains each key. Scoring imports neither
 torch nor transformers and starts in a fraction of a second.
 """
 

@@ -1,4 +1,4 @@
-"""Open a checkpoint in the setup that it was trained with: an adapter on its base, a merged model, or a model of the hub."""
+"""Open a checkpoint in the setup that it was trained with: an adapter on its base, a merged model, or a model of the Hub."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from boxtune.answers.conversation import SYSTEM_PROMPT, format_sentence
 from boxtune.answers.grounding import FILE_NAME, Grounding
 from boxtune.common.errors import UserError, reading
-from boxtune.models.config import codec_for, family_of, load_config
+from boxtune.models.config import LOCAL_PREFIXES, codec_for, family_of, load_config
 from boxtune.models.hub import download_if_trained_here
 from boxtune.models.loading import LISTED_WEIGHTS, load_model
 from boxtune.models.processors import load_processor
@@ -26,7 +26,7 @@ DEFAULT_MAX_PIXELS, DEFAULT_MAX_NEW_TOKENS = 1_003_520, 1024
 class Checkpoint:
     """Everything of a checkpoint but its weights.
 
-    path: the model's folder, or a hub id. adapter: the folder of the LoRA weights; None for a whole model.
+    path: the model's folder, or a Hub id. adapter: the folder of the LoRA weights; None for a whole model.
     """
 
     path: str
@@ -41,7 +41,7 @@ class Checkpoint:
 def open_checkpoint(path: str, max_pixels: int | None = None, max_new_tokens: int | None = None) -> Checkpoint:
     """Read everything but the weights. Raises UserError if files are missing or corrupt.
 
-    path: a local folder or a hub id. max_pixels: only for models without grounding.json; all others have their own pixel
+    path: a local folder or a Hub id. max_pixels: only for models without grounding.json; all others have their own pixel
     budget. max_new_tokens: overrides the limit of the checkpoint.
     """
     folder = _local_folder(path)
@@ -58,9 +58,9 @@ def open_checkpoint(path: str, max_pixels: int | None = None, max_new_tokens: in
 
 
 def _local_folder(path: str) -> Path:
-    """The folder of a checkpoint. For a hub id: its local copy if it was trained here, otherwise a path that does not exist."""
+    """The folder of a checkpoint. For a Hub id: its local copy if it was trained here, otherwise a path that does not exist."""
     folder = Path(path)
-    is_hub_id = not folder.is_dir() and path.count("/") == 1 and not path.startswith("runs/")
+    is_hub_id = not folder.is_dir() and path.count("/") == 1 and not path.startswith(LOCAL_PREFIXES)
     return (download_if_trained_here(path) or folder) if is_hub_id else folder
 
 
@@ -117,7 +117,7 @@ def _read_other_model(path: str, max_pixels: int | None) -> tuple[Grounding, Pro
 def weights_identity(checkpoint: Checkpoint) -> dict[str, str | list[int]]:
     """Values that differ between two sets of weights, by file name.
 
-    Adapter files: their SHA-256. Model files: [size in bytes, modification time in ns]. A base on the hub has no local files
+    Adapter files: their SHA-256. Model files: [size in bytes, modification time in ns]. A base on the Hub has no local files
     to list; `base_revision` in its grounding identifies it.
     """
     model = checkpoint.grounding.base_model if checkpoint.adapter else checkpoint.path
@@ -165,7 +165,7 @@ def check_adapter(model: PeftModel, weights: dict[str, torch.Tensor], folder: Pa
 
     PEFT only warns about missing weights, and the model then responds like its base.
     """
-    # The default save_embedding_layers="auto" would contact the hub.
+    # The default save_embedding_layers="auto" would contact the Hub.
     expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
     problems = [f"missing: {key}" for key in sorted(expected - weights.keys())]
     problems += [f"unexpected: {key}" for key in sorted(weights.keys() - expected)]

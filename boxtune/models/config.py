@@ -10,12 +10,14 @@ from boxtune.families import FAMILIES
 from boxtune.families.family import Family
 from boxtune.models.hub import require_hub_model
 
-# Paths that start like this are local folders, never hub ids.
-LOCAL_PREFIXES = (".", "/", "assets/", "runs/")
+# Folders of the repository, relative to its root, that hold models.
+REPOSITORY_FOLDERS = ("assets/", "runs/")
+# Paths that start like this are local folders, never Hub ids.
+LOCAL_PREFIXES = (".", "/", *REPOSITORY_FOLDERS)
 
 
 def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
-    """The config of a model in a local folder or on the hub.
+    """The config of a model in a local folder or on the Hub.
 
     Raises UserError if the model does not exist, cannot be downloaded or has an unreadable config.
     """
@@ -23,14 +25,21 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
         if not (Path(model_id) / "config.json").is_file():
             raise UserError(f"{model_id} contains no model: config.json is missing.")
     elif model_id.startswith(LOCAL_PREFIXES) or model_id.count("/") != 1:
-        raise UserError(
-            f"no model at {model_id!r}: the folder does not exist. Train first (make train RECIPE=NAME), or give the path "
-            "of another model."
-        )
+        raise UserError(f"no model at {model_id!r}: the folder does not exist. {_remedy_for_missing(model_id)}")
     else:
         require_hub_model(model_id, revision)
     with reading(f"the config of {model_id}", "Download the model again."):
         return AutoConfig.from_pretrained(model_id, revision=revision)
+
+
+def _remedy_for_missing(folder: str) -> str:
+    if not folder.startswith(REPOSITORY_FOLDERS):
+        return "Give the path of a model, or a Hub id of the form OWNER/NAME."
+    training = ", and train the model first (make train RECIPE=NAME)" if folder.startswith("runs/") else ""
+    return (
+        f"The path is relative to the repository root; the current folder is {Path.cwd()}. Run the command from the "
+        f"repository root{training}."
+    )
 
 
 def family_of(config: PretrainedConfig) -> Family:

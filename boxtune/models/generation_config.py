@@ -11,7 +11,7 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def greedy_config(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
     """Greedy decoding.
 
-    The repetition penalty is set explicitly: the Qwen2.5-VL configs on the hub carry one, and it would suppress digits that
+    The repetition penalty is set explicitly: the Qwen2.5-VL configs on the Hub carry one, and it would suppress digits that
     an earlier box already used.
     """
     return GenerationConfig(

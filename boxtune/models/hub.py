@@ -1,4 +1,4 @@
-"""The Hugging Face hub: look up models, download those that were trained here, upload a finished model."""
+"""The Hugging Face Hub: look up models, download those that were trained here, upload a finished model."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,  # the base class of the HTTP client that the hub library uses
+    HTTPError,  # the base class of the HTTP client that the Hub library uses
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -21,9 +21,9 @@ LOOKUP_TIMEOUT = 10  # seconds
 
 
 def require_hub_model(model_id: str, revision: str | None = None) -> None:
-    """Raises UserError if a hub model is neither in the local cache nor available on the hub.
+    """Raises UserError if a Hub model is neither in the local cache nor available on the Hub.
 
-    The hub is asked only if the cache lacks the model, and only once: a download would retry for minutes.
+    The Hub is asked only if the cache lacks the model, and only once: a download would retry for minutes.
     """
     if _is_cached(model_id, revision):
         return
@@ -35,32 +35,32 @@ def require_hub_model(model_id: str, revision: str | None = None) -> None:
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise UserError(
-            f"the hub has no model {model_id} (revision {revision or 'main'}), or the model is private. Check the spelling, "
+            f"the Hub has no model {model_id} (revision {revision or 'main'}), or the model is private. Check the spelling, "
             "or set HF_TOKEN to a token that can read it."
         ) from None
     except (HfHubHTTPError, HTTPError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{model_id} is not in the local cache, and the Hugging Face hub cannot be reached ({reason[:160]}). Connect to the "
-            "network, or download the model once with `hf download`. The embedded model (overlay tiny) needs no hub."
+            f"{model_id} is not in the local cache, and the Hugging Face Hub cannot be reached ({reason[:160]}). Connect to the "
+            "network, or download the model once with `hf download`. The embedded model (overlay tiny) needs no Hub."
         ) from None
 
 
 def _is_cached(model_id: str, revision: str | None) -> bool:
-    """Whether the local cache holds the model or adapter. Raises UserError if `model_id` is not a valid hub id."""
+    """Whether the local cache holds the model or adapter. Raises UserError if `model_id` is not a valid Hub id."""
     for name in ("config.json", "adapter_config.json"):
         try:
             hf_hub_download(model_id, name, revision=revision, local_files_only=True)
             return True
         except HFValidationError as error:
-            raise UserError(f"{model_id!r} is neither a folder nor a hub id: {error}") from None
+            raise UserError(f"{model_id!r} is neither a folder nor a Hub id: {error}") from None
         except LocalEntryNotFoundError:
             continue
     return False
 
 
 def commit_of(model_id: str, revision: str | None = None) -> str | None:
-    """The commit hash of a cached hub model; None for a local folder.
+    """The commit hash of a cached Hub model; None for a local folder.
 
     A checkpoint stores this commit instead of "main", so that evaluating and merging later use the same base.
     """
@@ -75,25 +75,25 @@ def download_if_trained_here(repo_id: str) -> Path | None:
     try:
         names = set(list_repo_files(repo_id))
     except (HTTPError, OSError):
-        # The hub cannot be reached or is turned off. require_hub_model passed, so the model is in the cache.
+        # The Hub cannot be reached or is turned off. require_hub_model passed, so the model is in the cache.
         names = {path.name for path in Path(snapshot_download(repo_id, local_files_only=True)).iterdir()}
     is_trained_here = bool(names & {"adapter_config.json", FILE_NAME})
     return Path(snapshot_download(repo_id)) if is_trained_here else None
 
 
 def is_logged_in(token: str | None = None) -> bool:
-    """Whether there is a token for the hub: the given one, HF_TOKEN, or the one of `hf auth login`."""
+    """Whether there is a token for the Hub: the given one, HF_TOKEN, or the one of `hf auth login`."""
     return bool(token or get_token())
 
 
 def push_folder(folder: Path, repo: str, *, private: bool | None = None, token: str | None = None) -> str:
-    """Upload a model folder to the hub and return the URL of the repository.
+    """Upload a model folder to the Hub and return the URL of the repository.
 
-    repo: NAME or OWNER/NAME; created if it does not exist. Raises UserError if nobody is logged in, the hub refuses the upload
-    or the hub cannot be reached. The local folder is never changed.
+    repo: NAME or OWNER/NAME; created if it does not exist. Raises UserError if nobody is logged in, the Hub refuses the upload
+    or the Hub cannot be reached. The local folder is never changed.
     """
     if not is_logged_in(token):
-        raise UserError(f"{folder} cannot be pushed: you are not logged in to the hub. {LOG_IN}")
+        raise UserError(f"{folder} cannot be pushed: you are not logged in to the Hub. {LOG_IN}")
     api = HfApi(token=token)
     try:
         url = api.create_repo(repo, private=private, exist_ok=True)

@@ -55,7 +55,7 @@ def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
 
 
 def base_folder(base: str, revision: str | None) -> Path:
-    """The folder with the base's safetensors. A hub model comes from the local cache, or is downloaded."""
+    """The folder with the base's safetensors. A Hub model comes from the local cache, or is downloaded."""
     load_config(base, revision)  # raises UserError if the base does not exist
     return Path(base) if Path(base).is_dir() else Path(snapshot_download(base, revision=revision))
 

@@ -1,4 +1,4 @@
-"""README.md of a finished model, in the format of the Hugging Face hub: results, usage and training."""
+"""README.md of a finished model, in the format of the Hugging Face Hub: results, usage and training."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from boxtune.reports.score_table import MEAN_IOU, headline_rows
 
 # The numbers in the card, by their titles in the score table.
 _SHOWN = ("AP", "AP50", MEAN_IOU, "precision", "recall", "F1", "false positives", "false negatives")
-# The names of metrics in the hub's metadata.
+# The names of metrics in the Hub's metadata.
 _HUB_METRICS = {"AP": "mAP", "AP50": "mAP@0.5", "F1": "f1", MEAN_IOU: "mean_iou"}
 
 
@@ -77,7 +77,7 @@ def model_name(folder: Path) -> str:
 
 
 def card_data(grounding: Grounding, name: str, is_adapter: bool, metrics: dict | None) -> ModelCardData:
-    """The metadata of the card. A base model in a local folder is left out, because the hub does not have it."""
+    """The metadata of the card. A base model in a local folder is left out, because the Hub does not have it."""
     return ModelCardData(
         base_model=None if Path(grounding.base_model).is_dir() else grounding.base_model,
         library_name="peft" if is_adapter else "transformers",

@@ -150,7 +150,7 @@ function countAll() {
   return { total, classes, types };
 }
 
-// Move a class's dot beside its curve. Without predictions precision is undefined, and the dot is hidden.
+// Move a class's dot next to its curve. Without predictions precision is undefined, and the dot is hidden.
 function moveTo(point, { precision, recall }) {
   point.style.display = precision === null || recall === null ? "none" : "";
   point.setAttribute("cx", 100 * recall);

@@ -14,7 +14,12 @@ GROUNDING_MODES = ("teacher_forced", "policy", "both")
 class BoxtuneArguments:
     """The recipe keys that boxtune adds to those of TRL. Raises ValueError for a value outside a key's choices."""
 
-    data_dir: str = field(default="", metadata={"help": "Prepared dataset; created once if absent."})
+    data_dir: str = field(
+        default="",
+        metadata={
+            "help": "Folder of the prepared dataset (data/NAME if the recipe does not set it); created if it does not exist."
+        },
+    )
     data_format: str | None = field(
         default=None, metadata={"help": "Converter that creates data_dir: a FORMAT of data_prep."}
     )
@@ -22,9 +27,15 @@ class BoxtuneArguments:
         default=None, metadata={"help": "Source that the converter reads: a path or a Hub id."}
     )
     data_args: list[str] | None = field(
-        default=None, metadata={"help": "Further data_prep options, one list item per word."}
+        default=None, metadata={"help": "More data_prep options, one list item per argument."}
     )
-    answer: str = field(default="boxes", metadata={"help": "Answer form.", "choices": ["boxes", "click"]})
+    answer: str = field(
+        default="boxes",
+        metadata={
+            "help": "What the model writes: boxes, or one click (center point) per object.",
+            "choices": ["boxes", "click"],
+        },
+    )
     codec: str | None = field(
         default=None,
         metadata={
@@ -34,7 +45,7 @@ class BoxtuneArguments:
     object_order: str = field(
         default="source",
         metadata={
-            "help": "Order of objects in a response: as annotated, in reading order, largest first, or one fixed random order.",
+            "help": "Order of objects in an answer: as annotated, in reading order, largest first, or one fixed random order.",
             "choices": ["source", "raster", "area", "random"],
         },
     )
@@ -51,13 +62,11 @@ class BoxtuneArguments:
             "help": "Fraction of training examples that ask for one absent class; the same fraction asks for one present class."
         },
     )
-    prompt_variety: bool = field(
-        default=False, metadata={"help": "Ask half of the training questions in a different neutral wording."}
-    )
+    prompt_variety: bool = field(default=False, metadata={"help": "Rephrase half of the training questions."})
     noise_objects: float = field(
         default=0.0,
         metadata={
-            "help": "Number of wrong boxes labeled noise, per ground-truth box, appended to each training response (Pix2Seq)."
+            "help": "Number of wrong boxes labeled noise, per ground-truth box, appended to each training answer (Pix2Seq)."
         },
     )
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System prompt; saved with the checkpoint."})
@@ -71,7 +80,7 @@ class BoxtuneArguments:
     )
     lora_vision: bool = field(
         default=False,
-        metadata={"help": "In addition to lora_target_modules, adapt the linears of the vision tower's blocks."},
+        metadata={"help": "In addition to lora_target_modules, adapt the linear layers of the vision blocks."},
     )
     quantize_vision: bool = field(
         default=False, metadata={"help": "With load_in_4bit: quantize the vision tower to NF4 as well."}
@@ -113,12 +122,12 @@ class BoxtuneArguments:
     )
     end_token_weight: float = field(
         default=1.0,
-        metadata={"help": "Weight of end-of-response tokens in the LM loss; all other tokens have weight 1."},
+        metadata={"help": "Weight of the tokens that end an answer in the LM loss; all other tokens have weight 1."},
     )
     grounding_mode: str = field(
         default="teacher_forced",
         metadata={
-            "help": "What the iou, fp and fn loss weights apply to: the target response, sampled responses, or both.",
+            "help": "What the iou, fp and fn loss weights apply to: the target answer, sampled responses, or both.",
             "choices": GROUNDING_MODES,
         },
     )

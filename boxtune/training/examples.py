@@ -16,7 +16,7 @@ Splits = dict[str, list[Record]]
 
 @dataclass(frozen=True)
 class Examples:
-    """The records that fit max_length, by split. `max_new_tokens`: a generation limit that fits every training response."""
+    """The records that fit max_length, by split. `max_new_tokens`: a generation limit that fits every target response."""
 
     splits: Splits
     max_new_tokens: int

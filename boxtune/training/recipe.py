@@ -1,7 +1,9 @@
 """A recipe: flat YAML, overlays and command line → TRL's dataclasses and boxtune's own keys."""
 
+import argparse
 import difflib
 import sys
+import textwrap
 import typing
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
@@ -41,6 +43,13 @@ class _RecipeParser(TrlParser):
 
     def error(self, message: str):
         raise UserError(f"{message}. Check the recipe, its overlays and the command line.")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the paragraphs of the description, and shows the defaults that are not empty."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "") else super()._get_help_string(action)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -85,8 +94,8 @@ def read_yaml(path: Path) -> dict:
     return values
 
 
-def _split_command_line(argv: list[str]) -> tuple[str, list[str], list[str]]:
-    """(recipe, overlays, remaining arguments)."""
+def _split_command_line(argv: list[str], purpose: str) -> tuple[str, list[str], list[str]]:
+    """(recipe, overlays, remaining arguments). Prints the help, which begins with `purpose`, if there is no recipe but -h."""
     config, overlays, rest = None, [], []
     arguments = iter(argv)
     for argument in arguments:
@@ -104,21 +113,32 @@ def _split_command_line(argv: list[str]) -> tuple[str, list[str], list[str]]:
     if config is None:
         known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
         if {"-h", "--help"} & {*rest}:
-            _print_help(known)
+            _print_help(known, purpose)
             sys.exit()
         raise UserError(f"no recipe given. Use --config recipes/NAME.yaml. Available: {known}.")
     return config, overlays, rest
 
 
-def _print_help(recipes: str) -> None:
-    """Print the available recipes and overlays, and boxtune's own keys."""
+def _print_help(recipes: str, purpose: str) -> None:
+    """Print what the script does, the available recipes and overlays, and boxtune's own keys."""
     overlays = ", ".join(sorted(path.stem for path in (RECIPES / "overlays").glob("*.yaml")))
+    available = f"Recipes: {recipes}.\n\nOverlays (later ones override earlier ones): {overlays}."
+    keys = (
+        "The keys below are boxtune's own. All fields of TRL's SFTConfig and ModelConfig are also keys; list them with "
+        "--config NAME --help."
+    )
     _RecipeParser(
         [BoxtuneArguments],
         usage="%(prog)s --config NAME [--overlay NAME,NAME] [--key value ...]",
-        description=f"Recipes: {recipes}. Overlays (later ones win): {overlays}. The keys below are boxtune's own; all fields of "
-        "TRL's SFTConfig and ModelConfig are also keys (list them with --config NAME --help).",
+        description="\n\n".join([_wrapped(purpose), _wrapped(available), _wrapped(keys)]),
+        formatter_class=_HelpFormatter,
     ).print_help()
+
+
+def _wrapped(text: str) -> str:
+    """The text with each of its paragraphs wrapped to the width of a page."""
+    paragraphs = [" ".join(part.split()) for part in text.strip().split("\n\n")]
+    return "\n\n".join(textwrap.fill(part, 100, break_on_hyphens=False) for part in paragraphs)
 
 
 def _check_keys(sources: dict[str, dict], rest: list[str], parser: TrlParser) -> None:
@@ -197,7 +217,10 @@ def fit_to_machine(values: dict, overridden: Collection[str] = ()) -> tuple[dict
 
 
 def _merge(sources: list[dict], overridden: Collection[str]) -> dict:
-    """The values of a recipe and its overlays; later ones win, and `overridden` keys of the command line win over all."""
+    """The values of a recipe and its overlays, where later ones override earlier ones.
+
+    Values that conflict with `overridden` keys, which the command line sets, are left out.
+    """
     values, *changes = sources
     if "data_dir" in overridden:  # use the recipe's own data there, not the data that an overlay would generate
         changes = [{key: value for key, value in change.items() if key not in _DATA_KEYS} for change in changes]
@@ -218,18 +241,23 @@ def _notes_on_idle_keys(values: dict, options: BoxtuneArguments, model: ModelCon
     return notes
 
 
-def load_recipe(argv: list[str], needs_gpu: bool = True) -> Recipe:
-    """Read `--config FILE [--overlay FILE …] [--key value …]`. Later sources win.
+def load_recipe(argv: list[str], needs_gpu: bool = True, purpose: str = "") -> Recipe:
+    """Read `--config FILE [--overlay FILE …] [--key value …]`. Later sources override earlier ones.
 
-    With `needs_gpu` False, a recipe that requires a GPU can be read without one, to check its data. Raises UserError that lists
-    every unknown key and unusable value.
+    With `needs_gpu` False, a recipe that requires a GPU can be read without one, to check its data. `purpose`: what the script
+    does, for its -h. Raises UserError that lists every unknown key and unusable value.
     """
     # ---- Sources
-    config, overlay_names, rest = _split_command_line(argv)
+    config, overlay_names, rest = _split_command_line(argv, purpose)
     recipe_path = find_recipe(config)
     overlay_paths = [find_recipe(name, RECIPES / "overlays") for name in overlay_names]
     sources = {str(path): read_yaml(path) for path in [recipe_path, *overlay_paths]}
-    parser = _RecipeParser([BoxtuneArguments, SFTConfig, ModelConfig], allow_abbrev=False)
+    parser = _RecipeParser(
+        [BoxtuneArguments, SFTConfig, ModelConfig],
+        allow_abbrev=False,
+        description=_wrapped(purpose),
+        formatter_class=_HelpFormatter,
+    )
     _check_keys(sources, rest, parser)
 
     # ---- Merged values

@@ -1,4 +1,4 @@
-"""The record of a run, saved beside its checkpoints: recipe.yaml (resolved), run.json and first_batch.txt."""
+"""The record of a run, saved next to its checkpoints: recipe.yaml (resolved), run.json and first_batch.txt."""
 
 import json
 import platform

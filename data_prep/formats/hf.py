@@ -1,4 +1,4 @@
-"""Any object detection table of `datasets`: a hub id, a Parquet file, a folder of Parquet files
+"""Any object detection table of `datasets`: a Hub id, a Parquet file, a folder of Parquet files
 named after their splits, or a `save_to_disk` folder.
 
 The columns of images, boxes and classes, and how the boxes are written, are inferred from the
@@ -41,13 +41,13 @@ def recognise(sample: Sample) -> str | None:
     if is_openfoodfacts(sample):
         return None
     if not sample.source.exists():
-        return "an id of the hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(sample.source)) else None
+        return "an id of the Hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(sample.source)) else None
     saved = [path for path in sample.files if path.name in {"dataset_dict.json", "state.json"}]
     return next((f"{path} is a table of `datasets`" for path in [*saved, *sample.of_kind(".parquet")]), None)
 
 
 def is_openfoodfacts(sample: Sample) -> bool:
-    """Whether a source is the table for which there is a separate format, by its hub id or its columns."""
+    """Whether a source is the table for which there is a separate format, by its Hub id or its columns."""
     if not sample.source.exists():
         return str(sample.source).startswith("openfoodfacts/nutrition-table-detection")
     import pyarrow.parquet
@@ -152,7 +152,7 @@ def _rows(source: Path, options: Options) -> Iterator[_TableRow]:
         if source.exists():
             raise UserError(f"{source}: not a table that `datasets` can read: {error}") from None
         raise UserError(
-            f"{source}: no such file or folder, and the hub returned no dataset of that name: {error}\n"
+            f"{source}: no such file or folder, and the Hub returned no dataset of that name: {error}\n"
             "If the dataset is gated, accept its terms on its page and log in with `hf auth login`. Without network, pass a\n"
             "downloaded .parquet file, or generate a similar dataset: python -m data_prep nutrition --out DIR --num-images 1000"
         ) from None

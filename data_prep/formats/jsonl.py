@@ -1,4 +1,4 @@
-"""JSON lines beside images, as the `imagefolder` loader of `datasets` reads them: metadata.jsonl,
+"""JSON lines next to images, as the `imagefolder` loader of `datasets` reads them: metadata.jsonl,
 with `file_name` and `objects`.
 
 The fields of boxes and classes, and how the boxes are written, are inferred from the file and

@@ -1,4 +1,4 @@
-"""labelme: one JSON file for each image, beside the image or in a separate folder.
+"""labelme: one JSON file for each image, next to the image or in a separate folder.
 
 Rectangles are used as they are; polygons, circles, masks and rotated rectangles are replaced by
 their bounding box. Shapes with the same label and group_id become one object. Points and lines

@@ -2,7 +2,7 @@
 `image`, `width`, `height`, `objects.bbox` = [y_min, x_min, y_max, x_max] in fractions from 0 to
 1, and `objects.category_name`.
 
-SOURCE is a hub id, a Parquet file, a folder of Parquet files named after their splits, or a
+SOURCE is a Hub id, a Parquet file, a folder of Parquet files named after their splits, or a
 `save_to_disk` folder.
 """
 

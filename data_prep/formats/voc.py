@@ -1,8 +1,8 @@
-"""Pascal VOC: one XML file for each image, in Annotations beside JPEGImages, or in the folder of
+"""Pascal VOC: one XML file for each image, in Annotations next to JPEGImages, or in the folder of
 the images.
 
-Boxes are taken as written. ImageSets/Main/{train,val,trainval,test}.txt define the splits.
-Lists for single classes (cat_train.txt) are not read.
+Coordinates are used unchanged; VOC's 1-based pixels are not shifted. The splits are defined by
+ImageSets/Main/{train,val,trainval,test}.txt. Per-class lists such as cat_train.txt are ignored.
 """
 
 import os
@@ -27,7 +27,7 @@ _SPLIT_OF_LIST = {word: split for split, words in ALIASES.items() for word in wo
 
 @dataclass(frozen=True)
 class _Devkit:
-    """A VOC dataset: its root and the folder of its XML files, which are the same if the XML files are beside the images.
+    """A VOC dataset: its root and the folder of its XML files, which are the same if the XML files are next to the images.
     Items are named relative to `top`. `split` is set if SOURCE has a devkit for each split."""
 
     root: Path

@@ -78,7 +78,7 @@ class _DeclaredImages:
             self._add_list(place, word)
 
     def _resolve(self, entry: str) -> Path | None:
-        """The absolute path of an entry: below the `path` of data.yaml or beside data.yaml; also without the ../ that Roboflow
+        """The absolute path of an entry: below the `path` of data.yaml or next to data.yaml; also without the ../ that Roboflow
         writes, or without the first folders of another machine's path. None if it does not exist."""
         root, images = self.settings.root, self.options.images
         folders = [root / str(self.settings.values.get("path") or ""), root, *([images] if images else [])]

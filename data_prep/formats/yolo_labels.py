@@ -101,6 +101,6 @@ class LabelFiles:
                 if not is_text or path in seen or is_output(path, self.options):
                     continue
                 seen.add(path)
-                # Text files beside images may be notes.
+                # Text files next to images may be notes.
                 if is_label_folder or holds_rows(path):
                     yield path, split

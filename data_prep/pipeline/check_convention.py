@@ -11,7 +11,7 @@ _WITHIN_UNIT_SHARE = 0.9
 # It is no coincidence if so many boxes, on images at least so large, all stay below 100: they are percentages.
 _MIN_PERCENT_BOXES, _MIN_PERCENT_SIDE = 10, 300
 
-_INTRO = "The box convention looks wrong:"
+_INTRO = "The box format looks wrong:"
 _OVERRIDE = "pass --allow-bad-boxes"
 
 
@@ -49,9 +49,9 @@ def _implausible_error(totals: BoxTotals, convention: Convention, guessed: bool)
         guess = "may be corners, a corner and a size, or y before x instead, or belong to images of another size"
         remedy = "Fix them"
     if guessed:
-        remedy = f"State the convention with {BBOX_FORMAT_OPTION}"
+        remedy = f"State the format with {BBOX_FORMAT_OPTION}"
     return UserError(
-        f"{_INTRO} {totals.implausible} of {totals.checked} boxes are inverted or reach outside their image. "
+        f"{_INTRO} {totals.implausible} of {totals.checked} boxes are inverted or extend beyond their image. "
         f"They are read as {convention}, but {guess}. {remedy}, or {_OVERRIDE} if the boxes really are like this. Examples:",
         totals.implausible_examples,
     )

@@ -97,7 +97,7 @@ def _undecided(
         for box in boxes
         if fitting or _misfits([box], size, best, fractions)[0]
     )
-    problem = "Several box conventions fit" if fitting else "No box convention fits"
+    problem = "Several box formats fit" if fitting else "No box format fits"
     heading = "Examples:" if fitting else f"Boxes that are not {best}:"
     return UserError(f"{problem} ({evidence}). State it with {BBOX_FORMAT_OPTION}. {heading}", [*islice(examples, 3)])
 

@@ -1,4 +1,6 @@
-"""Recognizes the format of a source: each format looks at a sample of its files."""
+"""Detect the format of SOURCE from a sample of its files, print it with the reason, and convert
+the data.
+"""
 
 import csv
 import json
@@ -37,26 +39,29 @@ def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]], options:
             [f"{name}: {reason}" for name, reason in reasons.items()],
         )
     if not source.exists():
-        raise UserError(f"{source} does not exist, and is not a hub id of the form OWNER/NAME.")
+        raise UserError(f"SOURCE {source} does not exist. (A dataset on the Hub is written OWNER/NAME.)")
     if sample.files and all(map(is_image, sample.files)):
         raise UserError(
             f"{source} contains only images. Name the annotations as SOURCE, and the images with --images {source}."
         )
+    if not sample.files:
+        raise UserError(f"{source} contains no files. (Hidden files and the output folder do not count.)")
     raise UserError(
-        f"{source} fits no known format; found: {sample.describe()}. The formats are:",
+        f"The format of {source} was not recognized. It contains {sample.describe()}. Name the format, for example: "
+        f"python -m data_prep {next(iter(formats))} …. The formats are:",
         [f"{name}: {description}" for name, (_, description) in formats.items()],
     )
 
 
 def _check_typing_error(source: Path) -> None:
-    """Raise UserError for a missing file in an existing folder: a misspelled path, and not OWNER/NAME of the hub."""
+    """Raise UserError for a missing file in an existing folder: a misspelled path, and not OWNER/NAME on the Hub."""
     if source.exists() or not source.parent.name or not source.parent.is_dir():
         return
     names = sorted(path.name for path in source.parent.iterdir() if not path.name.startswith("."))
     listed = ", ".join(names[:_MAX_NAMES]) + (", …" if len(names) > _MAX_NAMES else "")
     raise UserError(
-        f"{source} does not exist ({source.parent}/ contains: {listed or 'nothing'}). Correct the path. To load a hub "
-        "dataset of this name, use the format hf."
+        f"{source} does not exist ({source.parent}/ contains: {listed or 'nothing'}). Correct the path. To load a "
+        "dataset of this name from the Hub, use the format hf."
     )
 
 

@@ -115,7 +115,7 @@ class Sample:
     def describe(self) -> str:
         """The number of files of each kind, in words."""
         kinds = Counter(path.suffix.lower() or path.name for path in self.files)
-        return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6)) or "it is empty"
+        return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
 
 
 def problem(item_id: str, kind: str, value: object, action: str) -> dict[str, Any]:

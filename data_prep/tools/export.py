@@ -48,9 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="DIR", type=path_argument, required=True, help="a new folder")
     parser.add_argument("--family", choices=list(FAMILIES), help="model family to train (not for coco, yolo)")
-    parser.add_argument("--min-pixels", type=int, default=3136, help="as in the training (default 3136)")
-    parser.add_argument("--max-pixels", type=int, help="as in the training")
-    parser.add_argument("--copy-images", action="store_true", help="copy images, upright, instead of linking to them")
+    parser.add_argument(
+        "--min-pixels",
+        metavar="N",
+        type=int,
+        default=3136,
+        help="lower limit of the training run's pixel budget (default 3136)",
+    )
+    parser.add_argument("--max-pixels", metavar="N", type=int, help="pixel budget of the training run")
+    parser.add_argument(
+        "--copy-images",
+        action="store_true",
+        help="copy the images, with EXIF rotation applied, instead of linking to them",
+    )
 
 
 def main(args: argparse.Namespace) -> None:

@@ -135,7 +135,7 @@ def _swift_budget(model_input: ModelInput) -> tuple[int, int]:
 
 
 def _llamafactory_size(record: Record, model_input: ModelInput) -> tuple[int, int]:
-    """LLaMA-Factory first resizes to its own budget, then the image processor resizes to the budget of the hub.
+    """LLaMA-Factory first resizes to its own budget, then the image processor resizes to the budget of the Hub.
 
     Its steps are those of MMPluginMixin._preprocess_image and Qwen2VLPlugin in src/llamafactory/data/mm_plugin.py.
     """

@@ -1,4 +1,4 @@
-"""Generate product images with labeled nutrition tables: data for a first training without a
+"""Generate product images with labeled nutrition tables, for a first training run without a
 download.
 
     python -m data_prep nutrition --out data/nutrition --num-images 600 --seed 0

@@ -20,7 +20,7 @@ def write_openfoodfacts(target: Path, num_images: int, seed: int, size: int = 44
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=folder_for_scratch(folder)) as staging:
         rows: dict[Path, list[dict[str, Any]]] = {}
         for index, image in generate_images(num_images, seed, size):
-            # The hub dataset has no test split, so our test split is its val, and our validation split is part of its train.
+            # The Hub dataset has no test split, so our test split is its val, and our validation split is part of its train.
             path = files["val" if split_of(index) == "test" else "train"]
             rows.setdefault(path, []).append(_row(index, image))
         for path, rows_of_file in rows.items():

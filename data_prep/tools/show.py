@@ -1,4 +1,4 @@
-"""Show a prepared dataset before training: one page with images, sizes and suspicious findings.
+"""Write an HTML page with images, box sizes and possible problems of a prepared dataset.
 
 python -m data_prep show DATA [--family qwen2_5_vl] [--max-pixels 1003520] [--out DATA.html]
 """
@@ -33,14 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-pixels", type=int, default=1_003_520, metavar="N", help="pixel budget of the recipe (default 1003520)"
     )
     parser.add_argument(
-        "--num-images",
-        "--pictures",
-        dest="num_images",
-        type=int,
-        default=24,
-        metavar="N",
-        help="number of images on the page (default 24)",
+        "--num-images", type=int, default=24, metavar="N", help="number of images on the page (default 24)"
     )
+    # The former name of --num-images.
+    parser.add_argument("--pictures", dest="num_images", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument("--out", metavar="FILE", type=path_argument, help="the page (default: DATA.html next to DATA)")
 
 

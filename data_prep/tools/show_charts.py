@@ -11,7 +11,7 @@ from boxtune.data.records import Record
 from boxtune.families.family import Family
 from data_prep.tools.object_sizes import image_tokens, keeping_budget, scale_at, shorter_sides, too_small
 
-# Besides the page's own budget and the one that keeps 99 % of the objects.
+# In addition to the page's own budget and the one that keeps 99 % of the objects.
 _BUDGET_FACTORS = (0.25, 0.5, 2, 4)
 
 

@@ -43,7 +43,7 @@ _MIN_EPOCHS, _MAX_EPOCHS = 3, 30
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", type=path_argument, help="a prepared dataset")
-    parser.add_argument("--model", metavar="ID", required=True, help="a Qwen-VL model: hub id or folder")
+    parser.add_argument("--model", metavar="ID", required=True, help="a Qwen-VL model: Hub id or folder")
     parser.add_argument("--out", metavar="FILE", type=path_argument, help="the recipe (default recipes/NAME.yaml)")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
 
@@ -83,7 +83,7 @@ def _command(target: str, script: str, recipe: Path) -> str:
 
 
 def family_of(model: str) -> str:
-    """The name of a model's family: from config.json if `model` is a folder, else from its hub id.
+    """The name of a model's family: from config.json if `model` is a folder, else from its Hub id.
 
     Raises UserError if neither identifies a supported family.
     """

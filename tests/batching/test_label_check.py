@@ -129,7 +129,7 @@ def run_check(squares, tmp_path, *extra):
 
 def test_the_command_passes_and_draws_the_examples(squares, tmp_path, capsys):
     assert run_check(squares, tmp_path) == 0
-    assert "16 of 16 sampled examples decode back" in capsys.readouterr().out
+    assert "16 of 16 sampled examples decode back to the boxes of the prepared dataset" in capsys.readouterr().out
     page = (tmp_path / "check.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 16
     assert "red square" in page

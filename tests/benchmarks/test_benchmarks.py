@@ -237,10 +237,10 @@ def test_an_earlier_base_fills_only_unmeasured_tables_and_rows(tmp_path, monkeyp
     assert "| 1.000 |" in lines("losses.md", LOSSES[0].experiments[0].title)
     assert "0.667" not in lines("losses.md", LOSSES[0].experiments[1].title)
     assert lines("results.md", DATASETS.experiments[0].title)
-    assert lines("results.md", f"{DATASETS.experiments[1].title} (earlier base 01234567)")
+    assert lines("results.md", f"{DATASETS.experiments[1].title} (earlier weights 01234567)")
     results.write_pages(set(), BASES)
     assert "0.667" in lines("losses.md", LOSSES[0].experiments[1].title)
-    assert "an earlier base of the embedded model, 01234567" in (tmp_path / "losses.md").read_text()
+    assert "Measured with earlier weights of the embedded model, 01234567" in (tmp_path / "losses.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_a_wrong_convention_stops_the_run_and_names_examples(tmp_path, capsys):
         make_image(tmp_path / "in" / f"p{i}.png")
     (tmp_path / "in" / "boxes.csv").write_text("filename,xmin,ymin,xmax,ymax,class\n" + rows)
     message = failure(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
-    assert "convention looks wrong: 4 of 8" in message and message.count("(100 × 80): cell [60, 50, 20, 20]") == 3
+    assert "The box format looks wrong: 4 of 8" in message and message.count("(100 × 80): cell [60, 50, 20, 20]") == 3
     assert "read as x0 y0 x1 y1 in pixels" in message and "a corner and a size" in message
     assert "--bbox-format" not in message, "which CSV does not read"
     records, problems, _ = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out", "--allow-bad-boxes")
@@ -266,8 +266,9 @@ def test_words_run_the_generator_of_product_images(tmp_path, capsys):
         (["coco", "in", "--out", "o", "-h"], "unrecognized arguments: -h"),
         (["coco", "in", "--out", "o", "--split-ratio", "1"], "argument --split-ratio: '1': give three shares"),
         (["nutrition", "--num-images", "many"], "argument --num-images: invalid int value: 'many'"),
-        (["picasa", "in", "--out", "o"], "argument FORMAT: invalid choice: 'picasa'"),
-        ([], "the following arguments are required: FORMAT"),
+        (["picasa", "in", "--out", "o"], "has no command 'picasa'. Commands: voc, coco, "),
+        (["vocc", "in", "--out", "o"], "has no command 'vocc'. Did you mean voc?"),
+        ([], "the following arguments are required: COMMAND"),
         (["coco", "lost", "--out", "o"], "lost does not exist"),
         (["coco", "lost", "--out", "o", "--label-field", "kind"], "--label-field is read by via, "),
     ],

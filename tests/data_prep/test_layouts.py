@@ -70,7 +70,7 @@ def test_yolo_paths_of_another_machine(tmp_path, capsys):
 
 
 def test_yolo_as_cvat_exports_it(tmp_path, capsys):
-    """Its lists have `data/` before the names of files beside them."""
+    """Its lists have `data/` before the names of files next to them."""
     files = {"images/train/a.png": "0 0.5 0.5 0.2 0.2\n", "images/train/b.png": "0 0.5 0.5 0.2 0.2\n"}
     root = yolo(tmp_path / "in", "path: .\nnames: {0: cat}\ntrain: train.txt\n", files)
     write(root / "train.txt", "data/images/train/a.png\ndata/images/train/b.png\n")

@@ -97,9 +97,13 @@ def test_if_no_format_fits_the_message_names_what_was_found(tmp_path, capsys):
     write(tmp_path / "in", "notes.json", "{corrupt")
     write(tmp_path / "in", "notes.xml", "<html>")
     message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
-    assert "fits no known format; found: 1 .png, 1 .json, 1 .xml" in message
+    assert f"The format of {tmp_path / 'in'} was not recognized. It contains 1 .png, 1 .json, 1 .xml." in message
     assert "labelme: " in message
     assert "does not exist" in failure(capsys, "auto", tmp_path / "lost", "--out", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    assert f"{tmp_path / 'empty'} contains no files" in failure(
+        capsys, "auto", tmp_path / "empty", "--out", tmp_path / "out"
+    )
 
 
 def test_an_earlier_output_inside_the_source_is_ignored(tmp_path, capsys):
@@ -118,7 +122,7 @@ def test_a_folder_of_images_alone_asks_for_the_annotations(tmp_path, capsys):
 
 
 def test_a_misspelled_path_is_not_looked_up_on_the_hub(tmp_path, capsys, monkeypatch):
-    """`data/aquariun` has the form of a hub id, but a look-up would be slow and hide the typing error."""
+    """`data/aquariun` has the form of a Hub id, but a look-up would be slow and hide the typing error."""
     monkeypatch.chdir(tmp_path)
     make("voc", tmp_path / "data" / "aquarium")
     message = failure(capsys, "auto", "data/aquariun", "--out", tmp_path / "out")

@@ -63,17 +63,17 @@ def test_the_user_may_name_the_convention(tmp_path, capsys, layout):
 def test_boxes_that_fit_several_conventions_need_an_option(tmp_path, capsys):
     folder = lines(tmp_path / "in", np.array([[20, 20, 30, 30], [22, 20, 30, 30]]))
     message = failure(capsys, "jsonl", folder, "--out", tmp_path / "out")
-    assert "Several box conventions fit" in message and "--bbox-format {xyxy,xywh,yxyx,cxcywh}" in message
+    assert "Several box formats fit" in message and "--bbox-format {xyxy,xywh,yxyx,cxcywh}" in message
     assert "[20.0, 20.0, 30.0, 30.0]" in message
 
 
 def test_boxes_that_fit_no_convention_are_shown(tmp_path, capsys):
     folder = lines(tmp_path / "in", np.array([[900, 20, 30, 30], [22, 720, 30, 30], [10, 10, 500, 3], [5, 5, 6, 6]]))
     message = failure(capsys, "jsonl", folder, "--out", tmp_path / "out")
-    assert "No box convention fits" in message and message.count("(100, 80): [") == 3
+    assert "No box format fits" in message and message.count("(100, 80): [") == 3
     # A convention that the user names is checked too, by the common pipeline.
     again = failure(capsys, "jsonl", folder, "--bbox-format", "xyxy", "--out", tmp_path / "out")
-    assert "The box convention looks wrong" in again and "State the convention with --bbox-format {xyxy," in again
+    assert "The box format looks wrong" in again and "State the format with --bbox-format {xyxy," in again
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_corners_in_fractions_may_be_x_or_y_first(tmp_path, capsys, layout):
     """No check can distinguish them, so the user must."""
     folder = lines(tmp_path / "in", WRITTEN[layout](BOXES_XYXY / SIDES))
     message = failure(capsys, "jsonl", folder, "--out", tmp_path / "out")
-    assert "Several box conventions fit" in message and "xyxy fits 4" in message and "yxyx fits 4" in message
+    assert "Several box formats fit" in message and "xyxy fits 4" in message and "yxyx fits 4" in message
     records, *_ = prepared(capsys, "jsonl", folder, "--bbox-format", layout, "--out", tmp_path / "out")
     assert np.abs(np.array(records["p0"]["objects"]["bbox"]) - BOXES_XYXY[:2]).max() < 0.002
 

@@ -95,7 +95,7 @@ def test_nf4_skips_the_head_and_by_default_the_vision_tower(name, vision, models
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_keys_of_a_saved_model_give_module_paths(name, tiny_models):
-    """save_pretrained writes the same keys as the files on the hub."""
+    """save_pretrained writes the same keys as the files on the Hub."""
     folder, family = tiny_models[name], FAMILIES[name]
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))

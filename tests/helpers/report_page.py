@@ -96,7 +96,7 @@ def cells_of(html):
 
 
 def dots_of(html):
-    """{class number: (recall, precision) of its dot beside the curves}; None if the dot is hidden."""
+    """{class number: (recall, precision) of its dot next to the curves}; None if the dot is hidden."""
     dots = {}
     for tag in re.findall(r"<circle [^>]*data-point[^>]*>", html):
         facts = dict(re.findall(r'([a-z-]+)="([^"]*)"', tag))

@@ -1,4 +1,4 @@
-"""The hub: the real library against a small local server that speaks the hub's protocol."""
+"""The Hub: the real library against a small local server that speaks the Hub's protocol."""
 
 import base64
 import json
@@ -74,7 +74,7 @@ def test_a_hub_base_is_identified_by_its_commit(tmp_path, monkeypatch):
     assert commit_of(str(tmp_path)) is None
 
 
-# False: without a network, the hub's library retries for several seconds.
+# False: without a network, the Hub's library retries for several seconds.
 @pytest.mark.parametrize("offline", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_cached_model_is_opened_without_a_network(squares, tmp_path, monkeypatch, offline):
     run = train(squares, tmp_path / "run")
@@ -152,7 +152,7 @@ def test_training_pushes_only_if_somebody_is_logged_in(squares, tmp_path, hub):
     [
         (["final", "--limit", "1"], {"HF_TOKEN": "hf_x"}, "Leave out --data, --limit"),
         (["checkpoint-1"], {"HF_TOKEN": "hf_x"}, "checkpoint-1 is not a finished model"),
-        (["final"], {}, "not logged in to the hub"),
+        (["final"], {}, "not logged in to the Hub"),
     ],
 )
 def test_a_push_that_cannot_work_is_refused_before_generation(squares, tmp_path, arguments, variables, message):

@@ -14,7 +14,7 @@ from boxtune.models.lora import ALL_LINEAR, ATTENTION, lora_targets
 
 QKVO = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
 GATED = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
-# Of the hub's models: (layers of the language model, blocks of the vision tower, linears of a block's MLP, and of the mergers).
+# Of the Hub's models: (layers of the language model, blocks of the vision tower, linears of a block's MLP, and of the mergers).
 FACTS = {
     "Qwen2-VL-7B": (28, 32, ["mlp.fc1", "mlp.fc2"], ["merger.mlp.0", "merger.mlp.2"]),
     "Qwen2.5-VL-3B": (36, 32, GATED, ["merger.mlp.0", "merger.mlp.2"]),

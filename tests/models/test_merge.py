@@ -147,7 +147,7 @@ def test_a_merged_model_is_written_beside_its_adapter(tmp_path, monkeypatch):
     assert merge_adapter.merged_folder(str(tmp_path / "run" / "final")) == tmp_path / "run" / "final_merged"
     monkeypatch.chdir(tmp_path / "run" / "final")
     assert merge_adapter.merged_folder(".") == tmp_path / "run" / "final_merged"
-    # The merge of a hub adapter does not go into the hub cache.
+    # The merge of a Hub adapter does not go into the Hub cache.
     assert merge_adapter.merged_folder("me/finder") == Path("runs/me--finder/final_merged")
 
 
@@ -168,7 +168,7 @@ def test_a_merged_model_never_replaces_the_base(runs, tiny_models, tmp_path, cap
 
 @pytest.mark.parametrize("family", ("qwen2_vl", "qwen2_5_vl"))
 def test_keys_on_disk_map_to_module_paths(family):
-    """The hub's files of both families use the names of transformers 4; files saved with transformers 5 use module paths."""
+    """The Hub's files of both families use the names of transformers 4; files saved with transformers 5 use module paths."""
     for key, module in {
         "model.layers.0.self_attn.q_proj.weight": "model.language_model.layers.0.self_attn.q_proj",
         "visual.blocks.0.attn.qkv.weight": "model.visual.blocks.0.attn.qkv",

@@ -1,4 +1,4 @@
-"""An installed wheel works without the checkout: it holds every module and template, and needs no file beside them."""
+"""An installed wheel works without the checkout: it holds every module and template, and needs no file next to them."""
 
 import json
 import os
@@ -33,7 +33,7 @@ assert any(file.is_relative_to(site) for file in files), "the wheel was not impo
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from a copy of the sources, because setuptools writes beside them."""
+    """The wheel, built from a copy of the sources, because setuptools writes next to them."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     for name in PACKAGES:

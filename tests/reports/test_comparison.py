@@ -132,9 +132,11 @@ def test_runs_that_cannot_be_compared_are_rejected(runs, squares, tmp_path, caps
     assert "give --data DIR" in error_of(shorter, shorter, capsys=capsys)
     message = error_of(runs["good"], shorter, "--data", squares, capsys=capsys)
     assert f"{json.loads(lines[0])['id']}: not in {shorter}" in message
-    assert "does not exist. Make predictions" in error_of(tmp_path / "nowhere", shorter, capsys=capsys)
     (tmp_path / "untried").mkdir()
-    assert "Evaluate the run first" in error_of(tmp_path / "untried", shorter, capsys=capsys)
+    message = error_of(tmp_path / "nowhere", tmp_path / "untried", capsys=capsys)
+    assert "these predictions do not exist. To create predictions: evaluate.py --ckpt DIR" in message
+    assert f"--compare {str(tmp_path / 'nowhere')!r}: no such file or folder" in message
+    assert f"neither {tmp_path / 'untried'} nor {tmp_path / 'untried' / 'eval'} contains predictions.jsonl" in message
     other = tmp_path / "other"
     shutil.copytree(runs["good"], other)
     metrics = json.loads((other / "eval" / "metrics.json").read_text(encoding="utf-8"))
@@ -142,7 +144,7 @@ def test_runs_that_cannot_be_compared_are_rejected(runs, squares, tmp_path, caps
     (other / "eval" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     empty = tmp_path / "empty.jsonl"
     empty.touch()
-    assert "hold no predictions" in error_of(empty, empty, "--data", squares, capsys=capsys)
+    assert "contain no predictions; evaluate both" in error_of(empty, empty, "--data", squares, capsys=capsys)
     message = error_of(runs["good"], other, capsys=capsys)
     assert "data/elsewhere" in message and str(squares) in message and "give --data" in message
     evaluate.main(["--compare", str(runs["good"]), str(other), "--data", str(squares), "--out", str(tmp_path / "out")])

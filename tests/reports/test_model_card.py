@@ -1,4 +1,4 @@
-"""README.md of a finished model: metadata that the hub's parser reads, and example code that runs."""
+"""README.md of a finished model: metadata that the Hub's parser reads, and example code that runs."""
 
 import re
 import shutil
@@ -81,7 +81,7 @@ def test_evaluation_writes_its_numbers_to_the_card(runs, squares):
     evaluate.main(["--ckpt", str(folder)])
     card = ModelCard.load(folder / "README.md")
     assert {result.metric_type for result in card.data.eval_results} >= {"f1", "mean_iou"}
-    assert card.data.library_name == "peft" and card.data.base_model is None  # a local folder is not on the hub
+    assert card.data.library_name == "peft" and card.data.base_model is None  # a local folder is not on the Hub
     assert "Not evaluated yet" not in card.content and "| AP | AP50 |" in card.content
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import check_recipe
 import train_sft
 from boxtune.common.errors import UserError
+from boxtune.models.checkpoint import open_checkpoint
 from boxtune.models.config import load_config
 from boxtune.training.recipe import RECIPES, fit_to_machine, load_recipe
 from tests.helpers.records import ROOT
@@ -245,7 +247,7 @@ def run(*arguments, script="train_sft.py", **options) -> subprocess.CompletedPro
         (["--config", "nutrition_qlora"], ["needs a CUDA GPU", "make train RECIPE=nutrition_qlora OVERLAY=tiny"]),
         (
             ["--config", "nutrition_qlora", "--requires_gpu", "false"],
-            ["Qwen/Qwen2-VL-7B-Instruct is not in the local cache, and the Hugging Face hub", "overlay tiny"],
+            ["Qwen/Qwen2-VL-7B-Instruct is not in the local cache, and the Hugging Face Hub", "overlay tiny"],
         ),
         (
             ["--config", "my_data", "--overlay", "tiny", "--data_dir", "/nonexistent/x", "--data_format", "sketch"],
@@ -333,13 +335,33 @@ def test_recipes_that_share_a_data_folder_generate_the_same_images():
     assert data_args and all(len(arguments) == 1 for arguments in data_args.values())
 
 
-def test_help_without_a_recipe_lists_recipes_and_boxtune_keys(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        train_sft.main(["--help"])
-    assert not stopped.value.code
-    page = " ".join(capsys.readouterr().out.split())
-    for word in ("--config NAME", "nutrition_qlora", "small_gpu", "--noise_objects", "GIoU"):
-        assert word in page
+@pytest.mark.parametrize(
+    ("main", "purpose"),
+    [
+        (train_sft.main, "trains with TRL's SFTTrainer"),
+        (check_recipe.main, "decodes the supervised tokens back to boxes"),
+    ],
+)
+def test_help_states_the_purpose_and_lists_recipes_and_boxtune_keys(capsys, main, purpose):
+    for words in (["--help"], ["--config", "tiny_grounding", "--help"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert not stopped.value.code
+        page = " ".join(capsys.readouterr().out.split())
+        assert purpose in page and "--noise_objects" in page and "GIoU" in page
+        if len(words) == 1:
+            assert all(word in page for word in ("--config NAME", "nutrition_qlora", "small_gpu"))
+
+
+@pytest.mark.parametrize("name", ["assets/tiny_qwen3_vl", "runs/mine/final"])
+def test_a_missing_folder_of_the_repository_is_reported_with_the_current_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for load in (load_config, open_checkpoint):
+        with pytest.raises(UserError) as error:
+            load(name)
+        assert f"no model at {name!r}: the folder does not exist" in str(error.value)
+        assert f"relative to the repository root; the current folder is {tmp_path}" in str(error.value)
+        assert ("train the model first" in str(error.value)) == name.startswith("runs/")
 
 
 def test_make_help_lists_targets_and_recipes():
