@@ -1,4 +1,4 @@
-"""evaluate.py as a user runs it: adapter, base, earlier predictions, images without ground truth, and options."""
+"""evaluate.py as a user runs it: adapter, base, earlier predictions, and images without ground truth."""
 
 import json
 import os
@@ -13,7 +13,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import evaluate
-import merge_adapter
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import KEYS, make_prediction
@@ -21,7 +20,6 @@ from boxtune.batching.encoder import expected_input_size
 from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records, write_dataset
 from boxtune.data.questions import as_asked
-from boxtune.evaluation.options import parse_arguments
 from boxtune.models.processors import load_processor
 from tests.helpers.records import ROOT
 from tests.helpers.training import train
@@ -137,16 +135,6 @@ def test_a_response_cut_by_the_token_limit_is_truncated_even_if_it_looks_complet
     evaluate.main([*paths, "--reparse"])
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["parse"]["problems"]["truncated"] == len(cut)
-
-
-def test_help_loads_no_model_library():
-    program = (
-        "import sys, evaluate\n"
-        "try: evaluate.main(['-h'])\n"
-        "except SystemExit: pass\n"
-        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)
 
 
 def test_perfect_predictions_score_one_without_torch(squares, tmp_path):
@@ -377,49 +365,6 @@ def test_every_wrong_field_of_grounding_json_is_named(run, tmp_path):
     assert sorted(named) == ["base_precision", "codec", "max_new_tokens", "min_pixels", "questions"]
 
 
-@pytest.mark.parametrize(
-    ("server", "words"),
-    [
-        ("http://[::1/v1", "is not a valid address"),
-        ("http://:8000/v1", "is not a valid address"),
-        ("http://localhost:port/v1", "is not a valid address"),
-        ("localhost:8000/v1", "must start with http"),
-    ],
-)
-def test_an_invalid_address_is_refused_first(server, words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        evaluate.main(["--ckpt", "no/such/checkpoint", "--server", server])
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
-    assert words in message and repr(server) in message
-    assert parse_arguments(["--ckpt", "x", "--server", "http://[::1]:8000/v1"], "").server
-
-
-def test_results_are_written_to_a_folder_only(tmp_path, capsys):
-    """The error comes before the model is opened."""
-    (tmp_path / "file").write_text("mine")
-    for out, words in (
-        (tmp_path / "file", "is a file"),
-        (tmp_path / "file" / "x", "is a file"),
-        ("a" * 256, "too long"),
-    ):
-        with pytest.raises(SystemExit) as stop:
-            evaluate.main(["--ckpt", "no/such/checkpoint", "--images", str(tmp_path), "--out", str(out)])
-        assert stop.value.code == 2
-        message = capsys.readouterr().err
-        assert words in message and "no/such" not in message
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_options_without_effect_are_refused(capsys):
-    with pytest.raises(SystemExit) as stop:
-        evaluate.main(["--predictions", "p.jsonl", "--limit", "3", "--batch-size", "0"])
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    for words in ("--limit has no effect with --predictions", "--batch-size must be at least 1"):
-        assert words in error
-
-
 def test_the_predictions_of_a_run_are_scored_without_naming_their_dataset(evaluated, tmp_path, capsys):
     evaluate.main(["--predictions", str(evaluated), "--out", str(tmp_path), "--json"])
     again, before = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, evaluated))
@@ -439,13 +384,6 @@ def test_the_predictions_of_a_run_are_scored_without_naming_their_dataset(evalua
             evaluate.main(["--predictions", *words])
         assert stop.value.code == 2
         assert message in (error := capsys.readouterr().err) and error.count("\n") == 1
-
-
-def test_help_fits_a_page(capsys):
-    for main in (evaluate.main, merge_adapter.main):
-        with pytest.raises(SystemExit):
-            main(["--help"])
-        assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
 
 
 def test_an_interrupted_evaluation_continues(run, squares, tmp_path, monkeypatch):
