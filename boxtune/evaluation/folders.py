@@ -40,14 +40,12 @@ def rescored_folder(folder: Path) -> Path:
 def find_predictions(option: str, runs: list[Path]) -> list[Path]:
     """predictions.jsonl of each run: the path itself, or in this folder, or in eval/ below it.
 
-    Raises UserError that lists every run without predictions. `option`: the option of the command line that names the runs.
+    Raises UserError that names every run without predictions. `option`: the option of the command line that names the runs.
     """
     found = {run: _predictions_of(run) for run in runs}
     if lost := [run for run, path in found.items() if path is None]:
-        raise UserError(
-            "these predictions do not exist. To create predictions: evaluate.py --ckpt DIR",
-            [f"{option} {str(run)!r}: {_why_no_predictions(run)}" for run in lost],
-        )
+        problems = "; ".join(f"{option} {str(run)!r}: {_why_no_predictions(run)}" for run in lost)
+        raise UserError(f"{problems}. To create predictions: evaluate.py --ckpt DIR")
     return [path for run in runs if (path := found[run])]
 
 

@@ -134,7 +134,7 @@ def test_runs_that_cannot_be_compared_are_rejected(runs, squares, tmp_path, caps
     assert f"{json.loads(lines[0])['id']}: not in {shorter}" in message
     (tmp_path / "untried").mkdir()
     message = error_of(tmp_path / "nowhere", tmp_path / "untried", capsys=capsys)
-    assert "these predictions do not exist. To create predictions: evaluate.py --ckpt DIR" in message
+    assert "To create predictions: evaluate.py --ckpt DIR" in message
     assert f"--compare {str(tmp_path / 'nowhere')!r}: no such file or folder" in message
     assert f"neither {tmp_path / 'untried'} nor {tmp_path / 'untried' / 'eval'} contains predictions.jsonl" in message
     other = tmp_path / "other"

@@ -374,7 +374,10 @@ def test_the_predictions_of_a_run_are_scored_without_naming_their_dataset(evalua
     capsys.readouterr()
     for words, message in (
         ((str(tmp_path / "alone.jsonl"),), "to name their dataset; give --data DIR"),
-        ((str(tmp_path / "nowhere"),), "nowhere does not exist"),
+        (
+            (str(tmp_path / "nowhere"),),
+            "nowhere': no such file or folder. To create predictions: evaluate.py --ckpt DIR",
+        ),
         (
             (str(evaluated), "--split", "train"),
             "none of the 6 predictions belongs to this split. Check --data and --split",
