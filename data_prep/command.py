@@ -1,7 +1,6 @@
 """The command line of data_prep, and the same as a function: what `python -m data_prep WORDS` parses and runs."""
 
 import argparse
-import difflib
 import importlib
 import os
 import tempfile
@@ -10,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from boxtune.common.errors import UserError
+from boxtune.common.errors import UserError, did_you_mean
 from boxtune.common.files import path_argument
 from data_prep.formats import FORMATS
 from data_prep.pipeline import recognise
@@ -96,8 +95,7 @@ def _check_command(called: list[str]) -> None:
     known = [*CONVERSIONS, *TOOLS]
     for name in called:
         if name not in known and not name.startswith("-"):
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(name, known)
             raise UserError(f"python -m data_prep has no command {name!r}.{hint} Commands: {', '.join(known)}.")
 
 

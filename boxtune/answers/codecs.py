@@ -1,4 +1,4 @@
-"""Pixel boxes ↔ answer text: one codec per model family, which converter, collator, evaluator and exporter all use.
+"""Pixel boxes ↔ answer text: one codec per model family, which collator, label check, evaluator and exporter all use.
 
 Two sizes are involved. The *image* is the upright original; records and predictions are in its pixels. The *input* is what
 the image processor made of it: (height, width) = image_grid_thw × patch size. A family counts coordinates either in pixels

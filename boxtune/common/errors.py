@@ -1,5 +1,6 @@
 """Errors that the user can fix: one message with cause, value and remedy, exit code 2 and no traceback."""
 
+import difflib
 import errno
 import functools
 import pickle
@@ -38,6 +39,12 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 def shown(value: object) -> str:
     """`repr` of a value, shortened for a message."""
     return _SHORT.repr(value)
+
+
+def did_you_mean(word: str, known: Iterable[str], start: str = " Did") -> str:
+    """A hint for a message about an unknown name: the one of `known` that is most like `word`; empty if none is similar."""
+    close = difflib.get_close_matches(word, [*known], n=1)
+    return f"{start} you mean {close[0]}?" if close else ""
 
 
 def is_out_of_space(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from boxtune.data.images import MAX_ASPECT_RATIO, load_image, stored_and_upright_size
+from boxtune.data.images import aspect_problem, load_image, stored_and_upright_size
 
 # A corrupt header may claim any size, and decoding would then use all memory. No training image is larger than this.
 _MAX_PIXELS = 500_000_000
@@ -45,8 +45,8 @@ def check_image(path: Path) -> ImageFacts | BadImage:
                 return BadImage(f"{path}: the header claims {image.width} × {image.height} pixels")
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             stored, upright = stored_and_upright_size(image)
-        if max(upright) > MAX_ASPECT_RATIO * min(upright):
-            return BadImage(f"{path}: {upright[0]} × {upright[1]} exceeds the aspect ratio of {MAX_ASPECT_RATIO}")
+        if problem := aspect_problem(*upright):
+            return BadImage(f"{path}: {problem}")
         size = load_image(path).size
     except UnidentifiedImageError:
         return BadImage(f"{path}: not an image that Pillow can read")

@@ -15,6 +15,13 @@ MAX_ASPECT_RATIO = 200
 _ORIENTATION_TAG, _SWAPS_SIDES = 0x0112, {5, 6, 7, 8}
 
 
+def aspect_problem(width: int, height: int) -> str | None:
+    """Why the image processor would reject an upright image of this size; None if it accepts it."""
+    if min(width, height) > 0 and max(width, height) <= MAX_ASPECT_RATIO * min(width, height):
+        return None
+    return f"{width} × {height} exceeds the aspect ratio of {MAX_ASPECT_RATIO}"
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB; an RGB image is returned unchanged, without a copy.
 

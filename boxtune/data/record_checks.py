@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from boxtune.common.errors import shown
-from boxtune.data.images import MAX_ASPECT_RATIO
+from boxtune.data.images import aspect_problem
 from boxtune.data.records import PLACEHOLDER, SPLITS
 
 # No image format allows a longer side (PNG's limit).
@@ -75,9 +75,7 @@ def _identity_problem(record: dict[str, Any]) -> str | None:
 def _size_problem(width: Any, height: Any) -> str | None:
     if not all(type(side) is int and 0 < side < _MAX_SIDE for side in (width, height)):
         return f"width {shown(width)} and height {shown(height)} must be positive integers"
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        return f"{width} × {height} exceeds the aspect ratio of {MAX_ASPECT_RATIO}"
-    return None
+    return aspect_problem(width, height)
 
 
 def _columns_problem(objects: Any) -> str | None:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from boxtune.common.errors import UserError
 from boxtune.data.image_checks import BadImage, ImageFacts, check_image
-from boxtune.data.images import MAX_ASPECT_RATIO, load_image, to_rgb
+from boxtune.data.images import aspect_problem, load_image, to_rgb
 from boxtune.data.questions import turns_for
 from boxtune.data.record_checks import label_problem
 from boxtune.data.records import Record
@@ -77,8 +77,8 @@ def _from_memory(image: object) -> InputImage | BadImage:
         upright = to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders raise any exception on corrupt files; the reason is reported
         return BadImage(f"corrupt: {error}")
-    if min(upright.size) == 0 or max(upright.size) > MAX_ASPECT_RATIO * min(upright.size):
-        return BadImage(f"{upright.width} × {upright.height} exceeds the aspect ratio of {MAX_ASPECT_RATIO}")
+    if problem := aspect_problem(*upright.size):
+        return BadImage(problem)
     return InputImage(upright, upright.size)
 
 

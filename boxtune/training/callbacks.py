@@ -95,6 +95,7 @@ class ProgressLine(TrainerCallback):
     """
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.is_evaluating = False
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
@@ -114,9 +115,12 @@ class ProgressLine(TrainerCallback):
             self.bar.set_postfix_str(f"loss {loss:.3f}, learning rate {learning_rate:.2g}", refresh=False)
 
     def on_prediction_step(self, args, state, control, **kwargs):
-        self.bar.set_description("evaluating")
+        if not self.is_evaluating:  # every change of the description redraws the bar
+            self.is_evaluating = True
+            self.bar.set_description("evaluating")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self.is_evaluating = False
         self.bar.set_description("training")
         if not state.is_world_process_zero:
             return

@@ -1,7 +1,6 @@
 """A recipe: flat YAML, overlays and command line → TRL's dataclasses and boxtune's own keys."""
 
 import argparse
-import difflib
 import sys
 import textwrap
 import typing
@@ -14,7 +13,7 @@ import torch
 import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from boxtune.common.errors import UserError, accepting
+from boxtune.common.errors import UserError, accepting, did_you_mean
 from boxtune.training.arguments import BoxtuneArguments
 from boxtune.training.recipe_checks import check_values
 
@@ -71,10 +70,10 @@ def find_recipe(name: str, folder: Path = RECIPES) -> Path:
         if path.is_file():
             return path
     known = sorted(path.stem for path in folder.glob("*.yaml"))
-    close = difflib.get_close_matches(Path(name).stem, known, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
     kind = "overlay" if folder.name == "overlays" else "recipe"
-    raise UserError(f"no {kind} {name!r}.{hint} Available: {', '.join(known) or 'none'}.")
+    raise UserError(
+        f"no {kind} {name!r}.{did_you_mean(Path(name).stem, known)} Available: {', '.join(known) or 'none'}."
+    )
 
 
 def read_yaml(path: Path) -> dict:
@@ -148,12 +147,14 @@ def _check_keys(sources: dict[str, dict], rest: list[str], parser: TrlParser) ->
     for source, values in sources.items():
         for key, value in values.items():
             if key not in known:
-                problems.append(f"{source}: unknown key {key!r}{_did_you_mean(key, known)}")
+                problems.append(f"{source}: unknown key {key!r}{did_you_mean(str(key), known, '; did')}")
             elif problem := _shape_problem(value, known[key]):
                 problems.append(f"{source}: {key}: {problem}")
     options = parser._option_string_actions
     flags = [argument.partition("=")[0] for argument in rest if argument.startswith("--")]
-    problems += [f"command line: unknown option {f}{_did_you_mean(f, options)}" for f in flags if f not in options]
+    problems += [
+        f"command line: unknown option {f}{did_you_mean(f, options, '; did')}" for f in flags if f not in options
+    ]
     if problems:
         raise UserError("unknown or malformed keys:", problems)
 
@@ -175,11 +176,6 @@ def _shape_problem(value, types: set[type]) -> str | None:
         return None
     allowed = ["a plain value", *(name for kind, name in names.items() if kind in types)]
     return f"{value!r} must be {' or '.join(allowed)}"
-
-
-def _did_you_mean(word, known) -> str:
-    close = difflib.get_close_matches(str(word), known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _as_default(value, types: set[type]):
