@@ -13,6 +13,8 @@ from typing import ParamSpec, TypeVar
 
 from safetensors import SafetensorError
 
+from boxtune.common.problems import list_problems
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -57,11 +59,12 @@ def is_out_of_space(error: BaseException) -> bool:
 
 
 class UserError(Exception):
-    """An error that the user can fix. `problems` lists every single finding; the message shows one per line."""
+    """An error that the user can fix. `problems` holds every single finding. The message lists them one per line; if there are
+    more than twenty, it gives examples and the number of each kind."""
 
     def __init__(self, message: str, problems: Iterable[str] = ()):
         self.problems = list(problems)
-        super().__init__("\n".join([message, *(f"  - {problem}" for problem in self.problems)]))
+        super().__init__("\n".join([message, *list_problems(self.problems)]))
 
 
 @contextmanager

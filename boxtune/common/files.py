@@ -6,10 +6,40 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from boxtune.common.errors import UserError
+
 IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm", ".pbm",
     ".tga", ".mpo", ".avif",
 }  # fmt: skip
+
+
+# The first bytes of compressed files, which are often given in place of text files, and what unpacks them.
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ\x00": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+    b"PK\x03\x04": ("zip", "unzip"),
+    b"7z\xbc\xaf\x27\x1c": ("7z", "7z x"),
+}
+
+
+def compression_problem(path: str | Path) -> str | None:
+    """That a file is compressed, by its first bytes, as a message about it; None if it is not."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    found = next((names for magic, names in _COMPRESSED.items() if head.startswith(magic)), None)
+    return f"{path} is compressed ({found[0]}). Unpack it first: {found[1]}" if found else None
+
+
+def check_is_text(path: str | Path) -> None:
+    """Raises UserError if a file that should be UTF-8 text is compressed or UTF-16, by its first bytes."""
+    if problem := compression_problem(path):
+        raise UserError(problem)
+    with open(path, "rb") as file:
+        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise UserError(f"{path} is UTF-16 text. Save it as UTF-8.")
 
 
 def path_argument(text: str) -> Path:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from boxtune.common.files import check_is_text
+
 
 @dataclass(frozen=True)
 class BadLine:
@@ -15,7 +17,11 @@ class BadLine:
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, value) of every line that is not blank. The value is a BadLine where the line is not JSON."""
+    """(line number from 1, value) of every line that is not blank. The value is a BadLine where the line is not JSON.
+
+    Raises UserError if the file is no text file.
+    """
+    check_is_text(path)
     with open(path, encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():

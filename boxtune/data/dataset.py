@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from boxtune.common.errors import UserError, reading
-from boxtune.common.files import replace_folder, write_whole
+from boxtune.common.files import check_is_text, replace_folder, write_whole
 from boxtune.common.json_lines import BadLine, read_json_lines, to_json_line
+from boxtune.common.problems import Problem
 from boxtune.data.record_checks import info_problems, record_problems
 from boxtune.data.records import SPLITS, Record
 
@@ -54,6 +55,7 @@ def read_info(directory: Path) -> DatasetInfo:
             f"Prepare one: python -m data_prep FORMAT SOURCE --out {directory}. If you moved it, give the new path (--data DIR, "
             "or data_dir in a recipe)."
         )
+    check_is_text(path)
     try:
         info: DatasetInfo = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -61,6 +63,12 @@ def read_info(directory: Path) -> DatasetInfo:
     if problems := info_problems(info):
         raise UserError(
             f"{path} does not have the expected content. Prepare the data again with --overwrite:", problems
+        )
+    files = [f"{split}.jsonl" for split in SPLITS if (path.parent / f"{split}.jsonl").is_file()]
+    if uncounted := [name for name in files if Path(name).stem not in info["splits"]]:
+        raise UserError(
+            f"{path} does not count the images of {', '.join(uncounted)}. Prepare the data again, add the split to dataset.json, "
+            "or remove the file."
         )
     return info
 
@@ -77,16 +85,20 @@ def read_records(directory: Path, split: str) -> list[Record]:
     for number, line in read_json_lines(path):
         found = [line.problem] if isinstance(line, BadLine) else record_problems(line)
         if not found and line["id"] in seen:
-            found = [f"{line['id']}: duplicate id"]
-        problems += [f"line {number}: {problem}" for problem in found]
+            found = [Problem(line["id"], "duplicate id")]
+        problems += [Problem(f"line {number}", problem) for problem in found]
         if not found:
             seen.add(line["id"])
             records.append(line)
     if problems:
         raise UserError(f"{path}: {len(problems)} problem(s). Prepare the data again, or fix these lines:", problems)
     expected = info["splits"][split]["images"] if split in info["splits"] else 0
-    if expected and not records:
-        raise UserError(f"{path} is empty; dataset.json counts {expected} images. Prepare the data again.")
+    if expected != len(records):
+        found_images = f"has {len(records)} images" if records else "is empty"
+        raise UserError(
+            f"{path} {found_images}; dataset.json counts {expected} images. Prepare the data again, or correct the number of "
+            "images in dataset.json if you changed the file."
+        )
     return records
 
 

@@ -1,5 +1,7 @@
 """The wording of questions, and what the conversation of a record asks for."""
 
+from collections.abc import Sequence
+
 from boxtune.data.records import PLACEHOLDER, Message, Record, with_objects
 
 # Stands for the image in a question.
@@ -41,6 +43,17 @@ def answer_category(turn: str) -> tuple[bool, str | None]:
 def first_question(record: Record) -> str:
     """The first user turn of the record. It is the question that evaluation asks."""
     return record["messages"][0]["content"]
+
+
+def asked_classes(record: Record, classes: Sequence[str]) -> Sequence[str]:
+    """The classes that the record's first question asks for; none if its answer is plain text.
+
+    classes: those that a question about all objects asks for.
+    """
+    stands_for_boxes, category = answer_category(record["messages"][1]["content"])
+    if category is not None:
+        return [category]
+    return classes if stands_for_boxes else []
 
 
 def is_standard(record: Record) -> bool:

@@ -1,9 +1,12 @@
 """Validation of records and of dataset.json. Every function returns problems as text for the user; it raises nothing."""
 
 import re
+from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 from boxtune.common.errors import shown
+from boxtune.common.problems import Problem
 from boxtune.data.images import aspect_problem
 from boxtune.data.records import PLACEHOLDER, SPLITS
 
@@ -23,8 +26,11 @@ _FORBIDDEN_IN_TURN = re.compile(r"<\|(?:im_|endoftext|vision_|image_|video_)|[\u
 
 def label_problem(label: object) -> str | None:
     """Why a class name cannot be written into an answer, or None."""
-    if not isinstance(label, str):
-        return f"class name {shown(label)} is not a string"
+    return _name_problem(label) if isinstance(label, str) else f"class name {shown(label)} is not a string"
+
+
+@lru_cache(maxsize=10_000)  # a split holds few names many times
+def _name_problem(label: str) -> str | None:
     if not label.strip():
         return f"class name {shown(label)} is empty"
     if label != label.strip():
@@ -50,19 +56,19 @@ def record_problems(record: Any) -> list[str]:
         return [problem]
     name = record["id"]
     if problem := _size_problem(record["width"], record["height"]) or _columns_problem(record["objects"]):
-        return [f"{name}: {problem}"]
+        return [Problem(name, problem)]
     found = [
         *_object_problems(record["objects"], record["width"], record["height"]),
         *_message_problems(record["messages"], record["objects"]["category"]),
     ]
-    return [f"{name}: {problem}" for problem in found]
+    return [Problem(name, problem) for problem in found]
 
 
 def _keys_problem(record: Any) -> str | None:
     if not isinstance(record, dict):
         return f"a line must be a JSON object, got {type(record).__name__}"
     missing = [key for key in _RECORD_KEYS if key not in record]
-    return f"{shown(record.get('id', '?'))}: missing {', '.join(missing)}" if missing else None
+    return Problem(shown(record.get("id", "?")), f"missing {', '.join(missing)}") if missing else None
 
 
 def _identity_problem(record: dict[str, Any]) -> str | None:
@@ -95,6 +101,11 @@ def _object_problems(objects: dict[str, list[Any]], width: int, height: int) -> 
     problems = [problem for label in objects["category"] if (problem := label_problem(label))]
     problems += [f"ignore {shown(value)} must be true or false" for value in objects["ignore"] if value not in (0, 1)]
     problems += [
+        f"area {shown(area)} must be a number of square pixels, or null if unknown"
+        for area in objects.get("area", [])
+        if area is not None and not is_area(area)
+    ]
+    problems += [
         f"bbox {shown(box)} is not [x0, y0, x1, y1] inside {width} × {height}"
         for box in objects["bbox"]
         if not _is_box_inside(box, width, height)
@@ -102,10 +113,19 @@ def _object_problems(objects: dict[str, list[Any]], width: int, height: int) -> 
     return problems
 
 
+def is_area(value: object) -> bool:
+    """Whether a value can be an object's `area`: a finite number, 0 or more."""
+    return type(value) in (int, float) and 0 <= value < _MAX_SIDE**2  # type: ignore[operator]  # false for NaN, too
+
+
 def _is_box_inside(box: Any, width: int, height: int) -> bool:
-    if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
+    """Written out, because a split may hold hundreds of thousands of boxes."""
+    if type(box) is not list or len(box) != 4:
         return False
     x0, y0, x1, y1 = box
+    number = (int, float)
+    if type(x0) not in number or type(y0) not in number or type(x1) not in number or type(y1) not in number:
+        return False
     return bool(0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height)  # false for NaN, too
 
 
@@ -156,6 +176,8 @@ def info_problems(info: Any) -> list[str]:
         return problems
     if not info["classes"]:
         problems.append("classes: must name at least one class")
+    names = Counter(name for name in info["classes"] if isinstance(name, str))
+    problems += [f"classes: {shown(name)} is named {count} times" for name, count in names.items() if count > 1]
     problems += [problem for label in info["classes"] if (problem := label_problem(label))]
     for split, counts in info["splits"].items():
         problems += _split_problems(split, counts)

@@ -29,8 +29,8 @@ class Objects(TypedDict):
     """Parallel lists with one entry per object.
 
     `bbox` is [x0, y0, x1, y1] in pixels of the upright image. An object with `ignore` is not part of an answer and is
-    neither right nor wrong in scoring. A record may hold further lists of the same length, such as `area`, `obj_id` or
-    `caption`; `object_columns` gives access to them.
+    neither right nor wrong in scoring. A record may hold further lists of the same length, such as `obj_id` or `caption`;
+    `object_columns` gives access to them. One of them has a meaning: `area`, see `stated_areas`.
     """
 
     bbox: list[list[float]]
@@ -61,6 +61,14 @@ def object_columns(objects: Objects) -> dict[str, list[Any]]:
 def as_objects(columns: Mapping[str, list[Any]]) -> Objects:
     """The inverse of `object_columns`. The caller guarantees bbox, category and ignore."""
     return cast(Objects, columns)
+
+
+def stated_areas(objects: Objects) -> list[float | None]:
+    """The areas in square pixels that the source states (COCO: of the mask, not of the box); None where it states none.
+
+    As in pycocotools they decide which objects are small, medium and large in AP. Without them the area of the box does.
+    """
+    return object_columns(objects).get("area") or [None] * len(objects["bbox"])
 
 
 def raster_order(boxes_xyxy: list[list[float]]) -> list[int]:

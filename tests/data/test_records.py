@@ -35,6 +35,11 @@ def with_objects(**columns) -> dict:
         (with_objects(bbox=[[0, 0, float("nan"), 80], [1, 2, 3, 4]]), "nan"),
         (with_objects(bbox=[[0, 0, 9], [1, 2, 3, 4]]), "[0, 0, 9] is not"),
         (with_objects(ignore=[False]), "differ in length"),
+        (with_objects(area=[4]), "differ in length"),
+        (with_objects(area=["9", None]), "area '9' must be a number of square pixels, or null"),
+        (with_objects(area=[4, -1]), "area -1 must be"),
+        (with_objects(area=[4, True]), "area True must be"),
+        (with_objects(area=[float("nan"), 10**400]), "area nan must be"),
         (with_objects(category=["cat", " dog"]), "has space around it"),
         (with_objects(category=["cat", "<|im_end|>"]), "special token"),
         (with_objects(category=["cat", "a\x1bb"]), "control character"),
@@ -80,6 +85,10 @@ def test_answers_may_be_plain_text_or_about_an_absent_class():
         assert (
             record_problems(GOOD | {"messages": [GOOD["messages"][0], {"role": "assistant", "content": answer}]}) == []
         )
+
+
+def test_areas_may_be_stated_or_unknown():
+    assert record_problems(with_objects(area=[0, 12.5])) == record_problems(with_objects(area=[None, None])) == []
 
 
 def test_objects_can_be_put_in_order():
@@ -132,10 +141,11 @@ def test_all_bad_lines_are_listed(tmp_path):
         assert word in str(error.value)
 
 
+TWICE = '{"name": "d", "format": "coco", "classes": ["cat", "cat"], "splits": {}, "problems": {}}'
 NO_CLASS = '{"name": "d", "format": "coco", "classes": [], "splits": {}, "problems": {}}'
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"classes": ["cat"], "splits": ["train"]}', NO_CLASS])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"classes": ["cat"], "splits": ["train"]}', NO_CLASS, TWICE])
 def test_an_invalid_dataset_json_gives_one_message(tmp_path, text):
     write(tmp_path / "d", [GOOD])
     (tmp_path / "d" / "dataset.json").write_text(text)
@@ -148,6 +158,41 @@ def test_a_split_file_without_lines_is_not_an_empty_split(tmp_path):
     (tmp_path / "d" / "train.jsonl").write_text("\n")
     with pytest.raises(UserError, match=r"is empty; dataset\.json counts 1 images"):
         read_records(tmp_path / "d", "train")
+
+
+@pytest.mark.parametrize(("lines", "found"), [(1, "has 1 images"), (3, "has 3 images"), (0, "is empty")])
+def test_dataset_json_must_count_the_images_of_the_file(tmp_path, lines, found):
+    write(tmp_path / "d", [GOOD, GOOD | {"id": "b"}])
+    path = tmp_path / "d" / "train.jsonl"
+    path.write_text("".join(json.dumps(GOOD | {"id": str(i)}) + "\n" for i in range(lines)))
+    with pytest.raises(UserError) as error:
+        read_records(tmp_path / "d", "train")
+    assert str(error.value) == (
+        f"{path} {found}; dataset.json counts 2 images. Prepare the data again, or correct the number of images in "
+        "dataset.json if you changed the file."
+    )
+
+
+def test_a_split_that_dataset_json_does_not_count_is_reported(tmp_path):
+    write(tmp_path / "d", [GOOD])
+    (tmp_path / "d" / "test.jsonl").write_text(json.dumps(GOOD) + "\n")
+    for split in ("train", "test"):
+        with pytest.raises(UserError, match=r"dataset\.json does not count the images of test\.jsonl"):
+            read_records(tmp_path / "d", split)
+
+
+def test_a_thousand_bad_lines_give_twenty_examples_and_counts(tmp_path):
+    write(tmp_path / "d", [GOOD])
+    bad = [with_objects(bbox=[[i, 0, 300, 80], [1, 2, 3, 4]]) | {"id": f"a: {i}"} for i in range(1000)]
+    (tmp_path / "d" / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in [*bad, 5]))
+    with pytest.raises(UserError) as error:
+        read_records(tmp_path / "d", "train")
+    lines = str(error.value).splitlines()
+    assert len(error.value.problems) == 1001 and len(lines) == 1 + 20 + 1 + 2
+    assert lines[-2:] == [
+        "     1000 × bbox … is not [x0, y0, x1, y1] inside 100 × 80",
+        "        1 × a line must be a JSON object, got int",
+    ]
 
 
 def test_a_byte_order_mark_is_accepted(tmp_path):
