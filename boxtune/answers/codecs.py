@@ -8,31 +8,35 @@ How coordinates are written as text is the task of boxtune/answers/syntaxes.
 """
 
 import math
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeGuard
 
 from boxtune.answers.syntaxes import SYNTAXES
-from boxtune.answers.syntaxes.parsed import Place
+from boxtune.answers.syntaxes.parsed import Parsed, Place
 from boxtune.families import FAMILIES
 
-__all__ = ["CODECS", "Answer", "Codec", "Encoded", "Frame", "Place"]
+__all__ = ["CODECS", "THINK_END", "THINK_START", "Answer", "Codec", "Encoded", "Frame", "Place"]
 
 Size = tuple[int, int]  # (height, width)
+
+THINK_START, THINK_END = "<think>", "</think>"
 
 
 @dataclass
 class Answer:
     """The objects of a response in pixels of the image, as parallel lists, and the problems of its text.
 
-    `boxes_xyxy` holds rows [x0, y0, x1, y1]; click answers fill `points_xy` instead. A place is None if the object cannot be
-    located in the text.
+    `boxes_xyxy` holds rows [x0, y0, x1, y1]; click answers fill `points_xy` instead.
     """
 
     boxes_xyxy: list[list[float]] = field(default_factory=list)
     points_xy: list[list[float]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    places: list[Place | None] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -93,22 +97,29 @@ class Codec:
             widened += is_wider or is_taller
         return Encoded(SYNTAXES[self.syntax].write(rows, labels), widened)
 
-    def decode(self, text: str, image_size: Size, input_size: Size) -> Answer:
-        """Read a response back into image pixels. Never raises, whatever the text; see the problems for what was dropped."""
+    def decode(
+        self, text: str, image_size: Size, input_size: Size, asked: Sequence[str] = (), starts_in_thought: bool = False
+    ) -> Answer:
+        """Read a response back into image pixels. Never raises, whatever the text; see the problems for what was dropped.
+
+        asked: the classes that the question asked for. A label that differs from exactly one of them only in case, width or
+        outer space is that class; an object without a label takes the class if it is the only one.
+        starts_in_thought: the prompt ended in an open think block, so the answer begins after the first </think>.
+        """
         height, width = image_size
         extents: tuple[int, ...] = self.frame.extent(input_size)
         sizes: tuple[int, ...] = (width, height)
         if not self.is_click:
             extents, sizes = extents * 2, sizes * 2
-        parsed = SYNTAXES[self.syntax].parse(text)
-        answer = Answer(problems=parsed.problems)
+        parsed = self._parse(text, starts_in_thought)
+        answer, known = Answer(problems=parsed.problems), frozenset(asked)
         coordinates = answer.points_xy if self.is_click else answer.boxes_xyxy
         for values, label, place in parsed.objects:
             if len(values) != len(extents) or not _are_finite_numbers(values):
                 answer.problems.append("bad_box")
                 continue
-            label = label.strip() if isinstance(label, str) else ""
-            if not label:
+            name, label_problem = (label, None) if label and label in known else _read_label(label, asked)
+            if not name:
                 answer.problems.append("bad_label")
                 continue
             # Comparisons take a third of the time of min and max.
@@ -119,16 +130,59 @@ class Codec:
                 continue
             if inside != [*values]:
                 answer.problems.append("clipped")
+            if label_problem:
+                answer.problems.append(label_problem)
             coordinates.append(pixels)
-            answer.labels.append(label)
+            answer.labels.append(name)
             answer.places.append(place)
         return answer
+
+    def _parse(self, text: str, starts_in_thought: bool) -> Parsed:
+        """The objects and problems of a response. What the model thought before it answered is no part of the answer."""
+        if "think>" not in text and not starts_in_thought:
+            return SYNTAXES[self.syntax].parse(text)
+        thoughts_end = text.rfind(THINK_END)
+        start = 0 if thoughts_end < 0 else thoughts_end + len(THINK_END)
+        if (starts_in_thought and not start) or text.find(THINK_START, start) >= 0:  # it never closes
+            return Parsed(problems=["thinking", "truncated", "unparsable"])
+        if not start:  # text that only resembles the tags
+            return SYNTAXES[self.syntax].parse(text)
+        answer = text[start:].lstrip()
+        start = len(text) - len(answer)
+        parsed = SYNTAXES[self.syntax].parse(answer)
+        objects = [found._replace(place=found.place.moved(start)) for found in parsed.objects]
+        return Parsed(objects, ["thinking", *parsed.problems])
 
     def tolerance(self, image_size: Size, input_size: Size) -> tuple[float, float]:
         """One coordinate step in image pixels, as (x, y): the largest error of an encoded edge."""
         height, width = image_size
         extent_x, extent_y = self.frame.extent(input_size)
         return width / extent_x, height / extent_y
+
+
+def _read_label(label: str | None, asked: Sequence[str]) -> tuple[str, str | None]:
+    """(the name that a label which is no asked class stands for, or "", and the problem with it or None)."""
+    if label is None:
+        return (asked[0], "no_label") if len(asked) == 1 else ("", None)
+    same = _by_folded_name(tuple(asked)).get(_fold(label)) if asked else None
+    return (same, "label_case") if same else (label.strip(), None)
+
+
+@lru_cache(maxsize=100)
+def _by_folded_name(classes: tuple[str, ...]) -> dict[str, str]:
+    """{folded name: class}, without the names that several classes share."""
+    names = Counter(map(_fold, classes))
+    return {_fold(name): name for name in classes if names[_fold(name)] == 1}
+
+
+@lru_cache(maxsize=2000)
+def _fold(label: str) -> str:
+    """The label without case, outer space and the difference between full-width and ordinary characters."""
+    narrow = "".join(
+        unicodedata.normalize("NFKC", character) if unicodedata.east_asian_width(character) in "FH" else character
+        for character in label
+    )
+    return unicodedata.normalize("NFC", narrow).strip().casefold()
 
 
 def _to_step(value: float, size: float, extent: int, last: int) -> int:

@@ -54,18 +54,15 @@ class TokenScores:
         return [int(i) for i in self.within(start, end) if _NUMBER.fullmatch(text, *self.spans[i])]
 
 
-def score_objects(text: str, places: Sequence[Place | None], tokens: TokenScores) -> dict[str, list[float]]:
+def score_objects(text: str, places: Sequence[Place], tokens: TokenScores) -> dict[str, list[float]]:
     """{scorer: one score per object}. `places` are those of the objects, in the order of the text.
 
-    An object without a place scores 0. So does a score that is not finite: a server may not report the probabilities of some
+    A score that is not finite becomes 0: a server may not report the probabilities of some
     tokens, and coordinates may have too many digits for a float.
     """
     rows = []
     previous_end = 0
     for place in places:
-        if place is None:
-            rows.append(dict.fromkeys(SCORERS, 0.0))
-            continue
         rows.append(_score_object(text, place, previous_end, tokens))
         previous_end = max(place.numbers[1], place.label[1])
     return {name: [round(row[name], 6) if math.isfinite(row[name]) else 0.0 for row in rows] for name in SCORERS}

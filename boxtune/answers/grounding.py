@@ -29,6 +29,8 @@ class Grounding:
     seen_pixels, seen_aspects: 5th and 95th percentile of width × height and of width / height of the training images before
     resizing; empty in checkpoints of earlier versions.
     noise_label: label of the noise objects in target responses (noise.py); empty if there were none.
+    irrelevant_answer: the text that the model writes instead of objects where the image has nothing to do with the question;
+    empty if it was trained on none.
     """
 
     codec: str
@@ -49,6 +51,7 @@ class Grounding:
     seen_pixels: list[float] = field(default_factory=list)
     seen_aspects: list[float] = field(default_factory=list)
     noise_label: str = ""
+    irrelevant_answer: str = ""
 
     def get_codec(self) -> Codec:
         return CODECS[self.codec]

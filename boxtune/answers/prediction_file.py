@@ -1,6 +1,6 @@
 """Reading and validating predictions.jsonl, which another program may have written."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,14 @@ from boxtune.answers.noise import NOISE_LABEL
 from boxtune.answers.predictions import KEYS, Prediction, empty_prediction, make_prediction, place_column
 from boxtune.common.errors import UserError, shown
 from boxtune.common.json_lines import BadLine, read_json_lines
+from boxtune.common.problems import Problem
+from boxtune.data.questions import asked_classes
 from boxtune.data.records import Record
 
 # Coordinates and sizes are smaller. JSON may hold integers that are too large for a float. NaN and infinity fail the
 # comparison, too.
 LIMIT = 1e12
+_NUMBERS = (int, float)  # what JSON holds; True is no number
 
 
 def read_predictions(
@@ -23,12 +26,14 @@ def read_predictions(
     *,
     allow_missing: bool = False,
     reparse: bool = False,
+    classes: Sequence[str] = (),
 ) -> tuple[list[Prediction], list[str]]:
     """(predictions in the order of `records`, ids that have no line in the file).
 
     allow_missing: a missing id counts as an empty response with the problem "missing" instead of being an error.
     reparse: `text` is read again by the line's own codec. Scores are kept if that gives the same objects; otherwise they are
         1.0.
+    classes: those of the dataset, which reading `text` again needs.
 
     Raises UserError that lists every bad line and every unknown, duplicate or missing id.
     """
@@ -39,7 +44,7 @@ def read_predictions(
     found: dict[str, Prediction] = {}
     problems: list[str] = []
     for number, line in read_json_lines(path):
-        problems += [f"line {number}: {problem}" for problem in _line_problems(line, by_id, found, reparse)]
+        problems += [Problem(f"line {number}", problem) for problem in _line_problems(line, by_id, found, reparse)]
         if isinstance(line, dict) and isinstance(line.get("id"), str):
             found.setdefault(line["id"], line)  # type: ignore[arg-type]  # bad lines are listed in `problems`
     if found and not found.keys() & by_id.keys():
@@ -48,18 +53,18 @@ def read_predictions(
         )
     missing = [name for name in by_id if name not in found]
     if not allow_missing:
-        problems += [f"{name}: no prediction; predict it, or use --allow-missing" for name in missing]
+        problems += [Problem(name, "no prediction; predict it, or use --allow-missing") for name in missing]
     if problems:
         raise UserError(f"{path}: {len(problems)} problem(s) in the predictions for {len(records)} images:", problems)
     if reparse:
-        found = {name: _reparsed(line, by_id[name]) for name, line in found.items()}
+        found = {name: _reparsed(line, by_id[name], classes) for name, line in found.items()}
     if len({place_column(line["objects"]) for line in found.values()}) > 1:
         raise UserError(f"{path}: some lines hold points and others boxes. Write one file for each kind.")
     like = next(iter(found.values()), None)
     return [found.get(name) or empty_prediction(record, like) for name, record in by_id.items()], missing
 
 
-def _reparsed(line: Prediction, record: Record) -> Prediction:
+def _reparsed(line: Prediction, record: Record, classes: Sequence[str]) -> Prediction:
     """The line with its text read again. What the text cannot tell is taken from the line."""
     codec, input_size = line["codec"], line["input_size"]
     assert codec is not None and input_size is not None  # _line_problems has checked both
@@ -67,7 +72,18 @@ def _reparsed(line: Prediction, record: Record) -> Prediction:
     noise_label = NOISE_LABEL if NOISE_LABEL in line["problems"] else ""
     # A looped response may have been noted as truncated, too, which its text tells again.
     cut = next((kind for kind in ("looped", "truncated") if kind in line["problems"]), None)
-    prediction = make_prediction(record, codec, input_size, line["text"], 0.0, noise_label=noise_label, cut=cut)
+    prediction = make_prediction(
+        record,
+        codec,
+        input_size,
+        line["text"],
+        0.0,
+        asked=asked_classes(record, classes),
+        noise_label=noise_label,
+        irrelevant_answer=line["text"] if line.get("irrelevant") is True else "",
+        starts_in_thought="thinking" in line["problems"],
+        cut=cut,
+    )
     prediction["seconds"] = line["seconds"]
     before, after = line["objects"], prediction["objects"]
     if not _object_problems(before) and all(before.get(key) == after[key] for key in after if key != "score"):
@@ -96,7 +112,7 @@ def _line_problems(line: Any, records: dict[str, Record], seen: Container[str], 
     problems = [f"duplicate id {name!r}; keep one line"] if name in seen else []
     found = _value_problems(line, records[name])
     found += _codec_problems(line) if reparse else _object_problems(line["objects"])
-    return problems + [f"{name}: {problem}" for problem in found]
+    return problems + [Problem(name, problem) for problem in found]
 
 
 def _value_problems(line: dict[str, Any], record: Record) -> list[str]:
@@ -142,24 +158,41 @@ def _object_problems(objects: Any) -> list[str]:
     for value in objects[place]:
         if place == "point" and not _are_numbers(value, 2):
             problems.append(f"point {shown(value)} is not [x, y]")
-        if place == "bbox" and not (_are_numbers(value, 4) and value[0] < value[2] and value[1] < value[3]):
+        if place == "bbox" and not _is_box(value):
             problems.append(f"bbox {shown(value)} is not [x0, y0, x1, y1] with x0 < x1 and y0 < y1")
     for label in objects["category"]:
         if not isinstance(label, str):
             problems.append(f"category {shown(label)} is not a string")
     for key in ("score", *scorers):
         for score in objects[key]:
-            if not (_is_number(score) and 0 <= score <= 1):
-                problems.append(f"{key} {shown(score)} is not a number from 0 to 1; use 1.0 if there is no score")
+            if not (type(score) in _NUMBERS and 0 <= score <= 1):
+                problems.append(f"{key} {_score_problem(score)}")
     return problems
 
 
+def _score_problem(score: Any) -> str:
+    """What is wrong with a score that is not a number from 0 to 1."""
+    if not _is_number(score):
+        return f"{shown(score)} is not a number from 0 to 1; use 1.0 if there is no score"
+    remedy = "divide by 100" if 1 < score <= 100 else "scale them"
+    return f"{shown(score)} is not a number from 0 to 1: scores lie in 0…1; {remedy}"
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LIMIT
+    return type(value) in _NUMBERS and -LIMIT < value < LIMIT
 
 
 def _are_numbers(values: Any, count: int) -> bool:
     return isinstance(values, list) and len(values) == count and all(_is_number(value) for value in values)
+
+
+def _is_box(value: Any) -> bool:
+    """Written out, because a file may hold hundreds of thousands of boxes."""
+    if type(value) is not list or len(value) != 4:
+        return False
+    x0, y0, x1, y1 = value
+    are_numbers = type(x0) in _NUMBERS and type(y0) in _NUMBERS and type(x1) in _NUMBERS and type(y1) in _NUMBERS
+    return are_numbers and -LIMIT < x0 < x1 < LIMIT and -LIMIT < y0 < y1 < LIMIT
 
 
 def _is_size(value: Any) -> bool:

@@ -5,7 +5,7 @@ prediction_file.py reads and validates predictions.jsonl, prediction_writer.py w
 
 from collections.abc import Mapping, Sequence
 from itertools import compress
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from boxtune.answers.calibration import calibrate
 from boxtune.answers.codecs import CODECS, Answer
@@ -20,7 +20,8 @@ class Prediction(TypedDict):
 
     `objects` holds parallel lists: "bbox" (of click answers, "point") in pixels of the upright image, "category", "score",
     and one "score_NAME" per scorer if the probabilities of the tokens were known. `input_size` is (height, width) of the image
-    as the model saw it. `codec`, `input_size` and `seconds` are None if they are not known.
+    as the model saw it. `codec`, `input_size` and `seconds` are None if they are not known. `irrelevant` stands only in the
+    lines whose text is the checkpoint's `irrelevant_answer`.
     """
 
     id: str
@@ -33,9 +34,10 @@ class Prediction(TypedDict):
     objects: dict[str, list[Any]]
     problems: list[str]
     seconds: float | None
+    irrelevant: NotRequired[bool]
 
 
-KEYS = tuple(Prediction.__annotations__)
+KEYS = tuple(key for key in Prediction.__annotations__ if key in Prediction.__required_keys__)
 
 
 def place_column(objects: Mapping[str, object]) -> Literal["bbox", "point"]:
@@ -51,8 +53,11 @@ def make_prediction(
     seconds: float,
     tokens: TokenScores | None = None,
     *,
+    asked: Sequence[str] = (),
     calibration: Sequence[float] = (),
     noise_label: str = "",
+    irrelevant_answer: str = "",
+    starts_in_thought: bool = False,
     cut: str | None = None,
 ) -> Prediction:
     """The response `text`, read with `codec` into pixels of the record's image.
@@ -60,21 +65,28 @@ def make_prediction(
     input_size: (height, width) of the image as the model saw it.
     tokens: probabilities of the response's tokens. With them, `objects` has a column for every scorer, and `score` is the one
         of confidence.DEFAULT. Without them, every score is 1.0.
+    asked: the classes that the question asked for (data/questions.py, asked_classes).
     calibration: [slope, intercept] that turn `score` into the expected share of hits; empty for raw scores.
     noise_label: objects with this label are dropped, and each adds the problem "noise"; empty if there are none.
+    irrelevant_answer: a response that equals this text is a clean answer without objects; empty if there is none.
+    starts_in_thought: the prompt ended in an open think block.
     cut: what ended the response before its end token, "truncated" or "looped". The text alone may look complete.
 
     Coordinates are rounded to a thousandth of a pixel.
     """
     input_height, input_width = input_size
-    answer = CODECS[codec].decode(text, (record["height"], record["width"]), (input_height, input_width))
+    is_irrelevant = bool(irrelevant_answer) and text == irrelevant_answer
+    answer = Answer()
+    if not is_irrelevant:
+        image_size, size = (record["height"], record["width"]), (input_height, input_width)
+        answer = CODECS[codec].decode(text, image_size, size, asked, starts_in_thought)
     # The scores need the noise objects: the score of an object must not contain the probabilities of noise before it.
     scores = {} if tokens is None else score_objects(text, answer.places, tokens)
     if noise_label:
         kept = [label != noise_label for label in answer.labels]
         scores = {name: list(compress(column, kept)) for name, column in scores.items()}
         answer = without_noise(answer, noise_label)
-    return {
+    prediction: Prediction = {
         "id": record["id"],
         "image": record["image"],
         "width": record["width"],
@@ -86,6 +98,9 @@ def make_prediction(
         "problems": answer.problems + ([cut] if cut is not None and cut not in answer.problems else []),
         "seconds": round(seconds, 3),
     }
+    if is_irrelevant:
+        prediction["irrelevant"] = True
+    return prediction
 
 
 def _object_columns(

@@ -1,13 +1,14 @@
 """One record → token ids and labels. Exactly the responses and their end tokens are supervised."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from transformers import ProcessorMixin
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from boxtune.answers.codecs import Codec
+from boxtune.answers.codecs import THINK_END, THINK_START, Codec
 from boxtune.answers.conversation import render, render_question
 from boxtune.batching.answer_tokens import AnswerTokenizer, AnswerTokens
 from boxtune.common.errors import UserError
@@ -16,6 +17,8 @@ from boxtune.data.records import Record
 
 # The label of a token that is not supervised; PyTorch's cross entropy skips it.
 IGNORE_INDEX = -100
+# Templates without a thinking mode ignore it.
+TEMPLATE_OPTIONS = {"enable_thinking": False}
 
 
 @dataclass
@@ -114,9 +117,15 @@ class Encoder:
         conversation = render_question(record, self.system_prompt, self.format_sentence)
         return self._tokenize(self._apply_template(conversation, add_generation_prompt=True), input_size)
 
+    @cached_property
+    def prompt_opens_thought(self) -> bool:
+        """Whether prompts end in an open think block, as those of some templates do although thinking is turned off."""
+        prompt = self._apply_template([{"role": "user", "content": []}], add_generation_prompt=True)
+        return prompt.rfind(THINK_START) > prompt.rfind(THINK_END)
+
     def _apply_template(self, conversation: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         return self.processor.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=add_generation_prompt
+            conversation, tokenize=False, add_generation_prompt=add_generation_prompt, **TEMPLATE_OPTIONS
         )
 
     def _check_template(self, whole: str, prompt: str, answer: str) -> None:

@@ -57,7 +57,7 @@ def check_batch(
             texts=supervised_texts(labels, processor.tokenizer),
         )
         _check_budget(example, processor, grounding)
-        _check_texts(example, codec)
+        _check_texts(example, codec, grounding.classes)
         checked.append(example)
     return checked
 
@@ -76,8 +76,8 @@ def _check_budget(example: CheckedExample, processor: ProcessorMixin, grounding:
         )
 
 
-def _check_texts(example: CheckedExample, codec: Codec) -> None:
-    """Compare the supervised responses with the record's answers."""
+def _check_texts(example: CheckedExample, codec: Codec, classes: list[str]) -> None:
+    """Compare the supervised responses with the record's answers. `classes`: those of the dataset."""
     record = example.record
     turns = [turn["content"] for turn in record["messages"] if turn["role"] == "assistant"]
     if len(turns) != len(example.texts):
@@ -85,7 +85,8 @@ def _check_texts(example: CheckedExample, codec: Codec) -> None:
     for turn, text in zip(turns, example.texts, strict=False):
         stands_for_boxes, category = answer_category(turn)
         if stands_for_boxes:
-            answer = codec.decode(text, (record["height"], record["width"]), example.input_size)
+            asked = [category] if category else classes
+            answer = codec.decode(text, (record["height"], record["width"]), example.input_size, asked)
             example.answers.append(answer)
             example.problems += compare_answer(record, category, answer, codec, example.input_size)
         elif text != turn:

@@ -23,29 +23,31 @@ class Answers:
     base: list[Prediction] = field(default_factory=list)
 
 
-def answer_records(detector: Detector, records: list[Record], data_dir: Path, out: Path, batch_size: int) -> Answers:
+def answer_records(
+    detector: Detector, records: list[Record], classes: list[str], data_dir: Path, out: Path, batch_size: int
+) -> Answers:
     """A prediction for every record, also written to `out`/predictions.jsonl.
 
-    Images are read from the records' paths, relative to `data_dir`. A call with the same model, records and settings as an
-    interrupted one generates only what is missing.
+    classes: those that a question about all objects names. Images are read from the records' paths, relative to `data_dir`. A
+    call with the same model, records and settings as an interrupted one generates only what is missing.
     """
     settings = generation_settings(detector, records, data_dir)
     description = detector.server.model["id"] if detector.server else "predicting"
-    ask = partial(detector.answer, batch_size=batch_size, data_dir=data_dir)
+    ask = partial(detector.answer, batch_size=batch_size, data_dir=data_dir, classes=classes)
     return Answers(predict(ask, records, out / "predictions.jsonl", settings=settings, description=description))
 
 
 def answer_records_with_base(
-    detector: Detector, records: list[Record], data_dir: Path, out: Path, batch_size: int
+    detector: Detector, records: list[Record], classes: list[str], data_dir: Path, out: Path, batch_size: int
 ) -> Answers:
     """As `answer_records`, and the same for the adapter's base, whose predictions are written to `out`/base."""
     settings = generation_settings(detector, records, data_dir)
     base_path = out / "base" / "predictions.jsonl"
     with detector.without_adapter() as base_detector:
-        ask = partial(base_detector.answer, batch_size=batch_size, data_dir=data_dir)
+        ask = partial(base_detector.answer, batch_size=batch_size, data_dir=data_dir, classes=classes)
         base_settings = settings | {"adapter": False}
         base = predict(ask, records, base_path, settings=base_settings, description="base model", keep_partial=True)
-    ask = partial(detector.answer, batch_size=batch_size, data_dir=data_dir)
+    ask = partial(detector.answer, batch_size=batch_size, data_dir=data_dir, classes=classes)
     tuned = predict(ask, records, out / "predictions.jsonl", settings=settings, description="tuned model")
     # The base's partial file is kept until here, so that a call interrupted during the adapter's responses does not repeat it.
     partial_of(base_path).unlink()

@@ -21,7 +21,9 @@ from boxtune.answers.confidence import DEFAULT
 from boxtune.answers.conversation import render_question
 from boxtune.answers.predictions import Prediction, make_prediction
 from boxtune.batching.collator import DetectionCollator
+from boxtune.batching.encoder import TEMPLATE_OPTIONS
 from boxtune.common.errors import UserError
+from boxtune.data.questions import asked_classes
 from boxtune.data.records import Record
 from boxtune.inference.chat_reply import Reply, read_reply
 from boxtune.inference.server_connection import ServerConnection
@@ -33,6 +35,7 @@ SERVER_OPTIONS = {
     "repetition_penalty": 1.0,  # vLLM would take the one in the Hub's Qwen2.5-VL configs
     "skip_special_tokens": False,  # Qwen2-VL's boxes consist of special tokens
     "spaces_between_special_tokens": False,
+    "chat_template_kwargs": TEMPLATE_OPTIONS,
 }
 # An adapter with effect changes some log-probability of a response by more than this, in nats.
 NO_EFFECT = 1e-3
@@ -94,8 +97,11 @@ class ServerClient:
             reply.text,
             time.perf_counter() - started,
             reply.tokens,
+            asked=asked_classes(record, grounding.classes),
             calibration=grounding.calibration,
             noise_label=grounding.noise_label,
+            irrelevant_answer=grounding.irrelevant_answer,
+            starts_in_thought=self.collator.encoder.prompt_opens_thought,
             cut=reply.cut,
         )
 

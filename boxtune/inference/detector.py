@@ -170,7 +170,9 @@ class Detector:
         by_id = {f"images[{i:0{digits}}]": image for i, image in enumerate(inputs)}
         records = [unlabelled_record(name, image.path, image.size, asked) for name, image in by_id.items()]
 
-        predictions = self.answer(records, batch_size, open_image=lambda record: by_id[record["id"]].open())
+        predictions = self.answer(
+            records, batch_size, open_image=lambda record: by_id[record["id"]].open(), classes=asked
+        )
         prediction_of = {prediction["id"]: prediction for prediction in predictions}
         known_classes = list(dict.fromkeys([*self.classes, *asked]))
         return [Detections.from_prediction(prediction_of[name], known_classes, threshold) for name in by_id]
@@ -181,14 +183,17 @@ class Detector:
         batch_size: int = 16,
         data_dir: Path = Path(),
         open_image: Callable[[Record], Image.Image] | None = None,
+        classes: list[str] | None = None,
     ) -> Iterator[Prediction]:
         """Ask each record's own first question; the predictions come in any order.
 
-        Images are read from the records' paths, relative to `data_dir`, unless `open_image` returns them.
+        Images are read from the records' paths, relative to `data_dir`, unless `open_image` returns them. `classes` are
+        those that the questions name, by default those of the checkpoint.
         """
-        collator = DetectionCollator(
-            self.checkpoint.processor, self.checkpoint.grounding, data_dir, open_image=open_image
-        )
+        grounding = self.checkpoint.grounding
+        if classes is not None:
+            grounding = replace(grounding, classes=classes)
+        collator = DetectionCollator(self.checkpoint.processor, grounding, data_dir, open_image=open_image)
         if self.model is not None:
             yield from generate_answers(self.model, collator, records, batch_size)
         if self.server is not None:

@@ -24,6 +24,7 @@ from boxtune.answers.repetition import LOOK_EVERY, repeats
 from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.encoder import expected_input_size
 from boxtune.common.errors import UserError
+from boxtune.data.questions import asked_classes
 from boxtune.data.records import Record
 from boxtune.models.generation_config import greedy_config, stop_ids
 
@@ -71,8 +72,11 @@ def generate_answers(
                 response.text,
                 seconds,
                 response.tokens,
+                asked=asked_classes(record, grounding.classes),
                 calibration=grounding.calibration,
                 noise_label=grounding.noise_label,
+                irrelevant_answer=grounding.irrelevant_answer,
+                starts_in_thought=collator.encoder.prompt_opens_thought,
                 cut=response.cut,
             )
 

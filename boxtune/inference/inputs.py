@@ -111,5 +111,5 @@ def unlabelled_record(name: str, path: str, size: tuple[int, int], classes: Sequ
         "width": size[0],
         "height": size[1],
         "objects": {"bbox": [], "category": [], "ignore": []},
-        "messages": turns_for(list(classes)),
+        "messages": turns_for(list(classes), classes[0] if len(classes) == 1 else None),
     }

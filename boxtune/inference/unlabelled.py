@@ -10,8 +10,9 @@ from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import Prediction
 from boxtune.common.drawing import draw_prediction
 from boxtune.common.errors import UserError, reading
-from boxtune.common.files import IMAGE_SUFFIXES, files_below, is_file_name, is_image
+from boxtune.common.files import IMAGE_SUFFIXES, check_is_text, files_below, is_file_name, is_image
 from boxtune.common.json_lines import read_json_lines
+from boxtune.common.problems import list_problems
 from boxtune.data.image_checks import BadImage, ImageFacts, check_images
 from boxtune.data.images import load_image
 from boxtune.data.records import Record
@@ -69,6 +70,7 @@ def _images_of_folder(folder: Path, copies: Path) -> list[Path]:
 
 def _images_of_list(file: Path) -> list[Path]:
     """The images that a text file names, one per line, relative to the file's folder."""
+    check_is_text(file)
     lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     # abspath gives each file one spelling: "a.png" and "./a.png" are the same, and no id contains "..".
     paths = [Path(os.path.abspath(file.parent / line.strip())) for line in lines if line.strip()]
@@ -97,7 +99,7 @@ def _readable_images(paths: list[Path], skip_bad_images: bool) -> dict[Path, Ima
         raise UserError(f"no image is left, all {len(bad)} are unreadable:", bad)
     if bad:
         print(f"warning: {len(bad)} of {len(paths)} images cannot be read and are left out:", file=sys.stderr)
-        print("\n".join(f"  - {reason}" for reason in bad), file=sys.stderr)
+        print("\n".join(list_problems(bad)), file=sys.stderr)
     return {path: facts for path, facts in checked.items() if isinstance(facts, ImageFacts)}
 
 

@@ -23,6 +23,7 @@ from transformers import GenerationConfig
 from boxtune.answers.predictions import make_prediction
 from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.encoder import IGNORE_INDEX
+from boxtune.data.questions import asked_classes
 from boxtune.data.records import Record
 from boxtune.metrics.matching import match_images
 from boxtune.models.generation_config import stop_ids
@@ -137,8 +138,17 @@ class PolicyLoss:
             text = collator.tokenizer.decode(tokens, skip_special_tokens=False)
             record, size = records[i // self.samples], asked["input_sizes"][i // self.samples].tolist()
             grounding = collator.grounding
+            names = asked_classes(record, grounding.classes)
             prediction = make_prediction(
-                record, grounding.codec, size, text, seconds=0.0, noise_label=grounding.noise_label
+                record,
+                grounding.codec,
+                size,
+                text,
+                seconds=0.0,
+                asked=names,
+                noise_label=grounding.noise_label,
+                irrelevant_answer=grounding.irrelevant_answer,
+                starts_in_thought=collator.encoder.prompt_opens_thought,
             )
             costs.append(answer_costs(record, prediction))
         return {

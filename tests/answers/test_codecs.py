@@ -121,7 +121,7 @@ JSON_ANSWER = encode("qwen3_vl", [[64, 48, 320, 240], [0, 0, 640, 480]], ["cat",
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [12, 3, 400, 500], "label": "bi', ["truncated"]),
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [500, 100, 400, 500], "label": "bird"}]', ["bad_box"]),
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 3], "label": "bird"}]', ["bad_box"]),
-        (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 3, "4"], "label": "bird"}]', ["bad_box"]),
+        (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 3, "4 px"], "label": "bird"}]', ["bad_box"]),
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 3, NaN], "label": "bird"}]', ["float", "bad_box"]),
         (JSON_ANSWER[:-1] + ', {"bbox_2d": [1, 2, 3, 4]}]', ["key_order", "bad_label"]),
         (JSON_ANSWER[:-1] + ', {"bbox": [1, 2, 3, 4], "label": "bird"}]', ["bad_box"]),
@@ -225,7 +225,10 @@ HOSTILE = [
     '{"bbox_2d": [1, 2, 3, 4], "label": "a"},', '{"bbox_2d":[', "a ", "\n",
     "]", "}{", "{}", "{{}", "{a}", "{1}", "{:{}}", "{bbox_2d:1}", "```json\n", "a:1", "[]", "{:", "I see {x} and ",
     "{a", "{1 ", "a:{}", "a:[]", "{b:[]}", "a : ", "a : {", "x é ", '"a"\n', "'a' ", '"a": ', ":{", "-", ".5", "[a,",
-    "é", "\ud800", "<|object_ref_start|>", "<|box_start|>(1,2),(3,4)<|box_end|>", "<click>1,2</click> a\n",
+    "é", "\ud800", "｛", "｛“a”：", "“", "“a”", "‘a", "“ ", "=", "=>", "a=", "a=>1,", "a b ", "a b=", '"a}', '"a} ', '"a}, {"b',
+    '"a{"b', '"a,"label"', '"label": "a", ', '"bbox_2d": [1, 2, 3, 4], ', '{"a": [{', '{"a": [', '"a": [{}], ', "[]\n", "None\n",
+    "<think>", "</think>", "<think></think>", '{"point_2d": [1, 2], "label": "a"}, ', "猫 ", "−", "<|object_ref_start|>",
+    "<|box_start|>(1,2),(3,4)<|box_end|>", "<click>1,2</click> a\n",
 ]  # fmt: skip
 INSIDE_NUMBERS = [
     (start, piece, end)

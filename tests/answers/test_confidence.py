@@ -92,14 +92,25 @@ def test_a_probability_that_a_server_omits_does_not_count_as_certainty():
     assert [found[name] for name in ("coordinates", "minimum", "product")] == [[0, 1]] * 3
 
 
-def test_an_object_that_cannot_be_located_in_its_text_scores_0():
-    """The first object's box is not a list. The scanner counts places differently here, so no place is assigned."""
-    text = '[{"bbox_2d": {"x": 1}, "label": "dog"}, {"bbox_2d": [1, 2, 30, 40], "label": "cat"}]'
-    assert CODECS["qwen3_vl"].decode(text, IMAGE, INPUT).places == [None]
+@pytest.mark.parametrize(
+    ("text", "category"),
+    [
+        ('[{"bbox_2d": {"x": 1}, "label": "dog"}, {"bbox_2d": [1, 2, 30, 40], "label": "cat"}]', ["cat"]),
+        ('[{"bbox_2d": [9, 9, 99, 99], "label": "dog}, {"bbox_2d": [1, 2, 30, 40], "label": "cat"}]', ["cat"]),
+        (
+            '<think>[{"bbox_2d": [9, 9, 99, 99], "label": "dog"}]</think>\n[{"bbox_2d": [1, 2, 30, 40], "label": "cat"}]',
+            ["cat"],
+        ),
+        ('[{"bbox_2d": [1, 2, 30, 40], "label": "cat", "bbox_2d": [9, 9, 99, 99], "label": "dog"}]', ["cat", "dog"]),
+    ],
+)
+def test_the_scores_of_an_object_come_from_its_own_tokens(text, category):
     record = {"id": "a", "image": "a.png", "width": 1000, "height": 1000}
-    found = make_prediction(record, "qwen3_vl", INPUT, text, 0.1, tokens_of(text, {}))["objects"]
-    assert found["category"] == ["cat"]
-    assert {name: found[f"score_{name}"] for name in SCORERS} == {name: [0] for name in SCORERS}
+    tokens = tokens_of(text, {"[1, 2, 30, 40]": 0.5, "cat": 0.25})
+    found = make_prediction(record, "qwen3_vl", INPUT, text, 0.1, tokens)["objects"]
+    assert found["category"] == category
+    assert found["score_coordinates"] == [0.5, 1][: len(category)]
+    assert found["score_label"] == [0.25**3, 1][: len(category)]
 
 
 def test_noise_before_an_object_does_not_change_its_score():

@@ -79,7 +79,26 @@ def with_objects(**changes):
         (cat_prediction(objects=with_objects(score=[])), "differ in length: {'bbox': 1, 'category': 1, 'score': 0}"),
         (cat_prediction(objects=with_objects(category=[7])), "category 7 is not a string"),
         (cat_prediction(objects=with_objects(score=[float("nan")])), "score nan is not a number from 0 to 1"),
-        (cat_prediction(objects=with_objects(score=[1.01])), "score 1.01 is not a number from 0 to 1"),
+        (
+            cat_prediction(objects=with_objects(score=[87])),
+            "score 87 is not a number from 0 to 1: scores lie in 0…1; divide by 100",
+        ),
+        (
+            cat_prediction(objects=with_objects(score=[1.01])),
+            "score 1.01 is not a number from 0 to 1: scores lie in 0…1; di",
+        ),
+        (
+            cat_prediction(objects=with_objects(score=[100.5])),
+            "score 100.5 is not a number from 0 to 1: scores lie in 0…1; sc",
+        ),
+        (
+            cat_prediction(objects=with_objects(score=[-0.5])),
+            "score -0.5 is not a number from 0 to 1: scores lie in 0…1; sc",
+        ),
+        (
+            cat_prediction(objects=with_objects(score=[None])),
+            "score None is not a number from 0 to 1; use 1.0 if there is",
+        ),
         (cat_prediction(objects=with_objects(score=[True])), "score True is not a number from 0 to 1"),
         (cat_prediction(objects=with_objects(score_label=[2])), "score_label 2 is not a number from 0 to 1"),
         (cat_prediction(objects=with_objects(score_label=[])), "'score': 1, 'score_label': 0}"),
@@ -108,6 +127,29 @@ def test_all_problems_are_collected(tmp_path):
     bad = cat_prediction(objects=with_objects(bbox=[[3, 2, 1, 4]], score=[2]), width=1)
     problems = problems_of(write_lines(tmp_path / "p.jsonl", "{", bad), [cat_record("a"), cat_record("b")])
     assert len(problems) == 5  # corrupt line, size, box, score, missing b
+
+
+def test_thousands_of_bad_lines_give_twenty_examples_and_counts(tmp_path):
+    """33,000 lines are no JSON, 500 have percentages as scores."""
+    records = [cat_record(f"image {i}: x") for i in range(501)]
+    percent = [cat_prediction(f"image {i}: x", objects=with_objects(score=[i % 99 + 1.5])) for i in range(500)]
+    path = write_lines(tmp_path / "p.jsonl", *["\x1b\x00z"] * 33_000, *percent)
+    with pytest.raises(UserError) as error:
+        read_predictions(path, records)
+    lines = str(error.value).splitlines()
+    assert len(error.value.problems) == 33_501 and len(lines) == 1 + 20 + 1 + 3
+    assert lines[0] == f"{path}: 33501 problem(s) in the predictions for 501 images:"
+    assert (
+        lines[19]
+        == "  - line 33001: image 0: x: score 1.5 is not a number from 0 to 1: scores lie in 0…1; divide by 100"
+    )
+    assert lines[20] == "  - image 500: x: no prediction; predict it, or use --allow-missing"
+    assert lines[21:] == [
+        "  … and 33481 more. All 33501 by kind:",
+        "    33000 × not JSON (Expecting value: line 1 column 1 (char 0))",
+        "      500 × score … is not a number from 0 to 1: scores lie in 0…1; divide by 100",
+        "        1 × no prediction; predict it, or use --allow-missing",
+    ]
 
 
 def test_boxes_and_points_cannot_be_mixed(tmp_path):
@@ -141,6 +183,22 @@ def test_reparse_keeps_what_ended_a_response(tmp_path, problems):
     path = write_lines(tmp_path / "p.jsonl", cat_prediction(text=text, problems=problems))
     ((prediction,), _) = read_predictions(path, [cat_record()], reparse=True)
     assert prediction["problems"] == problems
+
+
+def test_reparse_keeps_that_a_response_began_in_a_thought(tmp_path):
+    path = write_lines(tmp_path / "p.jsonl", cat_prediction(text=CAT, problems=["thinking", "truncated", "unparsable"]))
+    ((prediction,), _) = read_predictions(path, [cat_record()], reparse=True)
+    assert (prediction["objects"]["category"], prediction["problems"]) == ([], ["thinking", "truncated", "unparsable"])
+
+
+@pytest.mark.parametrize("irrelevant", [True, False])
+def test_reparse_keeps_the_answer_for_irrelevant_images(tmp_path, irrelevant):
+    """Only where the line says that its text is this answer. Otherwise the text is unreadable."""
+    line = cat_prediction(text="no such photo", problems=[]) | ({"irrelevant": True} if irrelevant else {})
+    path = write_lines(tmp_path / "p.jsonl", line)
+    ((prediction,), _) = read_predictions(path, [cat_record()], reparse=True)
+    assert prediction["problems"] == ([] if irrelevant else ["unparsable"])
+    assert prediction.get("irrelevant", False) == irrelevant
 
 
 def test_reparse_reads_by_the_lines_codec(tmp_path):

@@ -70,6 +70,19 @@ def test_tokens_and_mask_equal_those_of_trls_training_template(tiny_models, tmp_
     assert ours["labels"][ours["labels"] != IGNORE_INDEX].tolist() + line_break == supervised
 
 
+# The end of a template whose thinking can be turned off, and of one that always thinks.
+OPTIONAL_THOUGHT = "<think>{% if enable_thinking is false %}</think>{% endif %}"
+
+
+@pytest.mark.parametrize(("ending", "opens_thought"), [("", False), (OPTIONAL_THOUGHT, False), ("<think>", True)])
+def test_thinking_is_turned_off_where_the_template_allows_it(tiny_models, tmp_path, record, ending, opens_thought):
+    collator = make_collator(tiny_models["qwen3_vl"], tmp_path)
+    collator.processor.chat_template += "{% if add_generation_prompt %}" + ending + "{% endif %}"
+    assert collator.encoder.prompt_opens_thought == opens_thought
+    prompt = collator.tokenizer.decode(collator.encoder.encode_question(record, (64, 64)))
+    assert prompt.endswith("<think></think>" if ending == OPTIONAL_THOUGHT else ending)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_class_negative_empty_and_several_turns(tiny_models, tmp_path, record, family):
     collator = make_collator(tiny_models[family], tmp_path)

@@ -13,7 +13,7 @@ from boxtune.answers.codecs import CODECS
 from boxtune.batching.encoder import expected_input_size
 from boxtune.batching.label_check import check_batch
 from boxtune.data.boxes import box_xyxy_to_xywh
-from boxtune.data.dataset import read_records
+from boxtune.data.dataset import read_info, read_records
 from boxtune.models.config import codec_for
 from boxtune.models.processors import set_pixel_budget
 from tests.helpers.collators import as_examples, make_collator
@@ -133,6 +133,24 @@ def test_the_command_passes_and_draws_the_examples(squares, tmp_path, capsys):
     page = (tmp_path / "check.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 16
     assert "red square" in page
+
+
+def test_a_class_without_training_objects_is_named(squares, tmp_path, capsys):
+    shutil.copytree(squares, tmp_path / "data")
+    records = list(read_records(squares, "validation"))
+    name, other = read_info(squares)["classes"][0], "blue moon"
+    for record in records:
+        record["objects"]["category"] = [other if label == name else label for label in record["objects"]["category"]]
+    (tmp_path / "data" / "validation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    info = read_info(squares)
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(info | {"classes": [*info["classes"], other]}))
+    run_check(tmp_path / "data", tmp_path)
+    count = sum(record["objects"]["category"].count(other) for record in records)
+    assert (
+        count
+        and f"no object in training, but in evaluation, of class {other} ({count} in validation)"
+        in capsys.readouterr().err
+    )
 
 
 def test_examples_without_boxes_prove_nothing(squares, tmp_path, capsys):

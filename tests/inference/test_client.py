@@ -238,6 +238,7 @@ def test_a_request_carries_the_key_and_the_fields_that_openai_lacks(tiny_models,
     ((path, authorization, body),) = requests
     assert path == "/v1/chat/completions" and authorization == (f"Bearer {key}" if key else None)
     assert body["model"] == "m" and body["temperature"] == 0 and body["repetition_penalty"] == 1.0
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
     assert body["skip_special_tokens"] is False and body["spaces_between_special_tokens"] is False
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-# A number, or characters that resemble one: "1.2.3" is one token, and `read_number` rejects it.
-NUMBER = r"[-+]?\d[\d.eE+-]*+|[-+]?\.\d[\d.eE+-]*+"
+# A number, or characters that resemble one: "1.2.3" and "−1" with a typographic minus are one token each, and `read_number`
+# rejects them.
+NUMBER = r"[-+−－]?\d[\d.eE+-]*+|[-+−－]?\.\d[\d.eE+-]*+"
+FENCE = re.compile(r"```[a-zA-Z]*")
 # No coordinate needs more characters. Python takes quadratic time to convert long integers.
-_MAX_NUMBER_LENGTH = 40
+_MAX_NUMBER_LENGTH = 400
 
 
 class Place(NamedTuple):
@@ -18,16 +20,21 @@ class Place(NamedTuple):
     numbers: tuple[int, int]
     label: tuple[int, int]
 
+    def moved(self, offset: int) -> "Place":
+        """The same place in a text with `offset` more characters before it."""
+        (a, b), (c, d) = self
+        return Place((a + offset, b + offset), (c + offset, d + offset))
+
 
 class ParsedObject(NamedTuple):
-    """One object as written, not validated: `values` may have any length and types, and `label` may be anything.
+    """One object as written, not validated: `values` may have any length and types.
 
-    `place` is None if the object cannot be located in the text.
+    label: None if the object has none; "" if there is one that cannot be read.
     """
 
     values: Sequence[object]
-    label: object
-    place: Place | None
+    label: str | None
+    place: Place
 
 
 @dataclass
