@@ -53,7 +53,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
     warn_of_new_wording(split.records, grounding.questions)
     detector = load_detector(args, checkpoint)
     ask = answer_records_with_base if args.base else answer_records
-    answers = ask(detector, split.records, split.data_dir, out, args.batch_size)
+    answers = ask(detector, split.records, split.classes, split.data_dir, out, args.batch_size)
 
     # ---- export ----
     write_export(args.export, out, split, answers.tuned)
@@ -93,7 +93,7 @@ def answer_images(args: argparse.Namespace) -> None:
     unlabelled.remove_copies(out / "predictions.jsonl", copies)
     warn_of_new_wording(split.records, grounding.questions)
     detector = load_detector(args, checkpoint)
-    predictions = answer_records(detector, split.records, args.images, out, args.batch_size).tuned
+    predictions = answer_records(detector, split.records, split.classes, args.images, out, args.batch_size).tuned
 
     # ---- export and annotated copies ----
     write_export(args.export, out, split, predictions)
@@ -106,7 +106,9 @@ def score_predictions(args: argparse.Namespace) -> None:
     # ---- records and predictions ----
     [path] = folders.find_predictions("--predictions", [args.predictions])
     split = read_split(*data_of_predictions(args, [path]))
-    predictions, missing = read_predictions(path, split.records, allow_missing=args.allow_missing, reparse=args.reparse)
+    predictions, missing = read_predictions(
+        path, split.records, allow_missing=args.allow_missing, reparse=args.reparse, classes=split.classes
+    )
     if args.score:
         predictions = with_score(predictions, args.score)
     results.warn_of_missing(missing, split)

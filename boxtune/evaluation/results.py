@@ -14,7 +14,7 @@ from boxtune.common.environment import versions
 from boxtune.common.files import write_whole
 from boxtune.evaluation.split import Split
 from boxtune.metrics.average_precision import curves
-from boxtune.metrics.scoring import score
+from boxtune.metrics.scoring import score, share
 from boxtune.reports.comparison import comparison_table
 from boxtune.reports.report import write_report
 from boxtune.reports.score_table import format_class_table, format_table
@@ -58,17 +58,19 @@ def write_results(
     baseline: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write metrics.json and report.html to `out`; returns the metrics. `baseline` holds the metrics of the base model."""
-    metrics = score(split.records, predictions, split.classes, provenance=provenance)
+    shared = share(split.records, predictions, split.classes)
+    metrics = score(split.records, predictions, split.classes, provenance=provenance, shared=shared)
     write_whole(out / "metrics.json", json.dumps(metrics, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     write_report(
         out / "report.html",
         split.records,
         predictions,
         metrics,
-        curves(split.records, predictions, split.classes),
+        curves(split.records, predictions, split.classes, shared.boxes),
         split.data_dir,
         title,
         baseline_metrics=baseline,
+        shared=shared,
     )
     return metrics
 

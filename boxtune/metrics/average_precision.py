@@ -29,8 +29,7 @@ def all_classes(records: list[Record], classes: list[str]) -> list[str]:
 
 def evaluate_coco(records: list[Record], predictions: list[Prediction], classes: list[str]) -> CocoResult:
     """COCO precision and recall of `predictions[i]` on `records[i]`; `classes` come from `all_classes`."""
-    boxes = CocoBoxes(records, predictions, classes)
-    return boxes.match(boxes.scores).accumulate()
+    return CocoBoxes(records, predictions, classes).ranked.accumulate()
 
 
 def constant_score_ap(boxes: CocoBoxes, seed: int) -> dict[str, float | None]:
@@ -58,7 +57,7 @@ def constant_score_ap(boxes: CocoBoxes, seed: int) -> dict[str, float | None]:
 
 
 def curves(
-    records: list[Record], predictions: list[Prediction], classes: list[str]
+    records: list[Record], predictions: list[Prediction], classes: list[str], boxes: CocoBoxes | None = None
 ) -> dict[str, dict[str, list[float]]]:
     """Precision over recall at IoU 0.5, for classes with ground truth; empty for points.
 
@@ -67,7 +66,8 @@ def curves(
     if is_click(predictions):
         return {}
     classes = all_classes(records, classes)
-    precision = evaluate_coco(records, predictions, classes).precision[0]  # (101, classes)
+    boxes = boxes or CocoBoxes(records, predictions, classes)
+    precision = boxes.ranked.accumulate().precision[0]  # (101, classes)
     return {
         name: {"recall": RECALLS.tolist(), "precision": precision[:, number].tolist()}
         for number, name in enumerate(classes)

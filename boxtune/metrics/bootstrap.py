@@ -62,13 +62,11 @@ def _average_precisions(matches: RankedMatches | None, drawn: list[np.ndarray]) 
     if matches is None:
         return np.full((len(drawn), 2), np.nan)
 
-    def average_precision(weights: np.ndarray) -> tuple[float | None, float | None]:
-        result = matches.accumulate(weights)
-        return result.ap(), result.ap(threshold=0)
-
     with ThreadPoolExecutor() as pool:  # numpy releases the interpreter lock while it computes
-        values = list(pool.map(average_precision, drawn))
-    return np.array(values, dtype=np.float64).reshape(-1, 2)  # None becomes NaN
+        size = matches.draws_at_once(drawn)
+        parts = [drawn[start : start + size] for start in range(0, len(drawn), size)]
+        values = [value for part in pool.map(matches.average_precisions, parts) for value in part]
+    return np.array(values, dtype=np.float64).reshape(-1, 2)
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> list[float] | None:

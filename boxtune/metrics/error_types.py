@@ -5,9 +5,10 @@ from collections import Counter
 import numpy as np
 
 from boxtune.answers.predictions import Prediction
-from boxtune.data.boxes import box_iou, match_greedy
+from boxtune.data.boxes import box_area
 from boxtune.data.records import Record
-from boxtune.metrics.matching import ImageMatch, maximum_matching, point_in_box, same_label
+from boxtune.metrics.matching import ImageMatch, match_best_first, maximum_matching, point_in_box, same_label
+from boxtune.metrics.pairs import FlatSplit, OverlappingPairs, flatten_split
 
 # Error types and their meanings. A false positive gets the first type that applies.
 ERROR_TYPES = {
@@ -31,13 +32,46 @@ def error_types(
     `image` is the match of `prediction` and `record` at `iou_threshold`. Ignored ground truth has no effect. A point is
     either inside a box or not, so a point is never a localisation error.
     """
-    if not image.false_positives:
-        return {}
+    if "point" in prediction["objects"]:
+        return _point_types(record, prediction, image, classes)
+    kinds = unmatched_types(flatten_split([record], [prediction], classes), iou_threshold)
+    return {i: [*ERROR_TYPES][kinds[i]] for i in image.false_positives}
+
+
+def unmatched_types(split: FlatSplit, iou_threshold: float) -> np.ndarray:
+    """(N,) position in ERROR_TYPES: the error type of each prediction of the split if it matches nothing.
+
+    Where it overlaps an object enough for a match, another prediction matches that object.
+    """
+    pairs, iou, is_same = counted_overlaps(split)
+    is_enough = iou >= iou_threshold
+    kinds = [*ERROR_TYPES]
+    types = np.full(len(split.predicted.label), kinds.index("background"))
+    for kind, where in (  # a later type takes precedence
+        ("localisation", pairs.prediction[is_same & (iou >= BACKGROUND_IOU)]),
+        ("wrong_class", pairs.prediction[~is_same & is_enough]),
+        ("duplicate", pairs.prediction[is_same & is_enough]),
+        ("unknown_label", split.predicted.label >= split.class_count),
+    ):
+        types[where] = kinds.index(kind)
+    return types
+
+
+def counted_overlaps(split: FlatSplit) -> tuple[OverlappingPairs, np.ndarray, np.ndarray]:
+    """(pairs of predictions and ground truth that is not ignored, their IoU, is the class the same), each (P,)."""
+    is_counted = ~split.gt_ignored[split.pairs.gt]
+    pairs = split.pairs.select(is_counted)
+    area, gt_area = box_area(split.predicted.boxes_xyxy), box_area(split.gt.boxes_xyxy)
+    iou = pairs.shared_area / (area[pairs.prediction] + gt_area[pairs.gt] - pairs.shared_area)
+    return pairs, iou, split.is_same_class[is_counted]
+
+
+def _point_types(record: Record, prediction: Prediction, image: ImageMatch, classes: list[str]) -> dict[int, str]:
     gt = record["objects"]
     counted = [j for j, is_ignored in enumerate(gt["ignore"]) if not is_ignored]
     labels = [prediction["objects"]["category"][i] for i in image.false_positives]
     is_same_class = same_label(labels, [gt["category"][j] for j in counted])
-    overlap = overlap_with(prediction, image.false_positives, record, counted)
+    is_inside = _points_inside(prediction, image.false_positives, record, counted)
     known, duplicates = {*classes}, {*image.duplicates}
     types = {}
     for row, i in enumerate(image.false_positives):
@@ -45,12 +79,8 @@ def error_types(
             types[i] = "unknown_label"
         elif i in duplicates:
             types[i] = "duplicate"
-        elif (overlap[row][~is_same_class[row]] >= iou_threshold).any():
-            types[i] = "wrong_class"
-        elif (overlap[row][is_same_class[row]] >= BACKGROUND_IOU).any():
-            types[i] = "localisation"
         else:
-            types[i] = "background"
+            types[i] = "wrong_class" if is_inside[row][~is_same_class[row]].any() else "background"
     return types
 
 
@@ -60,12 +90,24 @@ def count_error_types(
     images: list[ImageMatch],
     classes: list[str],
     iou_threshold: float,
+    split: FlatSplit | None = None,
 ) -> dict[str, int]:
-    """{error type: number of false positives}, with every key of ERROR_TYPES."""
+    """{error type: number of false positives}, with every key of ERROR_TYPES. `split` as in `score`; None for points."""
     counts: Counter[str] = Counter()
-    for record, prediction, image in zip(records, predictions, images, strict=True):
-        counts.update(error_types(record, prediction, image, classes, iou_threshold).values())
+    if split:
+        types = unmatched_types(split, iou_threshold)[_positions(split.predicted.image, images, "false_positives")]
+        counts.update(dict(zip(ERROR_TYPES, np.bincount(types, minlength=len(ERROR_TYPES)).tolist(), strict=True)))
+    else:
+        for record, prediction, image in zip(records, predictions, images, strict=True):
+            counts.update(error_types(record, prediction, image, classes, iou_threshold).values())
     return {kind: counts[kind] for kind in ERROR_TYPES}
+
+
+def _positions(flat_image: np.ndarray, images: list[ImageMatch], name: str) -> np.ndarray:
+    """The positions in the flat arrays of the predictions or ground truth boxes that a field of ImageMatch lists."""
+    first = np.searchsorted(flat_image, np.arange(len(images))).tolist()
+    rows = zip(first, images, strict=True)
+    return np.array([start + i for start, image in rows for i in getattr(image, name)], dtype=np.int64)
 
 
 def confusion(
@@ -74,6 +116,7 @@ def confusion(
     images: list[ImageMatch],
     classes: list[str],
     iou_threshold: float,
+    split: FlatSplit | None = None,
 ) -> dict:
     """The confusion matrix {"rows", "columns", "matrix"}: ground truth in rows, predictions in columns.
 
@@ -83,38 +126,53 @@ def confusion(
     its predictions that count.
 
     `classes` contains every ground truth label. Predictions with other labels are counted in the column "unknown label".
+    `split` as in `score`; None for points.
     """
     rows, columns = [*classes, BACKGROUND], [*classes, UNKNOWN_LABEL, BACKGROUND]
     numbers = {name: number for number, name in enumerate(classes)}
     matrix = np.zeros((len(rows), len(columns)), dtype=np.int64)
-    for record, prediction, image in zip(records, predictions, images, strict=True):
+    confused = _confused_boxes(split, images, iou_threshold) if split else None
+    for n, (record, prediction, image) in enumerate(zip(records, predictions, images, strict=True)):
         row_of = [numbers[label.strip()] for label in record["objects"]["category"]]
         column_of = [numbers.get(label.strip(), len(classes)) for label in prediction["objects"]["category"]]
-        confused = _match_any_class(record, prediction, image, iou_threshold)
-        for i, j in [*((i, j) for i, j, _ in image.pairs), *confused]:
+        pairs = confused.get(n, []) if confused is not None else _confused_points(record, prediction, image)
+        for i, j in [*((i, j) for i, j, _ in image.pairs), *pairs]:
             matrix[row_of[j], column_of[i]] += 1
-        for i in {*image.false_positives} - {i for i, _ in confused}:
+        for i in {*image.false_positives} - {i for i, _ in pairs}:
             matrix[-1, column_of[i]] += 1
-        for j in {*image.missed} - {j for _, j in confused}:
+        for j in {*image.missed} - {j for _, j in pairs}:
             matrix[row_of[j], -1] += 1
     return {"rows": rows, "columns": columns, "matrix": matrix.tolist()}
 
 
-def _match_any_class(
-    record: Record, prediction: Prediction, image: ImageMatch, iou_threshold: float
-) -> list[tuple[int, int]]:
-    """One-to-one pairs (prediction, ground truth box) of the image's false positives and missed boxes, regardless of class."""
+def _confused_boxes(
+    split: FlatSplit, images: list[ImageMatch], iou_threshold: float
+) -> dict[int, list[tuple[int, int]]]:
+    """{image: one-to-one pairs (prediction, ground truth box) of its false positives and missed boxes, whatever their class}."""
+    is_false, is_missed = np.zeros(len(split.predicted.image), dtype=bool), np.zeros(len(split.gt.image), dtype=bool)
+    is_false[_positions(split.predicted.image, images, "false_positives")] = True
+    is_missed[_positions(split.gt.image, images, "missed")] = True
+    pairs, iou, _ = counted_overlaps(split)
+    chosen = is_false[pairs.prediction] & is_missed[pairs.gt] & (iou >= iou_threshold)
+    partner, _ = match_best_first(pairs.select(chosen), iou[chosen], gt_count=len(is_missed))
+    found: dict[int, list[tuple[int, int]]] = {}
+    gt = np.flatnonzero(partner >= 0)
+    image = split.gt.image[gt]
+    first, first_gt = (np.searchsorted(side.image, image) for side in (split.predicted, split.gt))
+    for n, i, j in zip(image.tolist(), (partner[gt] - first).tolist(), (gt - first_gt).tolist(), strict=True):
+        found.setdefault(n, []).append((i, j))
+    return found
+
+
+def _confused_points(record: Record, prediction: Prediction, image: ImageMatch) -> list[tuple[int, int]]:
+    """The same for the points of one image."""
     if not (image.false_positives and image.missed):
         return []
-    overlap = overlap_with(prediction, image.false_positives, record, image.missed)
-    is_click = "point" in prediction["objects"]
-    pairs = maximum_matching(overlap > 0) if is_click else match_greedy(overlap, iou_threshold)
+    pairs = maximum_matching(_points_inside(prediction, image.false_positives, record, image.missed))
     return [(image.false_positives[i], image.missed[j]) for i, j in pairs]
 
 
-def overlap_with(prediction: Prediction, chosen: list[int], record: Record, gt_chosen: list[int]) -> np.ndarray:
-    """(chosen, gt_chosen) IoU of these predicted boxes and these ground truth boxes; for points 1 inside a box, 0 outside."""
-    gt_boxes = [record["objects"]["bbox"][j] for j in gt_chosen]
-    if "point" in prediction["objects"]:
-        return point_in_box([prediction["objects"]["point"][i] for i in chosen], gt_boxes).astype(np.float64)
-    return box_iou([prediction["objects"]["bbox"][i] for i in chosen], gt_boxes)
+def _points_inside(prediction: Prediction, chosen: list[int], record: Record, gt_chosen: list[int]) -> np.ndarray:
+    """(chosen, gt_chosen) bool: whether these points are inside these ground truth boxes."""
+    points = [prediction["objects"]["point"][i] for i in chosen]
+    return point_in_box(points, [record["objects"]["bbox"][j] for j in gt_chosen])

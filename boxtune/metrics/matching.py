@@ -2,20 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from boxtune.answers.predictions import Prediction
 from boxtune.data.boxes import box_area
 from boxtune.data.records import Record
-from boxtune.metrics.pairs import (
-    FlatBoxes,
-    OverlappingPairs,
-    assign_in_turn,
-    flatten_boxes,
-    flatten_column,
-    overlapping_pairs,
-)
+from boxtune.metrics.pairs import FlatBoxes, FlatSplit, OverlappingPairs, assign_in_turn, flatten_split
 
 # An unmatched prediction is not counted when at least this share of its area is inside an ignored box of its class.
 IGNORED_SHARE = 0.5
@@ -63,8 +57,13 @@ class ImageMatch:
         return float(np.mean(self.ious)) if self.ious else None
 
 
-def match_images(records: list[Record], predictions: list[Prediction], iou_threshold: float = 0.5) -> list[ImageMatch]:
-    """Match `predictions[i]` with `records[i]`.
+def match_images(
+    records: list[Record],
+    predictions: list[Prediction],
+    iou_threshold: float = 0.5,
+    split: FlatSplit | None = None,
+) -> list[ImageMatch]:
+    """Match `predictions[i]` with `records[i]`. `split` are their boxes, if they are flattened already.
 
     Boxes are matched one-to-one within their class, highest IoU first, down to `iou_threshold`. Points match a box of their
     class that contains them, so that as many points as possible are matched.
@@ -80,7 +79,7 @@ def match_images(records: list[Record], predictions: list[Prediction], iou_thres
     """
     if is_click(predictions):
         return [_match_points(*pair) for pair in zip(records, predictions, strict=True)]
-    return _match_boxes(records, predictions, iou_threshold)
+    return _match_boxes(records, split or flatten_split(records, predictions, []), iou_threshold)
 
 
 def scored_hits(images: list[ImageMatch], predictions: list[Prediction]) -> tuple[list[float], list[bool]]:
@@ -113,18 +112,11 @@ def is_click(predictions: Iterable[Prediction]) -> bool:
 # ---- boxes -------------------------------------------------------------------------------------------------------------
 
 
-def _match_boxes(records: list[Record], predictions: list[Prediction], iou_threshold: float) -> list[ImageMatch]:
+def _match_boxes(records: list[Record], split: FlatSplit, iou_threshold: float) -> list[ImageMatch]:
     """All images in one pass over flat arrays, because a split may hold many thousand small images."""
-    class_numbers = _number_labels(records, predictions)
-    predicted, gt = flatten_boxes(predictions, class_numbers), flatten_boxes(records, class_numbers)
+    predicted, gt, gt_ignored = split.predicted, split.gt, split.gt_ignored
     predicted_area, gt_area = box_area(predicted.boxes_xyxy), box_area(gt.boxes_xyxy)
-    gt_ignored = flatten_column((record["objects"]["ignore"] for record in records), bool)
-    pairs = overlapping_pairs(
-        prediction_group=predicted.group(len(class_numbers)),
-        prediction_boxes_xyxy=predicted.boxes_xyxy,
-        gt_group=gt.group(len(class_numbers)),
-        gt_boxes_xyxy=gt.boxes_xyxy,
-    )
+    pairs = split.pairs.select(split.is_same_class)
 
     # Predictions that are not counted if nothing matches them.
     is_inside = pairs.shared_area >= IGNORED_SHARE * predicted_area[pairs.prediction]
@@ -134,7 +126,7 @@ def _match_boxes(records: list[Record], predictions: list[Prediction], iou_thres
     # are the matching with the threshold, and one matching serves both.
     pairs = pairs.select(~gt_ignored[pairs.gt])
     iou = pairs.shared_area / (predicted_area[pairs.prediction] + gt_area[pairs.gt] - pairs.shared_area)
-    partner, partner_iou = _match_best_first(pairs, iou, gt_count=len(gt_area))
+    partner, partner_iou = match_best_first(pairs, iou, gt_count=len(gt_area))
     is_matched = (partner >= 0) & (partner_iou >= iou_threshold)  # (ground truth boxes,)
 
     matched_gt = np.flatnonzero(is_matched)[np.argsort(partner[is_matched])]  # in the order of their predictions
@@ -166,14 +158,7 @@ def _match_boxes(records: list[Record], predictions: list[Prediction], iou_thres
     ]
 
 
-def _number_labels(records: list[Record], predictions: list[Prediction]) -> dict[str, int]:
-    """{stripped label: number} of all labels, in alphabetical order."""
-    names = {label.strip() for record in records for label in record["objects"]["category"]}
-    names |= {label.strip() for prediction in predictions for label in prediction["objects"]["category"]}
-    return {name: number for number, name in enumerate(sorted(names))}
-
-
-def _match_best_first(pairs: OverlappingPairs, iou: np.ndarray, gt_count: int) -> tuple[np.ndarray, np.ndarray]:
+def match_best_first(pairs: OverlappingPairs, iou: np.ndarray, gt_count: int) -> tuple[np.ndarray, np.ndarray]:
     """One-to-one matching of (P,) pairs, highest IoU first; ties by prediction and then by ground truth box.
 
     Returns (M,) the prediction matched with each ground truth box, −1 for none, and (M,) the IoU, 0 for none.
@@ -213,8 +198,8 @@ def _positions_per_image(boxes: FlatBoxes, chosen: np.ndarray, image_count: int)
 
 def _split_per_image(values: np.ndarray, image: np.ndarray, image_count: int) -> list[list]:
     """(N,) values as one list per image. `image`: (N,) the image of each value, in ascending order."""
-    parts = np.split(values, np.searchsorted(image, np.arange(1, image_count)))
-    return [part.tolist() for part in parts][:image_count]  # np.split returns one part even for 0 images
+    items, bounds = values.tolist(), np.searchsorted(image, np.arange(image_count + 1)).tolist()
+    return [items[start:end] for start, end in pairwise(bounds)]
 
 
 # ---- points ------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -79,16 +80,62 @@ def overlapping_pairs(
     gt_by_group = np.argsort(gt_group, kind="stable")
     first = np.searchsorted(gt_group, prediction_group, side="left", sorter=gt_by_group)
     last = np.searchsorted(gt_group, prediction_group, side="right", sorter=gt_by_group)
+    prediction_x0, prediction_x1 = (np.ascontiguousarray(prediction_boxes_xyxy[:, k]) for k in (0, 2))
+    gt_x0, gt_x1 = (np.ascontiguousarray(gt_boxes_xyxy[:, k]) for k in (0, 2))
     candidate_count = last - first  # (N,) ground truth boxes in each prediction's group
     parts = []
     for start, stop in _chunks(candidate_count):
         counts = candidate_count[start:stop]
         prediction = np.repeat(np.arange(start, stop), counts)
         gt = gt_by_group[np.repeat(first[start:stop], counts) + count_up(counts)]
-        area, is_overlapping = _intersection_area(prediction_boxes_xyxy[prediction], gt_boxes_xyxy[gt])
+        # Most candidates do not overlap in x; the others alone are compared in y.
+        x_overlaps = (prediction_x1[prediction] > gt_x0[gt]) & (gt_x1[gt] > prediction_x0[prediction])
+        prediction, gt = prediction[x_overlaps], gt[x_overlaps]
+        area, is_overlapping = intersection_area(prediction_boxes_xyxy[prediction], gt_boxes_xyxy[gt])
         parts.append((prediction[is_overlapping], gt[is_overlapping], area[is_overlapping]))
     prediction, gt, shared_area = (np.concatenate(column) for column in zip(*parts, strict=True))
     return OverlappingPairs(prediction, gt, shared_area)
+
+
+@dataclass(frozen=True)
+class FlatSplit:
+    """The boxes of a split in flat arrays. Matching, average precision and the report share one, so nothing is compared twice.
+
+    names: the classes, followed by all other labels in alphabetical order; `label` in `predicted` and `gt` is a position in it.
+    class_count: the number of classes. gt_ignored: (M,) bool.
+    """
+
+    names: list[str]
+    class_count: int
+    predicted: FlatBoxes
+    gt: FlatBoxes
+    gt_ignored: np.ndarray
+
+    @cached_property
+    def pairs(self) -> OverlappingPairs:
+        """All overlapping pairs of one image, whatever their classes."""
+        return overlapping_pairs(
+            prediction_group=self.predicted.image,
+            prediction_boxes_xyxy=self.predicted.boxes_xyxy,
+            gt_group=self.gt.image,
+            gt_boxes_xyxy=self.gt.boxes_xyxy,
+        )
+
+    @cached_property
+    def is_same_class(self) -> np.ndarray:
+        """(P,) bool: whether both boxes of a pair have the same label."""
+        same: np.ndarray = self.predicted.label[self.pairs.prediction] == self.gt.label[self.pairs.gt]
+        return same
+
+
+def flatten_split(records: Sequence[Record], predictions: Sequence[Prediction], classes: Sequence[str]) -> FlatSplit:
+    """The boxes of `records` and `predictions[i]`, which belongs to `records[i]`. `classes` are stripped; they may be empty."""
+    labels = {name for record in records for name in record["objects"]["category"]}
+    labels |= {name for prediction in predictions for name in prediction["objects"]["category"]}
+    names = [*classes, *sorted({name.strip() for name in labels} - {*classes})]
+    numbers = {name: number for number, name in enumerate(names)}
+    ignored = flatten_column((record["objects"]["ignore"] for record in records), bool)
+    return FlatSplit(names, len(classes), flatten_boxes(predictions, numbers), flatten_boxes(records, numbers), ignored)
 
 
 def _chunks(candidate_count: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -97,7 +144,7 @@ def _chunks(candidate_count: np.ndarray) -> Iterator[tuple[int, int]]:
     return pairwise([0, *cuts.tolist(), len(candidate_count)])
 
 
-def _intersection_area(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def intersection_area(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(areas, is the area above 0), both (P,), of the boxes a_xyxy[i] and b_xyxy[i]. Areas are undefined without overlap."""
     sides = np.minimum(a_xyxy[:, 2:], b_xyxy[:, 2:]) - np.maximum(a_xyxy[:, :2], b_xyxy[:, :2])
     area = sides[:, 0] * sides[:, 1]

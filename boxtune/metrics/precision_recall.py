@@ -3,6 +3,7 @@
 The rules are those of `COCOeval.accumulate` in pycocotools.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -63,102 +64,179 @@ class RankedMatches:
         """
         if weights is None:
             weights = np.ones(len(self.gt_count), dtype=np.int64)
-        gt_count = weights @ self.gt_count  # (classes,)
-        prediction_weight = weights[self.image]  # (N,)
-        hits = self._hits
-
-        # Between two hits precision only falls, so the interpolated precision depends on the precision at hits alone.
-        hit_total = _running_sum(prediction_weight[hits.prediction])  # (H + 1,) over all curves
-        precision = _precision_at_hits(hits, prediction_weight, hit_total)
-        interpolated = _interpolate(hits, precision, hit_total, gt_count)  # (10, classes, 101)
-
-        curve_hits = hit_total[hits.curve_ends[1:]] - hit_total[hits.curve_ends[:-1]]
-        recall = curve_hits.reshape(len(IOU_THRESHOLDS), -1) / np.maximum(gt_count, 1)
+        tp, counted = _sums_at_runs(self._runs, weights[self.image])
+        interpolated, gt_count = self._interpolated(weights, tp, counted)
+        curve_tp = tp[self._runs.curve_end].reshape(len(IOU_THRESHOLDS), -1)
+        recall = curve_tp / np.maximum(gt_count, 1)
         return CocoResult(
             precision=np.where(gt_count > 0, interpolated.transpose(0, 2, 1), -1.0),
             recall=np.where(gt_count > 0, recall, -1.0),
         )
 
+    def average_precisions(self, draws: Sequence[np.ndarray]) -> list[tuple[float, float]]:
+        """(AP, AP50) of `accumulate` for each of a few draws of weights, NaN where undefined.
+
+        The sums of up to `draws_at_once` draws are computed in one pass, as parts of the same 64-bit integers.
+        """
+        bits = 63 // len(draws)
+        packed = sum((weights.astype(np.int64) << (bits * k) for k, weights in enumerate(draws)), start=0)
+        tp, counted = _sums_at_runs(self._runs, np.asarray(packed)[self.image])
+        values = []
+        for k, weights in enumerate(draws):
+            tp_of_draw, counted_of_draw = ((sums >> (bits * k)) & ((1 << bits) - 1) for sums in (tp, counted))
+            interpolated, gt_count = self._interpolated(weights, tp_of_draw, counted_of_draw)
+            values.append(_mean_precisions(interpolated, gt_count))
+        return values
+
+    def draws_at_once(self, draws: Sequence[np.ndarray]) -> int:
+        """How many of the draws `average_precisions` can take: the sums of each must fit its part of an integer."""
+        per_image = np.bincount(self.image, minlength=len(self.gt_count))
+        largest = max((int(weights @ per_image) for weights in draws), default=0)
+        return 3 if largest < 1 << 21 else 1
+
+    def _interpolated(self, weights: np.ndarray, tp: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """((10, classes, 101) precision, (classes,) ground truth boxes) for the sums of `_sums_at_runs` with these weights."""
+        image, category, count = self._gt_cells
+        gt_count = np.bincount(category, weights[image] * count, self.gt_count.shape[1]).astype(np.int64)
+        return _interpolate(self._runs, _precision_at_runs(self._runs, tp, counted), tp, gt_count), gt_count
+
     @cached_property
-    def _hits(self) -> "_Hits":
-        return _find_hits(self)
+    def _gt_cells(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(image, class, ground truth boxes) where there are any: an image has few of many classes."""
+        image, category = np.nonzero(self.gt_count)
+        return image, category, self.gt_count[image, category]
+
+    @cached_property
+    def _runs(self) -> "_Runs":
+        return _find_runs(self)
 
 
 @dataclass(frozen=True)
-class _Hits:
-    """The H hits of all curves. A curve belongs to one IoU threshold and one class; curves are ordered by threshold, then class.
+class _Runs:
+    """The R runs of all curves. A run is a series of hits of one curve without a false positive between them.
 
-    None of this depends on the weights of images.
+    A curve belongs to one IoU threshold and one class; curves are ordered by threshold, then class. Precision rises within a run
+    and falls between runs, so the interpolated precision depends on the precision at the ends of runs alone. Weights of
+    images can only join runs, so nothing here depends on them. After its runs each curve has one more entry, its end.
 
-    prediction: (H,) position of each hit among the N predictions; hits are ordered by curve and then by descending score.
-    curve_ends: (curves + 1,) curve c has the hits curve_ends[c] to curve_ends[c + 1].
-    class_starts: (classes,) position of each class's first prediction.
-    excused_prediction: (E,) positions of predictions that are not counted, in the same order over all thresholds.
-    excused_before_hit: (H,) how many of these E precede each hit. excused_before_curve: (curves,) how many precede each curve.
+    hit: (H,) position of each hit among the N predictions, ordered by curve and then by descending score.
+    hits_before, hits_to: (R,) hits before the run's curve and up to the end of the run, over all curves.
+    counted_before, counted_to: (R,) predictions before the run's class and up to the end of the run.
+    excused: (E,) positions of predictions that are not counted, in the same order over all thresholds.
+    excused_before, excused_to: (R,) how many of these E are before the run's curve and up to the end of the run.
+    curve, category: (R,) numbers. curve_end: (curves,) position of the end of each curve.
     """
 
-    prediction: np.ndarray
-    curve_ends: np.ndarray
-    class_starts: np.ndarray
-    excused_prediction: np.ndarray
-    excused_before_hit: np.ndarray
-    excused_before_curve: np.ndarray
+    hit: np.ndarray
+    hits_before: np.ndarray
+    hits_to: np.ndarray
+    counted_before: np.ndarray
+    counted_to: np.ndarray
+    excused: np.ndarray
+    excused_before: np.ndarray
+    excused_to: np.ndarray
+    curve: np.ndarray
+    category: np.ndarray
+    curve_end: np.ndarray
 
 
-def _find_hits(matches: RankedMatches) -> _Hits:
-    is_excused = ~matches.is_counted
+def _find_runs(matches: RankedMatches) -> _Runs:
     threshold_count, prediction_count = matches.is_hit.shape
     class_count = matches.gt_count.shape[1]
+    curve_count = threshold_count * class_count
     # Positions in the flattened (thresholds, predictions) arrays.
     hit = np.flatnonzero(matches.is_hit)
     class_starts = np.searchsorted(matches.category, np.arange(class_count))
     curve_starts = (np.arange(threshold_count)[:, None] * prediction_count + class_starts).ravel()
-    excused_before = _running_sum(is_excused.ravel())
-    return _Hits(
-        prediction=hit % max(prediction_count, 1),
-        curve_ends=np.append(np.searchsorted(hit, curve_starts), len(hit)),
-        class_starts=class_starts,
-        excused_prediction=np.flatnonzero(is_excused) % max(prediction_count, 1),
-        excused_before_hit=excused_before[hit],
-        excused_before_curve=excused_before[curve_starts],
+    first_hit = np.searchsorted(hit, curve_starts)
+    hit_ends = np.append(first_hit[1:], len(hit)) if curve_count else first_hit
+    curve_of_hit = np.repeat(np.arange(curve_count), hit_ends - first_hit)
+
+    excused_total = _running_sum(~matches.is_counted.ravel())
+    false_before = hit - np.arange(len(hit)) - excused_total[hit]
+    is_last = np.ones(len(hit), dtype=bool)
+    is_last[:-1] = (np.diff(curve_of_hit) > 0) | (np.diff(false_before) > 0)
+    last_hit = np.flatnonzero(is_last)
+    curve = np.sort(np.concatenate([curve_of_hit[last_hit], np.arange(curve_count)]))
+    curve_end = np.searchsorted(curve, np.arange(curve_count), side="right") - 1
+    is_run = np.ones(len(curve), dtype=bool)
+    is_run[curve_end] = False
+
+    def per_run(at_runs: np.ndarray, at_ends: np.ndarray | int) -> np.ndarray:
+        values = np.empty(len(curve), dtype=np.int64)
+        values[is_run], values[curve_end] = at_runs, at_ends
+        return values
+
+    category = curve % max(class_count, 1)
+    return _Runs(
+        hit=hit % max(prediction_count, 1),
+        hits_before=first_hit[curve],
+        hits_to=per_run(last_hit + 1, hit_ends),
+        counted_before=class_starts[category],
+        counted_to=per_run(hit[last_hit] % max(prediction_count, 1) + 1, 0),
+        excused=np.flatnonzero(~matches.is_counted) % max(prediction_count, 1),
+        excused_before=excused_total[curve_starts][curve],
+        excused_to=per_run(excused_total[hit[last_hit]], 0),
+        curve=curve,
+        category=category,
+        curve_end=curve_end,
     )
 
 
-def _precision_at_hits(hits: _Hits, prediction_weight: np.ndarray, hit_total: np.ndarray) -> np.ndarray:
-    """(H + 1,) precision of each curve up to and including each hit, and a 0 at the end."""
-    hits_per_curve = np.diff(hits.curve_ends)
-    prediction_total = _running_sum(prediction_weight)  # (N + 1,)
-    excused_total = _running_sum(prediction_weight[hits.excused_prediction])  # (E + 1,)
+def _sums_at_runs(runs: _Runs, prediction_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(R,) the true positives and (R,) the counted predictions of the curve up to and including each run; 0 at ends, counted."""
+    hit_total = _running_sum(prediction_weight[runs.hit])  # (H + 1,) over all curves
+    tp = hit_total[runs.hits_to] - hit_total[runs.hits_before]
+    total = _running_sum(prediction_weight)  # (N + 1,)
+    counted = total[runs.counted_to] - total[runs.counted_before]
+    if len(runs.excused):
+        excused_total = _running_sum(prediction_weight[runs.excused])  # (E + 1,)
+        counted -= excused_total[runs.excused_to] - excused_total[runs.excused_before]
+    counted[runs.curve_end] = 0
+    return tp, counted
 
-    counted_before_curve = (
-        np.tile(prediction_total[hits.class_starts], len(IOU_THRESHOLDS)) - excused_total[hits.excused_before_curve]
-    )
-    counted_at_hit = (
-        prediction_total[1:][hits.prediction]
-        - excused_total[hits.excused_before_hit]
-        - np.repeat(counted_before_curve, hits_per_curve)
-    )
-    hits_at_hit = hit_total[1:] - np.repeat(hit_total[hits.curve_ends[:-1]], hits_per_curve)
-    precision = np.zeros(len(hits_at_hit) + 1)
-    np.divide(hits_at_hit, counted_at_hit + np.spacing(1), out=precision[:-1])  # pycocotools adds the same tiny number
+
+def _precision_at_runs(runs: _Runs, tp: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """(R,) precision of each curve up to and including each run; 0 at the ends of curves."""
+    precision: np.ndarray = tp / (counted + np.spacing(1))  # pycocotools adds the same tiny number
+    precision[runs.curve_end] = 0.0
     return precision
 
 
-def _interpolate(hits: _Hits, precision: np.ndarray, hit_total: np.ndarray, gt_count: np.ndarray) -> np.ndarray:
+def _interpolate(runs: _Runs, precision: np.ndarray, tp: np.ndarray, gt_count: np.ndarray) -> np.ndarray:
     """(10, classes, 101) at each recall the best precision there or at a higher recall; 0 beyond the highest recall."""
-    start, end = hits.curve_ends[:-1, None], hits.curve_ends[1:, None]  # (curves, 1)
-    needed = np.tile(_hits_needed(gt_count), (len(IOU_THRESHOLDS), 1))  # (curves, 101)
-    is_reached = needed <= hit_total[end] - hit_total[start]
-    # (curves, 101) the hit at which each recall is reached
-    first_hit = np.searchsorted(hit_total[1:], hit_total[start] + needed)
-    first_hit = np.where(is_reached, first_hit, end)
-    # The best precision from each recall's hit to the next recall's hit. The last range of a curve may run into the next
-    # curve's first hits; those have weight 0 and therefore precision 0.
-    best = np.maximum.reduceat(precision, first_hit.ravel()).reshape(first_hit.shape)
-    best = np.where(is_reached, best, 0.0)
-    best_from_here = np.maximum.accumulate(best[:, ::-1], axis=1)[:, ::-1]
-    interpolated: np.ndarray = best_from_here.reshape(len(IOU_THRESHOLDS), -1, len(RECALLS))
+    curve_count, recall_count = len(runs.curve_end), len(RECALLS)
+    # (R,) how many of the recalls each run reaches, counted over all curves; the end of a curve takes what is left.
+    reached = _recalls_reached(gt_count, runs.category, tp) + recall_count * runs.curve
+    reached[runs.curve_end] = recall_count * np.arange(1, curve_count + 1)
+    # Every recall begins at the run that reaches it, or at the end of its curve.
+    first_run = np.repeat(np.arange(len(tp)), np.diff(reached, prepend=0))  # (curves × 101,)
+    # The best precision from each recall's run to the next recall's run. The last range of a curve may run into the next
+    # curve's first runs; those have no true positives and therefore precision 0.
+    best = np.maximum.reduceat(precision, first_run).reshape(curve_count, recall_count)
+    np.maximum.accumulate(best[:, ::-1], axis=1, out=best[:, ::-1])
+    interpolated: np.ndarray = best.reshape(len(IOU_THRESHOLDS), -1, recall_count)
     return interpolated
+
+
+def _recalls_reached(gt_count: np.ndarray, category: np.ndarray, tp: np.ndarray) -> np.ndarray:
+    """(R,) how many of RECALLS a class reaches with this many true positives; gt_count: (classes,), category, tp: (R,)."""
+    sizes = np.maximum(gt_count, 1) + 1  # from 0 to all of the class's ground truth boxes
+    starts = np.cumsum(sizes) - sizes
+    reached = np.cumsum(np.bincount((starts[:, None] + _hits_needed(gt_count)).ravel(), minlength=sizes.sum()))
+    numbers: np.ndarray = (
+        reached[starts[category] + tp] - len(RECALLS) * category
+    )  # without those of the classes before
+    return numbers
+
+
+def _mean_precisions(interpolated: np.ndarray, gt_count: np.ndarray) -> tuple[float, float]:
+    """(AP, AP50) of (10, classes, 101) precisions, NaN where undefined."""
+    defined = interpolated if gt_count.all() else interpolated[:, gt_count > 0]
+    values = defined.transpose(0, 2, 1).ravel()  # the order of CocoResult, so that the sums are rounded alike
+    if not values.size:
+        return np.nan, np.nan
+    return float(values.mean()), float(values[: len(values) // len(IOU_THRESHOLDS)].mean())
 
 
 def _hits_needed(gt_count: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from boxtune.metrics.bootstrap import bootstrap, interval
 from boxtune.metrics.coco_matching import CocoBoxes
 from boxtune.metrics.error_types import confusion, count_error_types
 from boxtune.metrics.matching import ImageMatch, is_click, match_images, scored_hits
+from boxtune.metrics.pairs import FlatSplit, flatten_split
 from boxtune.metrics.precision_recall import RankedMatches
 from boxtune.metrics.sizes import size_scores
 
@@ -34,6 +35,7 @@ def score(
     iou_threshold: float = 0.5,
     seed: int = 0,
     provenance: dict | None = None,
+    shared: "Shared | None" = None,
 ) -> dict:
     """The content of metrics.json. `predictions[i]` belongs to `records[i]`, as `read_predictions` returns them.
 
@@ -42,15 +44,16 @@ def score(
     dataset's classes; a prediction with another label is a false positive and counted in `unknown_label_boxes`. An image
     is empty if it has no ground truth other than ignored boxes. For points the numbers are in `points`, and everything that
     needs an IoU or an area is None.
+    `shared` comes from `share`, if the curves or the report use it again.
 
     Raises ValueError if the ids of records and predictions differ.
     """
     if [record["id"] for record in records] != [prediction["id"] for prediction in predictions]:
         raise ValueError("records and predictions must have the same ids in the same order")
     classes, click = all_classes(records, classes), is_click(predictions)
-    images = match_images(records, predictions, iou_threshold)
-    boxes = None if click else CocoBoxes(records, predictions, classes)
-    matches = boxes.match(boxes.scores) if boxes else None
+    shared = shared or share(records, predictions, classes, iou_threshold)
+    split, images, boxes = shared.split, shared.images, shared.boxes
+    matches = boxes.ranked if boxes else None
 
     coco, per_class_ap = _coco_metrics(boxes, matches, classes, seed)
     counts = _class_counts(records, predictions, images)
@@ -74,14 +77,33 @@ def score(
             label.strip() not in per_class for prediction in predictions for label in prediction["objects"]["category"]
         ),
         "duplicate_boxes": sum(len(image.duplicates) for image in images),
-        "mistakes": count_error_types(records, predictions, images, classes, iou_threshold),
-        "confusion": confusion(records, predictions, images, classes, iou_threshold),
+        "mistakes": count_error_types(records, predictions, images, classes, iou_threshold, split),
+        "confusion": confusion(records, predictions, images, classes, iou_threshold, split),
         "sizes": None if click else size_scores(records, predictions, images),
         "intervals": {name: interval(samples[name]) for name in INTERVALS},
         "points": rates if click else None,
         "calibration": reliability(*scored_hits(images, predictions)),
         "provenance": provenance or {},
     }
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What `score`, `curves` and the report all need, computed once. Points have neither `split` nor `boxes`."""
+
+    split: FlatSplit | None
+    images: list[ImageMatch]
+    boxes: CocoBoxes | None
+
+
+def share(
+    records: list[Record], predictions: list[Prediction], classes: list[str], iou_threshold: float = 0.5
+) -> Shared:
+    """`predictions[i]` belongs to `records[i]`; `classes` are those of the dataset."""
+    classes = all_classes(records, classes)
+    split = None if is_click(predictions) else flatten_split(records, predictions, classes)
+    images = match_images(records, predictions, iou_threshold, split)
+    return Shared(split, images, CocoBoxes(records, predictions, classes, split) if split else None)
 
 
 def total_rates(images: list[ImageMatch]) -> dict:

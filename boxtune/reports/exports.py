@@ -96,7 +96,7 @@ def export_predictions(
         messages.append(f"{path}: {exported} boxes")
     messages += _unknown_label_warnings(predictions, classes, exported)
     if "coco" in wanted:
-        messages += _narrow_question_warnings(records)
+        messages += _no_detection_warnings(exported) + _narrow_question_warnings(records)
     return messages
 
 
@@ -113,6 +113,15 @@ def _unknown_label_warnings(predictions: list[Prediction], classes: list[str], e
     shown = ", ".join(f"{name!r:.60}" for name in unknown[:5]) + (" …" if len(unknown) > 5 else "")
     left_out = len(labels) - exported
     return [f"warning: {left_out} boxes are left out of the export because their labels are not classes: {shown}"]
+
+
+def _no_detection_warnings(exported: int) -> list[str]:
+    if exported:
+        return []
+    return [
+        "warning: coco_results.json holds no detections. pycocotools' loadRes raises an IndexError on the empty list; "
+        "metrics.json has the scores"
+    ]
 
 
 def _narrow_question_warnings(records: list[Record]) -> list[str]:

@@ -1,102 +1,16 @@
-// The interactive part of report.html: galleries, filters and the minimum score. The data are the JSON in #data. Labels, ids and
-// responses come from models and other people's files, so they enter the page only as textContent. The part of the address
-// after # stores what the user selects.
-"use strict";
-
+// The interactive part of report.html: galleries, filters and the minimum score. Labels, ids and responses come from models and
+// other people's files, so they enter the page only as textContent. The part of the address after # stores what the user selects.
+// report_counts.js, which precedes this file in the page, reads the data and tells what each box is at the minimum score.
 const PAGE = 24; // cards per page of the gallery
-const data = JSON.parse(document.getElementById("data").textContent);
-const images = data.images;
+const PAUSE = 250; // milliseconds without a change after which what is not in view is drawn
+const SLICE = 12; // milliseconds after which this drawing is interrupted
 const at = (id) => document.getElementById(id);
 
-let threshold = 0; // the minimum score
-let results = []; // matchImage() of each image at the minimum score
 let list = []; // positions of the images in the gallery, in order
 let page = 0;
 let cards = []; // [position, figure] of the cards in view
-
-// ---- matching -----------------------------------------------------------------------------------------------------------
-
-// Match one image, using the predictions with a score of at least `threshold`. The result equals that of match_images in
-// boxtune/metrics/matching.py and of error_types in boxtune/metrics/error_types.py.
-//   predictions: "hidden", "hit", "excused" or an error type. gt: "found", "missed" or "ignored".
-//   predictionIou, gtIou: the IoU of the match, or else of the best overlap. meanIou: over all ground truth boxes.
-function matchImage(image, threshold) {
-  const { gt, predictions } = image;
-  const { predictionPartner, gtPartner, predictionBest, gtBest } = matchGreedily(image, threshold);
-  const isEnough = (iou) => iou !== undefined && iou >= data.iou_threshold;
-  const predictionStates = predictions.unmatched.map((unmatched, i) => {
-    if (predictions.score[i] < threshold) return "hidden";
-    if (isEnough(predictionPartner.get(i))) return "hit";
-    // It overlaps a box enough for a match, but another prediction matches that box.
-    return unmatched !== "excused" && isEnough(predictionBest.get(i)) ? "duplicate" : unmatched;
-  });
-  const gtStates = gt.ignored.map((ignored, j) => (ignored ? "ignored" : isEnough(gtPartner.get(j)) ? "found" : "missed"));
-  const counted = gt.ignored.filter((ignored) => !ignored).length;
-  return {
-    predictions: predictionStates,
-    gt: gtStates,
-    predictionIou: predictionStates.map((state, i) => (state === "hit" ? predictionPartner : predictionBest).get(i)),
-    gtIou: gtStates.map((state, j) => (state === "found" ? gtPartner : gtBest).get(j)),
-    meanIou: counted ? [...gtPartner.values()].reduce((sum, iou) => sum + iou, 0) / counted : null,
-    tp: predictionStates.filter((state) => state === "hit").length,
-    fp: predictionStates.filter(isFalsePositive).length,
-    fn: gtStates.filter((state) => state === "missed").length,
-  };
-}
-
-// Match without an IoU threshold. The pairs are sorted by IoU, so each pair is taken unless one of its two boxes is taken already.
-// Returns maps from the position of a box to the IoU of its match (partner) and of its best overlap (best).
-function matchGreedily({ predictions, pairs }, threshold) {
-  const predictionPartner = new Map(), gtPartner = new Map(), predictionBest = new Map(), gtBest = new Map();
-  for (const [i, j, iou] of pairs) {
-    if (predictions.score[i] < threshold) continue;
-    if (!predictionBest.has(i)) predictionBest.set(i, iou);
-    if (!gtBest.has(j)) gtBest.set(j, iou);
-    if (predictionPartner.has(i) || gtPartner.has(j)) continue;
-    predictionPartner.set(i, iou);
-    gtPartner.set(j, iou);
-  }
-  return { predictionPartner, gtPartner, predictionBest, gtBest };
-}
-
-function isFalsePositive(state) {
-  return state !== "hidden" && state !== "hit" && state !== "excused";
-}
-
-function rates({ tp, fp, fn }) {
-  const ratio = (part, whole) => (whole ? part / whole : null);
-  return { precision: ratio(tp, tp + fp), recall: ratio(tp, tp + fn), f1: ratio(2 * tp, 2 * tp + fp + fn) };
-}
-
-// The minimum score with the best F1, in the fewest digits that keep the same predictions; null if there is no true positive.
-// Goes from the highest score down, because one more prediction changes the counts of its own image alone.
-function bestThreshold() {
-  const steps = images.flatMap((image, n) => image.predictions.score.map((score) => [score, n]));
-  steps.sort((a, b) => b[0] - a[0]);
-  const matched = images.map((image) => matchImage(image, Infinity));
-  const total = { tp: 0, fp: 0, fn: matched.reduce((sum, result) => sum + result.fn, 0) };
-  let best = null, bestF1 = 0;
-  steps.forEach(([score, n], k) => {
-    const after = matchImage(images[n], score);
-    for (const key of ["tp", "fp", "fn"]) total[key] += after[key] - matched[n][key];
-    matched[n] = after;
-    const next = k + 1 < steps.length ? steps[k + 1][0] : -1;
-    if (next < score && rates(total).f1 > bestF1) {
-      bestF1 = rates(total).f1;
-      best = shortest(score, next);
-    }
-  });
-  return best;
-}
-
-// The number with the fewest digits that is at most `high` and above `low`.
-function shortest(high, low) {
-  for (let power = 1; power < 1e15; power *= 10) {
-    const value = Math.floor(high * power) / power;
-    if (value > low && value <= high) return value;
-  }
-  return high;
-}
+let waiting = []; // the cards that have yet to be drawn
+let timer;
 
 // ---- numbers ------------------------------------------------------------------------------------------------------------
 
@@ -106,48 +20,28 @@ function format(value) {
   return (Math.abs(value * 16) % 4 === 1 ? value * (1 - 1e-9) : value).toFixed(3);
 }
 
-// Match all images at the minimum score and write the counts: in total, per class and per error type.
-function recount() {
-  results = images.map((image) => matchImage(image, threshold));
+// Write the counts at the minimum score: in total, per class and per error type. While the slider is dragged, only the rows of
+// the class table that are in view.
+function recount(inView = false) {
+  const rows = [...document.querySelectorAll("tr[data-class]")].filter((row) => !inView || isInView(row));
   const { total, classes, types } = countAll();
   if (at("live")) writeCounts(at("live"), total);
-  document.querySelectorAll("[data-point]").forEach((point) => {
-    moveTo(point, rates(classes.get(data.classes[point.dataset.point]) || noCounts()));
-  });
-  document.querySelectorAll("tr[data-class]").forEach((row) => {
-    writeCounts(row, classes.get(data.classes[row.dataset.class]) || noCounts());
-  });
-  document.querySelectorAll("[data-error-type]").forEach((cell) => {
-    cell.textContent = types.get(cell.dataset.errorType) || 0;
-  });
+  document.querySelectorAll("[data-point]").forEach((point) => moveTo(point, rates(classes[point.dataset.point])));
+  rows.forEach((row) => writeCounts(row, classes[row.dataset.class]));
+  document.querySelectorAll("[data-error-type]").forEach((cell) => write(cell, types[cell.dataset.errorType] || 0));
   document.querySelectorAll("[data-threshold]").forEach((note) => {
     note.textContent = threshold ? `Only boxes with a score of at least ${threshold}. ${note.dataset.threshold}`.trim() : "";
   });
 }
 
-function noCounts() {
-  return { tp: 0, fp: 0, fn: 0 };
+function isInView(element) {
+  const { top, bottom } = element.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
 }
 
-// Counts of `results`: in total, {class: counts} and {error type: false positives}.
-function countAll() {
-  const total = noCounts(), classes = new Map(), types = new Map();
-  const count = (label, key) => {
-    if (!classes.has(label)) classes.set(label, noCounts());
-    classes.get(label)[key] += 1;
-    total[key] += 1;
-  };
-  images.forEach((image, n) => {
-    results[n].gt.forEach((state, j) => state === "missed" && count(image.gt.label[j], "fn"));
-    results[n].predictions.forEach((state, i) => {
-      if (state === "hit") count(image.predictions.label[i], "tp");
-      if (isFalsePositive(state)) {
-        count(image.predictions.label[i], "fp");
-        types.set(state, (types.get(state) || 0) + 1);
-      }
-    });
-  });
-  return { total, classes, types };
+// A text that stays the same costs no layout.
+function write(element, value) {
+  if (element.textContent !== String(value)) element.textContent = value;
 }
 
 // Move a class's dot next to its curve. Without predictions precision is undefined, and the dot is hidden.
@@ -161,11 +55,11 @@ function writeCounts(parent, counts) {
   const values = { ...counts, predicted: counts.tp + counts.fp }, { precision, recall, f1 } = rates(counts);
   const texts = { precision: format(precision), recall: format(recall), f1: format(f1) };
   parent.querySelectorAll("[data-count]").forEach((cell) => {
-    cell.textContent = texts[cell.dataset.count] ?? values[cell.dataset.count];
+    write(cell, texts[cell.dataset.count] ?? values[cell.dataset.count]);
   });
   const change = parent.querySelector("[data-change-from]");
   // The baseline's F1 includes all of its boxes, so with a minimum score there is nothing to compare with.
-  if (change) change.textContent = threshold ? "–" : difference(change.dataset.changeFrom, f1);
+  if (change) write(change, threshold ? "–" : difference(change.dataset.changeFrom, f1));
 }
 
 function difference(before, after) {
@@ -176,36 +70,51 @@ function difference(before, after) {
 
 // ---- gallery ------------------------------------------------------------------------------------------------------------
 
+// The selected filters: the error, and the label as a number; null for all classes.
+function selection() {
+  const name = at("class").value;
+  return { error: at("error").value, label: name === "" ? null : data.labels.indexOf(name) };
+}
+
 // Whether the filters select an image: it contains the selected error of the selected class.
-function isSelected(n) {
-  const { gt, predictions, problems } = images[n], error = at("error").value, name = at("class").value;
-  const objects = [
-    ...results[n].gt.map((state, j) => ({ label: gt.label[j], error: state === "missed" ? "missed" : "" })),
-    ...results[n].predictions
-      .map((state, i) => ({ label: predictions.label[i], error: isFalsePositive(state) ? state : "", state }))
-      .filter(({ state }) => state !== "hidden"),
-  ].filter(({ label }) => name === "" || label === name);
-  if (error === "" || error === "problem") {
-    const hasProblem = problems.some((kind) => kind !== "noise"); // noise is part of the trained format
-    return (error === "" || hasProblem) && (name === "" || objects.length > 0);
+function isSelected(n, { error, label }) {
+  if (error === "" && label === null) return true;
+  const onProblem = error === "" || error === "problem";
+  if (error === "problem" && !images[n].problems.some((kind) => kind !== "noise")) return false; // noise is a trained format
+  if (error === "problem" && label === null) return true;
+  const { gt: from, gtEnd, predictions: first, predictionsEnd } = ranges[n];
+  for (let j = from; j < gtEnd; j += 1) {
+    if (label !== null && gt.label[j] !== label) continue;
+    if (onProblem || ((error === "any" || error === "missed") && gtState(j) === "missed")) return true;
   }
-  return objects.some((object) => (error === "any" ? object.error !== "" : object.error === error));
+  for (let i = first; i < predictionsEnd; i += 1) {
+    if (label !== null && predictions.label[i] !== label) continue;
+    const state = predictionState(i);
+    if (state !== "hidden" && (onProblem || (error === "any" ? isFalsePositive(state) : state === error))) return true;
+  }
+  return false;
 }
 
 // Positions of the images in the selected gallery, before the filters.
 function gallery() {
-  const shown = [...images.keys()].filter((n) => images[n].id !== undefined);
-  return at("gallery").value === "random" ? data.random : shown;
+  return at("gallery").value === "random" ? data.random : [...images.keys()];
 }
 
-function worseFirst(m, n) {
-  const [a, b] = [results[m], results[n]];
-  return b.fp + b.fn - a.fp - a.fn || (a.meanIou ?? 1) - (b.meanIou ?? 1) || m - n;
+// Most errors first, then lowest mean IoU. The mean IoU is computed only of images with equally many errors.
+function sortWorstFirst(numbers) {
+  const errors = new Map(numbers.map((n) => [n, countImage(n)])), ious = new Map();
+  const count = (n) => errors.get(n).fp + errors.get(n).fn;
+  const iou = (n) => {
+    if (!ious.has(n)) ious.set(n, meanIou(n) ?? 1);
+    return ious.get(n);
+  };
+  numbers.sort((m, n) => count(n) - count(m) || iou(m) - iou(n) || m - n);
 }
 
 function arrange() {
-  list = gallery().filter(isSelected);
-  if (at("gallery").value === "worst") list.sort(worseFirst);
+  const selected = selection();
+  list = gallery().filter((n) => isSelected(n, selected));
+  if (at("gallery").value === "worst") sortWorstFirst(list);
   turnTo(0);
 }
 
@@ -222,9 +131,23 @@ function turnTo(number) {
 
 // Update everything that changes while the slider is dragged. The order of the cards changes only when it is released.
 function refresh() {
-  const all = gallery(), found = all.filter(isSelected).length;
-  at("found").textContent = `${found} of ${all.length} images`;
-  cards.forEach(([n, figure]) => fillCard(figure, n));
+  const inView = cards.filter(([, figure]) => isInView(figure)); // before anything changes, which would cost a layout
+  const all = gallery(), selected = selection(), found = all.filter((n) => isSelected(n, selected)).length;
+  write(at("found"), `${found} of ${all.length} images`);
+  clearTimeout(timer);
+  for (const [n, figure] of inView) fillCard(figure, n, false);
+  waiting = [...cards];
+  timer = setTimeout(drawWaiting, PAUSE);
+}
+
+// Draw the cards that are not in view, and all lists of boxes, with time for input in between.
+function drawWaiting() {
+  const end = performance.now() + SLICE;
+  while (waiting.length && performance.now() < end) {
+    const [n, figure] = waiting.shift();
+    fillCard(figure, n, true);
+  }
+  if (waiting.length) timer = setTimeout(drawWaiting);
 }
 
 function newCard(n) {
@@ -251,14 +174,16 @@ function imageProblem(image) {
 }
 
 // Fill in what depends on the minimum score: the boxes, the list of boxes and the counts.
-function fillCard(figure, n) {
+function fillCard(figure, n, withList) {
   const find = (selector) => figure.querySelector(selector);
-  const objects = objectsOf(images[n], results[n]);
+  const objects = objectsOf(n);
   drawObjects(find("svg"), images[n], objects);
-  find(".boxes").replaceChildren();
-  for (const { style, tooltip } of objects) add(find(".boxes"), "li", { class: style }, tooltip);
+  if (withList || find(".boxes").closest("details").open) {
+    find(".boxes").replaceChildren();
+    for (const { style, tooltip } of objects) add(find(".boxes"), "li", { class: style }, tooltip);
+  }
   find(".counts").replaceChildren();
-  for (const count of countsOf(images[n], results[n])) add(find(".counts"), "span", {}, count);
+  for (const count of countsOf(n)) add(find(".counts"), "span", {}, count);
 }
 
 // Draw the objects in a coordinate system whose longest side is 480. Labels are drawn last, above all boxes; ground truth that was
@@ -268,7 +193,7 @@ function drawObjects(svg, image, objects) {
   svg.setAttribute("viewBox", `0 0 ${image.width * scale} ${height}`);
   svg.replaceChildren();
   for (const { style, label, place, tooltip } of objects) {
-    const [x, y, right, bottom] = place.map((value) => value * scale), isPoint = place.length === 2;
+    const [x, y, right, bottom] = [...place].map((value) => round(value) * scale), isPoint = place.length === 2;
     const group = add(svg, "g", { class: style });
     add(group, "title", {}, tooltip);
     if (isPoint) add(group, "circle", { class: "dot", cx: x, cy: y, r: 6 });
@@ -281,36 +206,43 @@ function drawObjects(svg, image, objects) {
   for (const [style, attributes, label] of labels) add(add(svg, "g", { class: style }), "text", attributes, label);
 }
 
-function countsOf(image, result) {
-  const counts = [`${result.tp} TP`, `${result.fp} FP`, `${result.fn} FN`];
+function countsOf(n) {
+  const { tp, fp, fn, states } = countImage(n), image = images[n], iou = meanIou(n), all = image.gt + image.predictions;
+  const counts = [`${tp} TP`, `${fp} FP`, `${fn} FN`];
   const names = { duplicate: "duplicate", excused: "not counted", hidden: "below the minimum score" };
-  for (const [state, name] of Object.entries(names)) {
-    const number = result.predictions.filter((each) => each === state).length;
-    if (number) counts.push(`${number} ${name}`);
-  }
-  if (!data.click && result.meanIou !== null) counts.push(`mean IoU ${format(result.meanIou)}`);
+  for (const [state, name] of Object.entries(names)) if (states[state]) counts.push(`${states[state]} ${name}`);
+  if (iou !== null) counts.push(`mean IoU ${format(iou)}`);
   if (image.seconds !== null) counts.push(`${image.seconds} s`);
+  if (!isWhole(n)) counts.push(`${image.gt_drawn + image.predictions_drawn} of ${all} boxes drawn, errors first`);
   return counts;
 }
 
 // What is drawn on one image: {style (a class of the style sheet), label, place, tooltip}. Ground truth comes first, so
 // predictions are drawn above it.
-function objectsOf(image, result) {
+function objectsOf(n) {
+  const range = ranges[n], { predictionPartner, gtPartner, predictionBest, gtBest } = matchGreedily(n), objects = [];
   const gtNames = { found: "ground truth", missed: "missed ground truth", ignored: "ignored ground truth" };
-  const gt = result.gt.map((state, j) => {
-    const label = image.gt.label[j], place = image.gt.place[j];
-    const iou = describeIou(state === "found", result.gtIou[j]);
-    return { style: state, label, place, tooltip: describe(label, gtNames[state], place, iou) };
-  });
+  for (let j = range.gt; j < range.gt + images[n].gt_drawn; j += 1) {
+    const state = gtState(j), label = data.labels[gt.label[j]], place = gtPlace(n, j);
+    const iou = describeIou(state === "found", (state === "found" ? gtPartner : gtBest).get(j));
+    objects.push({ style: state, label, place, tooltip: describe(label, gtNames[state], place, iou) });
+  }
   const predictionNames = { hit: "true positive", excused: "not counted, inside ignored ground truth" };
-  const predictions = result.predictions.map((state, i) => {
-    const label = image.predictions.label[i], place = image.predictions.place[i];
+  for (let i = range.predictions; i < range.predictions + images[n].predictions_drawn; i += 1) {
+    const state = predictionState(i), label = data.labels[predictions.label[i]], place = predictionPlace(n, i);
+    if (state === "hidden") continue;
     const name = predictionNames[state] || `false positive, ${state.replace("_", " ")}`;
-    const iou = describeIou(state === "hit", result.predictionIou[i]);
-    const score = `score ${format(image.predictions.score[i])}`;
-    return { style: isFalsePositive(state) ? "false" : state, label, place, tooltip: describe(label, name, place, iou, score) };
-  });
-  return [...gt, ...predictions.filter(({ style }) => style !== "hidden")];
+    const iou = describeIou(state === "hit", (state === "hit" ? predictionPartner : predictionBest).get(i));
+    const score = `score ${format(predictions.score[i])}`;
+    const style = isFalsePositive(state) ? "false" : state;
+    objects.push({ style, label, place, tooltip: describe(label, name, place, iou, score) });
+  }
+  return objects;
+}
+
+// One decimal.
+function round(value) {
+  return Math.round(10 * value) / 10;
 }
 
 function describeIou(isMatch, iou) {
@@ -318,7 +250,7 @@ function describeIou(isMatch, iou) {
 }
 
 function describe(label, name, place, ...facts) {
-  return [`${label}: ${name}`, ...facts.filter((fact) => fact), `at [${place.join(", ")}] px`].join(", ");
+  return [`${label}: ${name}`, ...facts.filter((fact) => fact), `at [${[...place].map(round).join(", ")}] px`].join(", ");
 }
 
 // Append a child in its parent's namespace, so that the same function makes HTML and SVG.
@@ -333,6 +265,7 @@ function add(parent, name, attributes, text = "") {
 
 function setThreshold(value) {
   threshold = value >= 0 && value <= 1 ? Number(value) : 0;
+  if (data.counts.steps) threshold = Math.round(threshold * data.counts.steps) / data.counts.steps;
   at("score").value = threshold;
   at("score-number").value = threshold;
   document.querySelectorAll(".mark").forEach((line) => {
@@ -373,8 +306,8 @@ for (const id of at("score") ? ["score", "score-number"] : []) {
     const typed = at(id).value;
     setThreshold(typed);
     at(id).value = typed; // do not change the text while the user types
-    recount();
     refresh();
+    recount(true);
   });
   at(id).addEventListener("change", showAll);
 }

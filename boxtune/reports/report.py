@@ -1,11 +1,12 @@
 """report.html: one page with all numbers and a gallery of images, readable without a network.
 
-The numbers are static HTML. Galleries, filters and the minimum score are JSON plus report.js, which matches predictions and
-ground truth again whenever the minimum score changes.
+The numbers are static HTML. Galleries, filters and the minimum score are JSON plus SCRIPTS. The page stays below 20 MB at any
+number of images and boxes: what is counted is aggregated, and what is drawn has a budget.
 """
 
 import base64
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,18 @@ from boxtune.answers.predictions import Prediction
 from boxtune.common.files import write_whole
 from boxtune.common.numbers import format_difference
 from boxtune.common.templates import page_template
-from boxtune.data.records import Record
+from boxtune.data.records import Record, image_path
 from boxtune.metrics.bootstrap import DRAWS
 from boxtune.metrics.error_types import ERROR_TYPES
-from boxtune.metrics.matching import is_click, match_images
-from boxtune.reports.report_images import choose_images, image_data, worst_half
+from boxtune.metrics.matching import is_click
+from boxtune.metrics.minimum_score import outcomes
+from boxtune.metrics.scoring import Shared, share
+from boxtune.reports.report_data import OBJECT_BYTES, counts_data, gallery_data, object_bytes
+from boxtune.reports.report_images import choose_images, load_images
 from boxtune.reports.score_table import INTERVALS, MEAN_IOU, headline_rows
 
+PAGE_BYTES = 19_800_000
+SCRIPTS = ("report_counts.js", "report.js")
 PLOT_CLASSES = 8
 MATRIX_CLASSES = 20
 # The numbers at the top of the page.
@@ -28,15 +34,18 @@ TILES = ("AP", "AP50", MEAN_IOU, "precision", "recall", "F1")
 MEANINGS = {
     "fence": "the response is wrapped in a code fence",
     "prose": "there is text around the objects",
-    "spacing": "the spacing differs from the trained format",
-    "quotes": "quotes are missing or single",
+    "spacing": "the spacing or the notation differs from the trained format",
+    "thinking": "the model thought before it answered; only the text after that is read",
+    "quotes": "quotes are missing or other than in JSON, numbers are in quotes, or colons are = or full-width",
     "float": "coordinates are not whole numbers",
-    "key_order": "keys are missing or in another order",
+    "key_order": "keys are missing, doubled or in another order",
     "truncated": "the response ends early; the objects before that count",
     "looped": "the response repeated one sequence three times; it was stopped there",
     "unparsable": "nothing could be read; the response counts as empty",
     "bad_box": "the box has reversed corners, a wrong number of values or no numbers, or the object has no box; it was dropped",
-    "bad_label": "the object has no label; it was dropped",
+    "bad_label": "the object has no label, or one that cannot be read; it was dropped",
+    "no_label": "the object has no label; it took the one class that was asked for",
+    "label_case": "the label differs from a class in case, width or outer space; it counts as that class",
     "clipped": "a coordinate was outside the image and was moved to its border",
     "noise": "the model itself labeled the object as noise; it was dropped, and the response counts as clean",
     "missing": "there is no prediction for the image; it counts as an empty response",
@@ -54,41 +63,49 @@ def write_report(
     baseline_metrics: dict | None = None,
     limit: int = 1000,
     seed: int = 0,
+    shared: Shared | None = None,
 ) -> None:
     """Write one HTML file. `predictions[i]` belongs to `records[i]`; `metrics` and `curves` come from `score` and `curves`.
 
     Image files are read from `data_dir`; a missing or unreadable one is shown as a gray area and counted. The page shows at
     most `limit` images: the worst half, and others drawn with `seed`. `baseline_metrics`, those of the base model before
-    training, are shown next to `metrics`.
+    training, are shown next to `metrics`. `shared` comes from `share`, if it was
+    made already.
     """
     iou_threshold, classes, click = metrics["matching"]["iou_threshold"], [*metrics["per_class"]], is_click(predictions)
-    matches = match_images(records, predictions, iou_threshold)
+    shared = shared or share(records, predictions, classes, iou_threshold)
+    matches = shared.images
 
-    shown = choose_images(matches, limit, seed)
-    images = image_data(records, predictions, matches, classes, iou_threshold, shown, Path(data_dir))
+    all_outcomes = outcomes(records, predictions, matches, classes, iou_threshold, shared.split)
+    shown = choose_images(matches, object_bytes(all_outcomes, len(records)), limit, OBJECT_BYTES, seed)
+    number = {i: n for n, i in enumerate(shown.positions)}
     data = {
         "click": click,
         "iou_threshold": iou_threshold,
         "classes": classes,
-        "random": shown.random,
-        "images": images,
+        "counts": counts_data(all_outcomes),
+        "random": [number[i] for i in shown.random],
+        **gallery_data(records, predictions, matches, all_outcomes, shown.positions),
     }
-
-    script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
-    page = page_template(Path(__file__).with_name("report.html.jinja")).render(
-        title=title,
-        click=click,
-        has_threshold=not click and metrics["score_source"] != "constant",
-        images=len(records),
-        gt_boxes=sum(match.tp + match.fn for match in matches),
+    script = "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in SCRIPTS)
+    variables = {
+        "title": title,
+        "click": click,
+        "has_threshold": not click and metrics["score_source"] != "constant",
+        "images": len(records),
+        "gt_boxes": sum(match.tp + match.fn for match in matches),
         **_number_variables(metrics, curves, baseline_metrics),
-        shown=len(shown.positions),
-        worst=worst_half(limit),
-        without_file=sum(bool(image.get("image_problem")) for image in images),
-        data=data,
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-    )
+        "shown": shown,
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+    }
+    template = page_template(Path(__file__).with_name("report.html.jinja"))
+    # The image files get what the rest of the page leaves.
+    rest = len(json.dumps(data)) + len(template.render(**variables, without_file=0, data={}).encode(errors="replace"))
+    images = load_images([image_path(records[i], Path(data_dir)) for i in shown.positions], PAGE_BYTES - rest)
+    for entry, image in zip(data["images"], images, strict=True):
+        entry |= {"data_uri": image.data_uri, "image_problem": image.problem}
+    page = template.render(**variables, without_file=sum(bool(image.problem) for image in images), data=data)
     write_whole(path, page)
 
 

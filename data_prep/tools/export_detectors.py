@@ -7,7 +7,7 @@ import yaml
 
 from boxtune.data.boxes import box_area, box_xyxy_to_cxcywh, box_xyxy_to_xywh
 from boxtune.data.dataset import SPLIT_FOLDERS
-from boxtune.data.records import Record
+from boxtune.data.records import Record, stated_areas
 from data_prep.tools.export_job import ExportJob, place_images
 
 # The image files that YOLO tools list (IMG_FORMATS in ultralytics/data/utils.py), as far as boxtune reads them.
@@ -26,7 +26,7 @@ def write_coco(job: ExportJob) -> str:
         ]
         data = {
             "images": images,
-            "annotations": _coco_annotations(records, job.classes),
+            "annotations": coco_annotations(records, job.classes),
             "categories": categories,
         }
         target = job.staged / "annotations" / f"instances_{SPLIT_FOLDERS[split]}.json"
@@ -34,12 +34,15 @@ def write_coco(job: ExportJob) -> str:
     return "The images are in images/SPLIT."
 
 
-def _coco_annotations(records: list[Record], classes: list[str]) -> list[dict[str, Any]]:
+def coco_annotations(records: list[Record], classes: list[str]) -> list[dict[str, Any]]:
+    """The list `annotations` of COCO. Nothing is rounded, and `area` is that of the source where it states one: pycocotools
+    then sees exactly the boxes and sizes that evaluate.py scores."""
     annotations: list[dict[str, Any]] = []
     for image_id, record in enumerate(records, 1):
         objects = record["objects"]
-        boxes_xywh = box_xyxy_to_xywh(objects["bbox"]).round(3).tolist()
-        areas = box_area(objects["bbox"]).tolist()
+        boxes_xywh, box_areas = box_xyxy_to_xywh(objects["bbox"]).tolist(), box_area(objects["bbox"]).tolist()
+        stated = stated_areas(objects)
+        areas = [own if area is None else area for own, area in zip(box_areas, stated, strict=True)]
         for box, area, label, ignore in zip(boxes_xywh, areas, objects["category"], objects["ignore"], strict=True):
             annotations.append(
                 {
@@ -47,7 +50,7 @@ def _coco_annotations(records: list[Record], classes: list[str]) -> list[dict[st
                     "image_id": image_id,
                     "category_id": classes.index(label) + 1,
                     "bbox": box,
-                    "area": round(area, 3),
+                    "area": area,
                     "iscrowd": int(ignore),
                 }
             )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from boxtune.data.records import Record
 from boxtune.families.family import Family
+from data_prep.pipeline.dataset_warnings import untrained_warnings
 from data_prep.tools.duplicates import duplicate_boxes, similar_images, similar_names
 from data_prep.tools.object_sizes import keeping_budget, shorter_sides, too_small
 
@@ -28,6 +29,7 @@ def find(
     records = [record for members in splits.values() for record in members]
     return [
         *_missing_objects(splits),
+        *[Finding("untrained class", f"{text}.", []) for text in untrained_warnings(splits, classes)],
         *_small_objects(records, family, max_pixels),
         *_duplicate_boxes(records),
         *_similar_images(splits, data_dir),

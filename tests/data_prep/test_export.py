@@ -15,6 +15,7 @@ from boxtune.data.images import load_image
 from boxtune.families import FAMILIES
 from boxtune.models.processors import set_pixel_budget
 from data_prep.__main__ import main as data_prep
+from data_prep.tools.export_detectors import coco_annotations
 from tests.helpers.collators import make_collator
 from tests.helpers.sources import make_image
 
@@ -71,6 +72,16 @@ def run(data, kind: str, *more, out=None):
 
 def lines(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_coco_annotations_are_not_rounded_and_have_the_stated_areas():
+    """27.24 and 148.64 − 121.4 are different floats, and an IoU threshold may lie between them."""
+    objects = {"bbox": [[539.09, 121.4, 543.09, 148.64], [0, 0, 10, 20]], "category": ["cup", "jar"]}
+    objects |= {"ignore": [False, True], "area": [77.7777, None]}
+    stated, own = coco_annotations([{"objects": objects}], ["jar", "cup"])
+    assert stated["bbox"] == [539.09, 121.4, 543.09 - 539.09, 148.64 - 121.4]
+    assert (stated["area"], stated["iscrowd"], stated["category_id"]) == (77.7777, 0, 2)
+    assert (own["area"], own["iscrowd"], own["category_id"]) == (200, 1, 1)
 
 
 @pytest.mark.parametrize("kind", ["coco", "yolo"])

@@ -3,13 +3,21 @@
 import json
 
 from boxtune.answers.predictions import make_prediction
+from boxtune.data.questions import turns_for
 
 CAT = '[{"bbox_2d": [56, 28, 112, 56], "label": "cat"}]'
 
 
 def cat_record(name="a", width=640, height=480):
     objects = {"bbox": [[128, 48, 256, 96]], "category": ["cat"], "ignore": [False]}
-    return {"id": name, "image": f"{name}.jpg", "width": width, "height": height, "objects": objects, "messages": []}
+    return {
+        "id": name,
+        "image": f"{name}.jpg",
+        "width": width,
+        "height": height,
+        "objects": objects,
+        "messages": turns_for(["cat"]),
+    }
 
 
 def cat_prediction(name="a", text=CAT, **changes):

@@ -86,7 +86,9 @@ def pycocotools_stats(
         for i, source in enumerate(sources):
             objects = source["objects"]
             for j, (x0, y0, x1, y1) in enumerate(objects["bbox"]):
-                box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "image_id": i + 1}
+                stated = objects["area"][j] if "area" in objects else None
+                area = (x1 - x0) * (y1 - y0) if stated is None else stated
+                box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": area, "image_id": i + 1}
                 yield {**box, "category_id": number[objects["category"][j]], **extra(objects, j)}
 
     def dataset(annotations: Iterator[dict]) -> COCO:

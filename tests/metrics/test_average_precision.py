@@ -51,6 +51,34 @@ def test_average_precision_equals_pycocotools(options, seed):
             assert precision[0, 0, i, 0, 2] == -1
 
 
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_stated_areas_decide_the_size_as_in_pycocotools(seed):
+    """Areas of masks, smaller than their boxes; some objects have none."""
+    records, predictions, classes = random_data(seed)
+    rng = np.random.default_rng(seed)
+    by_box = score(records, predictions, classes)
+    for record in records[:-5]:
+        areas = [(x1 - x0) * (y1 - y0) * rng.uniform(0.2, 1) for x0, y0, x1, y1 in record["objects"]["bbox"]]
+        record["objects"]["area"] = [None if rng.random() < 0.2 else area for area in areas]
+    metrics, (stats, _) = score(records, predictions, classes), pycocotools_stats(records, predictions, classes)
+    for name, expected in stats.items():
+        assert metrics[name] == pytest.approx(expected, abs=1e-9), name
+    assert metrics["AP"] == by_box["AP"]
+    assert all(metrics[f"AP_{size}"] != by_box[f"AP_{size}"] for size in ("small", "medium", "large"))
+
+
+@pytest.mark.parametrize(
+    ("area", "size"), [(None, "large"), (0, "small"), (1024, "small"), (1024.5, "medium"), (9217, "large")]
+)
+def test_an_object_has_the_size_of_its_stated_area(area, size):
+    """The box is 100 × 100. COCO's limits belong to both sizes."""
+    record, prediction = a_record(boxes=[[0, 0, 100, 100]]), a_prediction(boxes=[[0, 0, 100, 100]])
+    record["objects"]["area"] = [area]
+    metrics = score([record], [prediction], ["cat"])
+    assert metrics["AP"] == pytest.approx(1) and metrics[f"AP_{size}"] == pytest.approx(1)
+    assert pycocotools_stats([record], [prediction], ["cat"])[0][f"AP_{size}"] == pytest.approx(1)
+
+
 def test_interpolated_precision_counted_by_hand():
     """Three ground truth boxes; the predictions in order of their scores are a hit, a false positive and a hit."""
     record = a_record(boxes=[[0, 0, 40, 40], [100, 0, 140, 40], [200, 0, 240, 40]])

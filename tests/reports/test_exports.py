@@ -1,12 +1,16 @@
 """Exported predictions, read by the tools that they are for or by the rules of their formats."""
 
+import contextlib
 import csv
 import errno
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -14,9 +18,13 @@ import evaluate
 from boxtune.answers.predictions import make_prediction
 from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records, write_dataset
-from boxtune.reports.exports import check_exports, write_yolo
+from boxtune.data.record_checks import record_problems
+from boxtune.metrics.scoring import score
+from boxtune.reports.exports import check_exports, export_predictions, write_yolo
 from data_prep.__main__ import main as data_prep
+from data_prep.tools.export_detectors import coco_annotations
 from tests.helpers.records import make_record
+from tests.helpers.scoring import a_prediction
 
 CLASSES = ["cat", "dog", "owl"]
 
@@ -38,6 +46,10 @@ def scored(tmp_path_factory):
         record = make_record(name, str(folder / f"{i}.png"), 640, 480, objects, classes=CLASSES)
         if len(objects) > 3:
             record["objects"]["ignore"][0] = True
+        if i % 3:  # areas of masks, which decide the sizes in place of the boxes' areas
+            record["objects"]["area"] = [None, *draw.uniform(0, 15_000, max(len(objects) - 1, 0)).tolist()][
+                : len(objects)
+            ]
         records.append(record)
         labels = [label for _, label in objects] + ["unicorn"]
         found.append([10.0, 10.0, 60.0, 70.0])
@@ -73,12 +85,102 @@ def test_pycocotools_gives_the_coco_files_the_scores_of_evaluate(scored, tmp_pat
     evaluation.accumulate()
     evaluation.summarize()
     assert 0.1 < metrics["AP"] < 0.9, "neither perfect nor hopeless"
-    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-    ours = [-1 if metrics[name] is None else metrics[name] for name in names]
-    assert ours == pytest.approx(evaluation.stats[:6].tolist(), abs=1e-9)
+    assert our_ap(metrics) == pytest.approx(evaluation.stats[:6].tolist(), abs=1e-9)
     assert metrics["AR100"] == pytest.approx(evaluation.stats[8], abs=1e-9)
     error = capsys.readouterr().err
     assert f"{metrics['unknown_label_boxes']} boxes are left out" in error and "'unicorn'" in error
+
+
+def pycocotools_ap(records: list[dict], folder: Path) -> list[float]:
+    """AP, AP50, AP75 and AP by size by pycocotools, from the two exports, written as files."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt = COCO()
+        gt.dataset = json.loads(
+            json.dumps(
+                {
+                    "images": [{"id": number} for number in range(1, len(records) + 1)],
+                    "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)],
+                    "annotations": coco_annotations(records, CLASSES),
+                }
+            )
+        )
+        gt.createIndex()
+        evaluation = COCOeval(gt, gt.loadRes(str(folder / "coco_results.json")), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats[:6].tolist()
+
+
+def our_ap(metrics: dict) -> list[float]:
+    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+    return [-1 if metrics[name] is None else metrics[name] for name in names]
+
+
+def test_a_tie_at_an_iou_threshold_scores_the_same_in_pycocotools(tmp_path):
+    """The IoU is 0.6 but for rounding: 27.24 and 148.64 − 121.4 are different floats."""
+    record = make_record("a", "a.jpg", 1000, 1000, [([539.09, 121.4, 543.09, 148.64], "cat")])
+    prediction = a_prediction(boxes=[[540.09, 121.4, 544.09, 148.64]])
+    export_predictions(["coco"], tmp_path, [record], [prediction], CLASSES, "test")
+    metrics = score([record], [prediction], CLASSES)
+    assert metrics["AP"] == pytest.approx(0.3, abs=1e-9)
+    assert our_ap(metrics) == pytest.approx(pycocotools_ap([record], tmp_path), abs=1e-9)
+
+
+# A box that is moved by these fractions of its width has an IoU of 1, 0.5, 0.6, 0.75, 0.8, 0.9 or 0.95, but for rounding: it
+# ties with a threshold. The sides are close to COCO's sizes of 32² and 96².
+SHIFTS = st.sampled_from([0, 1 / 3, 1 / 4, 1 / 7, 1 / 9, 1 / 19, 1 / 39])
+PREDICTED = st.tuples(SHIFTS, st.sampled_from([0.1, 1 / 3, 0.9]))
+SIDES = st.sampled_from([4, 27.24, 32, 32.001, 95.9999, 96, 200 / 3])
+PLACES = st.one_of(st.integers(0, 99_999).map(lambda i: i / 100), st.floats(0, 999))
+AREAS = st.one_of(st.none(), st.sampled_from([0, 1024, 9216.5]), st.floats(0, 2e4))
+OBJECTS = st.tuples(
+    *(PLACES, PLACES, SIDES, SIDES, st.sampled_from(CLASSES), AREAS, st.sampled_from([False, False, True])),
+    st.lists(PREDICTED, max_size=2),
+)
+IMAGES = st.lists(OBJECTS, min_size=1, max_size=6)
+
+
+@given(images=st.lists(IMAGES, min_size=1, max_size=3), stray=st.tuples(PLACES, PLACES, SIDES, SIDES))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pycocotools_gives_the_exports_of_any_data_the_scores_of_metrics_json(tmp_path, images, stray):
+    records, predictions = [], []
+    for number, objects in enumerate(images):
+        columns, boxes, labels, scores = {"bbox": [], "category": [], "ignore": [], "area": []}, [], [], []
+        for x, y, width, height, label, area, ignored, predicted in objects:
+            row = [x, y, x + width, y + height], label, ignored, area
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+            for shift, confidence in predicted:
+                boxes.append([x + shift * width, y, x + shift * width + width, y + height])
+                labels.append(label)
+                scores.append(confidence)
+        records.append(make_record(str(number), "a.jpg", 2000, 2000, []) | {"objects": columns})
+        assert record_problems(records[-1]) == []
+        x, y, width, height = stray
+        boxes.append([x, y, x + width, y + height])
+        predictions.append(a_prediction(str(number), boxes, [*labels, "cat"], [*scores, 0.5]))
+    export_predictions(["coco"], tmp_path, records, predictions, CLASSES, "test")
+    metrics = score(records, predictions, CLASSES)
+    assert our_ap(metrics) == pytest.approx(pycocotools_ap(records, tmp_path), abs=1e-9)
+
+
+def test_results_without_detections_are_named_because_pycocotools_cannot_load_them(tmp_path):
+    record = make_record("a", "a.jpg", 100, 100, [([1, 2, 30, 40], "cat")])
+    gt = COCO()
+    gt.dataset = {"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": []}
+    gt.createIndex()
+    unknown = a_prediction(boxes=[[1, 2, 30, 40]], labels=["unicorn"])
+    for prediction, is_warned in ((a_prediction(), True), (unknown, True), (a_prediction(boxes=[[1, 2, 3, 4]]), False)):
+        messages = export_predictions(["coco"], tmp_path, [record], [prediction], CLASSES, "test")
+        assert any("holds no detections" in message and "loadRes" in message for message in messages) == is_warned
+        if is_warned:
+            assert (tmp_path / "coco_results.json").read_text() == "[]\n"
+            with pytest.raises(IndexError):
+                gt.loadRes(str(tmp_path / "coco_results.json"))
+    assert not any(
+        "detections" in m for m in export_predictions(["yolo"], tmp_path, [record], [a_prediction()], CLASSES, "test")
+    )
 
 
 def test_yolo_files_and_classes_have_the_names_of_the_dataset_export(scored, tmp_path):

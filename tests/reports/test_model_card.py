@@ -101,9 +101,11 @@ def test_a_fully_fine_tuned_model_is_not_called_merged(squares, tmp_path):
 
 def test_names_of_classes_are_shown_without_markdown(runs, tmp_path):
     folder = shutil.copytree(runs["qwen3_vl"] / "final", tmp_path / "final")
-    replace(Grounding.load(folder), classes=["<person>", "__cat__", "a`b"]).save(folder)
+    replace(Grounding.load(folder), classes=["<person>", "__cat__", "a`b"], irrelevant_answer="not here").save(folder)
     write_card(folder, "finder")
-    assert "detects `<person>`, `__cat__`, `` a`b `` in images" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "detects `<person>`, `__cat__`, `` a`b `` in images" in card
+    assert "the response `not here` means" in card
 
 
 def test_a_base_model_on_the_hub_is_named(runs, tmp_path):

@@ -74,16 +74,14 @@ def test_the_worst_half_and_a_fair_sample_are_shown_of_many(folder, three):
     assert "This page shows all 3 images." in html
     html, _ = write(folder, *three, limit=1)
     data = data_of(html)
-    assert [image.get("id") for image in data["images"]] == [
-        None,
-        "bad",
-        None,
-    ]  # the other images are counted, not shown
+    assert [image["id"] for image in data["images"]] == ["bad"]  # the other images are counted, not shown
+    assert [group[1:] for group in data["counts"]["groups"]] == [["background", 1], ["hit", 1]]  # all scores are equal
     assert "This page shows 1 of 3 images" in html
     assert len(images_of(html)) == 1
-    draws = [data_of(write(folder, *three, limit=2, seed=seed)[0])["random"] for seed in range(6)]
-    assert {sample[-1] for sample in draws} == {0, 2}  # images are drawn until one is new
-    assert {1 in sample for sample in draws} == {True, False}  # from all images, including the worst
+    pages = [data_of(write(folder, *three, limit=2, seed=seed)[0]) for seed in range(6)]
+    draws = [[page["images"][n]["id"] for n in page["random"]] for page in pages]
+    assert {sample[-1] for sample in draws} == {"good", "empty"}  # images are drawn until one is new
+    assert {"bad" in sample for sample in draws} == {True, False}  # from all images, including the worst
 
 
 def test_boxes_are_drawn_at_their_place_and_in_the_color_of_their_result(folder, three, browse):
