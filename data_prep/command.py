@@ -176,8 +176,14 @@ def _add_field_arguments(parser: argparse.ArgumentParser, format_name: str) -> N
     )
     parser.add_argument(
         "--bbox-format",
-        choices=["xyxy", "xywh", "cxcywh", "yxyx"],
-        help=_help_of("bbox_format", "format of the boxes", format_name),
+        metavar="FORMAT",
+        choices=[f"{layout}{unit}" for unit in ("", "1000") for layout in ("xyxy", "xywh", "cxcywh", "yxyx")],
+        help=_help_of(
+            "bbox_format",
+            "format of the boxes: xyxy, xywh, cxcywh or yxyx; with 1000 at its end, as in xyxy1000, boxes in thousandths "
+            "of the image",
+            format_name,
+        ),
     )
 
 
@@ -267,7 +273,8 @@ def _conversion_options(args: argparse.Namespace, out: Path, scratch: Path) -> O
         image_field=args.image_field,
         bbox_field=args.bbox_field,
         label_field=args.label_field,
-        bbox_format=args.bbox_format,
+        bbox_format=args.bbox_format and args.bbox_format.removesuffix("1000"),
+        thousandths=bool(args.bbox_format) and args.bbox_format.endswith("1000"),
         split_ratio=args.split_ratio,
         questions=args.questions,
         workers=args.workers,

@@ -26,8 +26,8 @@ def recognise(sample: Sample) -> str | None:
 
 
 def read(source: Path, options: Options) -> Source:
-    files, warnings = find_annotation_files(source, ["*.json"], options)
-    found = Source(Spool(options.scratch), layout="xyxy", fractions=True, warnings=warnings)
+    files, warnings, folder = find_annotation_files(source, ["*.json"], options)
+    found = Source(Spool(options.scratch), layout="xyxy", fractions=True, warnings=warnings, folder=folder)
     for file in files:
         _read_file(file, options, found)
     return found

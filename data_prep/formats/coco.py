@@ -1,8 +1,9 @@
 """COCO: one JSON file, or one for each split (annotations/instances_val2017.json, or
 train/_annotations.coco.json).
 
-If an object has no `bbox`, its box is the bounding box of its polygons. If an image has no
-`file_name`, its name is taken from the end of its `coco_url`, as in LVIS.
+If an object has no `bbox`, its box is the bounding box of its polygons. `area` is kept, because
+it decides AP by size. If an image has no `file_name`, its name is taken from the end of its
+`coco_url`, as in LVIS.
 """
 
 from collections.abc import Hashable
@@ -28,8 +29,10 @@ def recognise(sample: Sample) -> str | None:
 
 
 def read(source: Path, options: Options) -> Source:
-    files, warnings = find_annotation_files(source, ["instances_*.json", "_annotations.coco.json", "*.json"], options)
-    found = Source(Spool(options.scratch), layout="xywh", warnings=warnings)
+    files, warnings, folder = find_annotation_files(
+        source, ["instances_*.json", "_annotations.coco.json", "*.json"], options
+    )
+    found = Source(Spool(options.scratch), layout="xywh", warnings=warnings, folder=folder)
     for file in files:
         _read_file(file, options, found)
     return found
@@ -148,7 +151,8 @@ def _read_object(annotation: dict[str, Any], names: dict[Hashable, str]) -> Row:
     if not box_xywh and isinstance(annotation.get("segmentation"), list):
         box_xywh = _box_of_polygons(annotation["segmentation"])
     box_xywh = box_xywh if isinstance(box_xywh, list) else [box_xywh]
-    return Row(box_xywh, names[annotation["category_id"]], is_set(annotation.get("iscrowd")))
+    extra = {"area": annotation["area"]} if "area" in annotation else {}
+    return Row(box_xywh, names[annotation["category_id"]], is_set(annotation.get("iscrowd")), extra)
 
 
 def _box_of_polygons(polygons: list[Any]) -> list[Any]:

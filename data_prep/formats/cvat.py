@@ -28,8 +28,8 @@ def recognise(sample: Sample) -> str | None:
 
 
 def read(source: Path, options: Options) -> Source:
-    files, warnings = find_annotation_files(source, ["annotations.xml", "*.xml"], options)
-    found = Source(Spool(options.scratch), layout="xyxy", warnings=warnings)
+    files, warnings, folder = find_annotation_files(source, ["annotations.xml", "*.xml"], options)
+    found = Source(Spool(options.scratch), layout="xyxy", warnings=warnings, folder=folder)
     for file in files:
         tree = read_xml(file.path, "annotations")
         if isinstance(tree, Unreadable):

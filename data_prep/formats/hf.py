@@ -25,6 +25,7 @@ from data_prep.reading.values import stated_size
 
 # What `datasets` and Arrow raise on corrupt files.
 _CORRUPT = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+_SAVED = ("dataset_dict.json", "state.json")  # files that save_to_disk writes
 _PEEKED = 50  # rows that the fields are inferred from
 
 
@@ -42,7 +43,7 @@ def recognise(sample: Sample) -> str | None:
         return None
     if not sample.source.exists():
         return "an id of the Hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(sample.source)) else None
-    saved = [path for path in sample.files if path.name in {"dataset_dict.json", "state.json"}]
+    saved = [path for path in sample.files if path.name in _SAVED]
     return next((f"{path} is a table of `datasets`" for path in [*saved, *sample.of_kind(".parquet")]), None)
 
 
@@ -164,8 +165,9 @@ def _load(source: Path, cache: Path) -> Any:
 
     if not source.exists():
         return datasets.load_dataset(str(source))
-    if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
-        return datasets.load_from_disk(source)
+    names = [path for path in files_below(source) if path.name in _SAVED] if source.is_dir() else []
+    if names:  # the nearest one: the file of all splits is above those of each split
+        return datasets.load_from_disk(min(names, key=lambda path: len(path.parts)).parent)
     files = sorted(path for path in files_below(source) if path.suffix == ".parquet") if source.is_dir() else [source]
     if not files:
         raise UserError(f"{source} contains neither .parquet files nor a dataset saved with save_to_disk.")

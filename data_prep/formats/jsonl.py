@@ -27,8 +27,8 @@ def recognise(sample: Sample) -> str | None:
 
 
 def read(source: Path, options: Options) -> Source:
-    files, warnings = find_annotation_files(source, ["metadata.jsonl", "*.jsonl"], options)
-    found = Source(Spool(options.scratch), layout=options.bbox_format, fractions=None, warnings=warnings)
+    files, warnings, folder = find_annotation_files(source, ["metadata.jsonl", "*.jsonl"], options)
+    found = Source(Spool(options.scratch), layout=options.bbox_format, fractions=None, warnings=warnings, folder=folder)
     tables = [(file, _read_lines(file, found)) for file in files]
     rows = [row for _, lines in tables for _, row in lines]
     if found.errors:

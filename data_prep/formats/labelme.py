@@ -15,9 +15,9 @@ from typing import Any
 
 from boxtune.common.errors import UserError
 from boxtune.common.files import files_below
-from data_prep.reading.annotation_files import AnnotationFile, check_source_exists, is_output
+from data_prep.reading.annotation_files import AnnotationFile, check_source_exists, folder_of, is_output
 from data_prep.reading.embedded_images import image_suffix
-from data_prep.reading.image_finder import ImageFinder, image_finder_for
+from data_prep.reading.image_finder import ImageFinder, image_finder_for, list_unannotated_images
 from data_prep.reading.names import relative_name
 from data_prep.reading.shapes import are_numbers, box_of_ellipse, box_of_points
 from data_prep.reading.source import Item, Options, Row, Sample, Source
@@ -39,7 +39,8 @@ def read(source: Path, options: Options) -> Source:
     files = _find_files(source, options)
     found = Source(Spool(options.scratch), layout="xyxy")
     finders: dict[Path, ImageFinder] = {}
-    others = []
+    others: list[AnnotationFile] = []
+    folders: set[Path] = set()
     for file in files:
         try:
             data = read_json(file.path)
@@ -53,13 +54,17 @@ def read(source: Path, options: Options) -> Source:
             found.errors.append(f"{file}: {fault}")
             continue
         folder = file.path.parent
+        folders.add(folder)
         if folder not in finders:
             finders[folder] = image_finder_for(file, options)
         found.items.append(_read_item(file, data, finders[folder], options))
     if len(others) == len(files) and not found.errors:
         raise UserError(f"{source}: no .json file has `shapes`. labelme writes one file for each image.")
+    found.folder = folder_of((folder / "any" for folder in folders), source)
     if others:
         found.warnings.append(f"{len(others)} .json file(s) have no `shapes` and are left out, such as {others[0]}")
+    if source.is_dir():
+        list_unannotated_images(source, options, found)
     return found
 
 
@@ -120,12 +125,14 @@ def _name_of(path: Path, file: AnnotationFile) -> str:
 
 
 def _find_image(file: AnnotationFile, data: dict[str, Any], images: ImageFinder, options: Options) -> Path:
-    for name in (data.get("imagePath"), file.path.stem):
+    # Some files name themselves, such as the one in the tool's tutorial.
+    named = "" if str(data.get("imagePath")).lower().endswith(".json") else data.get("imagePath")
+    for name in (named, file.path.stem):
         if name and os.path.isfile(image_path := images.find(name)):
             return image_path
     if data.get("imageData"):
         return _write_embedded(_name_of(file.path.with_suffix(""), file), data["imageData"], options)
-    return images.find(data.get("imagePath") or file.path.stem)
+    return images.find(named or file.path.stem)
 
 
 def _write_embedded(name: str, text: str, options: Options) -> Path:

@@ -40,8 +40,8 @@ def recognise(sample: Sample) -> str | None:
 
 
 def read(source: Path, options: Options) -> Source:
-    files, warnings = find_annotation_files(source, ["*.json"], options)
-    found = Source(Spool(options.scratch), layout="xyxy", fractions=True, warnings=warnings)
+    files, warnings, folder = find_annotation_files(source, ["*.json"], options)
+    found = Source(Spool(options.scratch), layout="xyxy", fractions=True, warnings=warnings, folder=folder)
     controls: set[str] = set()
     for file in files:
         tasks = read_json(file.path)

@@ -34,8 +34,8 @@ def recognise(sample: Sample) -> str | None:
 
 
 def read(source: Path, options: Options) -> Source:
-    files, warnings = find_annotation_files(source, ["via_*.json", "via_*.csv", "*.json", "*.csv"], options)
-    found = Source(Spool(options.scratch), layout="xyxy", warnings=warnings)
+    files, warnings, folder = find_annotation_files(source, ["via_*.json", "via_*.csv", "*.json", "*.csv"], options)
+    found = Source(Spool(options.scratch), layout="xyxy", warnings=warnings, folder=folder)
     entries = [(file, _read_entries(file, found)) for file in files]
     label_field = _choose_attribute([entry for _, part in entries for entry in part], source, options.label_field)
     for file, part in entries:

@@ -12,16 +12,17 @@ from pathlib import Path
 
 from boxtune.common.errors import UserError
 from boxtune.common.files import files_below, is_image
-from data_prep.reading.annotation_files import AnnotationFile, check_source_exists
-from data_prep.reading.image_finder import ImageFinder, image_finder_for
-from data_prep.reading.names import relative_name, without_suffix
+from data_prep.reading.annotation_files import AnnotationFile, check_source_exists, folder_of, source_files
+from data_prep.reading.image_finder import ImageFinder, image_finder_for, list_unannotated_images
+from data_prep.reading.names import normal, relative_name, without_suffix
 from data_prep.reading.source import Item, Options, Row, Sample, Source, Unreadable, problem
 from data_prep.reading.split_names import ALIASES, split_of_folders
 from data_prep.reading.spool import Spool
-from data_prep.reading.text_files import read_text, read_xml
+from data_prep.reading.text_files import LABELME_XML_FAULT, LABELME_XML_TAGS, read_text, read_xml
 from data_prep.reading.values import is_set, number, stated_size
 
 _ANNOTATION_FOLDERS = {"annotations", "labels", "xml", "xmls"}
+_NEAR = 2  # so many folders below SOURCE, several folders of annotations are several datasets
 _SPLIT_OF_LIST = {word: split for split, words in ALIASES.items() for word in words}
 
 
@@ -43,33 +44,45 @@ def recognise(sample: Sample) -> str | None:
 def read(source: Path, options: Options) -> Source:
     check_source_exists(source)
     found = Source(Spool(options.scratch), layout="xyxy")
-    for devkit in _find_devkits(source):
+    devkits = _find_devkits(source, options)
+    if devkits[0].top == source:  # names are relative to SOURCE
+        found.folder = folder_of((path for devkit in devkits for path in _xml_files(devkit)), source)
+    for devkit in devkits:
         _read_devkit(devkit, options, found)
     if not len(found.items) and not found.errors:
         raise UserError(f"{source} contains no .xml file. VOC has one for each image.")
-    _warn_of_images_without_xml(found)
+    list_unannotated_images(source, options, found)
     return found
 
 
-def _find_devkits(source: Path) -> list[_Devkit]:
-    """One devkit, or one for each split that a folder above it is named after."""
+def _find_devkits(source: Path, options: Options) -> list[_Devkit]:
+    """One devkit, or one for each split that a folder above it is named after; at any depth."""
     if source.is_file():
         raise UserError(f"{source} is a file; VOC needs the folder that contains Annotations, or the .xml files.")
-    folders = [path for path in [source, *sorted(source.glob("*")), *sorted(source.glob("*/*"))] if path.is_dir()]
-    annotations = [path for path in folders if path.name.lower() in _ANNOTATION_FOLDERS and _has_xml(path)]
-    if not annotations:
+    files = [path for path in source_files(source, options) if _is_annotation(path)]
+    annotations = sorted({folder for path in files if (folder := _annotation_folder(path, source))})
+    splits = [split_of_folders(relative_name(path, source)) for path in annotations]
+    are_splits = None not in splits and len({*splits}) == len(splits)
+    is_near = any(len(path.relative_to(source).parts) <= _NEAR for path in annotations)
+    if not annotations or (len(annotations) > 1 and not are_splits and not is_near):
         return [_Devkit(root=source, annotations=source, top=source)]
     if len(annotations) == 1:
         return [_Devkit(annotations[0].parent, annotations[0], top=annotations[0])]
-    splits = [split_of_folders(relative_name(path, source)) for path in annotations]
-    if None in splits or len({*splits}) < len(splits):
+    if not are_splits:
         paths = [str(path.parent) for path in annotations]
         raise UserError(f"{source} contains several VOC datasets; pass one of them:", paths)
     return [_Devkit(path.parent, path, source, split) for path, split in zip(annotations, splits, strict=True)]
 
 
-def _has_xml(folder: Path) -> bool:
-    return any(map(_is_annotation, files_below(folder)))
+def _annotation_folder(path: Path, source: Path) -> Path | None:
+    """The highest folder above an XML file, in SOURCE or else SOURCE itself, that is called like a folder of annotations."""
+    folders = [folder for folder in path.parents if folder != source and folder.is_relative_to(source)]
+    named = (folder for folder in [*reversed(folders), source] if folder.name.lower() in _ANNOTATION_FOLDERS)
+    return next(named, None)
+
+
+def _xml_files(devkit: _Devkit) -> list[Path]:
+    return sorted(path for path in files_below(devkit.annotations) if _is_annotation(path))
 
 
 def _is_annotation(path: Path) -> bool:
@@ -78,7 +91,7 @@ def _is_annotation(path: Path) -> bool:
 
 def _read_devkit(devkit: _Devkit, options: Options, found: Source) -> None:
     """Adds the items of a devkit. Its image sets define their splits; without them, its own split applies."""
-    files = sorted(path for path in files_below(devkit.annotations) if _is_annotation(path))
+    files = _xml_files(devkit)
     ids = {path: relative_name(path.with_suffix(""), devkit.annotations) for path in files}
     splits = _read_image_sets(devkit.root, {*ids.values()}, found)
     finders: dict[Path, ImageFinder] = {}
@@ -99,10 +112,11 @@ def _read_devkit(devkit: _Devkit, options: Options, found: Source) -> None:
 def _read_image_sets(root: Path, ids: set[str], found: Source) -> dict[str, list[str]]:
     """{id: its splits}, empty if there are no lists."""
     folder = next((path for path in (root / "ImageSets" / "Main", root / "ImageSets") if path.is_dir()), None)
+    normalized = {normal(item_id): item_id for item_id in ids}
     lists = sorted(path for path in folder.glob("*.txt") if path.stem.lower() in _SPLIT_OF_LIST) if folder else []
     splits: dict[str, list[str]] = {}
     for path in lists:
-        names = [_listed_id(line.strip(), ids) for line in read_text(path).splitlines() if line.strip()]
+        names = [_listed_id(line.strip(), normalized) for line in read_text(path).splitlines() if line.strip()]
         split = _SPLIT_OF_LIST[path.stem.lower()]
         for name in dict.fromkeys(names):
             if name not in ids:
@@ -114,11 +128,11 @@ def _read_image_sets(root: Path, ids: set[str], found: Source) -> dict[str, list
     return splits
 
 
-def _listed_id(line: str, ids: set[str]) -> str:
-    """The id in a line of a list: the whole line or its first word, without the extension of an image."""
+def _listed_id(line: str, ids: dict[str, str]) -> str:
+    """The id, of {normalized id: id}, in a line of a list: the whole line or its first word, without an image's extension."""
     spellings = [line, line.split()[0]]
     spellings += [without_suffix(spelling) for spelling in spellings if is_image(Path(spelling))]
-    return next((spelling for spelling in spellings if spelling in ids), spellings[1])
+    return next((ids[normal(spelling)] for spelling in spellings if normal(spelling) in ids), spellings[1])
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
@@ -140,15 +154,6 @@ def _find_image(path: Path, filename: str, images: ImageFinder) -> Path:
     return image_path if os.path.isfile(image_path) or not filename else images.find(filename)
 
 
-def _warn_of_images_without_xml(found: Source) -> None:
-    used = {item.image_path for item in found.items}
-    folders = sorted({Path(path).parent for path in used if os.path.isfile(path)})
-    images = (path for folder in folders for path in sorted(folder.iterdir()) if is_image(path))
-    unused = [path for path in images if str(path) not in used]
-    if unused:
-        found.warnings.append(f"{len(unused)} image(s) have no .xml file and are left out, such as {unused[0]}")
-
-
 # ---- annotations -----------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +161,8 @@ def _read_item(path: Path, top: Path, images: ImageFinder) -> Item | Unreadable:
     tree = read_xml(path, "annotation")
     if isinstance(tree, Unreadable):
         return tree
+    if tree.find(".//bndbox") is None and any(tree.find(f".//{tag}") is not None for tag in LABELME_XML_TAGS):
+        return Unreadable(f"{path}: {LABELME_XML_FAULT}")
     image_path = _find_image(path, (tree.findtext("filename") or "").strip(), images)
     return Item(
         name=relative_name(path.with_name(path.stem + image_path.suffix), top),

@@ -15,9 +15,10 @@ from boxtune.common.errors import UserError
 from boxtune.common.files import is_image
 from data_prep.formats.yolo_images import Images, find_images
 from data_prep.formats.yolo_labels import LabelFiles, holds_rows, is_of_run, warn_of_runs
-from data_prep.formats.yolo_settings import NAME_FILES, Settings, name_files, read_settings, yaml_with_names
+from data_prep.formats.yolo_settings import NAME_FILES, Settings, files_with_names, read_settings, yaml_with_names
 from data_prep.reading.annotation_files import check_source_exists
-from data_prep.reading.names import relative_name
+from data_prep.reading.image_finder import list_images
+from data_prep.reading.names import normal, relative_name
 from data_prep.reading.source import Item, Options, Sample, Source
 from data_prep.reading.split_names import split_of_folders
 from data_prep.reading.spool import Spool
@@ -28,17 +29,18 @@ def recognise(sample: Sample) -> str | None:
     if path := yaml_with_names(sample):
         return f"{path} has names"
     labels = [path for path in sample.of_kind(".txt") if path.name not in NAME_FILES]
-    names = [path for path in sample.files if path in name_files(sample.source)]
-    if names and labels:
-        return f"{names[0]} contains class names, and {labels[0]} may be the labels of an image"
-    stems = {path.stem for path in sample.files if is_image(path)}
-    rows = (path for path in labels if path.stem in stems and holds_rows(path))
-    return next((f"{path} begins with a row of numbers, and there is an image of that name" for path in rows), None)
+    stems = {normal(path.stem) for path in sample.files if is_image(path)}
+    rows = (path for path in labels if normal(path.stem) in stems and holds_rows(path))
+    if path := next(rows, None):
+        return f"{path} begins with a row of numbers, and there is an image of that name"
+    names = files_with_names(sample.files)
+    path = next((path for path in labels if holds_rows(path)), None) if names else None
+    return f"{names[0]} contains class names, and {path} begins with a row of numbers" if path else None
 
 
 def read(source: Path, options: Options) -> Source:
     check_source_exists(source)
-    settings = read_settings(source)
+    settings = read_settings(source, options)
     found = Source(Spool(options.scratch), layout="cxcywh", fractions=True, classes=list(settings.names.values()))
     _check_class_count(settings, found)
     images = find_images(settings, options, found)
@@ -50,6 +52,8 @@ def read(source: Path, options: Options) -> Source:
     if not used:
         _raise_without_labels(images, labels)
     _warn_of_splits_without_labels(images, labels)
+    if images.declared:
+        _warn_of_undeclared_splits(images, labels)
     _add_missing_images(images, labels, used)
     return found
 
@@ -103,6 +107,25 @@ def _warn_of_splits_without_labels(images: Images, labels: LabelFiles) -> None:
         which = f"the {split} split" if split else "no split"
         labels.found.warnings.append(
             f"none of the {len(paths)} images of {which} has a label file, so all count as empty; looked for {candidates}"
+        )
+
+
+def _warn_of_undeclared_splits(images: Images, labels: LabelFiles) -> None:
+    """Warns of folders of labelled images that are named after a split that data.yaml does not name."""
+    settings, root = labels.settings, _image_root(labels)
+    declared = {image for image, _ in images.by_split}
+    undeclared: dict[str, list[Path]] = defaultdict(list)
+    for image in list_images(root, labels.options):
+        split = split_of_folders(relative_name(image, root))
+        if not split or split in images.declared or image.absolute() in declared or is_of_run(image, root):
+            continue
+        if labels.find(image):
+            undeclared[split].append(image)
+    for split, paths in undeclared.items():
+        folder = os.path.commonpath([path.parent for path in paths])
+        labels.found.warnings.append(
+            f"{settings.where} names no {split} split, so {len(paths)} labelled image(s) in {folder} are left out. To use them, "
+            f"add the line `{'val' if split == 'validation' else split}: {os.path.relpath(folder, settings.root)}`"
         )
 
 

@@ -20,10 +20,11 @@ _NOTHING = ("", "null", "~")
 @dataclass
 class Images:
     """`by_split` holds (image, split) pairs. `label_folders` is {folder that may contain label files: split}. The split is
-    None if data.yaml names none."""
+    None if data.yaml names none. `declared` are the splits that data.yaml names."""
 
     by_split: list[tuple[Path, str | None]] = field(default_factory=list)
     label_folders: dict[Path, str | None] = field(default_factory=dict)
+    declared: frozenset[str | None] = frozenset()
 
 
 def find_images(settings: Settings, options: Options, found: Source) -> Images:
@@ -43,7 +44,8 @@ def find_images(settings: Settings, options: Options, found: Source) -> Images:
                 declared_images.add(word, entry)
             else:
                 found.errors.append(f"{settings.where}: {word} must be a path or a list of paths")
-    return Images(list(dict.fromkeys(declared_images.by_split)), declared_images.label_folders)
+    splits = frozenset(split_of(word) for word, _ in declared)
+    return Images(list(dict.fromkeys(declared_images.by_split)), declared_images.label_folders, splits)
 
 
 def _images_of_folder(settings: Settings, options: Options, found: Source) -> Images:

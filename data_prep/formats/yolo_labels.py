@@ -9,6 +9,7 @@ from typing import Any
 from boxtune.common.files import files_below
 from data_prep.formats.yolo_settings import NAME_FILES, Settings
 from data_prep.reading.annotation_files import is_output
+from data_prep.reading.names import normal
 from data_prep.reading.source import Options, Row, Source
 from data_prep.reading.text_files import read_text
 from data_prep.reading.values import number
@@ -50,10 +51,21 @@ class LabelFiles:
         self.settings = settings
         self.options = options
         self.found = found
+        self._by_name: dict[Path, dict[str, Path]] = {}  # {folder: {normalized name: text file}}
 
     def find(self, image: Path) -> Path | None:
         """The label file of an image, or None."""
-        return next((path for path in self.candidates(image) if path.is_file()), None)
+        candidates = self.candidates(image)
+        return next((path for path in candidates if path.is_file()), None) or next(
+            (path for name in candidates if (path := self._spelled_otherwise(name))), None
+        )
+
+    def _spelled_otherwise(self, path: Path) -> Path | None:
+        """The file whose name differs from that of `path` by Unicode normalization only."""
+        if path.parent not in self._by_name:
+            files = path.parent.iterdir() if path.parent.is_dir() else ()
+            self._by_name[path.parent] = {normal(file.name): file for file in files if file.suffix == ".txt"}
+        return self._by_name[path.parent].get(normal(path.name))
 
     def candidates(self, image: Path) -> list[Path]:
         """The paths where the label file of an image may be."""

@@ -1,5 +1,6 @@
 """YOLO's data.yaml, or the file of class names in a folder without one."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 import yaml
 
 from boxtune.common.errors import UserError
-from data_prep.reading.source import Sample
+from data_prep.reading.annotation_files import source_files
+from data_prep.reading.source import Options, Sample
 from data_prep.reading.text_files import read_text
 from data_prep.reading.values import number
 
+_HAS_NAMES = re.compile(r"^names\s*:", re.M)
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
 
 
@@ -28,38 +31,47 @@ class Settings:
 
 def yaml_with_names(sample: Sample) -> Path | None:
     """The YAML file of a source that has class names, or None."""
-    for path in (*sample.of_kind(".yaml"), *sample.of_kind(".yml")):
-        if sample.source in (path, path.parent) and re.search(r"^names\s*:", path.read_text("utf-8", "replace"), re.M):
-            return path
-    return None
+    return next((path for path in sample.files if _is_yaml(path) and _has_names(path)), None)
 
 
-def name_files(root: Path) -> list[Path]:
-    """Where class names may be; LabelImg writes them into the folder of the labels."""
-    return [folder / name for folder in (root, root / "labels") for name in NAME_FILES]
+def files_with_names(files: list[Path]) -> list[Path]:
+    """The files of class names among `files`."""
+    return [path for path in files if path.name in NAME_FILES]
 
 
-def read_settings(source: Path) -> Settings:
-    """The settings of a source, which is data.yaml or a folder. Raises UserError if there are no class names."""
-    path = _find_yaml(source)
+def read_settings(source: Path, options: Options) -> Settings:
+    """The settings of a source, which is data.yaml or a folder, at any depth. Raises UserError if there are no class names."""
+    files = [source] if source.is_file() else source_files(source, options)
+    path = source if source.is_file() else _find_yaml(source, files)
     if path:
         values = _read_yaml(path)
         settings = Settings(path.parent, path, _names_of_yaml(path, values["names"]), values)
     else:
-        settings = Settings(source, source, _names_of_text(source))
+        root, names = _names_of_text(source, files_with_names(files))
+        settings = Settings(root, root, names)
     if not settings.names:
         raise UserError(f"{settings.where} contains no class name.")
     return settings
 
 
-def _find_yaml(source: Path) -> Path | None:
-    if source.is_file():
-        return source
-    files = sorted([*source.glob("*.yaml"), *source.glob("*.yml")])
-    preferred = [file for file in files if file.stem in {"data", "dataset"}]
-    if len(files) > 1 and len(preferred) != 1:
-        raise UserError(f"{source} contains several YAML files; pass one of them:", [str(file) for file in files])
-    return next(iter(preferred or files), None)
+def _is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in {".yaml", ".yml"}
+
+
+def _has_names(path: Path) -> bool:
+    return path.is_file() and _HAS_NAMES.search(path.read_text("utf-8", "replace")) is not None
+
+
+def _find_yaml(source: Path, files: list[Path]) -> Path | None:
+    """The YAML file in SOURCE; else the one with class names that is nearest to it."""
+    near = [path for path in files if path.parent == source and _is_yaml(path)]
+    if not near:
+        deeper = [path for path in files if _is_yaml(path) and _has_names(path)]
+        near = [path for path in deeper if len(path.parts) == len(deeper[0].parts)]
+    preferred = [path for path in near if path.stem in {"data", "dataset"}]
+    if len(near) > 1 and len(preferred) != 1:
+        raise UserError(f"{source} contains several YAML files; pass one of them:", [str(path) for path in near])
+    return next(iter(preferred or near), None)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -84,11 +96,26 @@ def _names_of_yaml(path: Path, names: list[Any] | dict[str, Any]) -> dict[int, s
     return dict(sorted(by_number))
 
 
-def _names_of_text(root: Path) -> dict[int, str]:
-    for path in name_files(root):
-        if path.is_file():
-            # A blank line between names counts, because labels count it; the empty name is reported later.
-            return dict(enumerate(line.strip() for line in read_text(path).rstrip().splitlines()))
-    raise UserError(
-        f"{root} contains no class names. Add data.yaml with `names: [...]`, or classes.txt with one name per line."
-    )
+def _names_of_text(source: Path, files: list[Path]) -> tuple[Path, dict[int, str]]:
+    """(the folder of the dataset, the names in the nearest file of class names). Files that are equally near must agree, such
+    as those that LabelImg writes into each folder of labels."""
+    if not files:
+        raise UserError(
+            f"{source} contains no class names. Add data.yaml with `names: [...]`, or classes.txt with one name per line."
+        )
+    of_folder: dict[Path, Path] = {}
+    for path in sorted(files, key=lambda path: NAME_FILES.index(path.name)):
+        of_folder.setdefault(path.parent, path)
+    roots = {folder: folder.parent if folder.name == "labels" and folder != source else folder for folder in of_folder}
+    nearest = min(len(root.parts) for root in roots.values())
+    chosen = sorted(folder for folder, root in roots.items() if len(root.parts) == nearest)
+    # A blank line between names counts, because labels count it; the empty name is reported later.
+    texts = {folder: [line.strip() for line in read_text(of_folder[folder]).rstrip().splitlines()] for folder in chosen}
+    first = texts[chosen[0]]
+    if any(names != first for names in texts.values()):
+        raise UserError(
+            f"{source} contains several files of class names that differ; pass the folder of one of them:",
+            [str(of_folder[folder]) for folder in chosen],
+        )
+    common = Path(os.path.commonpath([roots[folder] for folder in chosen]))
+    return (common.parent if common.name == "labels" and common != source else common), dict(enumerate(first))

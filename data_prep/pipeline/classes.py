@@ -29,6 +29,8 @@ def choose_classes(found: Source, categories: dict[str, str], options: Options) 
     first_id: dict[str, str] = {}
     for category, item_id in categories.items():
         first_id.setdefault(class_of(category, options), item_id)
+    if len(first_id) > 1:
+        first_id.pop("", None)  # objects without a class are dropped, unless all are: then --default-class is missing
     stated = [options.rename.get(name, name) for name in found.classes]
     present = list(dict.fromkeys([*stated, *sorted(first_id)]))
     names = options.classes or present
@@ -65,6 +67,8 @@ def keep_classes(
         row.category = class_of(row.category, options)
         if row.category in classes:
             kept.append(row)
+        elif not row.category:
+            problems.append(problem(item_id, "no_class", row.box, "object dropped"))
         else:
             problems.append(problem(item_id, "other_class", row.category, "object dropped"))
     return kept, problems

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from boxtune.common.errors import UserError
+from boxtune.common.problems import list_problems
 from boxtune.data.dataset import check_writable_target, write_dataset
 from boxtune.data.records import Record, answer_objects
 from data_prep.formats import FORMATS
@@ -19,6 +20,9 @@ from data_prep.pipeline.dataset_warnings import (
     empty_image_warnings,
     evaluation_warnings,
     problem_warnings,
+    rotation_line,
+    thousandths_warnings,
+    untrained_warnings,
 )
 from data_prep.pipeline.format_options import check_format_options
 from data_prep.pipeline.guess_convention import find_convention
@@ -57,11 +61,11 @@ def convert(format_name: str, source: Path, options: Options) -> None:
         source, [*found.errors, *inspection.name_errors, *class_errors], inspection, len(found.items), options
     )
 
-    convention = find_convention(found, inspection.images)
+    convention = find_convention(found, inspection.images, options)
     placed = _place_images(inspection, classes, convention, options)
     if not options.allow_bad_boxes:
         check_convention(placed.box_totals, convention, guessed=found.fractions is None)
-    split_by_id, split_warnings = divide(placed.image_totals.split_by_id, options.split_ratio)
+    split_by_id, split_warnings = divide(placed.image_totals.split_by_id, options.split_ratio, found.folder)
     splits = make_records(placed.images, split_by_id, classes, placed.image_totals.columns, options)
     source_warnings = [*found.warnings, *inspection.warnings]
     _check_training_objects(source, splits, classes, source_warnings)
@@ -75,11 +79,13 @@ def convert(format_name: str, source: Path, options: Options) -> None:
         *empty_image_warnings(placed.image_totals),
         *duplicate_warnings(split_by_id, placed.image_totals.digests),
         *class_warnings(classes, placed.image_totals.classes),
+        *untrained_warnings(splits, classes),
+        *thousandths_warnings(placed.box_totals),
         *problem_warnings(problems),
     ]
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print_summary(options.out, classes, splits, problems)
+    for line in list_problems(warnings, bullet="warning: "):
+        print(line, file=sys.stderr)
+    print_summary(options.out, classes, splits, problems, rotation_line(placed.image_totals))
 
 
 def _check_places(source: Path, options: Options) -> None:
@@ -131,7 +137,7 @@ def _place_images(inspection: Inspection, classes: list[str], convention: Conven
         placed.images.append(image)
         placed.problems.extend([*class_problems, *image.problems])
         placed.image_totals.add(image)
-        placed.box_totals.add(image, convention.fractions)
+        placed.box_totals.add(image, convention)
     return placed
 
 

@@ -13,13 +13,14 @@ from data_prep.pipeline.layouts import (
     BBOX_FORMAT_OPTION,
     LAYOUTS,
     MAX_FRACTION,
+    THOUSAND,
     Convention,
     as_array,
     implausible,
 )
 from data_prep.pipeline.orientation import annotated_size
 from data_prep.reading.shapes import are_numbers
-from data_prep.reading.source import Source
+from data_prep.reading.source import Options, Source
 
 # Nobody writes y first in pixels, but TensorFlow does in fractions. Fractions do not reveal an image's width and height, so
 # such boxes are just as plausible with x first, and the user has to decide.
@@ -39,11 +40,22 @@ class _ImageBoxes(NamedTuple):
     size: tuple[int, int]
 
 
-def find_convention(found: Source, images: Iterable[Inspected]) -> Convention:
-    """The convention that the source states. If it states no unit, the one that fits its boxes, which is printed.
+def find_convention(found: Source, images: Iterable[Inspected], options: Options) -> Convention:
+    """The convention that the source or the user states. If neither does, the one that fits the boxes, which is printed.
 
     `images` can be iterated several times. Raises UserError with three examples if no layout fits, or several do.
     """
+    if (
+        found.fractions is not None
+        and options.bbox_format
+        and (options.bbox_format, True) != (found.layout, options.thousandths)
+    ):
+        raise UserError(
+            f"--bbox-format {options.bbox_format}: the boxes of this source are {found.layout} by definition. Only their unit "
+            f"can be stated: --bbox-format {found.layout}1000 for thousandths of the image."
+        )
+    if options.thousandths:
+        return Convention(found.layout or _DEFAULT_LAYOUT, fractions=True, whole=THOUSAND)
     if found.fractions is not None:
         return Convention(found.layout or _DEFAULT_LAYOUT, found.fractions)
     fractions, total = _guess_fractions(images)

@@ -21,7 +21,8 @@ _COORDINATE_NAMES = {
     "cxcywh": "cx cy width height",
 }
 # How the user can state the layout.
-BBOX_FORMAT_OPTION = f"--bbox-format {{{','.join(LAYOUTS)}}}"
+BBOX_FORMAT_OPTION = f"--bbox-format {{{','.join(LAYOUTS)}}}, with 1000 at its end for thousandths"
+THOUSAND = 1000
 
 # Rounding can push fractions slightly above 1.
 MAX_FRACTION = 1.02
@@ -30,13 +31,16 @@ _MARGIN = 0.02
 
 
 class Convention(NamedTuple):
-    """How a source writes boxes: `layout` is a key of LAYOUTS, `fractions` means 0 to 1 instead of pixels."""
+    """How a source writes boxes: `layout` is a key of LAYOUTS, `fractions` means 0 to `whole` (1, or 1000 for thousandths)
+    instead of pixels."""
 
     layout: str
     fractions: bool
+    whole: int = 1
 
     def __str__(self) -> str:
-        return f"{_COORDINATE_NAMES[self.layout]} in {'fractions of the image' if self.fractions else 'pixels'}"
+        unit = "thousandths" if self.whole == THOUSAND else "fractions"
+        return f"{_COORDINATE_NAMES[self.layout]} in {f'{unit} of the image' if self.fractions else 'pixels'}"
 
 
 def implausible(boxes_xyxy: np.ndarray, size: tuple[int, int]) -> np.ndarray:

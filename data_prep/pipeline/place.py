@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from boxtune.data.image_checks import ImageFacts
+from boxtune.data.record_checks import is_area
 from data_prep.pipeline.inspect_images import Inspected
 from data_prep.pipeline.layouts import LAYOUTS, MAX_FRACTION, Convention, as_array, implausible
 from data_prep.pipeline.orientation import annotated_size, to_upright
@@ -26,13 +27,15 @@ class BoxCounts:
     """What one image says about the box convention, counted over its boxes of four numbers.
 
     checked: all of them. within_unit: boxes in pixels with no coordinate above 1. beyond_unit: boxes in fractions with a
-    number above 1. largest: the greatest coordinate in pixels. implausible: descriptions of the implausible boxes.
+    number above 1. largest: the greatest coordinate in pixels. turned: boxes that were turned with their image. implausible:
+    descriptions of the implausible boxes.
     """
 
     checked: int = 0
     within_unit: int = 0
     beyond_unit: int = 0
     largest: float = 0
+    turned: int = 0
     implausible: list[str] = field(default_factory=list)
 
 
@@ -69,15 +72,24 @@ def place_objects(image: Inspected, rows: list[Row], convention: Convention) -> 
     placed.problems += _size_problems(image, convention)
     for row, upright in zip(rows, _upright_boxes(rows, item, facts, convention), strict=True):
         if upright:
-            _count_box(placed, row, upright, convention)
+            _count_box(placed, row, upright, convention, annotated_size(item, facts) != facts.upright)
         box_xyxy = _clip(upright.box_xyxy, facts.upright) if upright else None
         if not upright or not box_xyxy:
             placed.problems.append(problem(image.id, "bad_box", row.box, "object dropped"))
             continue
         if box_xyxy != [_rounded(value) for value in upright.box_xyxy]:
             placed.problems.append(problem(image.id, "clipped", row.box, f"clipped to {box_xyxy}"))
-        placed.objects.append(PlacedObject(box_xyxy, row.category, row.ignore, row.extra))
+        placed.objects.append(PlacedObject(box_xyxy, row.category, row.ignore, _extra(row, convention)))
     return placed
+
+
+def _extra(row: Row, convention: Convention) -> dict[str, Any]:
+    """What the source states beyond box and class. `area` decides AP by size, so a value that is no number of square pixels
+    is kept as `source_area`."""
+    area = row.extra.get("area")
+    if area is None or (is_area(area) and not convention.fractions):
+        return row.extra
+    return {("source_area" if key == "area" else key): value for key, value in row.extra.items()}
 
 
 def _size_problems(image: Inspected, convention: Convention) -> list[dict[str, Any]]:
@@ -96,7 +108,7 @@ def _upright_boxes(rows: list[Row], item: Item, facts: ImageFacts, convention: C
     numeric = [are_numbers(row.box, 4) for row in rows]
     boxes = as_array([row.box for row, is_numeric in zip(rows, numeric, strict=True) if is_numeric])
     width, height = annotated_size(item, facts)
-    scale = (width, height) * 2 if convention.fractions else (1, 1, 1, 1)
+    scale = [side / convention.whole for side in (width, height) * 2] if convention.fractions else [1, 1, 1, 1]
     upright = (LAYOUTS[convention.layout](boxes) * scale).tolist()
     if (width, height) != facts.upright:
         upright = [to_upright(box, (width, height), facts.orientation) for box in upright]
@@ -105,11 +117,12 @@ def _upright_boxes(rows: list[Row], item: Item, facts: ImageFacts, convention: C
     return [next(results) if is_numeric else None for is_numeric in numeric]
 
 
-def _count_box(placed: PlacedImage, row: Row, upright: _UprightBox, convention: Convention) -> None:
+def _count_box(placed: PlacedImage, row: Row, upright: _UprightBox, convention: Convention, is_turned: bool) -> None:
     counts = placed.counts
     counts.checked += 1
+    counts.turned += is_turned
     if convention.fractions:
-        counts.beyond_unit += max(row.box) > MAX_FRACTION
+        counts.beyond_unit += max(row.box) > MAX_FRACTION * convention.whole
     else:
         counts.within_unit += max(upright.box_xyxy) <= 1
     counts.largest = max(counts.largest, *upright.box_xyxy)

@@ -2,7 +2,6 @@
 the data.
 """
 
-import csv
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -11,13 +10,15 @@ from pathlib import Path
 from types import ModuleType
 
 from boxtune.common.errors import UserError
-from boxtune.common.files import files_below, is_image
+from boxtune.common.files import compression_problem, files_below, is_image
 from data_prep.reading.annotation_files import is_output
-from data_prep.reading.csv_files import delimiter_of
+from data_prep.reading.csv_files import first_cells
 from data_prep.reading.source import Options, Sample
+from data_prep.reading.text_files import LABELME_XML, LABELME_XML_FAULT, LABELME_XML_TAGS, encoding_fault
 
 _MAX_FILES = 20_000  # listed in total
 _MAX_OPENED = 5  # of each kind
+_TEXTS = (".json", ".csv", ".xml", ".yaml", ".yml", ".txt")
 _MAX_NAMES = 20  # shown if a path does not exist
 
 
@@ -27,6 +28,8 @@ def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]], options:
     `formats` is {name: (module, description)}. Raises UserError if no format fits, or several do.
     """
     _check_typing_error(source)
+    if source.is_file() and (problem := compression_problem(source)):
+        raise UserError(problem)
     sample = _sample(source, options)
     reasons = {name: reason for name, (module, _) in formats.items() if (reason := module.recognise(sample))}
     if len(reasons) == 1:
@@ -46,6 +49,8 @@ def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]], options:
         )
     if not sample.files:
         raise UserError(f"{source} contains no files. (Hidden files and the output folder do not count.)")
+    if sample.faults:
+        raise UserError(f"The format of {source} was not recognized. These files cannot be read:", sample.faults)
     raise UserError(
         f"The format of {source} was not recognized. It contains {sample.describe()}. Name the format, for example: "
         f"python -m data_prep {next(iter(formats))} …. The formats are:",
@@ -72,14 +77,29 @@ def _sample(source: Path, options: Options) -> Sample:
     files = [source] if source.is_file() else list(islice(files_below(source), _MAX_FILES))
     files = [path for path in files if not path.name.startswith(".") and not is_output(path, options)]
     sample = Sample(source, files)
+    for suffix in _TEXTS:
+        faults = map(_text_fault, sample.of_kind(suffix)[:_MAX_OPENED])
+        sample.faults += [fault for fault in faults if fault]
     sample.documents = [(path, _json(path)) for path in sample.of_kind(".json")[:_MAX_OPENED]]
     sample.xml_roots = [(path, _xml_root(path)) for path in sample.of_kind(".xml")[:_MAX_OPENED]]
-    sample.csv_heads = [(path, _csv_head(path)) for path in sample.of_kind(".csv")[:_MAX_OPENED]]
+    sample.csv_heads = [(path, first_cells(path)) for path in sample.of_kind(".csv")[:_MAX_OPENED]]
     return sample
 
 
 # Files that are corrupt, or not what their extension says, contribute nothing that a format could recognize. The reader
 # of the chosen format reports them.
+
+
+def _text_fault(path: Path) -> str | None:
+    """Why a file of annotations cannot be read although its format may be known; None if it can."""
+    try:
+        if path.suffix.lower() != ".xml":
+            return encoding_fault(path)
+        if _xml_root(path) == LABELME_XML:
+            return f"{path}: {LABELME_XML_FAULT}"
+        return None if _xml_root(path) else encoding_fault(path)
+    except OSError:
+        return None
 
 
 def _json(path: Path) -> object | None:
@@ -91,17 +111,15 @@ def _json(path: Path) -> object | None:
 
 
 def _xml_root(path: Path) -> str | None:
+    """The tag of the root; LABELME_XML for that tool's files, whose root is called like that of VOC."""
+    root = None
     try:
-        _, root = next(ElementTree.iterparse(path, events=["start"]))
-    except (OSError, ElementTree.ParseError, LookupError, ValueError, StopIteration):
-        return None
-    return str(root.tag)
-
-
-def _csv_head(path: Path) -> list[str]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as text:
-            first = text.readline()
-        return next(csv.reader([first], delimiter=delimiter_of(first)), [])
-    except (OSError, ValueError, csv.Error):
-        return []
+        for _, node in ElementTree.iterparse(path, events=["start"]):
+            root = root or str(node.tag)
+            if root != "annotation" or node.tag == "bndbox":
+                return root
+            if node.tag in LABELME_XML_TAGS:
+                return LABELME_XML
+    except (OSError, ElementTree.ParseError, LookupError, ValueError):
+        return root
+    return root

@@ -66,10 +66,13 @@ def _divide_by_folders(entries: list[Entry]) -> tuple[list[Entry], list[str]]:
     return divided, [f"splits were taken from the names of the image folders ({listed}); --split-ratio overrides them"]
 
 
-def divide(split_by_id: dict[str, str | None], ratio: list[float] | None) -> tuple[dict[str, str], list[str]]:
+def divide(
+    split_by_id: dict[str, str | None], ratio: list[float] | None, folder: str = ""
+) -> tuple[dict[str, str], list[str]]:
     """({id: split}, warnings): the source's own division if it has at least two splits, else by hash of the id.
 
-    With a `ratio` (--split-ratio) always by hash.
+    With a `ratio` (--split-ratio) always by hash. `folder` (see `Source`) is not hashed, so that SOURCE may be a folder above
+    the dataset.
     """
     own = {item_id: split for item_id, split in split_by_id.items() if split}
     own_splits = sorted(set(own.values()))
@@ -82,18 +85,18 @@ def divide(split_by_id: dict[str, str | None], ratio: list[float] | None) -> tup
     elif own_splits:
         warnings.append(f"--split-ratio overrides the source's own splits ({', '.join(own_splits)})")
     ratio = ratio or DEFAULT_RATIO
-    divided = _divide_by_hash(list(split_by_id), ratio)
+    divided = _divide_by_hash({item_id: fraction_of(item_id.removeprefix(folder)) for item_id in split_by_id}, ratio)
     wanted = [split for split, share in zip(SPLITS, ratio, strict=True) if share]
     empty = [split for split in wanted if split not in divided.values()]
     return divided, warnings + [f"too few images for a {split} split" for split in empty]
 
 
-def _divide_by_hash(ids: list[str], ratio: list[float]) -> dict[str, str]:
-    """{id: split}, in the order of the hashes. Each split depends on the id alone, except that a split which would stay
-    empty takes an image from the largest one."""
+def _divide_by_hash(fractions: dict[str, float], ratio: list[float]) -> dict[str, str]:
+    """{id: split}, in the order of the `fractions`, {id: its hash}. Each split depends on the id alone, except that a split
+    which would stay empty takes an image from the largest one."""
     bounds = _hash_ranges(ratio)
-    by_hash = sorted(ids, key=fraction_of)
-    divided = {item_id: _split_at(fraction_of(item_id), bounds) for item_id in by_hash}
+    by_hash = sorted(fractions, key=fractions.__getitem__)
+    divided = {item_id: _split_at(fractions[item_id], bounds) for item_id in by_hash}
     for split in bounds:
         counts = Counter(divided.values())
         largest = max(SPLITS, key=counts.__getitem__)

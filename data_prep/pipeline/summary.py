@@ -39,9 +39,14 @@ class _SplitCounts:
 
 
 def print_summary(
-    out: Path, classes: list[str], splits: Mapping[str, Iterable[Record]], problems: Iterable[dict[str, Any]]
+    out: Path,
+    classes: list[str],
+    splits: Mapping[str, Iterable[Record]],
+    problems: Iterable[dict[str, Any]],
+    further: Iterable[str] = (),
 ) -> None:
-    """Print images and objects per split, objects per class, box sizes, and how many problems there are of each kind."""
+    """Print images and objects per split, objects per class, box sizes, the `further` lines, and how many problems there are
+    of each kind."""
     counts = {split: _SplitCounts() for split in splits}
     for split, records in splits.items():
         for record in records:
@@ -50,6 +55,8 @@ def print_summary(
     console.print(_images_table(counts))
     console.print(_classes_table(classes, counts))
     console.print(f"box sizes: {_box_sizes([*counts.values()])}", soft_wrap=True)
+    for line in further:
+        console.print(line, soft_wrap=True)
     console.print(f"problems: {_problem_kinds(problems)}", soft_wrap=True)
     console.print(f"written to {out}", markup=False, soft_wrap=True)
 

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from boxtune.common.files import IMAGE_SUFFIXES, files_below, is_image
 from data_prep.reading.annotation_files import AnnotationFile, is_output
-from data_prep.reading.names import is_absolute, relative_name, safe_name, tails
-from data_prep.reading.source import Options
+from data_prep.reading.names import is_absolute, normal, relative_name, safe_name, tails, without_suffix
+from data_prep.reading.source import Options, Source, problem
 from data_prep.reading.split_names import ALIASES, split_of
 
 
@@ -20,9 +20,11 @@ class ImageFinder:
         self.folders = folders
         self.named_by_user = named_by_user
         self._by_stem: dict[Path, dict[str, list[Path]]] = {}
+        self._folders: dict[Path, Path] = {}
 
     def find(self, name: str) -> Path:
-        """The image of that name; else the only image with the same stem, ignoring case; else a path that does not exist."""
+        """The image of that name; else the only image with the same stem, ignoring case and Unicode normalization; else a path
+        that does not exist."""
         name = name.replace("\\", "/")
         for path in self._candidates(name):
             if os.path.isfile(path):
@@ -37,18 +39,29 @@ class ImageFinder:
         return (folder / spelling for spelling in spellings for folder in self.folders)
 
     def _match_stem(self, path: Path) -> Path | None:
-        if path.parent not in self._by_stem:
-            self._by_stem[path.parent] = _images_by_stem(path.parent)
+        folder = self._folder(path.parent)
+        if folder not in self._by_stem:
+            self._by_stem[folder] = _images_by_stem(folder)
         stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
-        matches = self._by_stem[path.parent].get(stem.lower(), [])
-        return matches[0] if len(matches) == 1 else None
+        matches = self._by_stem[folder].get(normal(stem).lower(), [])
+        same_name = [match for match in matches if normal(match.name) == normal(path.name)]
+        return next((found[0] for found in (matches, same_name) if len(found) == 1), None)
+
+    def _folder(self, folder: Path) -> Path:
+        """The folder, or the one whose path differs from it by Unicode normalization only."""
+        if folder not in self._folders:
+            self._folders[folder] = folder
+            if not folder.is_dir() and folder.parent != folder and (above := self._folder(folder.parent)).is_dir():
+                same = (path for path in above.iterdir() if normal(path.name) == normal(folder.name) and path.is_dir())
+                self._folders[folder] = next(same, folder)
+        return self._folders[folder]
 
 
 def _images_by_stem(folder: Path) -> dict[str, list[Path]]:
     stems: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()) if os.path.isdir(folder) else []:
         if file.suffix.lower() in IMAGE_SUFFIXES:
-            stems.setdefault(file.stem.lower(), []).append(file)
+            stems.setdefault(normal(file.stem).lower(), []).append(file)
     return stems
 
 
@@ -66,7 +79,7 @@ def _image_folders(file: AnnotationFile, options: Options) -> list[Path]:
     words += ALIASES[split] if split else ()
     roots = _image_roots(file, options)
     own = [root / place for root in roots for word in words for place in (word, f"images/{word}", f"{word}/images")]
-    common = [root / place for root in roots for place in ("", "images", "JPEGImages")]
+    common = [root / place for root in roots for place in ("", "images", "JPEGImages", "data")]
     return [path for path in dict.fromkeys(own + common) if path.is_dir()]
 
 
@@ -74,18 +87,34 @@ def _image_roots(file: AnnotationFile, options: Options) -> list[Path]:
     """The folders in or below which the images may be."""
     folder, source = file.path.parent, file.source
     if options.images:
-        below = folder.relative_to(source) if source.is_dir() else ""
-        return [options.images / below, options.images]
-    roots = [folder, source if source.is_dir() else folder]
+        below = folder.relative_to(source).as_posix() if source.is_dir() else ""
+        return [*(options.images / tail for tail in tails(below)), options.images]
+    above = [parent for parent in folder.parents if source.is_dir() and parent.is_relative_to(source)]
+    roots = [folder, *above]
     return [*roots, folder.parent] if folder.name.lower() in {"annotations", "labels"} else roots
 
 
 def image_name(named: str, image_path: Path, file: AnnotationFile) -> str:
     """The name of an image's item: the name in the annotations, with the extension of the image that was found. If the
-    annotation file is in a subfolder of SOURCE and the image is in or below that subfolder: the path relative to SOURCE."""
+    annotation file is in a subfolder of SOURCE and the image is in or below that subfolder: the path relative to SOURCE, or,
+    if there is no other annotation file, the same name after the subfolder."""
+    name = safe_name(str(PurePosixPath(named.replace("\\", "/")).parent / image_path.name))
     if file.source.is_dir() and file.path.parent != file.source and image_path.is_relative_to(file.path.parent):
-        return relative_name(image_path, file.source)
-    return safe_name(str(PurePosixPath(named.replace("\\", "/")).parent / image_path.name))
+        folder = relative_name(file.path.parent, file.source)
+        return f"{folder}/{name}" if file.is_only else relative_name(image_path, file.source)
+    return name
+
+
+def list_unannotated_images(source: Path, options: Options, found: Source) -> None:
+    """Adds a problem for each image without an annotation file of its own, in the folders of the images that have one."""
+    used = {os.path.abspath(item.image_path) for item in found.items}
+    listed = {PurePosixPath(entry["id"]).name for entry in found.problems}
+    folders = {Path(path).parent for path in used if os.path.isfile(path)}
+    for folder in sorted(folder for folder in folders if not folder.is_relative_to(options.scratch)):
+        for path in sorted(path for path in folder.iterdir() if is_image(path) and str(path) not in used):
+            if path.stem not in listed:
+                name = without_suffix(relative_name(path, options.images or source))
+                found.problems.append(problem(name, "no_annotation", path.name, "image left out"))
 
 
 def list_images(folder: Path, options: Options) -> list[Path]:

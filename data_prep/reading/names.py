@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 
@@ -14,6 +15,11 @@ def safe_name(name: str) -> str:
 def relative_name(path: Path, folder: Path) -> str:
     """The path relative to a folder, made safe by `safe_name`."""
     return safe_name(os.path.relpath(path, folder))
+
+
+def normal(name: str) -> str:
+    """The name in Unicode's composed form (NFC). macOS writes `é` as two characters; other systems mostly as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def without_suffix(name: str) -> str:

@@ -61,13 +61,15 @@ class Source:
     `layout` is a key of LAYOUTS in pipeline/layouts.py. `fractions`: boxes are in fractions of the image's size, 0 to 1. If
     `fractions` is None, the pipeline infers it from the boxes, and also `layout` if that is None.
 
-    `classes` has the source's order and is empty if the source lists none. `errors` abort the run, together with those of
-    the images. `warnings` are printed. `problems` are written to problems.jsonl.
+    `folder` is the folder of the annotations relative to SOURCE, "" or with a slash at its end: it is not part of what the
+    splits are drawn by. `classes` has the source's order and is empty if the source lists none. `errors` abort the run,
+    together with those of the images. `warnings` are printed. `problems` are written to problems.jsonl.
     """
 
     items: Spool[Item]
     layout: str | None
     fractions: bool | None = False
+    folder: str = ""
     classes: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -89,6 +91,7 @@ class Options:
     bbox_field: str | None = None
     label_field: str | None = None
     bbox_format: str | None = None
+    thousandths: bool = False
     split_ratio: list[float] | None = None
     questions: str = "all"
     workers: int = 1
@@ -107,6 +110,7 @@ class Sample:
     documents: list[tuple[Path, object]] = field(default_factory=list)  # values of .json files
     xml_roots: list[tuple[Path, str | None]] = field(default_factory=list)  # root tags of .xml files
     csv_heads: list[tuple[Path, list[str]]] = field(default_factory=list)  # cells of the first row of .csv files
+    faults: list[str] = field(default_factory=list)  # why files cannot be read that may be the annotations
 
     def of_kind(self, suffix: str) -> list[Path]:
         """The files with a suffix, which is given in lower case."""

@@ -1,19 +1,75 @@
 """Text, JSON and XML files of a source."""
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from boxtune.common.errors import UserError
+from boxtune.common.files import check_is_text, compression_problem
 from data_prep.reading.source import Unreadable
+
+# XML of the LabelMe web tool: a root like VOC's, but objects have polygons.
+LABELME_XML = "annotation of LabelMe"
+LABELME_XML_TAGS = ("polygon", "sourceAnnotation")
+LABELME_XML_FAULT = (
+    "XML of the LabelMe web tool, not VOC: its objects have polygons instead of bndbox. Convert it first, for example with "
+    "datumaro: datum convert -if label_me -f coco"
+)
+_HEAD = 4096  # bytes in which a file of two-byte characters shows itself
 
 
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte order mark. Raises UserError if it is not UTF-8."""
+    check_is_text(path)
+    if fault := encoding_fault(path):
+        raise UserError(fault)
+    return path.read_text(encoding="utf-8-sig")
+
+
+def encoding_fault(path: Path) -> str | None:
+    """Why a file is not UTF-8 text, with the encoding that it probably has; None if it is."""
+    if problem := compression_problem(path):
+        return problem
+    content = path.read_bytes()
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content.decode("utf-8")
+        if not content.startswith(b"\0") and b"\0" not in content[:_HEAD]:
+            return None
+        line = 1
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error}). Save the file as UTF-8.") from None
+        line = content.count(b"\n", 0, error.start) + 1
+    encoding = _guess_encoding(content)
+    known = f"it looks like {encoding}" if encoding else "its encoding is unknown"
+    command = f", for example: iconv -f {encoding or 'ENCODING'} -t UTF-8 {path.name} > new{path.suffix}"
+    return f"{path}: not UTF-8 text (line {line}); {known}. Save the file as UTF-8{command}"
+
+
+def _guess_encoding(content: bytes) -> str | None:
+    """A name that Python and iconv know; None if the bytes are no text in a usual encoding."""
+    if content.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    if b"\0" in content[:_HEAD]:
+        return {0: "UTF-16LE", 1: "UTF-16BE"}.get(content.find(b"\0") % 2 ^ 1) if content.isascii() else None
+    return next((name for name in ("GBK", "CP1252") if _fits(content, name)), None)
+
+
+def _fits(content: bytes, encoding: str) -> bool:
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    if encoding != "GBK":
+        return True
+    # Accented letters of Western text, too, can be read as GBK. They stand beside other letters, and rarely make up the
+    # characters of GB 2312, which nearly all Chinese text consists of.
+    wide = [character for character in text if not character.isascii()]
+    common = sum(bool(character.encode("gb2312", "ignore")) for character in wide)
+    runs = re.findall(rb"[A-Za-z]?[\x80-\xff]+[A-Za-z]?", content)
+    beside_letters = sum(run[0] < 0x80 or run[-1] < 0x80 for run in runs)
+    return common >= 0.9 * len(wide) and beside_letters <= len(runs) / 2
 
 
 def read_json(path: Path) -> object:
@@ -35,11 +91,13 @@ def parse_json(text: str) -> object | Unreadable:
 
 def read_xml(path: Path, root: str) -> ElementTree.Element | Unreadable:
     """The root element of an XML file, which must have the tag `root`."""
+    if problem := compression_problem(path):
+        return Unreadable(problem)
     try:
         tree = ElementTree.parse(path).getroot()
     # LookupError and ValueError: encodings that the XML parser does not know.
     except (ElementTree.ParseError, LookupError, ValueError) as error:
-        return Unreadable(f"{path}: not XML: {error}")
+        return Unreadable(encoding_fault(path) or f"{path}: not XML: {error}")
     if tree.tag != root:
         return Unreadable(f"{path}: the root element is <{tree.tag}>, expected <{root}>")
     return tree

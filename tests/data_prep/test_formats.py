@@ -31,11 +31,12 @@ def test_voc_images_are_found_by_the_stem(tmp_path, capsys, filename):
     assert records["a"]["image"] == str(root / "JPEGImages" / "a.jpg")
 
 
-def test_voc_warns_of_images_without_xml(tmp_path, capsys):
+def test_voc_lists_images_without_xml(tmp_path, capsys):
     root = voc(tmp_path / "in", ["a", "b"])
     (root / "Annotations" / "b.xml").unlink()
-    records, _, printed = prepared(capsys, "voc", root, "--out", tmp_path / "out")
-    assert list(records) == ["a"] and "1 image(s) have no .xml file and are left out" in printed
+    records, problems, printed = prepared(capsys, "voc", root, "--out", tmp_path / "out")
+    assert list(records) == ["a"] and "1 image(s) without a split or an annotation are left out, such as" in printed
+    assert problems == [{"id": "JPEGImages/b", "kind": "no_annotation", "value": "b.jpg", "action": "image left out"}]
 
 
 def test_voc_xml_beside_images_in_split_folders(tmp_path, capsys):
@@ -77,6 +78,23 @@ def test_coco_splits_by_file_with_an_image_folder_each(tmp_path, capsys):
     assert records["validation/0001"]["objects"] == {"bbox": [[5, 6, 12, 14]], "category": ["cup"], "ignore": [True]}
     assert records["validation/0001"]["image"] == str(root / "images" / "val2017" / "0001.jpg")
     assert read_info(tmp_path / "out")["classes"] == ["cup", "car"] and "no objects of class car" in printed
+
+
+def test_coco_areas_are_kept_because_they_decide_ap_by_size(tmp_path, capsys):
+    """`area` is that of the mask. What is no area is kept under another name; an annotation may have none."""
+    source = coco(tmp_path / "in", [[[1, 2, 40, 50]] * 5, [[-5, 0, 20, 20]], []])
+    path = source / "annotations.json"
+    content = json.loads(path.read_text())
+    areas = [900.5, 0, None, "big", -3, 111]
+    for annotation, area in zip(content["annotations"], areas, strict=True):
+        annotation["area"] = area
+    del content["annotations"][2]["area"]
+    path.write_text(json.dumps(content))
+    records, *_ = prepared(capsys, "coco", source, "--out", tmp_path / "out")
+    assert records["p0"]["objects"]["area"] == [900.5, 0, None, None, None]
+    assert records["p0"]["objects"]["source_area"] == [None, None, None, "big", -3]
+    assert records["p1"]["objects"]["area"] == [111], "a clipped box keeps the area of its mask"
+    assert records["p2"]["objects"]["area"] == []
 
 
 def test_coco_in_roboflow_folders_leaves_out_the_grouping_class(tmp_path, capsys):

@@ -7,6 +7,7 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.formats import FORMATS
+from data_prep.reading.text_files import encoding_fault
 from tests.helpers.sources import coco, failure, make_image, prepared, voc, yolo
 
 BOX = {"x": 10, "y": 20, "width": 30, "height": 40}
@@ -83,6 +84,78 @@ def test_every_format_is_recognised_and_printed(tmp_path, capsys, name):
     assert f"{tmp_path / 'in'} is read as {name.removesuffix('_csv')}: " in printed
     assert len(records) == 1
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["format"] == name.removesuffix("_csv")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize(
+    "name",
+    ["voc", "coco", "yolo", "csv", "via", "via_csv", "labelme", "cvat", "labelstudio", "aabb", "jsonl", "hf"],
+)
+def test_what_is_recognised_is_read_from_any_folder_above(tmp_path, capsys, name, depth):
+    """Such as the folder into which a zip is unpacked."""
+    folder = tmp_path / "in" / "/".join("wxyz"[:depth])
+    make(name, folder)
+    records, problems, printed = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert f"is read as {name.removesuffix('_csv')}: " in printed and not problems
+    (record,) = records.values()
+    assert record["objects"]["bbox"] and "no_annotation" not in printed
+
+
+def test_labels_txt_beside_labelme_files_is_not_yolo(tmp_path, capsys):
+    """labelme writes labels.txt itself, and Roboflow README.dataset.txt."""
+    make("labelme", tmp_path / "in")
+    (tmp_path / "in" / "labels.txt").write_text("__ignore__\n_background_\ncup\n")
+    (tmp_path / "in" / "README.dataset.txt").write_text("# cups\nProvided by a user\n")
+    *_, printed = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert "is read as labelme" in printed
+
+
+LABELME_XML = """<annotation><filename>a.jpg</filename><folder>x</folder><source><sourceImage>s</sourceImage>
+<sourceAnnotation>LabelMe Webtool</sourceAnnotation></source><object><name>car</name><deleted>0</deleted><polygon>
+<pt><x>1</x><y>2</y></pt><pt><x>30</x><y>2</y></pt><pt><x>30</x><y>40</y></pt></polygon></object></annotation>"""
+
+
+def test_xml_of_the_labelme_web_tool_is_not_voc(tmp_path, capsys):
+    make_image(tmp_path / "in" / "a.jpg")
+    (tmp_path / "in" / "a.xml").write_text(LABELME_XML)
+    for name in ("auto", "voc"):
+        message = failure(capsys, name, tmp_path / "in", "--out", tmp_path / "out")
+        assert f"{tmp_path / 'in' / 'a.xml'}: XML of the LabelMe web tool, not VOC" in message and "datumaro" in message
+    make("voc", tmp_path / "voc")
+    *_, printed = prepared(capsys, "auto", tmp_path / "voc", "--out", tmp_path / "out")
+    assert "is read as voc" in printed
+
+
+TEXTS = {
+    "cp1252": "filename,xmin,ymin,xmax,ymax,class\na.png,1,2,3,4,caf\u00e9\n",
+    "gbk": "filename,xmin,ymin,xmax,ymax,class\na.png,1,2,3,4,\u6c7d\u8f66\n",
+    "utf-16": "filename,xmin,ymin,xmax,ymax,class\na.png,1,2,3,4,cup\n",
+    "utf-16-le": "filename,xmin,ymin,xmax,ymax,class\na.png,1,2,3,4,cup\n",
+}
+
+
+@pytest.mark.parametrize("encoding", TEXTS)
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_a_file_in_another_encoding_is_named_with_it(tmp_path, capsys, encoding, suffix):
+    make_image(tmp_path / "in" / "a.png")
+    shapes = {"shapes": [{"label": TEXTS[encoding].split(",")[-1].strip(), "points": [[1, 2], [3, 4]]}]}
+    text = TEXTS[encoding] if suffix == ".csv" else json.dumps(shapes, ensure_ascii=False)
+    (tmp_path / "in" / f"a{suffix}").write_bytes(text.encode(encoding))
+    message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert f"a{suffix}" in message
+    expected = {"utf-16": "UTF-16", "utf-16-le": "UTF-16LE"}.get(encoding, encoding.upper())
+    assert expected in message, message
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("Gr\u00f6\u00dfe", "CP1252"), ("a.jpg,\u00e9lan, \u00e9t\u00e9", "CP1252"), ("\u732b,\u72d7", "GBK")],
+)
+def test_the_encoding_of_a_file_is_guessed(tmp_path, text, encoding):
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    assert f"not UTF-8 text (line 1); it looks like {encoding}. Save" in encoding_fault(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text(text)
+    assert encoding_fault(tmp_path / "a.csv") is None
 
 
 def test_if_two_formats_fit_the_user_must_choose(tmp_path, capsys):

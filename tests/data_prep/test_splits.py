@@ -96,7 +96,8 @@ def test_class_names_that_cannot_be_in_an_answer_are_errors(tmp_path, capsys):
         entries.append({"image": f"{i}.png", "objects": [{"class": name, "bbox_aabb": [0, 0, 0.5, 0.5]}]})
     (tmp_path / "l.json").write_text(json.dumps(entries))
     message = failure(capsys, "aabb", tmp_path, "--out", tmp_path / "out")
-    assert "'<|box_start|>' holds" in message and "(first in 1)" in message and "'' is empty (first in 2)" in message
+    assert "'<|box_start|>' holds" in message and "(first in 1)" in message
+    assert "is empty" not in message, "objects without a class are dropped and listed"
     assert "padded" not in message
     (tmp_path / "l.json").write_text(json.dumps([{"image": "0.png", "objects": []}]))
     assert "nothing to ask for" in failure(capsys, "aabb", tmp_path, "--out", tmp_path / "out")

@@ -1,0 +1,149 @@
+"""Tables of one image each, named after it: `x1,y1,x2,y2,x3,y3,x4,y4,text` (ICDAR, gt_img_1.txt) or `x0,y0,x1,y1,class`."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from boxtune.common.files import is_image
+from data_prep.formats.csv_columns import Columns, box_keys, boxes_in, header_columns, named_columns
+from data_prep.reading.annotation_files import AnnotationFile, folder_of, source_files
+from data_prep.reading.csv_files import first_cells, read_lines
+from data_prep.reading.image_finder import list_images, list_unannotated_images
+from data_prep.reading.names import normal, relative_name
+from data_prep.reading.shapes import are_numbers, box_of_points
+from data_prep.reading.source import Item, Options, Row, Sample, Source
+from data_prep.reading.split_names import split_of_folders
+from data_prep.reading.spool import Spool
+from data_prep.reading.text_files import read_text
+from data_prep.reading.values import is_set, number
+
+_PREFIX = re.compile(r"^(gt|res)_", re.IGNORECASE)  # of ICDAR's files
+_DO_NOT_CARE = {"###", "*"}  # ICDAR's text of objects that do not count
+_TEXT_CLASS = "text"
+_MAX_OPENED = 5  # files of a sample
+
+
+def has_file_of_image(sample: Sample) -> Path | None:
+    """A file of a sample that holds the rows of one image, or None."""
+    stems = {_stem(path) for path in sample.files if is_image(path)}
+    named = (path for path in sample.files if _is_table(path) and _stem(path) in stems)
+    return next((path for path in islice(named, _MAX_OPENED) if _holds_rows(path)), None)
+
+
+def find_files_of_images(source: Path, options: Options) -> dict[Path, Path]:
+    """{file of rows: its image, which may be missing}; empty if SOURCE has no such files."""
+    if not source.is_dir():
+        return {}
+    root = options.images or source
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for image in list_images(root, options):
+        by_stem[_stem(image)].append(image)
+    tables = [path for path in source_files(source, options) if _is_table(path)]
+    if not any(_stem(path) in by_stem and _holds_rows(path) for path in tables):
+        return {}
+    named = [path for path in tables if _stem(path) in by_stem or _holds_rows(path)]
+    return {path: _nearest(path, by_stem.get(_stem(path), []), source, root) for path in named}
+
+
+def read_files_of_images(files: dict[Path, Path], source: Path, options: Options) -> Source:
+    folder = "" if options.images else folder_of([*files, *files.values()], source)
+    found = Source(Spool(options.scratch), layout="xyxy", folder=folder)
+    transcribed = 0
+    for path, image in files.items():
+        name = relative_name(image, options.images or source)
+        item = Item(name, str(image), _read_rows(AnnotationFile(path, source), options, found))
+        transcribed += any(_TEXT_CLASS in row.extra for row in item.rows)
+        found.items.append(item)
+    list_unannotated_images(source, options, found)
+    if transcribed:
+        found.warnings.append(
+            f"the text in the last column of {transcribed} file(s) is kept as `text`, and the class of these objects is "
+            f"{options.default_class or _TEXT_CLASS}; --default-class NAME changes it"
+        )
+    return found
+
+
+def _stem(path: Path) -> str:
+    return normal(_PREFIX.sub("", path.stem) if _is_table(path) else path.stem).lower()
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in {".csv", ".txt"}
+
+
+def _holds_rows(path: Path) -> bool:
+    """Whether the first row is a box without the name of an image: at least eight numbers, or four and a class; or a header
+    that names a box and no image."""
+    cells = first_cells(path)
+    columns = named_columns(cells)
+    return _count_numbers(cells) > 0 or (bool(box_keys(columns)) and "image" not in columns)
+
+
+def _count_numbers(cells: list[str]) -> int:
+    """8 for a row that begins with the numbers of four corners, 4 for one of two corners and a class, else 0."""
+    numbers = [isinstance(number(cell.strip()), int | float) for cell in cells]
+    if len(numbers) >= 8 and all(numbers[:8]):
+        return 8
+    return 4 if len(numbers) == 5 and all(numbers[:4]) and not numbers[4] else 0
+
+
+def _nearest(path: Path, images: list[Path], source: Path, root: Path) -> Path:
+    """The image of a file: of several with its name, the one in a folder of the same split, and with the longest common path.
+    A path that does not exist if there is none."""
+    split = split_of_folders(relative_name(path, source))
+    by_split = {
+        wanted: [image for image in images if split_of_folders(relative_name(image, root)) == wanted]
+        for wanted in (split, None)
+    }
+    candidates = (
+        by_split[split]
+        or by_split[None]
+        or (images if not split else [])
+        or [path.with_name(f"{_PREFIX.sub('', path.stem)}.jpg")]
+    )
+    return max(candidates, key=lambda image: len(os.path.commonpath([image.absolute(), path.absolute()])))
+
+
+def _read_rows(file: AnnotationFile, options: Options, found: Source) -> list[Row]:
+    cells = first_cells(file.path)
+    if not _count_numbers(cells) and (
+        columns := header_columns(file, cells, options, own_image=True) if any(cells) else None
+    ):
+        return _read_table(file, columns, found)
+    rows: list[Row] = []
+    for line_number, line in enumerate(read_text(file.path).splitlines(), 1):
+        # Not the csv module: a text may contain commas and quotes.
+        cells = [cell.strip() for cell in line.split(",")]
+        count = 8 if _count_numbers(cells[:8]) == 8 else 4
+        values = [number(cell) for cell in cells[:count]]
+        if not line.strip():
+            continue
+        if not are_numbers(values, count):
+            found.errors.append(
+                f"{file}:{line_number}: needs four or eight numbers and a text or class, got {line:.100}"
+            )
+        elif count == 8:
+            rows.append(_transcribed(values, ",".join(line.split(",")[8:]).strip(), options))
+        else:
+            rows.append(Row(values, ",".join(cells[4:]).strip('" ')))
+    return rows
+
+
+def _transcribed(values: Sequence[object], text: str, options: Options) -> Row:
+    box_xyxy = box_of_points([values[i : i + 2] for i in range(0, 8, 2)])
+    return Row(box_xyxy, options.default_class or _TEXT_CLASS, text in _DO_NOT_CARE, {_TEXT_CLASS: text})
+
+
+def _read_table(file: AnnotationFile, columns: Columns, found: Source) -> list[Row]:
+    keys, rows = box_keys(columns), []
+    for line_number, cells in read_lines(file.path)[1:]:
+        if len(cells) <= max(columns.values()):
+            found.errors.append(f"{file}:{line_number}: has {len(cells)} columns, needs {max(columns.values()) + 1}")
+            continue
+        row = {key: cells[index].strip() for key, index in columns.items()}
+        ignore = any(is_set(row.get(mark)) for mark in ("ignore", "iscrowd", "difficult"))
+        rows += [Row(box, row.get("class", ""), ignore) for box in boxes_in(row, keys)]
+    return rows
