@@ -14,13 +14,14 @@ from boxtune.batching.label_check import check_batch
 from boxtune.batching.label_check_page import write_check_report
 from boxtune.batching.lengths import answer_budget, as_dataset, describe_overlong, overlong
 from boxtune.common.errors import command
-from boxtune.data.dataset import read_info
+from boxtune.data.dataset import read_info, read_splits
 from boxtune.models.config import load_config
 from boxtune.models.libraries import quiet_libraries
 from boxtune.models.processors import load_processor
 from boxtune.training import setup
 from boxtune.training.examples import measure_splits, read_examples
 from boxtune.training.recipe import load_recipe
+from data_prep.pipeline.dataset_warnings import untrained_warnings
 from data_prep.prepare_once import prepare_once
 
 # Number of training examples to check, and how many of them are collated at once.
@@ -38,6 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     data_dir = Path(options.data_dir)
     prepare_once(data_dir, options.data_format, options.data_source, options.data_args, print)
     info, splits = read_info(data_dir), read_examples(data_dir, options.object_order)
+    for warning in untrained_warnings(read_splits(data_dir), info["classes"]):
+        print(f"warning: {warning}", file=sys.stderr)
 
     # ---- Lengths of all examples
     processor = load_processor(

@@ -1,10 +1,10 @@
 """Merge an adapter into its base: python merge_adapter.py --ckpt DIR --out DIR
 
 Writes a bf16 model with processor and prompt. The adapter is merged shard by shard, so merging
-holds only one shard of the base in memory. The merged model is then loaded as a whole and compared
-with the bf16 base with adapter; if it does not fit in memory, this check is skipped. Missing or
-unexpected weights are an error. If logits or generated boxes differ too much, the command fails
-and deletes the merged model. The difference from the NF4 base with adapter is only reported.
+holds only one shard of the base in memory. Every merged weight is then compared with base +
+adapter, and the merged model is loaded as a whole to compare its logits. If weights or logits
+differ too much, the command fails and deletes the merged model. Differences of generated boxes,
+and from the NF4 base with adapter, are only reported.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from boxtune.common.files import named, path_argument, replace_folder
 from boxtune.data.dataset import read_info, read_records
 from boxtune.data.records import SPLITS, Record
 from boxtune.inference.merge_check import verify
+from boxtune.inference.merge_report import disagreement, print_report
 from boxtune.models.checkpoint import Checkpoint, open_checkpoint
 from boxtune.models.libraries import quiet_libraries
 from boxtune.models.merging import merge_shards
@@ -83,34 +84,6 @@ def comparison_records(data_dir: Path, samples: int) -> list[Record]:
     return read_records(data_dir, split)[:samples]
 
 
-def print_report(report: dict) -> None:
-    if report["agrees"] is None:
-        print(
-            "  not compared: the model does not fit into this machine's memory; evaluate the merged model on a larger machine"
-        )
-        return
-    references = {
-        "bf16_base_and_adapter": "bf16 base + adapter",
-        "nf4_base_and_adapter": "NF4 base + adapter, as trained",
-    }
-    for key, name in references.items():
-        if key in report:
-            found = report[key]
-            print(
-                f"  against {name}: relative logit difference {found['logit_difference']:.4f} "
-                f"(effect of the adapter: {found['adapter_moves_logits_by']:.4f}), agreement of {found['boxes']} boxes "
-                f"{found['box_agreement']:.3f}, {found['same_answers']} of {report['images']} responses identical"
-            )
-    if not report["can_tell"]:
-        print(
-            "  warning: the adapter changes the logits so little that this comparison might not detect a missing adapter"
-        )
-    print(
-        f"  required against bf16: relative logit difference at most {report['logit_tolerance']}; with at least "
-        f"{report['boxes_that_tell']} boxes, box agreement of at least {report['box_tolerance']}"
-    )
-
-
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
@@ -141,8 +114,8 @@ def main(argv: list[str] | None = None) -> None:
         print_report(report)
         if report["agrees"] is False:
             raise UserError(
-                f"the merged model does not agree with bf16 base + adapter: {report['bf16_base_and_adapter']}. The merged "
-                "model was deleted. Check whether the base has changed since training."
+                f"the merged model does not agree with base + adapter: {disagreement(report)}. The merged model was "
+                "deleted."
             )
         replace_folder(temporary, target)
     finally:

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from boxtune.common.errors import UserError, reading
 from boxtune.families.family import Family
@@ -19,6 +20,7 @@ from boxtune.models.checkpoint import Checkpoint
 from boxtune.models.config import family_of, load_config
 from boxtune.models.generation_config import greedy_config
 from boxtune.models.loading import LISTED_WEIGHTS
+from boxtune.models.weight_files import weight_files
 
 PEFT_PREFIX = "base_model.model."  # PEFT's wrapping, in front of every module path
 
@@ -37,7 +39,7 @@ class Lora(NamedTuple):
 def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
     """Write the merged model with processor and grounding.json to the folder `out`; return the number of merged modules.
 
-    Each merged weight is computed in float32 and rounded once to bf16. The shards are those of the base. Raises UserError if
+    Each merged weight is computed in float32 and rounded once to bf16. The files are those of the base. Raises UserError if
     the adapter is not a plain LoRA, or its modules do not match the base.
     """
     grounding = checkpoint.grounding
@@ -95,37 +97,34 @@ def _is_plain_lora(config: PeftConfig) -> bool:
 
 
 def _merge_weights(source: Path, out: Path, family: Family, loras: Mapping[str, Lora]) -> None:
-    """Write every shard of `source` with its LoRAs added, and the index of the shards if there are several."""
-    shards = sorted(source.glob("*.safetensors"))
-    if not shards:
-        raise UserError(f"{source} contains no safetensors files. Merging needs the base in that format.")
+    """Write the weights that transformers reads from `source`, with the LoRAs added, under the names of their files."""
+    shards: dict[Path, list[str]] = {}
+    for key, shard in weight_files(source).items():
+        shards.setdefault(shard, []).append(key)
     unused, total_size = set(loras), 0
-    weight_map: dict[str, str] = {}  # {key: name of its shard}
-    for shard in tqdm(shards, desc="merging", unit="shard"):
-        tensors, merged = _merge_shard(shard, family, {path: loras[path] for path in unused})
+    for shard, keys in tqdm(shards.items(), desc="merging", unit="shard"):
+        tensors, merged = _merge_shard(shard, keys, family, {path: loras[path] for path in unused})
         save_file(tensors, out / shard.name, metadata={"format": "pt"})
         unused -= merged
         total_size += sum(tensor.nbytes for tensor in tensors.values())
-        weight_map |= dict.fromkeys(tensors, shard.name)
     if unused:
         raise UserError(
             f"{len(unused)} adapted modules have no weight in {source}. Is it the base that the adapter was trained on? Up to "
             f"{LISTED_WEIGHTS} of them:",
             sorted(unused)[:LISTED_WEIGHTS],
         )
-    if len(shards) > 1:
-        _write_json(
-            out / "model.safetensors.index.json", {"metadata": {"total_size": total_size}, "weight_map": weight_map}
-        )
+    if [shard.name for shard in shards] != [SAFE_WEIGHTS_NAME]:
+        weight_map = {key: shard.name for shard, keys in shards.items() for key in keys}
+        _write_json(out / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": total_size}, "weight_map": weight_map})
 
 
-def _merge_shard(shard: Path, family: Family, loras: Mapping[str, Lora]) -> tuple[dict[str, torch.Tensor], set[str]]:
-    """({key: tensor of the merged shard}, paths of the modules whose LoRA was added). Floating-point tensors become bf16."""
-    with reading(str(shard), "Download the base again."):
-        opened = safe_open(shard, framework="pt")
+def _merge_shard(
+    shard: Path, keys: list[str], family: Family, loras: Mapping[str, Lora]
+) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """({key: merged tensor}, paths of the modules whose LoRA was added). Floating-point tensors become bf16."""
     tensors, merged = {}, set()
-    with opened as weights:
-        for key in weights.keys():  # noqa: SIM118  (safe_open is no mapping)
+    with safe_open(shard, framework="pt") as weights:
+        for key in keys:
             tensor = weights.get_tensor(key)
             path = family.module_path(key)
             if key.endswith(".weight") and path in loras and path not in merged:
@@ -146,10 +145,14 @@ def _add_lora(weight: torch.Tensor, lora: Lora, path: str, source: Path) -> torc
     return weight.float() + lora.scale * (lora.b @ lora.a)
 
 
+# Keys of the base's config that are not true of the merged model.
+_OWN_KEYS = {"quantization_config", "torch_dtype", "transformers_weights"}
+
+
 def _write_config(source: Path, out: Path) -> None:
     """The base's own config with bf16 as its dtype, so that every program that reads the base reads the merged model."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config = {key: value for key, value in config.items() if key not in {"quantization_config", "torch_dtype"}}
+    config = {key: value for key, value in config.items() if key not in _OWN_KEYS}
     config |= {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
     _write_json(out / "config.json", config)
 

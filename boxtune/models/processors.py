@@ -1,9 +1,18 @@
 """The processor of a model: loading, checks and pixel budget."""
 
+from pathlib import Path
+
 import jinja2
-from transformers import AutoProcessor, ProcessorMixin
+import transformers
+from transformers import AutoProcessor, BaseImageProcessor, ProcessorMixin
+from transformers.utils import cached_file
 
 from boxtune.common.errors import UserError, reading
+
+# The image processor of all families.
+IMAGE_PROCESSOR = "Qwen2VLImageProcessor"
+# Its config is in the first of these files that has it.
+PROCESSOR_CONFIGS = ("processor_config.json", "preprocessor_config.json")
 
 
 def load_processor(
@@ -14,12 +23,37 @@ def load_processor(
         f"the processor of {model_id}",
         "Download it again, or copy its files from another checkpoint of the run.",
     ):
+        _check_image_processor_type(model_id, revision)
         processor = AutoProcessor.from_pretrained(model_id, revision=revision)
     if not getattr(processor, "chat_template", None):
         raise UserError(f"the processor of {model_id} has no chat template; use an Instruct model.")
     check_processor(processor, model_id)
     set_pixel_budget(processor, min_pixels, max_pixels)
     return processor
+
+
+def _check_image_processor_type(model_id: str, revision: str | None) -> None:
+    """Raises UserError if the config names an image processor that transformers no longer has, as older copies do.
+
+    transformers itself only lists all the types that it knows.
+    """
+    config, _ = BaseImageProcessor.get_image_processor_dict(model_id, revision=revision)
+    named = config.get("image_processor_type")
+    if named and not hasattr(transformers, named.removesuffix("Fast")):
+        file = _file_that_names(named, model_id, revision)
+        raise UserError(
+            f'transformers {transformers.__version__} has no image processor {named}. In {file}, write "image_processor_type": '
+            f'"{IMAGE_PROCESSOR}" instead, or download the model again.'
+        )
+
+
+def _file_that_names(text: str, model_id: str, revision: str | None) -> str:
+    """The path of the processor config that contains `text`."""
+    for name in PROCESSOR_CONFIGS:
+        path = cached_file(model_id, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        if path and text in Path(path).read_text(encoding="utf-8"):
+            return path
+    return f"the processor config of {model_id}"
 
 
 def check_processor(processor: ProcessorMixin, model_id: str) -> None:

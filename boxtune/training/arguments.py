@@ -69,6 +69,13 @@ class BoxtuneArguments:
             "help": "Number of wrong boxes labeled noise, per ground-truth box, appended to each training answer (Pix2Seq)."
         },
     )
+    irrelevant_answer: str = field(
+        default="",
+        metadata={
+            "help": "Text that the data's own conversations give as the answer for unrelated images; evaluation reads it as "
+            "a clean answer without objects."
+        },
+    )
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System prompt; saved with the checkpoint."})
     min_pixels: int | None = field(default=None, metadata={"help": "Smallest area of the resized image."})
     max_pixels: int | None = field(default=None, metadata={"help": "Largest area of the resized image."})

@@ -1,6 +1,8 @@
 """Checks that this machine can train, made before anything is loaded."""
 
+import ctypes
 import os
+import re
 import shutil
 import sysconfig
 from pathlib import Path
@@ -35,6 +37,56 @@ def require_machine(gpus: int) -> None:
         problems += compiler_problems(Path(sysconfig.get_paths()["include"]))
     if problems:
         raise UserError("training cannot start on this machine:", problems)
+
+
+# ---- Why there is no GPU -------------------------------------------------------------------------------------------------
+
+DRIVER_VERSION = Path("/proc/driver/nvidia/version")
+
+
+def has_nvidia_driver() -> bool:
+    return _cuda_of_driver() is not None
+
+
+def why_no_gpu() -> str:
+    """Why torch finds no CUDA GPU, and what to do about it."""
+    supported, built_for = _cuda_of_driver(), torch.version.cuda
+    if supported is None:
+        return "this machine has none"
+    driver = f"the NVIDIA driver{_driver_version()}"
+    if built_for is None:
+        return f"torch {torch.__version__} was built without CUDA, although {driver} is installed; install a torch with CUDA"
+    major = int(built_for.split(".")[0])  # a driver runs every CUDA version of its major version, and all earlier ones
+    if supported[0] < major:
+        return (
+            f"{driver} supports CUDA up to {supported[0]}.{supported[1]}, but torch {torch.__version__} was built for CUDA "
+            f"{built_for}; install a driver for CUDA {major} or later, or a torch that was built for CUDA {supported[0]}"
+        )
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return f"torch finds none with CUDA_VISIBLE_DEVICES={visible!r}, although {driver} is installed; change that variable"
+    return f"torch finds none, although {driver} is installed; nvidia-smi shows whether the GPU works"
+
+
+def _cuda_of_driver() -> tuple[int, int] | None:
+    """The latest CUDA version (major, minor) that the installed driver supports; None without a driver."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    number = ctypes.c_int()
+    if library.cuDriverGetVersion(ctypes.byref(number)) or not number.value:
+        return None
+    return number.value // 1000, number.value % 1000 // 10
+
+
+def _driver_version() -> str:
+    """ " 535.104.05"; empty if the kernel module does not say."""
+    text = DRIVER_VERSION.read_text() if DRIVER_VERSION.is_file() else ""
+    found = re.search(r"Module\s.*?(\d+\.\d+(?:\.\d+)?)", text)
+    return f" {found.group(1)}" if found else ""
+
+
+# ---- What else training needs --------------------------------------------------------------------------------------------
 
 
 def compiler_problems(include: Path) -> list[str]:

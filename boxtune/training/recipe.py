@@ -15,6 +15,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 
 from boxtune.common.errors import UserError, accepting, did_you_mean
 from boxtune.training.arguments import BoxtuneArguments
+from boxtune.training.machine import has_nvidia_driver, why_no_gpu
 from boxtune.training.recipe_checks import check_values
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -147,14 +148,12 @@ def _check_keys(sources: dict[str, dict], rest: list[str], parser: TrlParser) ->
     for source, values in sources.items():
         for key, value in values.items():
             if key not in known:
-                problems.append(f"{source}: unknown key {key!r}{did_you_mean(str(key), known, '; did')}")
+                problems.append(f"{source}: unknown key {key!r}{_did_you_mean(key, known)}")
             elif problem := _shape_problem(value, known[key]):
                 problems.append(f"{source}: {key}: {problem}")
     options = parser._option_string_actions
     flags = [argument.partition("=")[0] for argument in rest if argument.startswith("--")]
-    problems += [
-        f"command line: unknown option {f}{did_you_mean(f, options, '; did')}" for f in flags if f not in options
-    ]
+    problems += [f"command line: unknown option {f}{_did_you_mean(f, options)}" for f in flags if f not in options]
     if problems:
         raise UserError("unknown or malformed keys:", problems)
 
@@ -172,10 +171,47 @@ def _declared_types() -> dict[str, set[type]]:
 def _shape_problem(value, types: set[type]) -> str | None:
     """Why a YAML value cannot be one of `types`, or None. Plain values are converted and checked by the parser."""
     names = {list: "a list", dict: "a mapping", type(None): "null"}
+    words = value if isinstance(value, list) else [value]
+    if bool not in types and types & {str, list} and any(isinstance(word, bool) for word in words):
+        return f"{value!r} must be text. YAML reads an unquoted no, off, yes or on as a boolean; quote it"
     if isinstance(value, str | int | float) or type(value) in types & names.keys():
         return None
     allowed = ["a plain value", *(name for kind, name in names.items() if kind in types)]
     return f"{value!r} must be {' or '.join(allowed)}"
+
+
+# {name in earlier versions of transformers and TRL: today's}. Their spelling is closer to that of other keys.
+_RENAMED = {
+    "torch_dtype": "dtype",
+    "evaluation_strategy": "eval_strategy",
+    "max_seq_length": "max_length",
+    "no_cuda": "use_cpu",
+    "warmup_ratio": "warmup_steps",
+    "push_to_hub_token": "hub_token",
+}
+
+
+def _did_you_mean(word, known) -> str:
+    """`word`: a key, or an option that starts with two dashes."""
+    dashes = "--" if str(word).startswith("--") else ""
+    renamed = _RENAMED.get(str(word).removeprefix(dashes).replace("-", "_"))
+    if renamed:
+        return f"; did you mean {dashes}{renamed}?"
+    return did_you_mean(str(word), known, "; did")
+
+
+def _without_yaml_booleans(values: dict) -> dict:
+    """The values, with the word "no" for each False that YAML made of an unquoted `no`, as in `eval_strategy: no`."""
+    types = _declared_types()
+    return {
+        key: "no" if value is False and _has_word_no(types.get(key, ())) else value for key, value in values.items()
+    }
+
+
+def _has_word_no(types: Iterable[type]) -> bool:
+    return any(
+        issubclass(kind, Enum) and "no" in {member.value for member in kind} for kind in types if isinstance(kind, type)
+    )
 
 
 def _as_default(value, types: set[type]):
@@ -206,6 +242,8 @@ def fit_to_machine(values: dict, overridden: Collection[str] = ()) -> tuple[dict
     wants_bf16 = wants_bf16 and not {"dtype", "bf16", "fp16"} & set(overridden)
     if not torch.cuda.is_available():
         values["use_cpu"] = not torch.backends.mps.is_available()
+        if has_nvidia_driver():
+            notes.append(f"training without a GPU: {why_no_gpu()}")
     elif wants_bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         values |= {"bf16": False, "fp16": True, "dtype": "float16"}
         notes.append("this GPU does not support bf16: training in fp16 with fp32 adapters instead")
@@ -247,7 +285,7 @@ def load_recipe(argv: list[str], needs_gpu: bool = True, purpose: str = "") -> R
     config, overlay_names, rest = _split_command_line(argv, purpose)
     recipe_path = find_recipe(config)
     overlay_paths = [find_recipe(name, RECIPES / "overlays") for name in overlay_names]
-    sources = {str(path): read_yaml(path) for path in [recipe_path, *overlay_paths]}
+    sources = {str(path): _without_yaml_booleans(read_yaml(path)) for path in [recipe_path, *overlay_paths]}
     parser = _RecipeParser(
         [BoxtuneArguments, SFTConfig, ModelConfig],
         allow_abbrev=False,
@@ -279,6 +317,8 @@ def load_recipe(argv: list[str], needs_gpu: bool = True, purpose: str = "") -> R
         raise UserError(
             f"unexpected arguments {', '.join(map(repr, words))}: use --key value, and separate overlays with commas, not spaces."
         )
+    if "per_device_eval_batch_size" not in values.keys() | overridden:  # the library's 8 may not fit where 1 was chosen
+        training.per_device_eval_batch_size = training.per_device_train_batch_size
     check_values(options, training, model)
 
     # ---- Values saved with the run: those of the command line too, but no token
@@ -292,7 +332,7 @@ def load_recipe(argv: list[str], needs_gpu: bool = True, purpose: str = "") -> R
 
     if needs_gpu and options.requires_gpu and not torch.cuda.is_available():
         raise UserError(
-            f"recipe {name} needs a CUDA GPU and this machine has none. To train the embedded model on generated images instead: "
+            f"recipe {name} needs a CUDA GPU and {why_no_gpu()}. To train the embedded model on generated images instead: "
             f"make train RECIPE={recipe_path.stem} OVERLAY=tiny. To use the recipe's own data, add "
             f'ARGS="--data_dir {options.data_dir}".'
         )

@@ -18,7 +18,7 @@ from boxtune.training.box_validation import BoxValidation
 from boxtune.training.callbacks import BeginCallback, InterruptCallback
 from boxtune.training.console import say
 from boxtune.training.recipe import Recipe
-from boxtune.training.run_info import changed_data, changed_keys, save_run_info
+from boxtune.training.run_info import changed_data, changed_keys, describe_batch, save_run_info
 from boxtune.training.trainer import DetectionTrainer
 
 # Largest number of validation images on which scores are calibrated.
@@ -48,8 +48,9 @@ def record_start(trainer: DetectionTrainer, recipe: Recipe, replaced: list[Path]
     for path in replaced:
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
     output_dir = Path(recipe.training.output_dir)
-    first_batch = next(iter(trainer.get_train_dataloader()))
-    save = partial(save_run_info, output_dir, recipe, trainer.model, trainer.processing_class, first_batch)
+    # Kept as text: the batch itself, with its images, would stay on the GPU for the whole run.
+    first_batch = describe_batch(trainer.processing_class, next(iter(trainer.get_train_dataloader())))
+    save = partial(save_run_info, output_dir, recipe, trainer.model, first_batch)
     trainer.add_callback(BeginCallback(save))
 
 

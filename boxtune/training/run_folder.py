@@ -48,7 +48,12 @@ def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
             )
     if checkpoint:
         with reading(str(checkpoint / "trainer_state.json"), RESUME_REMEDY):
-            TrainerState.load_from_json(checkpoint / "trainer_state.json")
+            state = TrainerState.load_from_json(checkpoint / "trainer_state.json")
+        if state.global_step >= state.max_steps:  # transformers would take one more step, at the last learning rate
+            raise UserError(
+                f"{checkpoint} is the end of a finished run: {state.global_step} of {state.max_steps} steps are done, and its "
+                f"learning rate schedule has ended. {_how_to_train_on(checkpoint, recipe)}"
+            )
         if checkpoint.resolve().parent == output_dir.resolve():
             return checkpoint, []
     if old and not recipe.options.overwrite_output_dir:
@@ -57,6 +62,19 @@ def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
             "--resume_from_checkpoint true, start over with --overwrite_output_dir true, or choose another --output_dir."
         )
     return checkpoint, old
+
+
+def _how_to_train_on(checkpoint: Path, recipe: Recipe) -> str:
+    final = checkpoint.parent / "final"
+    result = final if final.is_dir() else checkpoint  # saving the final model may have failed
+    first = ""
+    if recipe.model.use_peft:
+        first = f"merge its adapter (make merge CKPT={result}) and "
+        result = result.with_name(f"{result.name}_merged")
+    return (
+        f"To train on, {first}start a new run with --model_name_or_path {result} and another --output_dir. To train for more "
+        "steps from the start, raise max_steps or num_train_epochs and use --overwrite_output_dir true."
+    )
 
 
 def save_final(trainer: DetectionTrainer, output_dir: Path) -> None:
@@ -75,4 +93,4 @@ def save_final(trainer: DetectionTrainer, output_dir: Path) -> None:
             tokenizer = trainer.processing_class.tokenizer
             greedy_config(tokenizer, trainer.grounding.max_new_tokens).save_pretrained(partial)
         write_card(partial, model_name(output_dir / "final"))
-        replace_folder(partial, output_dir / "final")  # final exists if a resumed run had already finished
+        replace_folder(partial, output_dir / "final")  # final exists if a run that had stopped early was resumed

@@ -42,8 +42,8 @@ def changed_data(output_dir: Path, data_dir: Path) -> bool:
     return before != data_hash(data_dir)
 
 
-def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, processor, batch: dict) -> None:
-    """Write recipe.yaml, run.json and first_batch.txt. `batch`: the first training batch."""
+def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, first_batch: str) -> None:
+    """Write recipe.yaml, run.json and first_batch.txt. `first_batch`: the text of `describe_batch`."""
     write_whole(output_dir / "recipe.yaml", yaml.safe_dump(recipe.values, allow_unicode=True))
     trainable, total = trainable_parameters(model)
     data_dir = Path(recipe.options.data_dir)
@@ -57,7 +57,7 @@ def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, proc
         "parameters": {"trainable": trainable, "all": total},
     }
     write_whole(output_dir / "run.json", json.dumps(info, ensure_ascii=False, indent=2) + "\n")
-    write_whole(output_dir / "first_batch.txt", describe_batch(processor, batch))
+    write_whole(output_dir / "first_batch.txt", first_batch)
 
 
 def describe_batch(processor, batch: dict) -> str:

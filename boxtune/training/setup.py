@@ -120,6 +120,7 @@ def make_grounding(
         seen_pixels=np.percentile(sides[:, 0] * sides[:, 1], (5, 95)).tolist(),
         seen_aspects=np.percentile(sides[:, 0] / sides[:, 1], (5, 95)).tolist(),
         noise_label=encoder.noise_label,
+        irrelevant_answer=options.irrelevant_answer,
     )
 
 
@@ -185,6 +186,9 @@ def trainer_arguments(recipe: Recipe, splits: Splits, max_pixels: int, report_to
     # The trainer would push checkpoints and its own model card; train_sft.py pushes the final model with our card instead.
     arguments.push_to_hub = False
     arguments.report_to = report_to
+    if arguments.ddp_find_unused_parameters is None:
+        # TRL turns this on for text-only batches. Here each example has an image, so each step uses every trained weight.
+        arguments.ddp_find_unused_parameters = False
     if not splits.get("validation") and arguments.eval_strategy != "no":
         say("no validation split: training without evaluation loss, best checkpoint or early stopping")
         arguments.eval_strategy = "no"

@@ -88,9 +88,9 @@ class DetectionTrainer(SFTTrainer):
         """Cast the trained weights to `adapter_dtype`.
 
         TRL casts the adapters of a 4-bit model to bf16. Small updates round to zero there, and a GradScaler rejects bf16.
-        FSDP needs a single dtype, so under FSDP the adapters stay as TRL made them.
+        FSDP2 shards each tensor by itself. FSDP1 needs a single dtype, so there the adapters stay as TRL made them.
         """
-        if self.is_fsdp_enabled:
+        if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             return
         for parameter in self.model.parameters():
             if parameter.requires_grad:

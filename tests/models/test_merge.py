@@ -11,14 +11,19 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
+import boxtune.models.merging as merging
 import evaluate
 import merge_adapter
 from boxtune.answers.grounding import Grounding
+from boxtune.common.errors import UserError
 from boxtune.families import FAMILIES as FAMILY_FACTS
 from boxtune.families.family import LORA_PARTS
-from boxtune.inference.merge_check import agrees, box_agreement, logit_difference
+from boxtune.inference import merge_check
+from boxtune.inference.merge_check import box_agreement, logit_difference
 from boxtune.models.checkpoint import open_checkpoint
-from boxtune.models.merging import merge_shards
+from boxtune.models.merged_weights import is_nearest_bf16
+from boxtune.models.merging import Lora, merge_shards
+from boxtune.models.weight_files import weight_files
 from tests.helpers.records import FAMILIES
 from tests.helpers.training import train
 
@@ -109,8 +114,6 @@ def test_the_shards_of_a_base_are_kept(runs, tiny_models, tmp_path):
 
 def test_a_merge_with_a_changed_base_fails_and_leaves_nothing(runs, tiny_models, tmp_path, monkeypatch, capsys):
     """The merge reads other weights than the comparison, as if the base had been replaced in between."""
-    import boxtune.models.merging as merging
-
     other = tmp_path / "other"
     shutil.copytree(tiny_models["qwen2_5_vl"], other)
     weights = load_file(other / "model.safetensors")
@@ -200,10 +203,168 @@ def test_logit_difference_and_box_agreement():
     assert box_agreement([none], [none]) == 1
 
 
-def test_box_agreement_counts_only_if_there_are_enough_boxes():
-    """Responses of a barely trained model depend on near-ties: one box in four images once failed the embedded model."""
-    found = {"logit_difference": 0.004, "box_agreement": 0.0, "boxes": 1}
-    assert agrees(found)
-    assert not agrees(found | {"boxes": 10})
-    assert agrees(found | {"boxes": 10, "box_agreement": 0.8})
-    assert not agrees(found | {"logit_difference": 0.06})
+# ---- what the comparison of weights refuses ------------------------------------------------------------------------------
+
+FIRST, SECOND = (f"model.language_model.layers.{layer}.self_attn.q_proj" for layer in (0, 1))
+
+
+def scaled(loras: dict[str, Lora]) -> dict[str, Lora]:
+    """One of 31 modules with a scale that is 2 % too large."""
+    return loras | {FIRST: loras[FIRST]._replace(scale=1.02 * loras[FIRST].scale)}
+
+
+def missing(loras: dict[str, Lora]) -> dict[str, Lora]:
+    return {path: lora for path, lora in loras.items() if path != FIRST}
+
+
+def misplaced(loras: dict[str, Lora]) -> dict[str, Lora]:
+    """Two layers of the same shape exchange their LoRAs."""
+    return loras | {FIRST: loras[SECOND], SECOND: loras[FIRST]}
+
+
+@pytest.fixture(scope="module")
+def barely_trained(squares, tiny_models, tmp_path_factory) -> Path:
+    """The adapter of 5 steps at a low learning rate: it changes the logits less than rounding to bf16 does."""
+    options = ["--model_name_or_path", tiny_models["qwen2_5_vl"], "--save_strategy", "no", "--lora_parts", *LORA_PARTS]
+    final = (
+        train(squares, tmp_path_factory.mktemp("barely") / "run", *options, "--max_steps", 5, "--learning_rate", 2e-5)
+        / "final"
+    )
+    replace(Grounding.load(final), max_new_tokens=12).save(final)
+    return final
+
+
+@pytest.mark.parametrize("wrong", [scaled, missing, misplaced])
+def test_a_wrong_merge_of_a_barely_trained_adapter_is_refused(barely_trained, tmp_path, monkeypatch, capsys, wrong):
+    read_lora = merging.read_lora
+    monkeypatch.setattr(merging, "read_lora", lambda adapter: wrong(read_lora(adapter)))
+    out = tmp_path / "merged"
+    with pytest.raises(SystemExit) as stop:
+        merge_adapter.main(["--ckpt", str(barely_trained), "--out", str(out), "--samples", "1"])
+    assert stop.value.code == 2
+    number = 2 if wrong is misplaced else 1
+    assert (
+        f"{number} of 69 tensors differ, for example model.layers.0.self_attn.q_proj.weight" in capsys.readouterr().err
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_correct_merge_is_kept_although_no_box_agrees(barely_trained, tmp_path, monkeypatch):
+    """Boxes of a barely trained model depend on near-ties."""
+    monkeypatch.setattr(merge_check, "box_agreement", lambda merged, reference: 0.0)
+    out = tmp_path / "merged"
+    merge_adapter.main(["--ckpt", str(barely_trained), "--out", str(out), "--samples", "1"])
+    report = json.loads((out / "merge_report.json").read_text())
+    assert report["agrees"] is True and report["can_tell"] is False
+    assert report["weights"] == {"compared": 69, "adapted": 31, "different": 0, "examples": []}
+    assert report["bf16_base_and_adapter"]["box_agreement"] == 0
+
+
+def test_logits_must_agree_as_well(barely_trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(merge_check, "logit_difference", lambda merged, reference: 0.06)
+    with pytest.raises(SystemExit):
+        merge_adapter.main(["--ckpt", str(barely_trained), "--out", str(tmp_path / "merged"), "--samples", "1"])
+    assert "the relative logit difference is 0.0600, and 0.05 is allowed" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_weights_are_compared_without_memory_for_the_model(barely_trained, tmp_path, monkeypatch, capsys, is_wrong):
+    monkeypatch.setattr(merge_check, "fits_memory", lambda folder, precision: False)
+    if is_wrong:
+        read_lora = merging.read_lora
+        monkeypatch.setattr(merging, "read_lora", lambda adapter: missing(read_lora(adapter)))
+    arguments = ["--ckpt", str(barely_trained), "--out", str(tmp_path / "merged"), "--samples", "1"]
+    if is_wrong:
+        with pytest.raises(SystemExit):
+            merge_adapter.main(arguments)
+        assert "1 of 69 tensors differ" in capsys.readouterr().err
+    else:
+        merge_adapter.main(arguments)
+        assert "logits not compared" in capsys.readouterr().out
+        assert json.loads((tmp_path / "merged" / "merge_report.json").read_text())["agrees"] is None
+
+
+def test_nearest_bf16_number():
+    base, (a, b) = torch.tensor([[1.0, 0.5]]), (torch.tensor([[1.0, 2.0]]), torch.tensor([[1 / 256]]))
+    lora = Lora(a, b, 0.5)  # base + product is [1 + 2⁻⁹, 0.5 + 2⁻⁸]; the step of bf16 is 2⁻⁷ above 1 and 2⁻⁸ above 0.5
+    nearest = torch.tensor([[1.0, 0.50390625]], dtype=torch.bfloat16)
+    assert is_nearest_bf16(nearest, base, lora)
+    assert not is_nearest_bf16(base.bfloat16(), base, lora)
+    assert not is_nearest_bf16(torch.tensor([[1.0078125, 0.50390625]], dtype=torch.bfloat16), base, lora)
+    assert not is_nearest_bf16(nearest.float(), base, lora)
+    assert not is_nearest_bf16(nearest.T, base, lora)
+    # Without a LoRA, every bit counts, and integers are kept.
+    assert is_nearest_bf16(torch.tensor([1 / 3]).bfloat16(), torch.tensor([1 / 3]))
+    assert not is_nearest_bf16(torch.tensor([1 / 3]), torch.tensor([1 / 3]))
+    assert is_nearest_bf16(torch.tensor([7]), torch.tensor([7])) and not is_nearest_bf16(
+        torch.tensor([7]), torch.tensor([8])
+    )
+
+
+def test_the_comparison_uses_float32_on_a_gpu_without_bf16(tmp_path, monkeypatch):
+    """Emulated bf16 kernels are slow or missing there. float32 needs twice the memory of the bf16 files."""
+    save_file({"a": torch.zeros(1000, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
+    assert merge_check.precision_here() == "bfloat16"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (4000, 8000))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert merge_check.precision_here() == "bfloat16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert merge_check.precision_here() == "float32"
+    assert merge_check.fits_memory(tmp_path, "bfloat16")
+    assert not merge_check.fits_memory(tmp_path, "float32")
+
+
+# ---- which files of a base are read --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", ["single", "shards", "named"])
+def test_the_merge_reads_the_weights_that_transformers_reads(runs, tiny_models, tmp_path, read):
+    """A base with several complete sets of weights: single file, shards with an index, a file named in config.json, others."""
+    base, final = tmp_path / "base", tmp_path / "final"
+    source = AutoModelForImageTextToText.from_pretrained(tiny_models["qwen2_5_vl"])
+    source.save_pretrained(base, max_shard_size="300KB")
+    for path in tiny_models["qwen2_5_vl"].iterdir():
+        if not (base / path.name).exists() and path.suffix != ".safetensors":
+            shutil.copy(path, base)
+    weights = load_file(tiny_models["qwen2_5_vl"] / "model.safetensors")
+    other = {key: tensor + 1 for key, tensor in weights.items()}
+    save_file(other, base / "consolidated.safetensors", metadata={"format": "pt"})  # transformers never reads this one
+    if read == "named":
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps(config | {"transformers_weights": "my.safetensors"}))
+        save_file(
+            {key: tensor + 2 for key, tensor in weights.items()}, base / "my.safetensors", metadata={"format": "pt"}
+        )
+    if read != "shards":
+        save_file(other, base / "model.safetensors", metadata={"format": "pt"})
+    shutil.copytree(runs["qwen2_5_vl"] / "final", final)
+    replace(Grounding.load(final), base_model=str(base)).save(final)
+
+    merge_adapter.main(["--ckpt", str(final), "--out", str(tmp_path / "merged"), "--samples", "1", "--skip-nf4"])
+    ours = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype=torch.float32).state_dict()
+    loaded = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
+    added = loaded.state_dict()["model.language_model.norm.weight"] - weights_of(
+        source, "model.language_model.norm.weight"
+    )
+    assert added.unique().tolist() == [{"single": 1, "shards": 0, "named": 2}[read]]
+    theirs = PeftModel.from_pretrained(loaded, final).merge_and_unload().state_dict()
+    for key, tensor in theirs.items():
+        torch.testing.assert_close(ours[key], tensor, rtol=2**-8, atol=1e-6, msg=key)
+
+
+def weights_of(model, key: str) -> torch.Tensor:
+    return model.state_dict()[key].float()
+
+
+def test_a_base_without_weights_or_with_a_missing_shard_is_reported(tiny_models, tmp_path):
+    base = tmp_path / "base"
+    AutoModelForImageTextToText.from_pretrained(tiny_models["qwen2_5_vl"]).save_pretrained(base, max_shard_size="300KB")
+    first = sorted(base.glob("*.safetensors"))[0]
+    first.unlink()
+    with pytest.raises(UserError, match=f"{first} cannot be read"):
+        weight_files(base)
+    (base / "model.safetensors.index.json").unlink()
+    with pytest.raises(UserError, match=r"contains no model.safetensors or model.safetensors.index.json"):
+        weight_files(base)

@@ -64,6 +64,15 @@ def test_recipe_headers_state_command_hardware_and_score():
         ("codec: morse", "codec: 'morse' must be one of qwen2_vl, qwen2_5_vl, qwen3_vl"),
         ("codec: qwen3_vl\nanswer: click", "codec: has no effect with answer: click"),
         ("object_order: size", "size"),
+        (
+            "run_name: no",
+            "run_name: False must be text. YAML reads an unquoted no, off, yes or on as a boolean; quote it",
+        ),
+        ("eval_strategy: yes", "eval_strategy: True must be text"),
+        ("report_to: [no]", "report_to: [False] must be text"),
+        ("torch_dtype: bfloat16", "did you mean dtype?"),
+        ("evaluation_strategy: 'no'", "did you mean eval_strategy?"),
+        ("max_seq_length: 512", "did you mean max_length?"),
         ("load_in_4bit: false\nquantize_vision: true", "quantize_vision: true has no effect"),
         (
             "lora_parts: [language_mlp, merger]\nlora_target_modules: [q_proj]",
@@ -192,6 +201,35 @@ def test_sampling_keys_without_sampling_are_noted():
     assert load_recipe(["--config", "tiny_nutrition_qlora", *options, "--grounding_mode", "policy"]).notes == []
 
 
+def test_unquoted_no_in_yaml_is_the_word_no(tmp_path):
+    """YAML 1.1 reads it as false."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("eval_strategy: no\nsave_strategy: off\nlogging_strategy: no\ngradient_checkpointing: no\n")
+    recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
+    training = recipe.training
+    assert [training.eval_strategy, training.save_strategy, training.logging_strategy] == ["no"] * 3
+    assert (recipe.values["eval_strategy"], recipe.values["gradient_checkpointing"]) == ("no", False)
+    assert training.gradient_checkpointing is False
+
+
+def test_keys_of_earlier_library_versions_are_named_as_they_are_today():
+    with pytest.raises(UserError, match=r"unknown option --torch_dtype; did you mean --dtype\?"):
+        load_recipe(["--config", "tiny_nutrition_qlora", "--torch_dtype", "bfloat16"])
+
+
+def test_evaluation_uses_the_training_batch_size_unless_a_source_sets_it(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("per_device_eval_batch_size: 3\n")
+    for arguments, size in [
+        ([], 8),
+        (["--per_device_train_batch_size", "1"], 1),
+        (["--per_device_train_batch_size", "1", "--per_device_eval_batch_size", "4"], 4),
+        (["--per_device_train_batch_size", "1", "--overlay", str(path)], 3),
+    ]:
+        training = load_recipe(["--config", "tiny_nutrition_qlora", *arguments]).training
+        assert (training.per_device_eval_batch_size, training.eval_batch_size) == (size, size)
+
+
 def test_all_unknown_keys_are_reported_at_once(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("lora_rr: 1\nmax_pixel: 2\n")
@@ -286,8 +324,12 @@ def test_full_disk_is_one_message_and_leaves_no_partial_checkpoint(squares, tmp_
 
 @pytest.fixture(scope="module")
 def resumable_run(squares, tmp_path_factory) -> Path:
-    """A run with a checkpoint at each step, for tests that copy it."""
-    return train(squares, tmp_path_factory.mktemp("resumable") / "run", "--save_steps", 1)
+    """A run of three steps with the checkpoints of the first two, as if interrupted, for tests that copy it."""
+    folder = tmp_path_factory.mktemp("resumable") / "run"
+    run = train(squares, folder, "--max_steps", 3, "--save_steps", 1, "--save_total_limit", 9)
+    shutil.rmtree(run / "final")
+    shutil.rmtree(run / "checkpoint-3")
+    return run
 
 
 @pytest.mark.parametrize(

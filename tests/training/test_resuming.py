@@ -9,11 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import merge_adapter
+from boxtune.answers.grounding import Grounding
 from boxtune.data.dataset import read_records
 from boxtune.training.run_folder import last_whole_checkpoint
 from tests.helpers.records import ROOT
@@ -84,8 +87,59 @@ def test_interrupt_keeps_its_checkpoint_although_another_is_the_best(squares, tm
     assert int(step) % steps == 0 or int(step) not in evaluated
 
 
-def test_rejected_resumption_leaves_the_record_of_the_run_unchanged(squares, tmp_path, capsys):
+def interrupt_at(run: Path, step: int) -> None:
+    """Leave a run of which each step was saved as if it had been interrupted after `step`."""
+    shutil.rmtree(run / "final")
+    for checkpoint in run.glob("checkpoint-*"):
+        if int(checkpoint.name.removeprefix("checkpoint-")) > step:
+            shutil.rmtree(checkpoint)
+
+
+def test_finished_run_is_not_resumed(squares, tmp_path, capsys):
+    """Its learning rate is 0. The message says how to train on: from the merged model."""
+    run = train(squares, tmp_path / "run", "--save_steps", 1)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    resume = ["--resume_from_checkpoint", "true"]
+    for options in (
+        [*resume, "--max_steps", 3],  # one more step
+        [*resume, "--max_steps", -1, "--num_train_epochs", 9],
+        resume,  # nothing left to do
+        ["--resume_from_checkpoint", run / "checkpoint-2", "--output_dir", tmp_path / "other", "--max_steps", 3],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            train(squares, run, *options)
+        assert stop.value.code == 2
+        message = capsys.readouterr().err
+        assert f"{run / 'checkpoint-2'} is the end of a finished run: 2 of 2 steps are done" in message
+        assert f"make merge CKPT={run / 'final'}" in message
+        assert f"--model_name_or_path {run / 'final_merged'} and another --output_dir" in message
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    # An earlier checkpoint of the run still has steps to do.
+    train(squares, run, "--resume_from_checkpoint", run / "checkpoint-1")
+
+
+def test_finished_run_without_final_model_names_its_last_checkpoint(squares, tmp_path, capsys):
+    """As if saving the final model had failed. A checkpoint can be evaluated and merged like the final model."""
     run = train(squares, tmp_path / "run")
+    shutil.rmtree(run / "final")
+    with pytest.raises(SystemExit) as stop:
+        train(squares, run, "--resume_from_checkpoint", "true")
+    assert stop.value.code == 2
+    assert f"make merge CKPT={run / 'checkpoint-2'}) and start a new run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_new_run_starts_from_the_merged_model_of_a_finished_one(squares, tmp_path):
+    """What the message about a finished run advises."""
+    run = train(squares, tmp_path / "run")
+    merge_adapter.main(["--ckpt", str(run / "final"), "--samples", "1", "--skip-nf4"])
+    further = train(squares, tmp_path / "further", "--model_name_or_path", run / "final_merged")
+    assert Grounding.load(further / "final").base_model == str(run / "final_merged")
+
+
+def test_rejected_resumption_leaves_the_record_of_the_run_unchanged(squares, tmp_path, capsys):
+    run = train(squares, tmp_path / "run", "--max_steps", 3, "--save_steps", 1, "--save_total_limit", 9)
+    interrupt_at(run, 2)
     before = {name: (run / name).read_bytes() for name in ("recipe.yaml", "run.json", "first_batch.txt")}
     with pytest.raises(SystemExit) as error:
         train(squares, run, "--resume_from_checkpoint", "true", "--max_steps", 3, "--lora_parts", "merger")

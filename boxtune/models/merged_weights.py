@@ -1,0 +1,92 @@
+"""Compare the tensors of a merged model with base + adapter, one at a time. The adapter's scale and places come from PEFT.
+
+Nothing here is shared with merging.py but the names of keys, so that a wrong scale or place there is found here.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.utils import load_peft_weights
+from safetensors import safe_open
+from tqdm import tqdm
+from transformers import AutoModelForImageTextToText
+
+from boxtune.common.errors import reading
+from boxtune.models.checkpoint import Checkpoint
+from boxtune.models.config import family_of, load_config
+from boxtune.models.loading import LISTED_WEIGHTS
+from boxtune.models.merging import PEFT_PREFIX, Lora, base_folder
+from boxtune.models.weight_files import weight_files
+
+# bf16 keeps 8 significant bits, so rounding changes a number in [2ᵏ⁻¹, 2ᵏ) by at most 2ᵏ⁻⁹.
+HALF_STEP = 2.0**-9
+# float32 sums in another order differ in their last bits: by this share of a half step, and of the largest product.
+SUM_NOISE, PRODUCT_NOISE = 2.0**-10, 2.0**-20
+
+
+def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, Any]:
+    """Every tensor of the merged model against base + scale · (B · A), computed in float32 and rounded to bf16.
+
+    {"compared", "adapted", "different": numbers of tensors, "examples": keys of different ones}. A tensor differs if an element
+    is not the bf16 number nearest to the float32 value, or if only the base or only the merged model has it. Holds one tensor
+    of each model in memory, so it also runs where the whole model does not fit.
+    """
+    grounding = checkpoint.grounding
+    source = base_folder(grounding.base_model, grounding.base_revision)
+    family, loras = family_of(load_config(str(source))), peft_loras(source, checkpoint.adapter)
+    base_files, merged_files = weight_files(source), weight_files(merged_folder)
+    different, adapted = base_files.keys() ^ merged_files.keys(), set()
+    keys = base_files.keys() & merged_files.keys()
+    for key in tqdm(keys, desc="comparing weights", unit="tensor", leave=False):
+        path = family.module_path(key)
+        lora = loras.get(path) if key.endswith(".weight") else None
+        if lora:
+            adapted.add(path)
+        if not is_nearest_bf16(_read(merged_files[key], key), _read(base_files[key], key), lora):
+            different.add(key)
+    different |= loras.keys() - adapted
+    return {
+        "compared": len(base_files.keys() | merged_files.keys()),
+        "adapted": len(adapted),
+        "different": len(different),
+        "examples": sorted(different)[:LISTED_WEIGHTS],
+    }
+
+
+def peft_loras(source: Path, adapter: Path) -> dict[str, Lora]:
+    """{module path: Lora} for each module that PEFT adapts, with PEFT's scale. Raises UserError if weights are missing."""
+    with torch.device("meta"):  # the modules without their weights
+        model = AutoModelForImageTextToText.from_config(load_config(str(source)))
+    with reading(f"the adapter in {adapter}", "Use another checkpoint of the run."):
+        adapted = PeftModel(model, PeftConfig.from_pretrained(adapter), low_cpu_mem_usage=True)
+        weights = load_peft_weights(str(adapter), device="cpu")
+        loras = {}
+        for path, module in adapted.named_modules():
+            if isinstance(module, LoraLayer):
+                a, b = (weights[f"{path}.{name}.weight"].float() for name in ("lora_A", "lora_B"))
+                loras[path.removeprefix(PEFT_PREFIX)] = Lora(a, b, module.scaling["default"])
+    return loras
+
+
+def _read(file: Path, key: str) -> torch.Tensor:
+    with safe_open(file, framework="pt") as weights:
+        return weights.get_tensor(key)
+
+
+def is_nearest_bf16(merged: torch.Tensor, base: torch.Tensor, lora: Lora | None = None) -> bool:
+    """Whether each element of `merged` is the bf16 number nearest to base + scale · (B · A), up to float32's own rounding.
+
+    Without a LoRA, `merged` must equal `base` rounded to bf16; integers are not rounded.
+    """
+    if lora is None:
+        return torch.equal(merged, base.to(torch.bfloat16) if base.is_floating_point() else base)
+    product = lora.scale * (lora.b @ lora.a)
+    if merged.dtype != torch.bfloat16 or not merged.shape == base.shape == product.shape:
+        return False
+    expected = base.float() + product
+    half_step = torch.ldexp(torch.full_like(expected, HALF_STEP), torch.frexp(expected).exponent)
+    allowed = (1 + SUM_NOISE) * half_step + PRODUCT_NOISE * product.abs().max()
+    return bool(((merged.float() - expected).abs() <= allowed).all())

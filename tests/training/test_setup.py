@@ -1,0 +1,58 @@
+"""What the trainer is built from, and what of a run stays in memory."""
+
+import gc
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from boxtune.training import setup
+from boxtune.training.recipe import load_recipe
+from boxtune.training.run import record_start
+from boxtune.training.trainer import DetectionTrainer
+
+
+def test_ddp_does_not_search_for_unused_parameters_unless_the_recipe_asks_for_it():
+    """TRL turns the search on for vision models if nothing is set. Each example here has an image, so it finds nothing."""
+    for words, searches in [([], False), (["--ddp_find_unused_parameters", "true"], True)]:
+        recipe = load_recipe(["--config", "tiny_nutrition_qlora", *words])
+        arguments = setup.trainer_arguments(recipe, {"train": [], "validation": []}, 50176, [])
+        assert arguments.ddp_find_unused_parameters is searches
+        assert recipe.training.ddp_find_unused_parameters is (True if words else None)  # the recipe is left as it was
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "fsdp2", "dtype"),
+    [(False, False, torch.float32), (True, True, torch.float32), (True, False, torch.bfloat16)],
+)
+def test_adapters_are_fp32_except_under_fsdp1(fsdp, fsdp2, dtype):
+    model = torch.nn.Linear(2, 2).bfloat16()  # as TRL leaves the adapters of a 4-bit model
+    model.bias.requires_grad = False
+    trainer = SimpleNamespace(
+        is_fsdp_enabled=fsdp, accelerator=SimpleNamespace(is_fsdp2=fsdp2), model=model, adapter_dtype=torch.float32
+    )
+    DetectionTrainer._cast_adapters(trainer)
+    assert (model.weight.dtype, model.bias.dtype) == (dtype, torch.bfloat16)
+
+
+def test_the_first_batch_is_kept_as_text_only():
+    """Its images would stay in GPU memory for the whole run."""
+    words = torch.tensor([[5, 7, 9]])
+    pixels = torch.zeros(4, 8)
+    released = weakref.ref(pixels)
+    batch = {"input_ids": words, "attention_mask": torch.ones_like(words), "labels": words, "pixel_values": pixels}
+    batches, callbacks = [batch], []
+    processor = SimpleNamespace(tokenizer=SimpleNamespace(decode=lambda ids: f"{ids.tolist()}"), image_token="<image>")
+    trainer = SimpleNamespace(
+        is_world_process_zero=lambda: True,
+        get_train_dataloader=lambda: iter(batches.pop, None),
+        add_callback=callbacks.append,
+        processing_class=processor,
+        model=None,
+    )
+    del pixels, batch
+    record_start(trainer, load_recipe(["--config", "tiny_nutrition_qlora"]), [])
+    gc.collect()
+    assert released() is None
+    assert "--- example 0\n[5, 7, 9]" in callbacks[0].begin.args[-1]
