@@ -1,8 +1,8 @@
-"""Lists of problems in messages: at most twenty examples, then how many problems of each kind there are."""
+"""Lists in messages: at most twenty problems, then how many of each kind there are; at most twenty names in a sentence."""
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 MAX_EXAMPLES = 20
 _MAX_KINDS = 20
@@ -30,6 +30,13 @@ class Problem(str):
 
     def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]  # pickled with errors of worker processes
         return self.parts
+
+
+def join_names(names: Iterable[str]) -> str:
+    """The names with commas between them, or twenty of them and how many more there are."""
+    names = [*names]
+    more = f" and {len(names) - MAX_EXAMPLES} more" if len(names) > MAX_EXAMPLES else ""
+    return ", ".join(names[:MAX_EXAMPLES]) + more
 
 
 def list_problems(problems: Sequence[str], bullet: str = "  - ") -> list[str]:

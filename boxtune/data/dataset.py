@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from boxtune.common.errors import UserError, reading
 from boxtune.common.files import check_is_text, replace_folder, write_whole
 from boxtune.common.json_lines import BadLine, read_json_lines, to_json_line
-from boxtune.common.problems import Problem
+from boxtune.common.problems import Problem, join_names
 from boxtune.data.record_checks import info_problems, record_problems
 from boxtune.data.records import SPLITS, Record
 
@@ -207,7 +207,7 @@ def check_writable_target(directory: Path, overwrite: bool) -> None:
         raise UserError(f"{directory} exists. Use --overwrite to replace it, or another --out.")
     names = {path.name for path in directory.iterdir()}
     if "dataset.json" not in names or names - _OWN_NAMES:
-        foreign = ", ".join(sorted(names - _OWN_NAMES)[:10]) or "no dataset.json"
+        foreign = join_names(sorted(names - _OWN_NAMES)) or "no dataset.json"
         raise UserError(
             f"{directory} holds something other than a prepared dataset ({foreign}); --overwrite replaces only prepared datasets."
         )

@@ -12,9 +12,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 from boxtune.answers.conversation import SYSTEM_PROMPT, format_sentence
 from boxtune.answers.grounding import FILE_NAME, Grounding
 from boxtune.common.errors import UserError, reading
+from boxtune.common.problems import Problem
 from boxtune.models.config import LOCAL_PREFIXES, codec_for, family_of, load_config
 from boxtune.models.hub import download_if_trained_here
-from boxtune.models.loading import LISTED_WEIGHTS, load_model
+from boxtune.models.loading import load_model
 from boxtune.models.processors import load_processor
 from boxtune.models.quantization import nf4_config
 
@@ -167,12 +168,11 @@ def check_adapter(model: PeftModel, weights: dict[str, torch.Tensor], folder: Pa
     """
     # The default save_embedding_layers="auto" would contact the Hub.
     expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
-    problems = [f"missing: {key}" for key in sorted(expected - weights.keys())]
-    problems += [f"unexpected: {key}" for key in sorted(weights.keys() - expected)]
-    problems += [f"not finite: {key}" for key, tensor in sorted(weights.items()) if not tensor.isfinite().all()]
+    problems = [Problem(key, "missing") for key in sorted(expected - weights.keys())]
+    problems += [Problem(key, "unexpected") for key in sorted(weights.keys() - expected)]
+    problems += [Problem(key, "not finite") for key, tensor in sorted(weights.items()) if not tensor.isfinite().all()]
     if problems:
         raise UserError(
-            f"{len(problems)} weights of the adapter in {folder} are unusable; use another checkpoint. Up to "
-            f"{LISTED_WEIGHTS} of them:",
-            problems[:LISTED_WEIGHTS],
+            f"{len(problems)} weights of the adapter in {folder} are unusable; use another checkpoint:",
+            problems,
         )

@@ -10,8 +10,7 @@ from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, PreTra
 from transformers.utils import is_flash_attn_2_available
 
 from boxtune.common.errors import UserError, reading
-
-LISTED_WEIGHTS = 20  # in an error message; a model has hundreds
+from boxtune.common.problems import Problem
 
 
 def load_model(
@@ -74,14 +73,13 @@ def _device_map(device: str | None) -> dict[str, str | int] | None:
 
 def _require_all_weights(report: dict[str, Any], model_id: str) -> None:
     """`report`: the loading info of transformers. Raises UserError if weights and config disagree."""
-    problems = [f"missing: {key}" for key in sorted(report["missing_keys"])]
-    problems += [f"wrong shape: {key}" for key in sorted(map(str, report["mismatched_keys"]))]
-    problems += [f"unexpected: {key}" for key in sorted(report["unexpected_keys"])]
+    problems = [Problem(key, "missing") for key in sorted(report["missing_keys"])]
+    problems += [Problem(key, "wrong shape") for key in sorted(map(str, report["mismatched_keys"]))]
+    problems += [Problem(key, "unexpected") for key in sorted(report["unexpected_keys"])]
     if problems:
         raise UserError(
-            f"{len(problems)} weights of {model_id} do not match its config; download the model again. Up to "
-            f"{LISTED_WEIGHTS} of them:",
-            problems[:LISTED_WEIGHTS],
+            f"{len(problems)} weights of {model_id} do not match its config; download the model again:",
+            problems,
         )
 
 

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText
 
 from boxtune.common.errors import reading
+from boxtune.common.problems import MAX_EXAMPLES
 from boxtune.models.checkpoint import Checkpoint
 from boxtune.models.config import family_of, load_config
-from boxtune.models.loading import LISTED_WEIGHTS
 from boxtune.models.merging import PEFT_PREFIX, Lora, base_folder
 from boxtune.models.weight_files import weight_files
 
@@ -52,7 +52,7 @@ def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, An
         "compared": len(base_files.keys() | merged_files.keys()),
         "adapted": len(adapted),
         "different": len(different),
-        "examples": sorted(different)[:LISTED_WEIGHTS],
+        "examples": sorted(different)[:MAX_EXAMPLES],
     }
 
 

@@ -19,7 +19,6 @@ from boxtune.families.family import Family
 from boxtune.models.checkpoint import Checkpoint
 from boxtune.models.config import family_of, load_config
 from boxtune.models.generation_config import greedy_config
-from boxtune.models.loading import LISTED_WEIGHTS
 from boxtune.models.weight_files import weight_files
 
 PEFT_PREFIX = "base_model.model."  # PEFT's wrapping, in front of every module path
@@ -109,9 +108,8 @@ def _merge_weights(source: Path, out: Path, family: Family, loras: Mapping[str, 
         total_size += sum(tensor.nbytes for tensor in tensors.values())
     if unused:
         raise UserError(
-            f"{len(unused)} adapted modules have no weight in {source}. Is it the base that the adapter was trained on? Up to "
-            f"{LISTED_WEIGHTS} of them:",
-            sorted(unused)[:LISTED_WEIGHTS],
+            f"{len(unused)} adapted modules have no weight in {source}. Is it the base that the adapter was trained on?",
+            sorted(unused),
         )
     if [shard.name for shard in shards] != [SAFE_WEIGHTS_NAME]:
         weight_map = {key: shard.name for shard, keys in shards.items() for key in keys}

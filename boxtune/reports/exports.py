@@ -15,6 +15,7 @@ from typing import Any
 from boxtune.answers.predictions import Prediction
 from boxtune.common.errors import UserError
 from boxtune.common.files import is_file_name, replace_folder, write_whole
+from boxtune.common.problems import join_names
 from boxtune.data.boxes import box_xyxy_to_cxcywh, box_xyxy_to_xywh
 from boxtune.data.dataset import SPLIT_FOLDERS
 from boxtune.data.questions import answer_category
@@ -110,7 +111,7 @@ def _unknown_label_warnings(predictions: list[Prediction], classes: list[str], e
     if exported == len(labels):
         return []
     unknown = sorted({*labels} - {*classes})
-    shown = ", ".join(f"{name!r:.60}" for name in unknown[:5]) + (" …" if len(unknown) > 5 else "")
+    shown = join_names(f"{name!r:.60}" for name in unknown)
     left_out = len(labels) - exported
     return [f"warning: {left_out} boxes are left out of the export because their labels are not classes: {shown}"]
 

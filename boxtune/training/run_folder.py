@@ -9,6 +9,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from boxtune.common.errors import UserError, reading
 from boxtune.common.files import replace_folder
+from boxtune.common.problems import join_names
 from boxtune.models.generation_config import greedy_config
 from boxtune.reports.model_card import model_name, write_card
 from boxtune.training.recipe import Recipe
@@ -58,7 +59,7 @@ def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
             return checkpoint, []
     if old and not recipe.options.overwrite_output_dir:
         raise UserError(
-            f"{output_dir} already contains a run ({', '.join(path.name for path in old)}). Continue it with "
+            f"{output_dir} already contains a run ({join_names(path.name for path in old)}). Continue it with "
             "--resume_from_checkpoint true, start over with --overwrite_output_dir true, or choose another --output_dir."
         )
     return checkpoint, old

@@ -14,6 +14,7 @@ class-descriptions file.
 from pathlib import Path
 
 from boxtune.common.errors import UserError
+from boxtune.common.problems import join_names
 from data_prep.formats.csv_columns import (
     EDGES,
     MARKS,
@@ -120,8 +121,8 @@ def _read_file(file: AnnotationFile, names: dict[str, str], options: Options, fo
             items[row["image"], split].rows += _read_objects(row, keys, names)
     found.items.extend(items.values())
     if unknown_splits:
-        words = ", ".join(sorted(unknown_splits))
-        found.warnings.append(f"{file}: unknown splits: {words:.200}. Known are train, validation and test")
+        words = join_names(sorted(unknown_splits))
+        found.warnings.append(f"{file}: unknown splits: {words}. Known are train, validation and test")
     return keys[0]
 
 
@@ -139,6 +140,6 @@ def _read_objects(row: dict[str, str], keys: list[str], names: dict[str, str]) -
 
 def _warn_of_unread(header: list[str], columns: Columns, found: Source) -> None:
     unread = [cell.strip() for i, cell in enumerate(header) if cell.strip() and i not in columns.values()]
-    warning = f"columns that are not read: {', '.join(unread)}"
+    warning = f"columns that are not read: {join_names(unread)}"
     if unread and warning not in found.warnings:  # the files of all splits usually have the same columns
         found.warnings.append(warning)

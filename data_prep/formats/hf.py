@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from boxtune.common.errors import UserError
 from boxtune.common.files import files_below
+from boxtune.common.problems import join_names
 from data_prep.reading.embedded_images import image_suffix
 from data_prep.reading.names import safe_name
 from data_prep.reading.source import Item, Options, Row, Sample, Source, Unreadable, plain
@@ -72,7 +73,7 @@ def read(source: Path, options: Options, fields: Fields | None = None) -> Source
     known_classes: list[str] = []  # those of the previous row's schema
     for row in chain(head, rows):
         if fields.parent and fields.parent not in row.features:
-            raise UserError(f"{source} has no column {fields.parent}; it has {', '.join(row.features)}.")
+            raise UserError(f"{source} has no column {fields.parent}; it has {join_names(row.features)}.")
         where = f"{source}: {row.split or 'table'} row {row.number}"
         class_names = _class_names(row.features, fields)
         objects = read_objects(row.values, fields, class_names, found.warnings)
@@ -184,14 +185,14 @@ def _with_image(source: Path, table: Any, image_field: str | None) -> Any:
     columns = [name for name, feature in table.features.items() if _is_image_column(feature)]
     chosen = image_field or ("image" if "image" in columns or len(columns) != 1 else columns[0])
     if chosen not in table.features:
-        raise UserError(f"{source} has no column {chosen}; it has {', '.join(table.features)}. See --image-field.")
+        raise UserError(f"{source} has no column {chosen}; it has {join_names(table.features)}. See --image-field.")
     if chosen not in columns:
         raise UserError(
             f"{source}: column {chosen} must be of type Image, got {table.features[chosen]}. "
             "Cast it: table.cast_column(NAME, datasets.Image())."
         )
     if others := [name for name in columns if name != chosen]:
-        print(f"{source}: further image columns are left out: {', '.join(others)}", file=sys.stderr)
+        print(f"{source}: further image columns are left out: {join_names(others)}", file=sys.stderr)
         table = table.remove_columns(others)
     if chosen == "image":
         return table

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boxtune.common.errors import UserError
+from boxtune.common.problems import join_names
 from data_prep.reading.annotation_files import AnnotationFile, find_annotation_files
 from data_prep.reading.image_finder import image_finder_for, image_name
 from data_prep.reading.source import Item, Options, Sample, Source, Unreadable
@@ -40,7 +41,7 @@ def read(source: Path, options: Options) -> Source:
         (name for name in _IMAGE_FIELDS if isinstance(rows[0].get(name), str)), None
     )
     if image_field is None:
-        raise UserError(f"{source}: no field names the image; there are {', '.join(rows[0])}. See --image-field.")
+        raise UserError(f"{source}: no field names the image; there are {join_names(rows[0])}. See --image-field.")
     for file, lines in tables:
         images = image_finder_for(file, options)
         for number, row in lines:

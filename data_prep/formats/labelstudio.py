@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from boxtune.common.problems import join_names
 from data_prep.reading.annotation_files import AnnotationFile, find_annotation_files
 from data_prep.reading.image_finder import ImageFinder, image_finder_for, image_name
 from data_prep.reading.names import without_suffix
@@ -50,7 +51,7 @@ def read(source: Path, options: Options) -> Source:
         else:
             found.errors.append(f"{file}: Label Studio's export is a list of tasks, got {type(tasks).__name__}")
     if options.label_field and options.label_field not in controls:
-        known = ", ".join(sorted(controls)) or "none"
+        known = join_names(sorted(controls)) or "none"
         found.errors.append(
             f"--label-field {options.label_field}: there is no control with that name. Controls are: {known}"
         )

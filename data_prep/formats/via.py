@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from boxtune.common.errors import UserError
+from boxtune.common.problems import join_names
 from data_prep.reading.annotation_files import AnnotationFile, find_annotation_files
 from data_prep.reading.csv_files import read_lines
 from data_prep.reading.image_finder import image_finder_for, image_name
@@ -125,7 +126,7 @@ def _choose_attribute(entries: list[Any], source: Path, wanted: str | None) -> s
     """
     regions = [region for entry in entries if not _fault(entry) for region in entry["regions"]]
     counts = Counter(key for region in regions for key in region.get("region_attributes", {}))
-    known = ", ".join(f"{key} ({count} regions)" for key, count in counts.most_common())
+    known = join_names(f"{key} ({count} regions)" for key, count in counts.most_common())
     if wanted and wanted not in counts:
         raise UserError(
             f"--label-field {wanted}: no region of {source} has that attribute; there are: {known or 'none'}."

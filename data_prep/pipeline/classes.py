@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from boxtune.common.problems import join_names
 from boxtune.data.record_checks import label_problem
 from data_prep.reading.source import Options, Row, Source, problem
 
@@ -44,7 +45,7 @@ def choose_classes(found: Source, categories: dict[str, str], options: Options) 
 
 
 def _unknown(option: str, name: str, known: Iterable[str]) -> str:
-    return f"{option}: unknown class {name!r}; known: {', '.join(sorted(known)) or 'none'}"
+    return f"{option}: unknown class {name!r}; known: {join_names(sorted(known)) or 'none'}"
 
 
 def _name_errors(names: list[str], first_id: dict[str, str]) -> list[str]:

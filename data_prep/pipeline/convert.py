@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from boxtune.common.errors import UserError
-from boxtune.common.problems import list_problems
+from boxtune.common.problems import join_names, list_problems
 from boxtune.data.dataset import check_writable_target, write_dataset
 from boxtune.data.records import Record, answer_objects
 from data_prep.formats import FORMATS
@@ -150,7 +150,7 @@ def _check_training_objects(
         return
     raise UserError(
         f"{source}: the train split has no objects to learn from in its {len(train)} image(s). The classes are "
-        f"{', '.join(classes)}. Check that SOURCE names the annotations, choose other --classes, or divide the images again "
+        f"{join_names(classes)}. Check that SOURCE names the annotations, choose other --classes, or divide the images again "
         f"with --split-ratio.{' Warnings:' if warnings else ''}",
         warnings,
     )

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from boxtune.common.problems import join_names
 from boxtune.data.records import Record, answer_objects
 from data_prep.pipeline.layouts import THOUSAND
 from data_prep.pipeline.totals import BoxTotals, ImageTotals
@@ -60,9 +61,9 @@ def class_warnings(classes: list[str], with_objects: set[str]) -> list[str]:
     """Warnings on classes without objects, and on numbers in place of names."""
     warnings = []
     if unused := [name for name in classes if name not in with_objects]:
-        warnings.append(f"no objects of class {', '.join(unused)}")
+        warnings.append(f"no objects of class {join_names(unused)}")
     if numbers := [name for name in classes if name.isdigit()]:
-        warnings.append(f"class names are numbers: {', '.join(numbers)}. Name them: --rename {numbers[0]}=NAME")
+        warnings.append(f"class names are numbers: {join_names(numbers)}. Name them: --rename {numbers[0]}=NAME")
     return warnings
 
 
@@ -83,8 +84,8 @@ def untrained_warnings(splits: Mapping[str, Iterable[Record]], classes: list[str
     if not listed:
         return []
     return [
-        f"no object in training, but in evaluation, of class {', '.join(listed)}, so a model cannot learn it. If the splits name "
-        "a class differently, merge the names with --rename OLD=NEW; else divide the images again with --split-ratio"
+        f"no object in training, but in evaluation, of class {join_names(listed)}, so a model cannot learn it. If the splits "
+        "name a class differently, merge the names with --rename OLD=NEW; else divide the images again with --split-ratio"
     ]
 
 

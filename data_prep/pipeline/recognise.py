@@ -11,6 +11,7 @@ from types import ModuleType
 
 from boxtune.common.errors import UserError
 from boxtune.common.files import compression_problem, files_below, is_image
+from boxtune.common.problems import join_names
 from data_prep.reading.annotation_files import is_output
 from data_prep.reading.csv_files import first_cells
 from data_prep.reading.source import Options, Sample
@@ -19,7 +20,6 @@ from data_prep.reading.text_files import LABELME_XML, LABELME_XML_FAULT, LABELME
 _MAX_FILES = 20_000  # listed in total
 _MAX_OPENED = 5  # of each kind
 _TEXTS = (".json", ".csv", ".xml", ".yaml", ".yml", ".txt")
-_MAX_NAMES = 20  # shown if a path does not exist
 
 
 def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]], options: Options) -> str:
@@ -63,7 +63,7 @@ def _check_typing_error(source: Path) -> None:
     if source.exists() or not source.parent.name or not source.parent.is_dir():
         return
     names = sorted(path.name for path in source.parent.iterdir() if not path.name.startswith("."))
-    listed = ", ".join(names[:_MAX_NAMES]) + (", …" if len(names) > _MAX_NAMES else "")
+    listed = join_names(names)
     raise UserError(
         f"{source} does not exist ({source.parent}/ contains: {listed or 'nothing'}). Correct the path. To load a "
         "dataset of this name from the Hub, use the format hf."

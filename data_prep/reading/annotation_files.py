@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from boxtune.common.errors import UserError
 from boxtune.common.files import files_below
+from boxtune.common.problems import join_names
 from data_prep.reading.names import relative_name
 from data_prep.reading.source import Options
 from data_prep.reading.split_names import split_of, split_of_folders
@@ -70,7 +71,7 @@ def find_annotation_files(
         return FoundFiles(annotated, warnings, folder_of(files, source))
     chosen = [file for file in annotated if file.split]
     if not chosen:
-        names = ", ".join(str(path.relative_to(source)) for path in files[:5])
+        names = join_names(str(path.relative_to(source)) for path in files)
         raise UserError(
             f"{source} contains {len(files)} annotation files, and none is named after a split: {names}. "
             "Pass one of them as SOURCE."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from boxtune.common.errors import UserError
+from boxtune.common.problems import join_names
 from data_prep.reading.source import Options, Row, Unreadable
 from data_prep.reading.values import is_set
 
@@ -58,7 +59,7 @@ def choose_fields(rows: list[dict[str, Any]], source: Path, options: Options) ->
                 fields = Fields(parent, bbox, label)
                 print(f"{source}: {fields}", file=sys.stderr)
                 return fields
-    example = f" The first row has {', '.join(rows[0])}." if rows else ""
+    example = f" The first row has {join_names(rows[0])}." if rows else ""
     raise UserError(
         f"{source}: found no field with boxes and classes.{example} Name them: --bbox-field objects.bbox "
         "--label-field objects.category."
@@ -106,7 +107,7 @@ def _no_objects(row: dict[str, Any], fields: Fields, columns: Columns) -> list[R
     if not any(isinstance(row.get(parent), list | dict) and row[parent] for parent in _PARENTS):
         return []
     where = fields.parent or "the row"
-    return Unreadable(f"neither {fields.bbox} nor {fields.label} in {where}, which has {', '.join(columns or row)}")
+    return Unreadable(f"neither {fields.bbox} nor {fields.label} in {where}, which has {join_names(columns or row)}")
 
 
 def _columns_fault(columns: Columns, fields: Fields) -> str | None:

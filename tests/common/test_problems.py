@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from boxtune.common.errors import UserError, shown
-from boxtune.common.problems import Problem, list_problems
+from boxtune.common.problems import Problem, join_names, list_problems
 
 
 def test_up_to_twenty_problems_are_all_listed():
@@ -83,3 +83,9 @@ def test_errors_with_places_can_be_pickled():
 def test_a_hundred_thousand_problems_take_little_time_and_room():
     problems = [Problem(f"line {i}", f"bbox {shown(['y' * i, i])} is not") for i in range(100_000)]
     assert len(str(UserError("bad:", problems))) < 5000
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, ""), (2, "0, 1"), (20, ", 19"), (365, ", 19 and 345 more")])
+def test_a_sentence_names_at_most_twenty(count, text):
+    joined = join_names(str(number) for number in range(count))
+    assert joined == text if count < 3 else joined.endswith(text)
