@@ -11,6 +11,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from boxtune.common.errors import UserError, reading
 from boxtune.common.problems import Problem
+from boxtune.models.patch_embedding import use_matrix_products
 
 
 def load_model(
@@ -47,6 +48,7 @@ def load_model(
             ) from None
     _require_all_weights(report, model_id)
     _keep_gradients_on_cpu(model)
+    use_matrix_products(model)
     return model
 
 
