@@ -27,6 +27,9 @@ from boxtune.data.images import load_image
 from boxtune.data.questions import as_asked
 from boxtune.data.records import Record, image_path
 
+# ({pixel_values, image_grid_thw}, (height, width) of each resized image)
+ProcessedImages = tuple[dict[str, torch.Tensor], list[tuple[int, int]]]
+
 
 class DetectionCollator:
     """Turns rows {"record": JSON text} into a padded batch: input_ids, attention_mask, labels, pixel_values, image_grid_thw.
@@ -122,11 +125,11 @@ class DetectionCollator:
         fits = len(self.encoder.encode(varied, size).input_ids) <= self.variation.max_length
         return (varied, varied_image) if fits else (record, image)
 
-    def process_images(self, records: list[Record]) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:
-        """({pixel_values, image_grid_thw}, (height, width) of each resized input) of the records' images."""
+    def process_images(self, records: list[Record]) -> ProcessedImages:
+        """The records' images, loaded, resized and cut into patches."""
         return self._process([self.load(record) for record in records])
 
-    def _process(self, images: Sequence[Image.Image]) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:
+    def _process(self, images: Sequence[Image.Image]) -> ProcessedImages:
         features = self.processor.image_processor(images=list(images), return_tensors="pt")
         sizes = [grid_input_size(self.processor, grid) for grid in features["image_grid_thw"]]
         return {key: features[key] for key in ("pixel_values", "image_grid_thw")}, sizes
@@ -170,9 +173,14 @@ class DetectionCollator:
             "records": [json.dumps(record) for record in asked],
         }
 
-    def collate_questions(self, records: list[Record]) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:
-        """(a left-padded batch for `generate`, the (height, width) of each row's resized input)."""
-        features, sizes = self.process_images(records)
+    def collate_questions(
+        self, records: list[Record], images: ProcessedImages | None = None
+    ) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:
+        """(a left-padded batch for `generate`, the (height, width) of each row's resized input).
+
+        `images`: what `process_images` returned for the records, if it was called before.
+        """
+        features, sizes = images or self.process_images(records)
         rows = [self.encoder.encode_question(record, size) for record, size in zip(records, sizes, strict=True)]
         return self.batch(rows, features, side="left"), sizes
 

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from transformers import (
 from boxtune.answers.confidence import TokenScores
 from boxtune.answers.predictions import Prediction, make_prediction
 from boxtune.answers.repetition import LOOK_EVERY, repeats
-from boxtune.batching.collator import DetectionCollator
+from boxtune.batching.collator import DetectionCollator, ProcessedImages
 from boxtune.batching.encoder import expected_input_size
 from boxtune.common.errors import UserError
 from boxtune.data.questions import asked_classes
@@ -45,40 +46,53 @@ def generate_answers(
 ) -> Iterator[Prediction]:
     """Yield a prediction for every record's question, the largest images first.
 
-    If a batch does not fit into memory, the batch size is halved for that batch and all later ones. Raises UserError if a
-    single image does not fit.
+    A thread reads the images of the next batch while the model responds, and is never further ahead than one batch. If a batch
+    does not fit into memory, the batch size is halved for that batch and all later ones. Raises UserError if a single image does
+    not fit.
     """
     grounding = collator.grounding
     ordered = largest_first(records, collator)
     start = 0
-    while start < len(ordered):
-        rows = ordered[start : start + batch_size]
-        began = time.perf_counter()
-        try:
-            responses = generate_batch(model, collator, rows)
-        except torch.OutOfMemoryError as error:
-            if len(rows) == 1:
-                raise UserError(f"out of memory with a single image ({error}). Use a larger GPU or NF4.") from None
-            batch_size = len(rows) // 2
-            tqdm.write(f"out of memory with a batch of {len(rows)} images; batch size is now {batch_size}", sys.stderr)
-            continue
-        start += len(rows)
-        seconds = (time.perf_counter() - began) / len(rows)
-        for record, response in zip(rows, responses, strict=True):
-            yield make_prediction(
-                record,
-                grounding.codec,
-                response.input_size,
-                response.text,
-                seconds,
-                response.tokens,
-                asked=asked_classes(record, grounding.classes),
-                calibration=grounding.calibration,
-                noise_label=grounding.noise_label,
-                irrelevant_answer=grounding.irrelevant_answer,
-                starts_in_thought=collator.encoder.prompt_opens_thought,
-                cut=response.cut,
-            )
+    with ThreadPoolExecutor(max_workers=1) as reader:
+
+        def read(first: int) -> Future[ProcessedImages]:
+            return reader.submit(collator.process_images, ordered[first : first + batch_size])
+
+        ahead = read(start) if ordered else None
+        while start < len(ordered):
+            rows = ordered[start : start + batch_size]
+            after = start + len(rows)
+            began = time.perf_counter()
+            images = ahead.result()
+            ahead = read(after) if after < len(ordered) else None  # while the model responds to `rows`
+            try:
+                responses = generate_batch(model, collator, rows, images)
+            except torch.OutOfMemoryError as error:
+                if len(rows) == 1:
+                    raise UserError(f"out of memory with a single image ({error}). Use a larger GPU or NF4.") from None
+                batch_size = len(rows) // 2
+                tqdm.write(
+                    f"out of memory with a batch of {len(rows)} images; batch size is now {batch_size}", sys.stderr
+                )
+                ahead = read(start)
+                continue
+            start = after
+            seconds = (time.perf_counter() - began) / len(rows)
+            for record, response in zip(rows, responses, strict=True):
+                yield make_prediction(
+                    record,
+                    grounding.codec,
+                    response.input_size,
+                    response.text,
+                    seconds,
+                    response.tokens,
+                    asked=asked_classes(record, grounding.classes),
+                    calibration=grounding.calibration,
+                    noise_label=grounding.noise_label,
+                    irrelevant_answer=grounding.irrelevant_answer,
+                    starts_in_thought=collator.encoder.prompt_opens_thought,
+                    cut=response.cut,
+                )
 
 
 def largest_first(records: list[Record], collator: DetectionCollator) -> list[Record]:
@@ -95,12 +109,12 @@ def largest_first(records: list[Record], collator: DetectionCollator) -> list[Re
 
 
 def generate_batch(
-    model: PreTrainedModel | PeftModel, collator: DetectionCollator, records: list[Record]
+    model: PreTrainedModel | PeftModel, collator: DetectionCollator, records: list[Record], images: ProcessedImages
 ) -> list[Response]:
-    """The responses to the questions of `records`, generated in one batch."""
+    """The responses to the questions of `records`, generated in one batch. `images`: theirs, from the collator."""
     tokenizer = collator.tokenizer
     stops = set(stop_ids(tokenizer))
-    batch, input_sizes = collator.collate_questions(records)
+    batch, input_sizes = collator.collate_questions(records, images)
     prompt_length = batch["input_ids"].shape[1]
     probabilities = _TokenProbabilities(tokenizer)
     loop_stop = LoopStop(prompt_length, len(records), stops)

@@ -1,6 +1,8 @@
-"""Generation in batches: rows that end, rows that loop, and batches that do not fit into memory."""
+"""Generation in batches: rows that end or loop, batches that do not fit into memory, and images that are read ahead."""
 
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from boxtune.answers.conversation import SYSTEM_PROMPT
 from boxtune.answers.repetition import LOOP_LENGTHS, loop_end
 from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records
+from boxtune.data.images import load_image
+from boxtune.data.records import image_path
 from boxtune.inference.generation import LoopStop, generate_answers
 from boxtune.models.loading import load_model
 from tests.helpers.collators import make_collator
@@ -79,3 +83,50 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_responses_stay_the_same(squ
     assert answers == alone
     with pytest.raises(UserError, match="out of memory with a single image"):
         list(generate_answers(Small(model, most=0), collator, records, 2))
+
+
+class Patient:
+    """A model that responds only after images of another batch have been opened; at the last batch it does not wait."""
+
+    def __init__(self, model, last: int):
+        self.model, self.device, self.last = model, model.device, last
+        self.opened, self.opened_at_response = [], []
+        self.another = threading.Condition()
+
+    def open(self, record):
+        with self.another:
+            self.opened.append(record["id"])
+            self.another.notify()
+        return load_image(image_path(record, Path()))
+
+    def generate(self, **inputs):
+        expected = min(2 + 2 * len(self.opened_at_response) + 2, self.last)
+        with self.another:
+            self.another.wait_for(lambda: len(self.opened) >= expected, timeout=20)
+            self.opened_at_response.append(len(self.opened))
+        return self.model.generate(**inputs)
+
+
+def test_the_images_of_one_more_batch_are_read_while_the_model_responds(squares):
+    model = load_model(str(EMBEDDED), dtype=torch.float32)
+    collator = make_collator(EMBEDDED, squares, system_prompt=SYSTEM_PROMPT, min_pixels=4096, max_pixels=50176)
+    records = read_records(squares, "test")
+    expected = [answer["text"] for answer in generate_answers(model, collator, records, 2)]
+    patient = Patient(model, last=len(records))
+    collator.open_image = patient.open
+    answers = list(generate_answers(patient, collator, records, 2))
+    assert patient.opened_at_response == [4, 6, 6]  # never more than one batch ahead
+    assert [answer["text"] for answer in answers] == expected
+    assert patient.opened == [answer["id"] for answer in answers]
+
+
+def test_an_image_that_cannot_be_read_ahead_stops_after_the_responses_before_it(squares):
+    model = load_model(str(EMBEDDED), dtype=torch.float32)
+    collator = make_collator(EMBEDDED, squares, system_prompt=SYSTEM_PROMPT, min_pixels=4096, max_pixels=50176)
+    records = read_records(squares, "test")
+    order = [answer["id"] for answer in generate_answers(model, collator, records, 2)]
+    broken = [record | {"image": "/nowhere.png"} if record["id"] == order[2] else record for record in records]
+    answers = generate_answers(model, collator, broken, 2)
+    assert [next(answers)["id"], next(answers)["id"]] == order[:2]
+    with pytest.raises(UserError, match=rf"{order[2]}: cannot read /nowhere.png"):
+        next(answers)
