@@ -23,7 +23,7 @@ from boxtune.models.loading import load_model, uses_fsdp
 from boxtune.models.lora import lora_config, lora_targets
 from boxtune.models.quantization import nf4_config
 from boxtune.training.box_validation import METRICS, BoxValidation, require_objects
-from boxtune.training.callbacks import EpochCallback, InterruptCallback, ProgressLine
+from boxtune.training.callbacks import EpochCallback, InterruptCallback, ProgressLine, SkippedStepsCallback
 from boxtune.training.console import say
 from boxtune.training.examples import Examples, Splits
 from boxtune.training.losses import BoxLosses
@@ -237,7 +237,7 @@ def build_trainer(
     policy_loss: PolicyLoss | None,
 ) -> DetectionTrainer:
     options, splits = recipe.options, examples.splits
-    callbacks = [InterruptCallback()]
+    callbacks = [InterruptCallback(), SkippedStepsCallback()]
     if collator.variation:
         callbacks.append(EpochCallback(collator.variation))
     if stops_early(recipe, splits):
@@ -264,6 +264,8 @@ def build_trainer(
             peft_config=peft_config,
             callbacks=callbacks,
         )
+    if trainer.is_deepspeed_enabled and (box_losses or policy_loss):
+        say("note: grad_share is not measured under DeepSpeed")
     if not arguments.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ProgressLine())

@@ -19,6 +19,7 @@ from boxtune.batching.encoder import IGNORE_INDEX
 from boxtune.common.errors import UserError, accepting, is_out_of_space, reading
 from boxtune.families import FAMILIES
 from boxtune.training.box_validation import BoxValidation
+from boxtune.training.callbacks import OTHER_PRECISION
 from boxtune.training.losses import BoxLosses
 from boxtune.training.policy import PolicyLoss
 from boxtune.training.tracked_images import log_images
@@ -207,7 +208,7 @@ class DetectionTrainer(SFTTrainer):
         if self.state.global_step == 0 and not torch.isfinite(loss):
             raise UserError(
                 f"the first loss is {loss.item()}: this model overflows in {self.args.mixed_precision or 'this precision'}. "
-                "Train in bf16 (a GPU of compute capability 8.0 or later) or float32: --dtype float32 --bf16 false --fp16 false."
+                f"{OTHER_PRECISION}."
             )
 
     # ---- Logging -------------------------------------------------------------------------------------------------------
@@ -221,8 +222,9 @@ class DetectionTrainer(SFTTrainer):
         is_measured = (
             self._samples() if self.policy_loss else (self.state.global_step + 1) % self.state.logging_steps == 0
         )
-        # Offloaded activations can be fetched for only one backward pass, and this would be a second one.
-        if is_measured and not self.args.activation_offloading:
+        # Offloaded activations can be fetched for only one backward pass, and this would be a second one. DeepSpeed's hooks take
+        # any backward pass for that of the step.
+        if is_measured and not self.args.activation_offloading and not self.is_deepspeed_enabled:
             for name, loss in losses.items():
                 square = torch.autograd.grad(loss, hidden, retain_graph=True)[0].float().square().sum()
                 self.gradient_squares[name] = self.gradient_squares.get(name, 0.0) + square

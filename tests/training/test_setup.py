@@ -36,6 +36,23 @@ def test_adapters_are_fp32_except_under_fsdp1(fsdp, fsdp2, dtype):
     assert (model.weight.dtype, model.bias.dtype) == (dtype, torch.bfloat16)
 
 
+@pytest.mark.parametrize("deepspeed", [False, True])
+def test_gradient_shares_are_not_measured_under_deepspeed(deepspeed):
+    """DeepSpeed takes a backward pass to the hidden states for that of the step, and fails."""
+    hidden = torch.ones(1, 3, 2, requires_grad=True)
+    trainer = SimpleNamespace(
+        policy_loss=None,
+        state=SimpleNamespace(global_step=0, logging_steps=1),
+        args=SimpleNamespace(activation_offloading=False),
+        is_deepspeed_enabled=deepspeed,
+        gradient_squares={},
+    )
+    DetectionTrainer._record_gradients(trainer, {"iou": (2 * hidden).sum()}, hidden)
+    assert {name: square.item() for name, square in trainer.gradient_squares.items()} == (
+        {} if deepspeed else {"iou": 24}
+    )
+
+
 def test_the_first_batch_is_kept_as_text_only():
     """Its images would stay in GPU memory for the whole run."""
     words = torch.tensor([[5, 7, 9]])
