@@ -9,6 +9,11 @@ import random
 import sys
 from pathlib import Path
 
+from boxtune.common.spinning import limit_spinning
+
+if __name__ == "__main__":  # before torch is imported
+    limit_spinning()
+
 from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.label_check import check_batch
 from boxtune.batching.label_check_page import write_check_report

@@ -22,6 +22,7 @@ import argparse
 from boxtune.answers.prediction_file import read_predictions
 from boxtune.answers.predictions import with_score
 from boxtune.common.errors import command
+from boxtune.common.spinning import limit_spinning
 from boxtune.evaluation import folders, results
 from boxtune.evaluation.exporting import check_export, write_export
 from boxtune.evaluation.options import mode_of, parse_arguments
@@ -149,4 +150,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    limit_spinning()  # before torch is imported
     main()

@@ -13,6 +13,11 @@ import shutil
 import sys
 from pathlib import Path
 
+from boxtune.common.spinning import limit_spinning
+
+if __name__ == "__main__":  # before torch is imported
+    limit_spinning()
+
 from accelerate import PartialState
 
 from boxtune.common.errors import UserError, command

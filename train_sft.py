@@ -8,6 +8,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from boxtune.common.spinning import limit_spinning
+
+if __name__ == "__main__":  # before torch is imported
+    limit_spinning()
+
 from accelerate import PartialState
 
 from boxtune.batching.collator import DetectionCollator

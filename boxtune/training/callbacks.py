@@ -103,8 +103,8 @@ class SkippedStepsCallback(TrainerCallback):
         if self.in_a_row == MAX_SKIPPED_IN_A_ROW:
             raise UserError(
                 f"training stopped at step {state.global_step + 1}: the gradients of the last {self.in_a_row} steps were not "
-                f"finite, so nothing was learned. Earlier checkpoints in {args.output_dir} are intact. {OTHER_PRECISION}; or lower "
-                "learning_rate."
+                f"finite, so nothing was learned. Earlier checkpoints in {args.output_dir} are intact. {OTHER_PRECISION}; "
+                "or lower learning_rate."
             )
 
     def on_train_end(self, args, state, control, **kwargs):
