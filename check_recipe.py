@@ -17,8 +17,9 @@ if __name__ == "__main__":  # before torch is imported
 from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.label_check import check_batch
 from boxtune.batching.label_check_page import write_check_report
-from boxtune.batching.lengths import answer_budget, as_dataset, describe_overlong, overlong
+from boxtune.batching.lengths import answer_budget, as_dataset, describe_overlong, overlong, overlong_remedy
 from boxtune.common.errors import command
+from boxtune.common.problems import list_problems
 from boxtune.data.dataset import read_info, read_splits
 from boxtune.models.config import load_config
 from boxtune.models.libraries import quiet_libraries
@@ -82,13 +83,18 @@ def main(argv: list[str] | None = None) -> None:
         "boxes checked": str(boxes),
         "boxes widened to one step": str(sum(entry.widened for entry in lengths)),
     }
-    write_check_report(page, recipe.name, examples, lengths, recipe.training.max_length, facts)
+    write_check_report(page, recipe.name, examples, lengths, recipe.training.max_length, facts, options.noise_objects)
 
     # ---- Result
     for example in wrong:
         print(f"wrong: {example.record['id']}: {example.problems[0]}", file=sys.stderr)
-    for line in describe_overlong(too_long):
-        print(f"exceeds max_length {recipe.training.max_length}: {line}", file=sys.stderr)
+    if too_long:
+        remedy = overlong_remedy(too_long, options.noise_objects)
+        print(
+            f"error: {len(too_long)} of {len(lengths)} examples exceed max_length {recipe.training.max_length}; {remedy}:",
+            file=sys.stderr,
+        )
+        print("\n".join(list_problems(describe_overlong(too_long))), file=sys.stderr)
     if boxes or wrong:
         print(
             f"{len(examples) - len(wrong)} of {len(examples)} sampled examples decode back to the boxes of the prepared dataset"

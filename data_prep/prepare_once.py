@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from boxtune.common.errors import UserError
+from boxtune.common.errors import UserError, did_you_mean
 from boxtune.data.dataset import read_arguments, read_info, write_arguments
 from data_prep.command import prepare_from_words
 
@@ -25,16 +25,27 @@ def prepare_once(
     if not (data_dir / "dataset.json").is_file():
         if not data_format:
             raise UserError(
-                f"{data_dir} is not a prepared dataset, and the recipe names no converter. "
+                f"{data_dir} is not a prepared dataset, and the recipe names no converter.{_similar(data_dir)} "
                 f"Run `python -m data_prep FORMAT SOURCE --out {data_dir}`, or set data_format and data_source."
             )
         command_line = [*arguments, "--out", str(data_dir)]
         say(f"preparing the data: python -m data_prep {shlex.join(command_line)}")
-        prepare_from_words(command_line)
+        try:
+            prepare_from_words(command_line)
+        except UserError as error:
+            raise UserError(
+                f"data_dir: {data_dir} is not a prepared dataset.{_similar(data_dir)} Preparing it as the recipe says "
+                f"(data_format, data_source, data_args) failed:\n{error}"
+            ) from None
         write_arguments(data_dir, arguments)
     _say_differences(data_dir, data_format, arguments, say)
     images = ", ".join(f"{split} {counts['images']}" for split, counts in read_info(data_dir)["splits"].items())
     say(f"data: {data_dir} (images: {images})")
+
+
+def _similar(data_dir: Path) -> str:
+    """A hint if a prepared dataset next to `data_dir` has a similar name."""
+    return did_you_mean(data_dir.name, [info.parent.name for info in data_dir.parent.glob("*/dataset.json")])
 
 
 def _say_differences(data_dir: Path, data_format: str | None, arguments: list[str], say: Callable[[str], None]) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from boxtune.batching.label_check import CheckedExample
-from boxtune.batching.lengths import Lengths, describe_overlong, overlong
+from boxtune.batching.lengths import Lengths, describe_overlong, overlong, overlong_remedy
 from boxtune.common.drawing import draw_boxes, draw_points, to_data_uri
 from boxtune.common.files import write_whole
+from boxtune.common.problems import list_problems
 from boxtune.common.templates import page_template
 
 
@@ -49,15 +50,19 @@ def write_check_report(
     lengths: list[Lengths],
     max_length: int | None,
     facts: dict[str, str],
+    noise_objects: float = 0.0,
 ) -> None:
     """Write one self-contained HTML file. Examples with problems come first."""
+    too_long = overlong(lengths, max_length)
     ordered = sorted(examples, key=lambda example: not example.problems)
     page = page_template(Path(__file__).with_name("label_check_page.html.jinja")).render(
         title=title,
         facts=facts,
         lengths=length_rows(lengths),
         max_length=max_length,
-        overlong=describe_overlong(overlong(lengths, max_length)),
+        overlong=len(too_long),
+        overlong_list="\n".join(list_problems(describe_overlong(too_long))),
+        remedy=overlong_remedy(too_long, noise_objects) if too_long else "",
         faulty=sum(bool(example.problems) for example in examples),
         examples=[{"example": example, "image": _draw_example(example)} for example in ordered],
     )

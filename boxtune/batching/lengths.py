@@ -45,8 +45,9 @@ def measure(records: list[Record], encoder: Encoder, noise_objects: float = 0.0)
 
 
 def overlong(lengths: list[Lengths], max_length: int | None) -> list[Lengths]:
-    """The examples that exceed `max_length`; none if it is None."""
-    return [] if max_length is None else [entry for entry in lengths if entry.total > max_length]
+    """The examples that exceed `max_length`, the longest first; none if it is None."""
+    longer = [] if max_length is None else [entry for entry in lengths if entry.total > max_length]
+    return sorted(longer, key=lambda entry: -entry.total)
 
 
 def describe_overlong(entries: list[Lengths]) -> list[str]:
@@ -55,6 +56,12 @@ def describe_overlong(entries: list[Lengths]) -> list[str]:
         f"{entry.id}: {entry.total} tokens (image {entry.image}, question {entry.question}, answer {entry.answer})"
         for entry in entries
     ]
+
+
+def overlong_remedy(entries: list[Lengths], noise_objects: float) -> str:
+    """What to do about examples that exceed max_length, without a full stop."""
+    fewer_tokens = f"max_pixels or noise_objects ({noise_objects})" if noise_objects else "max_pixels"
+    return f"raise max_length to {max(entry.total for entry in entries)}, lower {fewer_tokens}, or set `overlong: drop`"
 
 
 def answer_budget(lengths: list[Lengths]) -> int:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxtune.batching.encoder import Encoder
-from boxtune.batching.lengths import Lengths, answer_budget, describe_overlong, measure, overlong
+from boxtune.batching.lengths import Lengths, answer_budget, describe_overlong, measure, overlong, overlong_remedy
 from boxtune.common.errors import UserError
+from boxtune.common.problems import list_problems
 from boxtune.data.dataset import read_splits
 from boxtune.data.records import Record, image_path, in_order
 from boxtune.training.console import say
@@ -64,12 +65,13 @@ def _drop_overlong(recipe: Recipe, split: str, records: list[Record], lengths: l
     too_long = overlong(lengths, limit)
     if too_long and recipe.options.overlong == "error":
         raise UserError(
-            f"{len(too_long)} of {len(records)} {split} examples exceed max_length {limit}. Raise max_length, lower "
-            f"max_pixels{f' or noise_objects ({noise_objects})' if noise_objects else ''}, or set `overlong: drop`:",
+            f"{len(too_long)} of {len(records)} {split} examples exceed max_length {limit}; "
+            f"{overlong_remedy(too_long, noise_objects)}:",
             describe_overlong(too_long),
         )
-    for line in describe_overlong(too_long):
-        say(f"dropped from {split}, exceeds max_length {limit}: {line}")
+    if too_long:
+        say(f"dropped from {split}, because they exceed max_length {limit}: {len(too_long)} of {len(records)} examples")
+        say("\n".join(list_problems(describe_overlong(too_long))))
     dropped = {entry.id for entry in too_long}
     fitting = [record for record in records if record["id"] not in dropped]
     if records and not fitting:

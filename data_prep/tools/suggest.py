@@ -61,8 +61,10 @@ def main(args: argparse.Namespace) -> None:
     is_tiny = Path(args.model).name.startswith("tiny_")
     values = suggest(splits, info["classes"], family, _TINY_BUDGET_TOKENS if is_tiny else MAX_BUDGET_TOKENS)
     check = _command("check", "check_recipe.py", out)
+    budget = ["--family", family.name, "--max-pixels", str(values["max_pixels"])]
     recipe = text_template(Path(__file__).with_suffix(".yaml.jinja")).render(
         values,
+        show=f"python -m data_prep show {shlex.join([str(args.data), *budget])}",
         name=out.stem,
         check=check,
         train=_command("train", "train_sft.py", out),

@@ -1,6 +1,7 @@
 """`make check` must accept correct setups and catch every setup that shifts boxes."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -166,8 +167,18 @@ def test_examples_without_boxes_prove_nothing(squares, tmp_path, capsys):
     assert "decode back" not in out + page.read_text() and "No box was checked" in page.read_text()
 
 
-def test_the_command_lists_every_overlong_example(squares, tmp_path, capsys):
+def test_the_command_shows_twenty_overlong_examples_and_the_remedy(squares, tmp_path, capsys):
     assert run_check(squares, tmp_path, "--max_length", "80") == 1
     out = capsys.readouterr()
-    assert out.err.count("exceeds max_length 80: ") == 22
-    assert "22 of 22 examples exceed max_length" in out.out
+    longest = int(re.search(r"the longest has (\d+) tokens", out.out).group(1))
+    remedy = f"22 of 22 examples exceed max_length 80; raise max_length to {longest}, lower max_pixels, or set `overlong: drop`"
+    assert remedy in out.err
+    assert out.err.count("tokens (image ") == 20 and f": {longest} tokens" in out.err.splitlines()[1]
+    assert "… and 2 more. All 22 by kind:" in out.err
+    (page,) = tmp_path.rglob("check.html")
+    text = page.read_text()
+    assert f"raise max_length to {longest}" in text and text.count("tokens (image ") == 20
+    assert text.index("data:image/jpeg") < text.index("tokens (image ")  # the images come first
+    # The remedy works.
+    assert run_check(squares, tmp_path, "--max_length", str(longest)) == 0
+    assert "raise max_length" not in capsys.readouterr().err

@@ -1,7 +1,11 @@
 """data_prep recipe: a recipe that loads, whose estimates hold for the real tokens, and whose reasons follow from the data."""
 
+import re
+import shlex
+
 import pytest
 import yaml
+from PIL import Image
 
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.conversation import SYSTEM_PROMPT, format_sentence
@@ -98,6 +102,26 @@ def test_a_recipe_in_recipes_is_run_by_make(data, tmp_path, capsys, monkeypatch)
     text = (tmp_path / "recipes" / "cells.yaml").read_text()
     assert "#   make check RECIPE=cells " in text and "#   make train RECIPE=cells\n" in text
     assert "next: make check RECIPE=cells\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_the_command_that_the_recipe_names_prints_its_number(family, tmp_path, tiny_models, capsys):
+    """By default, `show` counts at another budget and for another family."""
+    sides = [18, 30, 60, 90, 100, 110, 120, 125]
+    Image.new("RGB", (2000, 1500)).save(tmp_path / "p.png")
+    thin = record(
+        "p", (2000, 1500), [[20, 100 * i, 900, 100 * i + side] for i, side in enumerate(sides)], ["x"] * 8, "x"
+    )
+    splits = {"train": [thin | {"image": str(tmp_path / "p.png")}]}
+    write_dataset(tmp_path / "my set", name="d", source_format="x", classes=["x"], splits=splits, problems=[])
+    (tmp_path / "tiny_model").symlink_to(tiny_models[family])
+    suggested(tmp_path / "my set", tmp_path / "tiny_model")
+    text = (tmp_path / "recipe.yaml").read_text()
+    small = re.search(r"# At this budget (\d of 8) objects are thinner than a patch", text).group(1)
+    command = re.search(r"#   python -m data_prep (show .*)", text).group(1)
+    capsys.readouterr()
+    main([*shlex.split(command), "--num-images", "0"])
+    assert f"too small: {small} objects are thinner" in capsys.readouterr().out
 
 
 def test_small_images_get_no_larger_budget_than_they_need(tmp_path):

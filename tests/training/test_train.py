@@ -285,7 +285,9 @@ def test_overlong_examples_abort_the_run_or_are_dropped(squares, tmp_path, capsy
     assert "lower max_pixels or noise_objects (2.0), or set" in capsys.readouterr().err
     train(squares, tmp_path / "run", "--max_length", "120", "--overlong", "drop")
     printed = capsys.readouterr().out
-    assert printed.count("dropped from train") == listed
+    assert f"dropped from train, because they exceed max_length 120: {listed} of 16 examples" in printed
+    in_validation = int(re.search(r"dropped from validation.*: (\d+) of 6 examples", printed).group(1))
+    assert printed.count("tokens (image") == listed + in_validation
     assert int(re.search(r"longest example (\d+) of max_length 120", printed).group(1)) <= 120
 
 
