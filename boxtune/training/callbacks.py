@@ -84,6 +84,24 @@ class EpochCallback(TrainerCallback):
         self.variation.epoch.fill_(int(state.epoch or 0))
 
 
+class ShortRunCallback(TrainerCallback):
+    """Warns of a warm-up or an evaluation interval that a run is too short for."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        warmup = args.get_warmup_steps(state.max_steps)
+        if warmup >= state.max_steps:
+            reached = args.learning_rate * state.max_steps / warmup
+            say(
+                f"warning: warmup_steps: {warmup} is not below the {state.max_steps} steps of this run, so the learning rate "
+                f"reaches at most {reached:.2g} of {args.learning_rate:.2g}. Lower warmup_steps, or train for more steps"
+            )
+        if args.eval_strategy == "steps" and state.eval_steps > state.max_steps:
+            say(
+                f"warning: eval_steps: {state.eval_steps} exceeds the {state.max_steps} steps of this run, so it is evaluated "
+                "only at its end. Lower eval_steps"
+            )
+
+
 class SkippedStepsCallback(TrainerCallback):
     """Counts the steps that fp16 training skips because a gradient is not finite, and stops a run that skips every step.
 

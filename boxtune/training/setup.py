@@ -1,6 +1,7 @@
 """Builds the parts of a run from its recipe: encoder, variation, grounding, losses, model, trainer arguments and trainer."""
 
 import copy
+import math
 
 import numpy as np
 import torch
@@ -23,7 +24,13 @@ from boxtune.models.loading import load_model, uses_fsdp
 from boxtune.models.lora import lora_config, lora_targets
 from boxtune.models.quantization import nf4_config
 from boxtune.training.box_validation import METRICS, BoxValidation, require_objects
-from boxtune.training.callbacks import EpochCallback, InterruptCallback, ProgressLine, SkippedStepsCallback
+from boxtune.training.callbacks import (
+    EpochCallback,
+    InterruptCallback,
+    ProgressLine,
+    ShortRunCallback,
+    SkippedStepsCallback,
+)
 from boxtune.training.console import say
 from boxtune.training.examples import Examples, Splits
 from boxtune.training.losses import BoxLosses
@@ -189,6 +196,7 @@ def trainer_arguments(recipe: Recipe, splits: Splits, max_pixels: int, report_to
     if arguments.ddp_find_unused_parameters is None:
         # TRL turns this on for text-only batches. Here each example has an image, so each step uses every trained weight.
         arguments.ddp_find_unused_parameters = False
+    _keep_batch(arguments)
     if not splits.get("validation") and arguments.eval_strategy != "no":
         say("no validation split: training without evaluation loss, best checkpoint or early stopping")
         arguments.eval_strategy = "no"
@@ -199,6 +207,29 @@ def trainer_arguments(recipe: Recipe, splits: Splits, max_pixels: int, report_to
     if note:
         say(f"note: {note}")
     return arguments
+
+
+def _keep_batch(arguments: SFTConfig) -> None:
+    """Divide gradient accumulation by the number of processes, so that a step has as many examples as with one process.
+
+    Otherwise eight processes would make an eighth of the steps, too few for the recipe's warm-up and learning rate.
+    """
+    processes, accumulation = arguments.world_size, arguments.gradient_accumulation_steps
+    if processes == 1:
+        return
+    divided = math.ceil(accumulation / processes)
+    arguments.gradient_accumulation_steps = divided
+    wanted = accumulation * arguments.per_device_train_batch_size
+    examples = divided * processes * arguments.per_device_train_batch_size
+    change = f"{processes} processes: gradient_accumulation_steps {accumulation} → {divided}"
+    if examples == wanted:
+        say(f"note: {change}, so each step has {examples} examples, as with one process")
+    else:
+        say(
+            f"warning: {change}, but each step has {examples} examples instead of {wanted}, because the accumulation is not a "
+            f"multiple of {processes}; the run has fewer steps. Use another number of processes, or change "
+            "per_device_train_batch_size"
+        )
 
 
 def stops_early(recipe: Recipe, splits: Splits) -> bool:
@@ -237,7 +268,7 @@ def build_trainer(
     policy_loss: PolicyLoss | None,
 ) -> DetectionTrainer:
     options, splits = recipe.options, examples.splits
-    callbacks = [InterruptCallback(), SkippedStepsCallback()]
+    callbacks = [InterruptCallback(), SkippedStepsCallback(), ShortRunCallback()]
     if collator.variation:
         callbacks.append(EpochCallback(collator.variation))
     if stops_early(recipe, splits):

@@ -6,11 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from torch.distributed.run import determine_local_world_size
 
 from boxtune.training import setup
 from boxtune.training.recipe import load_recipe
 from boxtune.training.run import record_start
 from boxtune.training.trainer import DetectionTrainer
+from tests.helpers.records import ROOT
 
 
 def test_ddp_does_not_search_for_unused_parameters_unless_the_recipe_asks_for_it():
@@ -34,6 +38,49 @@ def test_adapters_are_fp32_except_under_fsdp1(fsdp, fsdp2, dtype):
     )
     DetectionTrainer._cast_adapters(trainer)
     assert (model.weight.dtype, model.bias.dtype) == (dtype, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "processes", "divided", "said"),
+    [
+        (16, 1, 16, ""),
+        (
+            16,
+            8,
+            2,
+            "note: 8 processes: gradient_accumulation_steps 16 → 2, so each step has 32 examples, as with one process",
+        ),
+        (
+            16,
+            6,
+            3,
+            "warning: 6 processes: gradient_accumulation_steps 16 → 3, but each step has 36 examples instead of 32",
+        ),
+        (1, 2, 1, "warning: 2 processes: gradient_accumulation_steps 1 → 1, but each step has 4 examples instead of 2"),
+    ],
+)
+def test_the_batch_of_a_step_does_not_depend_on_the_number_of_processes(accumulation, processes, divided, said, capsys):
+    arguments = SimpleNamespace(
+        world_size=processes, gradient_accumulation_steps=accumulation, per_device_train_batch_size=2
+    )
+    setup._keep_batch(arguments)
+    assert arguments.gradient_accumulation_steps == divided
+    printed = capsys.readouterr().out
+    assert printed.startswith(said) and bool(printed) == bool(said)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "zero2"])
+def test_the_accelerate_files_use_every_gpu(name):
+    """accelerate hands the word to torch's launcher. It does not replace a missing number by that of the GPUs."""
+    words = ["--config_file", str(ROOT / "recipes" / "accelerate" / f"{name}.yaml"), "train_sft.py"]
+    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
+    args.deepspeed_fields_from_accelerate_config = ""
+    prepare_deepspeed_cmd_env(args) if args.use_deepspeed else prepare_multi_gpu_env(args)
+    if torch.cuda.is_available():
+        assert determine_local_world_size(args.nproc_per_node) == torch.cuda.device_count()
+    else:
+        with pytest.raises(ValueError, match="Cuda is not available"):
+            determine_local_world_size(args.nproc_per_node)
 
 
 @pytest.mark.parametrize("deepspeed", [False, True])

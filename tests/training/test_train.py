@@ -394,16 +394,27 @@ def test_data_is_prepared_only_once(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_two_processes_train_like_one_process(squares, tmp_path):
-    """Two CPU processes (gloo) with one example each take the same steps as one process with two, and log means of both."""
+    """Two CPU processes (gloo) take the same steps as one process with the same recipe, and log means of both."""
     options = ("--load_in_4bit", "false", "--fp_loss_weight", 0.5, "--fn_loss_weight", 2.0, "--save_steps", 1)
     sampled = ("--grounding_mode", "both", "--grounding_every", 2, "--grounding_samples", 2)
     varied = ("--augment", "resize", "color", "--prompt_variety", "true", "--noise_objects", 0.5)
-    one = train(squares, tmp_path / "one", *options, *varied, "--per_device_train_batch_size", 2)
+    one = train(squares, tmp_path / "one", *options, *varied, "--gradient_accumulation_steps", 2)
 
     two = tmp_path / "two"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
     words = ["--config", "tiny_nutrition_qlora", "--data_dir", squares, "--output_dir", two, "--max_steps", 2]
-    words += ["--per_device_train_batch_size", 1, "--eval_strategy", "no", "--logging_steps", 1, "--eval_images", 4]
+    words += [
+        "--per_device_train_batch_size",
+        1,
+        "--gradient_accumulation_steps",
+        2,
+        "--eval_strategy",
+        "no",
+        "--logging_steps",
+        1,
+        "--eval_images",
+        4,
+    ]
     command = [*launcher, "train_sft.py", *map(str, [*words, *options, *sampled, *varied])]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
