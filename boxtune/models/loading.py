@@ -40,7 +40,7 @@ def load_model(
             )
         except ImportError as error:
             raise UserError(
-                f"{error}. recipes/overlays/fast.yaml explains how to install it; sdpa needs no installation."
+                f"{str(error).rstrip('.')}. recipes/overlays/fast.yaml explains how to install it; sdpa needs no installation."
             ) from None
         except torch.OutOfMemoryError as error:
             raise UserError(

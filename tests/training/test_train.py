@@ -1,11 +1,13 @@
 """Training: every recipe on the tiny model, which inputs are rejected, and what a run saves."""
 
+import importlib.metadata
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
+from transformers.utils import is_flash_attn_2_available
 
 import evaluate
 from benchmarks.losses import make_trainer
@@ -86,6 +90,27 @@ def test_every_overlay_combines_with_tiny(overlay, monkeypatch):
     tiny = yaml.safe_load((RECIPES / "overlays" / "tiny.yaml").read_text())
     for key, value in own.items():
         assert recipe.values[key] == tiny.get(key, value)
+
+
+def test_the_overlay_fast_names_an_extra_that_brings_compiled_kernels():
+    """transformers itself knows which kernels stand for flash_attention_2, and which version of `kernels` loads them."""
+    text = (RECIPES / "overlays" / "fast.yaml").read_text()
+    values = yaml.safe_load(text)
+    assert FLASH_ATTN_KERNEL_FALLBACK[values["attn_implementation"]].startswith("kernels-community/")
+    assert "torch_compile" not in values  # box losses work with it
+    (extra,) = re.search(r'--editable "\.\[(\w+)\]"', text).groups()
+    (requirement,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    name, inner = re.fullmatch(r"(\w+)\[(\w+)\]", requirement).groups()
+    assert any(line.startswith("kernels") and f'"{inner}"' in line for line in importlib.metadata.requires(name))
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn is installed")
+def test_missing_flash_attention_is_one_message_with_the_remedy(squares, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train(squares, tmp_path / "run", "--attn_implementation", "flash_attention_2")
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and ".." not in message
+    assert "recipes/overlays/fast.yaml explains how to install it; sdpa needs no installation." in message
 
 
 def test_nutrition_qlora_has_the_published_values():
