@@ -1,21 +1,21 @@
 """Tables of one image each, named after it: `x1,y1,x2,y2,x3,y3,x4,y4,text` (ICDAR, gt_img_1.txt) or `x0,y0,x1,y1,class`."""
 
-import os
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 from boxtune.common.files import is_image
+from data_prep.formats import visdrone
 from data_prep.formats.csv_columns import Columns, box_keys, boxes_in, header_columns, named_columns
 from data_prep.reading.annotation_files import AnnotationFile, folder_of, source_files
 from data_prep.reading.csv_files import first_cells, read_lines
-from data_prep.reading.image_finder import list_images, list_unannotated_images
-from data_prep.reading.names import normal, relative_name
+from data_prep.reading.image_finder import list_unannotated_images
+from data_prep.reading.image_pairs import ImagesByStem, key_of
+from data_prep.reading.names import relative_name
+from data_prep.reading.row_files import begins_with_row
 from data_prep.reading.shapes import are_numbers, box_of_points
 from data_prep.reading.source import Item, Options, Row, Sample, Source
-from data_prep.reading.split_names import split_of_folders
 from data_prep.reading.spool import Spool
 from data_prep.reading.text_files import read_text
 from data_prep.reading.values import is_set, number
@@ -28,8 +28,8 @@ _MAX_OPENED = 5  # files of a sample
 
 def has_file_of_image(sample: Sample) -> Path | None:
     """A file of a sample that holds the rows of one image, or None."""
-    stems = {_stem(path) for path in sample.files if is_image(path)}
-    named = (path for path in sample.files if _is_table(path) and _stem(path) in stems)
+    stems = {key_of(path.stem) for path in sample.files if is_image(path)}
+    named = (path for path in sample.files if _is_table(path) and key_of(_stem(path)) in stems)
     return next((path for path in islice(named, _MAX_OPENED) if _holds_rows(path)), None)
 
 
@@ -37,15 +37,11 @@ def find_files_of_images(source: Path, options: Options) -> dict[Path, Path]:
     """{file of rows: its image, which may be missing}; empty if SOURCE has no such files."""
     if not source.is_dir():
         return {}
-    root = options.images or source
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for image in list_images(root, options):
-        by_stem[_stem(image)].append(image)
+    images = ImagesByStem(source, options)
     tables = [path for path in source_files(source, options) if _is_table(path)]
-    if not any(_stem(path) in by_stem and _holds_rows(path) for path in tables):
+    if not any(_stem(path) in images and _holds_rows(path) for path in tables):
         return {}
-    named = [path for path in tables if _stem(path) in by_stem or _holds_rows(path)]
-    return {path: _nearest(path, by_stem.get(_stem(path), []), source, root) for path in named}
+    return {path: images.nearest(path, _stem(path)) for path in tables if _stem(path) in images or _holds_rows(path)}
 
 
 def read_files_of_images(files: dict[Path, Path], source: Path, options: Options) -> Source:
@@ -53,8 +49,11 @@ def read_files_of_images(files: dict[Path, Path], source: Path, options: Options
     found = Source(Spool(options.scratch), layout="xyxy", folder=folder)
     transcribed = 0
     for path, image in files.items():
-        name = relative_name(image, options.images or source)
-        item = Item(name, str(image), _read_rows(AnnotationFile(path, source), options, found))
+        item = Item(
+            relative_name(image, options.images or source),
+            str(image),
+            _read_rows(AnnotationFile(path, source), options, found),
+        )
         transcribed += any(_TEXT_CLASS in row.extra for row in item.rows)
         found.items.append(item)
     list_unannotated_images(source, options, found)
@@ -67,7 +66,7 @@ def read_files_of_images(files: dict[Path, Path], source: Path, options: Options
 
 
 def _stem(path: Path) -> str:
-    return normal(_PREFIX.sub("", path.stem) if _is_table(path) else path.stem).lower()
+    return _PREFIX.sub("", path.stem)
 
 
 def _is_table(path: Path) -> bool:
@@ -79,6 +78,8 @@ def _holds_rows(path: Path) -> bool:
     that names a box and no image."""
     cells = first_cells(path)
     columns = named_columns(cells)
+    if begins_with_row(path, visdrone.read_row):
+        return False
     return _count_numbers(cells) > 0 or (bool(box_keys(columns)) and "image" not in columns)
 
 
@@ -88,23 +89,6 @@ def _count_numbers(cells: list[str]) -> int:
     if len(numbers) >= 8 and all(numbers[:8]):
         return 8
     return 4 if len(numbers) == 5 and all(numbers[:4]) and not numbers[4] else 0
-
-
-def _nearest(path: Path, images: list[Path], source: Path, root: Path) -> Path:
-    """The image of a file: of several with its name, the one in a folder of the same split, and with the longest common path.
-    A path that does not exist if there is none."""
-    split = split_of_folders(relative_name(path, source))
-    by_split = {
-        wanted: [image for image in images if split_of_folders(relative_name(image, root)) == wanted]
-        for wanted in (split, None)
-    }
-    candidates = (
-        by_split[split]
-        or by_split[None]
-        or (images if not split else [])
-        or [path.with_name(f"{_PREFIX.sub('', path.stem)}.jpg")]
-    )
-    return max(candidates, key=lambda image: len(os.path.commonpath([image.absolute(), path.absolute()])))
 
 
 def _read_rows(file: AnnotationFile, options: Options, found: Source) -> list[Row]:

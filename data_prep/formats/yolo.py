@@ -13,12 +13,14 @@ from pathlib import Path
 
 from boxtune.common.errors import UserError
 from boxtune.common.files import is_image
+from data_prep.formats import dota
 from data_prep.formats.yolo_images import Images, find_images
 from data_prep.formats.yolo_labels import LabelFiles, holds_rows, is_of_run, warn_of_runs
 from data_prep.formats.yolo_settings import NAME_FILES, Settings, files_with_names, read_settings, yaml_with_names
 from data_prep.reading.annotation_files import check_source_exists
 from data_prep.reading.image_finder import list_images
 from data_prep.reading.names import normal, relative_name
+from data_prep.reading.row_files import file_with_rows
 from data_prep.reading.source import Item, Options, Sample, Source
 from data_prep.reading.split_names import split_of_folders
 from data_prep.reading.spool import Spool
@@ -26,6 +28,8 @@ from data_prep.reading.values import number
 
 
 def recognise(sample: Sample) -> str | None:
+    if file_with_rows(sample, dota.read_row):  # YOLOv5-OBB: a data.yaml with labels of another format
+        return None
     if path := yaml_with_names(sample):
         return f"{path} has names"
     labels = [path for path in sample.of_kind(".txt") if path.name not in NAME_FILES]

@@ -62,9 +62,12 @@ def _name_errors(names: list[str], first_id: dict[str, str]) -> list[str]:
 def keep_classes(
     item_id: str, rows: list[Row], classes: list[str], options: Options
 ) -> tuple[list[Row], list[dict[str, Any]]]:
-    """(rows of the wanted classes under their final class names, problems for the rows that are dropped)."""
+    """(rows of the wanted classes under their final names and rows of every class, problems for the rows that are dropped)."""
     kept, problems = [], []
     for row in rows:
+        if row.every_class:
+            kept.append(row)
+            continue
         row.category = class_of(row.category, options)
         if row.category in classes:
             kept.append(row)

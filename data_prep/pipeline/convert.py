@@ -133,7 +133,7 @@ def _place_images(inspection: Inspection, classes: list[str], convention: Conven
     placed = _Placed(Spool(options.scratch), Spool(options.scratch))
     for inspected in inspection.images:
         rows, class_problems = keep_classes(inspected.id, inspected.item.rows, classes, options)
-        image = place_objects(inspected, rows, convention)
+        image = place_objects(inspected, rows, classes, convention)
         placed.images.append(image)
         placed.problems.extend([*class_problems, *image.problems])
         placed.image_totals.add(image)

@@ -62,7 +62,8 @@ def inspect_items(found: Source, options: Options) -> Inspection:
                 continue
         item = found.items[entry.number]
         for row in item.rows:
-            inspection.categories.setdefault(row.category, item_id)
+            if not row.every_class:
+                inspection.categories.setdefault(row.category, item_id)
         if isinstance(result, ImageFacts):
             item.name, item.split = entry.name, entry.split
             inspection.images.append(Inspected(item_id, item, result))

@@ -64,8 +64,9 @@ class _UprightBox(NamedTuple):
     is_implausible: bool
 
 
-def place_objects(image: Inspected, rows: list[Row], convention: Convention) -> PlacedImage:
-    """The image with every one of the `rows` that has a usable box; clipped and dropped boxes are listed as problems."""
+def place_objects(image: Inspected, rows: list[Row], classes: list[str], convention: Convention) -> PlacedImage:
+    """The image with every one of the `rows` that has a usable box; clipped and dropped boxes are listed as problems. A row
+    of every class becomes an object of each of the `classes`."""
     item, facts = image.item, image.facts
     placed = PlacedImage(image.id, item.name, item.image_path, facts, item.split, item.extra)
     placed.problems += [problem(image.id, "no_box", value, "object dropped") for value in item.no_box]
@@ -79,7 +80,8 @@ def place_objects(image: Inspected, rows: list[Row], convention: Convention) -> 
             continue
         if box_xyxy != [_rounded(value) for value in upright.box_xyxy]:
             placed.problems.append(problem(image.id, "clipped", row.box, f"clipped to {box_xyxy}"))
-        placed.objects.append(PlacedObject(box_xyxy, row.category, row.ignore, _extra(row, convention)))
+        names = classes if row.every_class else [row.category]
+        placed.objects += [PlacedObject(box_xyxy, name, row.ignore, _extra(row, convention)) for name in names]
     return placed
 
 

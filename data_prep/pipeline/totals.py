@@ -68,9 +68,9 @@ class ImageTotals:
     """What all images together decide.
 
     split_by_id: the split that the source states. digests: {id: hash of the image file}. columns: the keys that objects
-    have beyond box and class, in the order of their first occurrence. classes: those that have an object. emptied:
-    images with objects none of which is usable, and the first of them. turned: images that EXIF says to rotate or mirror;
-    turned_boxes: those of them whose boxes were written for the stored pixels, and are turned too.
+    have beyond box and class, in the order of their first occurrence. classes: those that have an object that is not
+    ignored. emptied: images with objects none of which is usable, and the first of them. turned: images that EXIF says to
+    rotate or mirror; turned_boxes: those of them whose boxes were written for the stored pixels, and are turned too.
     """
 
     split_by_id: dict[str, str | None] = field(default_factory=dict)
@@ -88,7 +88,8 @@ class ImageTotals:
         self.turned += image.facts.orientation in range(2, 9)
         self.turned_boxes += image.counts.turned > 0
         for placed in image.objects:
-            self.classes.add(placed.category)
+            if not placed.ignore:
+                self.classes.add(placed.category)
             self.columns += [key for key in placed.extra if key not in self.columns]
         if not image.objects and any(entry["kind"] in {"bad_box", "no_box"} for entry in image.problems):
             self.emptied += 1

@@ -12,12 +12,19 @@ from data_prep.reading.spool import Spool
 @dataclass
 class Row:
     """One annotated object. `box` holds the values of the source, in the layout that `Source.layout` names. They are not
-    checked yet and can be anything. `extra` holds further attributes."""
+    checked yet and can be anything. `extra` holds further attributes. `every_class`: the region may hold objects of any class
+    that are not annotated, so it becomes an ignored object of each class, and `category` does not matter."""
 
     box: list[Any]
     category: str
     ignore: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+    every_class: bool = False
+
+
+def ignored_region(box: list[Any]) -> Row:
+    """A region in which nothing counts, neither for nor against."""
+    return Row(box, "", ignore=True, every_class=True)
 
 
 @dataclass
