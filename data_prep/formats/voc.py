@@ -18,7 +18,7 @@ from data_prep.reading.names import normal, relative_name, without_suffix
 from data_prep.reading.source import Item, Options, Row, Sample, Source, Unreadable, problem
 from data_prep.reading.split_names import ALIASES, split_of_folders
 from data_prep.reading.spool import Spool
-from data_prep.reading.text_files import LABELME_XML_FAULT, LABELME_XML_TAGS, read_text, read_xml
+from data_prep.reading.text_files import LABELME_XML_TAGS, read_text, read_xml
 from data_prep.reading.values import is_set, number, stated_size
 
 _ANNOTATION_FOLDERS = {"annotations", "labels", "xml", "xmls"}
@@ -162,7 +162,7 @@ def _read_item(path: Path, top: Path, images: ImageFinder) -> Item | Unreadable:
     if isinstance(tree, Unreadable):
         return tree
     if tree.find(".//bndbox") is None and any(tree.find(f".//{tag}") is not None for tag in LABELME_XML_TAGS):
-        return Unreadable(f"{path}: {LABELME_XML_FAULT}")
+        return Unreadable(f"{path}: XML of the LabelMe web tool, not VOC. Use the format labelme_xml.")
     image_path = _find_image(path, (tree.findtext("filename") or "").strip(), images)
     return Item(
         name=relative_name(path.with_name(path.stem + image_path.suffix), top),

@@ -15,7 +15,7 @@ from boxtune.common.problems import join_names
 from data_prep.reading.annotation_files import is_output
 from data_prep.reading.csv_files import first_cells
 from data_prep.reading.source import Options, Sample
-from data_prep.reading.text_files import LABELME_XML, LABELME_XML_FAULT, LABELME_XML_TAGS, encoding_fault
+from data_prep.reading.text_files import LABELME_XML, LABELME_XML_TAGS, encoding_fault
 
 _MAX_FILES = 20_000  # listed in total
 _MAX_OPENED = 5  # of each kind
@@ -95,8 +95,6 @@ def _text_fault(path: Path) -> str | None:
     try:
         if path.suffix.lower() != ".xml":
             return encoding_fault(path)
-        if _xml_root(path) == LABELME_XML:
-            return f"{path}: {LABELME_XML_FAULT}"
         return None if _xml_root(path) else encoding_fault(path)
     except OSError:
         return None

@@ -35,6 +35,13 @@ def check_source_exists(source: Path) -> None:
         raise UserError(f"{source} does not exist. SOURCE must be a file or folder of annotations.")
 
 
+def check_is_folder(source: Path) -> None:
+    """Raises UserError unless SOURCE is a folder, which formats with one annotation file for each image need."""
+    check_source_exists(source)
+    if source.is_file():
+        raise UserError(f"{source} is a file. Pass the folder that contains the annotation files of all images.")
+
+
 def is_output(path: Path, options: Options) -> bool:
     """Whether a path belongs to an earlier dataset at --out, which may be a folder inside SOURCE."""
     return Path(os.path.realpath(path)).is_relative_to(options.out)

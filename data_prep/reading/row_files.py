@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from boxtune.common.errors import UserError
-from data_prep.reading.annotation_files import check_source_exists, folder_of, source_files
+from data_prep.reading.annotation_files import check_is_folder, folder_of, source_files
 from data_prep.reading.image_finder import list_unannotated_images
 from data_prep.reading.image_pairs import ImagesByStem
 from data_prep.reading.source import Item, Options, Row, Sample, Source, Unreadable
@@ -39,9 +39,7 @@ def begins_with_row(path: Path, read_row: ReadRow) -> bool:
 def read_row_files(source: Path, options: Options, layout: str, read_row: ReadRow) -> Source:
     """The images of all files of rows, in the folders that have at least one, and in those of the same name, which may be
     those of other splits. A file without rows is that of an empty image."""
-    check_source_exists(source)
-    if source.is_file():
-        raise UserError(f"{source} is a file; pass the folder with the text files of all images.")
+    check_is_folder(source)
     images = ImagesByStem(source, options)
     texts = [path for path in source_files(source, options) if path.suffix.lower() == ".txt"]
     with_rows = {path for path in texts if begins_with_row(path, read_row)}

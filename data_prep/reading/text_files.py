@@ -12,10 +12,6 @@ from data_prep.reading.source import Unreadable
 # XML of the LabelMe web tool: a root like VOC's, but objects have polygons.
 LABELME_XML = "annotation of LabelMe"
 LABELME_XML_TAGS = ("polygon", "sourceAnnotation")
-LABELME_XML_FAULT = (
-    "XML of the LabelMe web tool, not VOC: its objects have polygons instead of bndbox. Convert it first, for example with "
-    "datumaro: datum convert -if label_me -f coco"
-)
 _HEAD = 4096  # bytes in which a file of two-byte characters shows itself
 
 

@@ -250,9 +250,9 @@ def test_cvat_tasks_of_a_project_with_equal_image_names(tmp_path, capsys):
         assert "only one such image" in failure(capsys, "cvat", other, "--out", tmp_path / "new" / "out")
 
 
-def test_cvat_for_video_and_other_xml_are_rejected(tmp_path, capsys):
+def test_cvat_without_images_and_other_xml_are_rejected(tmp_path, capsys):
     file = cvat(tmp_path / "annotations.xml", '<track id="0"/>')
-    assert "CVAT for video" in failure(capsys, "cvat", file, "--out", tmp_path / "out")
+    assert "contains no annotated image" in failure(capsys, "cvat", file, "--out", tmp_path / "out")
     file.write_text("<annotation/>")
     assert "the root element is <annotation>" in failure(capsys, "cvat", file, "--out", tmp_path / "out")
 

@@ -5,11 +5,17 @@ import json
 import datasets
 import pytest
 
+from boxtune.common.errors import UserError
 from data_prep.__main__ import main
 from data_prep.formats import FORMATS
+from data_prep.pipeline.recognise import recognise
+from data_prep.reading.source import Options
 from data_prep.reading.text_files import encoding_fault
 from tests.helpers.sources import coco, failure, make_image, prepared, voc, yolo
 
+LABELME_XML = """<annotation><filename>a.png</filename><folder>x</folder><source><sourceImage>s</sourceImage>
+<sourceAnnotation>LabelMe Webtool</sourceAnnotation></source><object><name>car</name><deleted>0</deleted><polygon>
+<pt><x>1</x><y>2</y></pt><pt><x>30</x><y>2</y></pt><pt><x>30</x><y>40</y></pt></polygon></object></annotation>"""
 BOX = {"x": 10, "y": 20, "width": 30, "height": 40}
 
 
@@ -62,43 +68,109 @@ def hf(folder):
     datasets.Dataset.from_list(rows).cast_column("image", datasets.Image()).save_to_disk(folder)
 
 
+def cvat_video(folder):
+    box = '<track id="0" label="cup"><box frame="0" outside="0" xtl="1" ytl="2" xbr="3" ybr="4"/></track>'
+    make_image(folder / "images" / "frame_000000.png")
+    (folder / "annotations.xml").write_text(f"<annotations>{box}</annotations>")
+
+
+def labelme_xml(folder):
+    write(folder, "a.xml", LABELME_XML)
+
+
+def createml(folder):
+    write(
+        folder,
+        "a.json",
+        [{"image": "a.png", "annotations": [{"label": "cup", "coordinates": BOX | {"x": 50, "y": 40}}]}],
+    )
+
+
+def supervisely(folder):
+    thing = {"classTitle": "cup", "geometryType": "rectangle", "points": {"exterior": [[1, 2], [3, 4]], "interior": []}}
+    size = {"width": 100, "height": 80}
+    write(folder, "meta.json", {"classes": [{"title": "cup", "shape": "rectangle"}], "tags": []})
+    write(folder, "a.png.json", {"description": "", "tags": [], "size": size, "objects": [thing]})
+
+
+def wider(folder):
+    write(folder, "wider_face_train_bbx_gt.txt", "a.png\n1\n10 20 30 40 0 0 0 0 0 0\n")
+
+
+def in_rows(row: str):
+    """A source with one text file for its image."""
+    return lambda folder: write(folder, "a.txt", f"{row}\n")
+
+
+def yolo_with(row: str):
+    return lambda folder: yolo(folder, "names: [cup]", {"images/a.png": row})
+
+
+# {example: (its format, the function that writes it)}
+EXAMPLES = {
+    "voc": ("voc", lambda folder: voc(folder, ["a"])),
+    "coco": ("coco", lambda folder: coco(folder, [[[1, 2, 3, 4]]])),
+    "yolo": ("yolo", yolo_with("0 .5 .5 .2 .2")),
+    "yolo_obb": ("yolo", yolo_with("0 0.1 0.1 0.3 0.1 0.3 0.4 0.1 0.4")),
+    "yolo_polygon": ("yolo", yolo_with("0 0.1 0.1 0.3 0.1 0.3 0.4")),
+    "csv": ("csv", csv),
+    "icdar_2015": ("csv", in_rows("1,2,30,2,30,40,1,40,Genaxis")),
+    "icdar_2015_digits": ("csv", in_rows("1,2,30,2,30,40,1,40,2008")),
+    "via": ("via", via),
+    "via_csv": ("via", via_csv),
+    "labelme": ("labelme", labelme),
+    "labelme_xml": ("labelme_xml", labelme_xml),
+    "cvat": ("cvat", cvat),
+    "cvat_video": ("cvat", cvat_video),
+    "labelstudio": ("labelstudio", labelstudio),
+    "kitti": ("kitti", in_rows("Car 0.00 0 -1.58 10 20 30 40 1.5 1.6 3.7 2.8 1.5 8.4 -1.6")),
+    "kitti_result": ("kitti", in_rows("Car 0.00 0 -1.58 10 20 30 40 1.5 1.6 3.7 2.8 1.5 8.4 -1.6 0.9")),
+    "dota": ("dota", in_rows("imagesource:GF-2\ngsd:0.1\n1 2 30 2 30 40 1 40 ship 0")),
+    "yolov5_obb": ("dota", yolo_with("1 2 30 2 30 40 1 40 cup 0")),
+    "visdrone": ("visdrone", in_rows("10,20,30,40,1,4,0,1")),
+    "wider": ("wider", wider),
+    "createml": ("createml", createml),
+    "supervisely": ("supervisely", supervisely),
+    "aabb": ("aabb", aabb),
+    "jsonl": ("jsonl", jsonl),
+    "hf": ("hf", hf),
+}
+
+
 def make(name: str, folder) -> None:
-    own = {
-        "voc": lambda: voc(folder, ["a"]),
-        "coco": lambda: coco(folder, [[[1, 2, 3, 4]]]),
-        "yolo": lambda: yolo(folder, "names: [cup]", {"images/a.png": "0 .5 .5 .2 .2"}),
-    }
-    others = {
-        function.__name__: function for function in (aabb, via, via_csv, labelme, cvat, labelstudio, csv, jsonl, hf)
-    }
-    own[name]() if name in own else others[name](folder)
+    EXAMPLES[name][1](folder)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["voc", "coco", "yolo", "csv", "via", "via_csv", "labelme", "cvat", "labelstudio", "aabb", "jsonl", "hf"],
-)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_every_format_is_recognised_and_printed(tmp_path, capsys, name):
+    """Each example is recognised as its own format only: if two fit, `auto` stops."""
     make(name, tmp_path / "in")
     records, _, printed = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
-    assert f"{tmp_path / 'in'} is read as {name.removesuffix('_csv')}: " in printed
+    format_name = EXAMPLES[name][0]
+    assert f"{tmp_path / 'in'} is read as {format_name}: " in printed
     assert len(records) == 1
-    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["format"] == name.removesuffix("_csv")
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["format"] == format_name
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-@pytest.mark.parametrize(
-    "name",
-    ["voc", "coco", "yolo", "csv", "via", "via_csv", "labelme", "cvat", "labelstudio", "aabb", "jsonl", "hf"],
-)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_what_is_recognised_is_read_from_any_folder_above(tmp_path, capsys, name, depth):
     """Such as the folder into which a zip is unpacked."""
     folder = tmp_path / "in" / "/".join("wxyz"[:depth])
     make(name, folder)
     records, problems, printed = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
-    assert f"is read as {name.removesuffix('_csv')}: " in printed and not problems
+    assert f"is read as {EXAMPLES[name][0]}: " in printed and not problems
     (record,) = records.values()
     assert record["objects"]["bbox"] and "no_annotation" not in printed
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_no_other_format_claims_an_example_whose_own_is_unknown(tmp_path, name):
+    make(name, tmp_path / "in")
+    others = {key: value for key, value in FORMATS.items() if key not in (EXAMPLES[name][0], "openfoodfacts")}
+    options = Options(out=tmp_path / "out", scratch=tmp_path)
+    with pytest.raises(UserError, match="was not recognized"):
+        recognise(tmp_path / "in", others, options)
 
 
 def test_labels_txt_beside_labelme_files_is_not_yolo(tmp_path, capsys):
@@ -108,22 +180,6 @@ def test_labels_txt_beside_labelme_files_is_not_yolo(tmp_path, capsys):
     (tmp_path / "in" / "README.dataset.txt").write_text("# cups\nProvided by a user\n")
     *_, printed = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
     assert "is read as labelme" in printed
-
-
-LABELME_XML = """<annotation><filename>a.jpg</filename><folder>x</folder><source><sourceImage>s</sourceImage>
-<sourceAnnotation>LabelMe Webtool</sourceAnnotation></source><object><name>car</name><deleted>0</deleted><polygon>
-<pt><x>1</x><y>2</y></pt><pt><x>30</x><y>2</y></pt><pt><x>30</x><y>40</y></pt></polygon></object></annotation>"""
-
-
-def test_xml_of_the_labelme_web_tool_is_not_voc(tmp_path, capsys):
-    make_image(tmp_path / "in" / "a.jpg")
-    (tmp_path / "in" / "a.xml").write_text(LABELME_XML)
-    for name in ("auto", "voc"):
-        message = failure(capsys, name, tmp_path / "in", "--out", tmp_path / "out")
-        assert f"{tmp_path / 'in' / 'a.xml'}: XML of the LabelMe web tool, not VOC" in message and "datumaro" in message
-    make("voc", tmp_path / "voc")
-    *_, printed = prepared(capsys, "auto", tmp_path / "voc", "--out", tmp_path / "out")
-    assert "is read as voc" in printed
 
 
 TEXTS = {
