@@ -1,9 +1,11 @@
-"""Tables of one image each, named after it: `x1,y1,x2,y2,x3,y3,x4,y4,text` (ICDAR, gt_img_1.txt) or `x0,y0,x1,y1,class`."""
+"""Tables of one image each, named after it: `x1,y1,x2,y2,x3,y3,x4,y4,text` (ICDAR, gt_img_1.txt), `x0 y0 x1 y1 "text"`
+(ICDAR 2013) or `x0,y0,x1,y1,class`."""
 
 import re
-from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from boxtune.common.files import is_image
 from data_prep.formats import visdrone
@@ -21,6 +23,7 @@ from data_prep.reading.text_files import read_text
 from data_prep.reading.values import is_set, number
 
 _PREFIX = re.compile(r"^(gt|res)_", re.IGNORECASE)  # of ICDAR's files
+_WORD_ROW = re.compile(r"([-\d.]+)(?:,\s*|\s+)" * 4 + r'"(.*)"')
 _DO_NOT_CARE = {"###", "*"}  # ICDAR's text of objects that do not count
 _TEXT_CLASS = "text"
 _MAX_OPENED = 5  # files of a sample
@@ -80,6 +83,8 @@ def _holds_rows(path: Path) -> bool:
     columns = named_columns(cells)
     if begins_with_row(path, visdrone.read_row):
         return False
+    if begins_with_row(path, partial(_read_word, path)):
+        return True
     return _count_numbers(cells) > 0 or (bool(box_keys(columns)) and "image" not in columns)
 
 
@@ -92,14 +97,19 @@ def _count_numbers(cells: list[str]) -> int:
 
 
 def _read_rows(file: AnnotationFile, options: Options, found: Source) -> list[Row]:
+    label = options.default_class or _TEXT_CLASS
     cells = first_cells(file.path)
-    if not _count_numbers(cells) and (
-        columns := header_columns(file, cells, options, own_image=True) if any(cells) else None
-    ):
+    is_header = (
+        any(cells) and not _count_numbers(cells) and not begins_with_row(file.path, partial(_read_word, file.path))
+    )
+    if is_header and (columns := header_columns(file, cells, options, own_image=True)):
         return _read_table(file, columns, found)
     rows: list[Row] = []
     for line_number, line in enumerate(read_text(file.path).splitlines(), 1):
         # Not the csv module: a text may contain commas and quotes.
+        if word := _read_word(file.path, line.strip(), label):
+            rows.append(word)
+            continue
         cells = [cell.strip() for cell in line.split(",")]
         count = 8 if _count_numbers(cells[:8]) == 8 else 4
         values = [number(cell) for cell in cells[:count]]
@@ -110,15 +120,24 @@ def _read_rows(file: AnnotationFile, options: Options, found: Source) -> list[Ro
                 f"{file}:{line_number}: needs four or eight numbers and a text or class, got {line:.100}"
             )
         elif count == 8:
-            rows.append(_transcribed(values, ",".join(line.split(",")[8:]).strip(), options))
+            box_xyxy = box_of_points([values[i : i + 2] for i in range(0, 8, 2)])
+            rows.append(_transcribed(box_xyxy, ",".join(line.split(",")[8:]).strip(), label))
         else:
             rows.append(Row(values, ",".join(cells[4:]).strip('" ')))
     return rows
 
 
-def _transcribed(values: Sequence[object], text: str, options: Options) -> Row:
-    box_xyxy = box_of_points([values[i : i + 2] for i in range(0, 8, 2)])
-    return Row(box_xyxy, options.default_class or _TEXT_CLASS, text in _DO_NOT_CARE, {_TEXT_CLASS: text})
+def _read_word(path: Path, line: str, label: str = _TEXT_CLASS) -> Row | None:
+    """The object in a row `x0 y0 x1 y1 "text"` of ICDAR 2013; None for other rows. In the test set, commas stand between
+    the numbers, as in a table of classes, which has no prefix in its name."""
+    match = _WORD_ROW.fullmatch(line)
+    if not match or ("," in line[: match.start(5)] and not _PREFIX.match(path.name)):
+        return None
+    return _transcribed([number(match[i]) for i in range(1, 5)], match[5], label)
+
+
+def _transcribed(box_xyxy: list[Any], text: str, label: str) -> Row:
+    return Row(box_xyxy, label, text in _DO_NOT_CARE, {_TEXT_CLASS: text})
 
 
 def _read_table(file: AnnotationFile, columns: Columns, found: Source) -> list[Row]:

@@ -130,6 +130,29 @@ def test_icdar(tmp_path, capsys, suffix):
     assert "missing" in failure(capsys, "csv", tmp_path / "in", "--out", tmp_path / "o")
 
 
+@pytest.mark.parametrize("comma", ["", ","])
+def test_icdar_2013(tmp_path, capsys, comma):
+    """The training set has spaces between the numbers, the test set commas."""
+    for number, word in ((1, "Foot, path"), (2, "")):
+        make_image(tmp_path / "in" / "images" / f"img_{number}.jpg")
+        rows = f'1{comma} 2{comma} 30{comma} 40{comma} "{word}"\r\n50{comma} 60{comma} 90{comma} 70{comma} "###"\r\n'
+        (tmp_path / "in" / f"gt_img_{number}.txt").write_text(rows if word else "", encoding="utf-8")
+    for name in ("csv", "auto"):
+        words = (name, tmp_path / "in", "--split-ratio", "0,0,100", "--default-class", "word")
+        records, problems, _ = prepared(capsys, *words, "--out", tmp_path / name)
+        objects = records["images/img_1"]["objects"]
+        assert objects["bbox"] == [[1, 2, 30, 40], [50, 60, 90, 70]] and not problems
+        assert objects["text"] == ["Foot, path", "###"] and objects["ignore"] == [False, True]
+        assert objects["category"] == ["word", "word"] and records["images/img_2"]["objects"]["bbox"] == []
+
+
+def test_quoted_classes_are_no_texts(tmp_path, capsys):
+    make_image(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "a.csv").write_text('1,2,30,40,"cat"\n')
+    records, *_ = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert records["a"]["objects"]["category"] == ["cat"] and "text" not in records["a"]["objects"]
+
+
 @pytest.mark.parametrize("rows", ["1,2,30,40,cat\n", "xmin,ymin,xmax,ymax,class\n1,2,30,40,cat\n"])
 def test_a_csv_of_corners_for_each_image(tmp_path, capsys, rows):
     for name in ("a", "b"):

@@ -114,6 +114,7 @@ EXAMPLES = {
     "yolo_obb": ("yolo", yolo_with("0 0.1 0.1 0.3 0.1 0.3 0.4 0.1 0.4")),
     "yolo_polygon": ("yolo", yolo_with("0 0.1 0.1 0.3 0.1 0.3 0.4")),
     "csv": ("csv", csv),
+    "icdar_2013": ("csv", in_rows('1 2 30 40 "Footpath"')),
     "icdar_2015": ("csv", in_rows("1,2,30,2,30,40,1,40,Genaxis")),
     "icdar_2015_digits": ("csv", in_rows("1,2,30,2,30,40,1,40,2008")),
     "via": ("via", via),
