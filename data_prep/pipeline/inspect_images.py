@@ -1,12 +1,14 @@
 """Assigns ids to the images of a source and decodes each image once."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from boxtune.common.errors import UserError
 from boxtune.data.image_checks import BadImage, ImageFacts, check_images
 from data_prep.pipeline.image_ids import assign_ids
 from data_prep.pipeline.splits import choose_entries
+from data_prep.reading.encodings import name_faults
 from data_prep.reading.source import Entry, Item, Options, Source, problem
 from data_prep.reading.spool import Spool
 
@@ -54,10 +56,13 @@ def inspect_items(found: Source, options: Options) -> Inspection:
         problems=[*chosen.problems, *found.problems],
         warnings=chosen.warnings,
     )
+    folders_of_missing: set[Path] = set()
     results = check_images([entry.image_path for entry in ids.entries.values()], options.workers)
     for (item_id, entry), result in zip(ids.entries.items(), results, strict=True):
         if isinstance(result, BadImage):
             inspection.bad_images[item_id] = result
+            if result.missing:
+                folders_of_missing.add(Path(entry.image_path).parent)
             if options.skip_bad_images:
                 continue
         item = found.items[entry.number]
@@ -67,6 +72,8 @@ def inspect_items(found: Source, options: Options) -> Inspection:
         if isinstance(result, ImageFacts):
             item.name, item.split = entry.name, entry.split
             inspection.images.append(Inspected(item_id, item, result))
+    notes = inspection.warnings if options.skip_bad_images else inspection.name_errors
+    notes += name_faults(folders_of_missing)
     if options.skip_bad_images:
         _skip_bad_images(inspection, options)
     return inspection

@@ -1,12 +1,12 @@
 """Text, JSON and XML files of a source."""
 
 import json
-import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from boxtune.common.errors import UserError
 from boxtune.common.files import check_is_text, compression_problem
+from data_prep.reading.encodings import guess_encoding
 from data_prep.reading.source import Unreadable
 
 # XML of the LabelMe web tool: a root like VOC's, but objects have polygons.
@@ -35,37 +35,10 @@ def encoding_fault(path: Path) -> str | None:
         line = 1
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-    encoding = _guess_encoding(content)
+    encoding = guess_encoding(content)
     known = f"it looks like {encoding}" if encoding else "its encoding is unknown"
     command = f", for example: iconv -f {encoding or 'ENCODING'} -t UTF-8 {path.name} > new{path.suffix}"
     return f"{path}: not UTF-8 text (line {line}); {known}. Save the file as UTF-8{command}"
-
-
-def _guess_encoding(content: bytes) -> str | None:
-    """A name that Python and iconv know; None if the bytes are no text in a usual encoding."""
-    if content.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
-        return "UTF-32"
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "UTF-16"
-    if b"\0" in content[:_HEAD]:
-        return {0: "UTF-16LE", 1: "UTF-16BE"}.get(content.find(b"\0") % 2 ^ 1) if content.isascii() else None
-    return next((name for name in ("GBK", "CP1252") if _fits(content, name)), None)
-
-
-def _fits(content: bytes, encoding: str) -> bool:
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError:
-        return False
-    if encoding != "GBK":
-        return True
-    # Accented letters of Western text, too, can be read as GBK. They stand beside other letters, and rarely make up the
-    # characters of GB 2312, which nearly all Chinese text consists of.
-    wide = [character for character in text if not character.isascii()]
-    common = sum(bool(character.encode("gb2312", "ignore")) for character in wide)
-    runs = re.findall(rb"[A-Za-z]?[\x80-\xff]+[A-Za-z]?", content)
-    beside_letters = sum(run[0] < 0x80 or run[-1] < 0x80 for run in runs)
-    return common >= 0.9 * len(wide) and beside_letters <= len(runs) / 2
 
 
 def read_json(path: Path) -> object:

@@ -186,6 +186,8 @@ def test_labels_txt_beside_labelme_files_is_not_yolo(tmp_path, capsys):
 TEXTS = {
     "cp1252": "filename,xmin,ymin,xmax,ymax,class\na.png,1,2,3,4,caf\u00e9\n",
     "gbk": "filename,xmin,ymin,xmax,ymax,class\na.png,1,2,3,4,\u6c7d\u8f66\n",
+    "big5": "filename,xmin,ymin,xmax,ymax,class\na.png,1,2,3,4,\u6c7d\u8eca\n",
+    "shift_jis": "filename,xmin,ymin,xmax,ymax,class\na.png,1,2,3,4,\u81ea\u8ee2\u8eca\n",
     "utf-16": "filename,xmin,ymin,xmax,ymax,class\na.png,1,2,3,4,cup\n",
     "utf-16-le": "filename,xmin,ymin,xmax,ymax,class\na.png,1,2,3,4,cup\n",
 }
@@ -206,7 +208,17 @@ def test_a_file_in_another_encoding_is_named_with_it(tmp_path, capsys, encoding,
 
 @pytest.mark.parametrize(
     ("text", "encoding"),
-    [("Gr\u00f6\u00dfe", "CP1252"), ("a.jpg,\u00e9lan, \u00e9t\u00e9", "CP1252"), ("\u732b,\u72d7", "GBK")],
+    [
+        ("Gr\u00f6\u00dfe", "CP1252"),
+        ("a.jpg,\u00e9lan, \u00e9t\u00e9", "CP1252"),
+        ("\u00c4pfel,\u00c4nderung", "CP1252"),
+        ("\u732b,\u72d7", "GBK"),
+        ("\u7ea2\u7eff\u706f", "GBK"),
+        ("\u884c\u4eba,\u6a5f\u8eca", "BIG5"),
+        ("\u505c\u8eca\u6a19\u8a8c", "BIG5"),
+        ("\u308a\u3093\u3054", "SHIFT_JIS"),
+        ("\u30cd\u30b3,\u4ea4\u901a\u4fe1\u53f7", "SHIFT_JIS"),
+    ],
 )
 def test_the_encoding_of_a_file_is_guessed(tmp_path, text, encoding):
     (tmp_path / "a.csv").write_bytes(text.encode(encoding))

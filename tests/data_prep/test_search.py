@@ -180,6 +180,31 @@ def test_names_in_another_unicode_form_are_found(tmp_path, capsys, name, on_disk
     assert not problems
 
 
+@pytest.mark.parametrize(("name", "encoding"), [("写真", "SHIFT_JIS"), ("紅綠燈照片", "BIG5")])
+def test_names_on_disk_in_another_encoding_are_named_with_it(tmp_path, capsys, name, encoding):
+    """As after unpacking a zip file that was made on Windows."""
+    root = coco(tmp_path / "in", [[[1, 2, 30, 40]]] * 2)
+    os.rename(root / "p1.png", os.fsencode(root) + b"/" + f"{name}.png".encode(encoding))
+    data = json.loads((root / "annotations.json").read_text())
+    data["images"][1]["file_name"] = f"{name}.png"
+    (root / "annotations.json").write_text(json.dumps(data))
+    remedy = f"Rename the files, for example: convmv -r --notest -f {encoding} -t UTF-8 {root}"
+    expected = f"{root}: 1 file name(s) are not UTF-8; they look like {encoding}. {remedy}"
+    message = failure(capsys, "coco", root, "--out", tmp_path / "out")
+    assert "p1: missing" not in message and f"{name}: missing" in message and expected in message
+    *_, printed = prepared(capsys, "coco", root, "--skip-bad-images", "--out", tmp_path / "out")
+    assert expected in printed
+
+    yolo(tmp_path / "yolo", "names: [cat]\n", {"p1.png": ROW})
+    for suffix in (".png", ".txt"):
+        os.rename(
+            tmp_path / "yolo" / f"p1{suffix}",
+            os.fsencode(tmp_path / "yolo") + b"/" + f"{name}{suffix}".encode(encoding),
+        )
+    message = failure(capsys, "yolo", tmp_path / "yolo", "--out", tmp_path / "o")
+    assert f"is not valid Unicode: file names are not UTF-8; they look like {encoding}" in message
+
+
 # ---- what is left out ------------------------------------------------------------------------------------------------
 
 
