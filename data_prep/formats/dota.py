@@ -31,12 +31,9 @@ def read_row(line: str) -> Row | Unreadable | None:
     if line.lower().startswith(_HEADERS):
         return None
     cells = line.split()
-    corners, (*words, difficult) = [number(cell) for cell in cells[:8]], cells[8:] or [""]
-    if not words:  # the difficulty may be absent
-        words, difficult = [difficult], "0"
-    category = " ".join(words)
-    if not are_numbers(corners, 8) or not category or not isinstance(number(category), str):
+    corners, words = [number(cell) for cell in cells[:8]], cells[8:]
+    difficult = words.pop() if len(words) > 1 and words[-1].isdecimal() else "0"  # it may be absent
+    if not are_numbers(corners, 8) or not words or not isinstance(number(words[0]), str):
         return Unreadable("needs eight numbers, a category and a difficulty")
-    if not difficult.isdecimal():
-        category, difficult = f"{category} {difficult}", "0"
-    return Row(box_of_points([corners[i : i + 2] for i in range(0, 8, 2)]), category, ignore=difficult != "0")
+    box_xyxy = box_of_points([corners[i : i + 2] for i in range(0, 8, 2)])
+    return Row(box_xyxy, " ".join(words), ignore=difficult != "0")

@@ -65,7 +65,7 @@ def read(source: Path, options: Options) -> Source:
 def _class_names(meta: dict[str, Any]) -> list[str]:
     classes = meta.get("classes")
     entries = [entry for entry in classes if isinstance(entry, dict)] if isinstance(classes, list) else []
-    titles = [entry.get("title") for entry in entries if entry.get("shape") in _WITH_BOX]
+    titles = [entry.get("title") for entry in entries if str(entry.get("shape")) in _WITH_BOX]
     return [title.strip() for title in titles if isinstance(title, str)]
 
 

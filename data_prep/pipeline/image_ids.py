@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from data_prep.reading.encodings import describe_names, is_utf8
+from data_prep.reading.encodings import describe_names, has_other_bytes
 from data_prep.reading.names import without_suffix
 from data_prep.reading.source import Entry
 
@@ -69,7 +69,7 @@ def _name_problem(name: str, folders: set[str]) -> str | None:
         return "contains an empty file or folder name"
     if any(len(part) > _MAX_NAME_LENGTH for part in parts):
         return f"is longer than {_MAX_NAME_LENGTH} bytes, the limit for a file name"
-    if not is_utf8(name):
+    if has_other_bytes(name):
         return f"is not valid Unicode: file names are {describe_names([name])} FOLDER"
     if "\0" in name:
         return "contains a NUL character, which is not allowed in file names"

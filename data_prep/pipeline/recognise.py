@@ -2,7 +2,6 @@
 the data.
 """
 
-import json
 import sys
 import xml.etree.ElementTree as ElementTree
 from itertools import islice
@@ -14,8 +13,8 @@ from boxtune.common.files import compression_problem, files_below, is_image
 from boxtune.common.problems import join_names
 from data_prep.reading.annotation_files import is_output
 from data_prep.reading.csv_files import first_cells
-from data_prep.reading.source import Options, Sample
-from data_prep.reading.text_files import LABELME_XML, LABELME_XML_TAGS, encoding_fault
+from data_prep.reading.source import Options, Sample, Unreadable
+from data_prep.reading.text_files import LABELME_XML, LABELME_XML_TAGS, encoding_fault, parse_json
 
 _MAX_FILES = 20_000  # listed in total
 _MAX_OPENED = 5  # of each kind
@@ -51,8 +50,9 @@ def recognise(source: Path, formats: dict[str, tuple[ModuleType, str]], options:
         raise UserError(f"{source} contains no files. (Hidden files and the output folder do not count.)")
     if sample.faults:
         raise UserError(f"The format of {source} was not recognized. These files cannot be read:", sample.faults)
+    corrupt = f" {len(sample.corrupt)} are corrupt, such as {sample.corrupt[0]}." if sample.corrupt else ""
     raise UserError(
-        f"The format of {source} was not recognized. It contains {sample.describe()}. Name the format, for example: "
+        f"The format of {source} was not recognized. It contains {sample.describe()}.{corrupt} Name the format, for example: "
         f"python -m data_prep {next(iter(formats))} …. The formats are:",
         [f"{name}: {description}" for name, (_, description) in formats.items()],
     )
@@ -82,6 +82,8 @@ def _sample(source: Path, options: Options) -> Sample:
         sample.faults += [fault for fault in faults if fault]
     sample.documents = [(path, _json(path)) for path in sample.of_kind(".json")[:_MAX_OPENED]]
     sample.xml_roots = [(path, _xml_root(path)) for path in sample.of_kind(".xml")[:_MAX_OPENED]]
+    sample.corrupt += [f"{path}: {value.reason}" for path, value in sample.documents if isinstance(value, Unreadable)]
+    sample.corrupt += [f"{path}: not XML" for path, root in sample.xml_roots if root is None]
     sample.csv_heads = [(path, first_cells(path)) for path in sample.of_kind(".csv")[:_MAX_OPENED]]
     return sample
 
@@ -100,12 +102,11 @@ def _text_fault(path: Path) -> str | None:
         return None
 
 
-def _json(path: Path) -> object | None:
+def _json(path: Path) -> object:
     try:
-        value: object = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value
+        return parse_json(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        return Unreadable(f"not JSON: {error}")
 
 
 def _xml_root(path: Path) -> str | None:

@@ -35,19 +35,20 @@ def name_faults(folders: Iterable[Path]) -> list[str]:
     faults = []
     for folder in sorted(folders):
         names = [path.name for path in sorted(folder.iterdir())] if folder.is_dir() else []
-        if strange := [name for name in names if not is_utf8(name)]:
+        if strange := [name for name in names if has_other_bytes(name)]:
             faults.append(f"{folder}: {len(strange)} file name(s) are {describe_names(strange)} {folder}")
     return faults
 
 
-def is_utf8(name: str) -> bool:
-    """Whether the name of a file is UTF-8. Python reads other bytes as lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+def has_other_bytes(name: str) -> bool:
+    """Whether the name of a file on disk is not UTF-8. Python reads such bytes as the characters U+DC80 to U+DCFF."""
+    return any("\udc80" <= character <= "\udcff" for character in name)
 
 
 def describe_names(names: list[str]) -> str:
     """The encoding that file names probably have, and the start of a command that renames the files of a folder."""
-    encoding = guess_encoding("\n".join(names).encode("utf-8", "surrogateescape"))
+    text = re.sub("[\ud800-\udc7f\udd00-\udfff]", "", "\n".join(names))  # those in annotations stand for no bytes
+    encoding = guess_encoding(text.encode("utf-8", "surrogateescape"))
     known = f"they look like {encoding}" if encoding else "their encoding is unknown"
     return f"not UTF-8; {known}. Rename the files, for example: convmv -r --notest -f {encoding or 'ENCODING'} -t UTF-8"
 

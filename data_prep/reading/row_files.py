@@ -1,7 +1,6 @@
 """Text files of one image each, named after it, with a row for each object: KITTI, DOTA, VisDrone."""
 
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
 from boxtune.common.errors import UserError
@@ -10,9 +9,10 @@ from data_prep.reading.image_finder import list_unannotated_images
 from data_prep.reading.image_pairs import ImagesByStem
 from data_prep.reading.source import Item, Options, Row, Sample, Source, Unreadable
 from data_prep.reading.spool import Spool
-from data_prep.reading.text_files import read_text
+from data_prep.reading.text_files import encoding_fault, read_text
 
 _MAX_OPENED = 20  # files of a sample
+_MAX_LISTED = 5  # reasons why a file has no rows
 _MAX_HEAD = 5  # lines at the start of a file that may be no rows
 _MAX_LINE = 1000  # characters
 
@@ -28,12 +28,24 @@ def file_with_rows(sample: Sample, read_row: ReadRow) -> Path | None:
 def begins_with_row(path: Path, read_row: ReadRow) -> bool:
     """Whether the first line that is not a header is a row."""
     try:
-        with open(path, encoding="utf-8-sig") as text:
-            lines = [text.readline(_MAX_LINE).strip() for _ in range(_MAX_HEAD)]
+        return isinstance(_first_row(path, read_row), Row)
     except (OSError, ValueError):  # the reader of the chosen format reports it
         return False
-    first = next(islice(filter(None, map(read_row, filter(None, lines))), 1), None)
-    return isinstance(first, Row)
+
+
+def _first_row(path: Path, read_row: ReadRow) -> Row | Unreadable | None:
+    with open(path, encoding="utf-8-sig") as text:
+        lines = [text.readline(_MAX_LINE).strip() for _ in range(_MAX_HEAD)]
+    rows = (read_row(line) for line in lines if line)
+    return next((row for row in rows if row is not None), None)
+
+
+def _reason_for_no_row(path: Path, read_row: ReadRow) -> str | None:
+    """Why a file does not begin with a row; None if it is empty."""
+    if fault := encoding_fault(path):
+        return fault
+    row = _first_row(path, read_row)
+    return f"{path}: {row.reason}" if isinstance(row, Unreadable) else None
 
 
 def read_row_files(source: Path, options: Options, layout: str, read_row: ReadRow) -> Source:
@@ -44,7 +56,11 @@ def read_row_files(source: Path, options: Options, layout: str, read_row: ReadRo
     texts = [path for path in source_files(source, options) if path.suffix.lower() == ".txt"]
     with_rows = {path for path in texts if begins_with_row(path, read_row)}
     if not with_rows:
-        raise UserError(f"{source} and its subfolders contain no .txt file that begins with a row of this format.")
+        reasons = [reason for path in texts[:_MAX_OPENED] if (reason := _reason_for_no_row(path, read_row))]
+        raise UserError(
+            f"{source} and its subfolders contain no .txt file that begins with a row of this format.",
+            reasons[:_MAX_LISTED],
+        )
     folders = {path.parent.name for path in with_rows}
     texts = [path for path in texts if path.parent.name in folders]
     of_image = {path: images.nearest(path, path.stem) for path in texts if path in with_rows or path.stem in images}

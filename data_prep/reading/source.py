@@ -117,6 +117,7 @@ class Sample:
     documents: list[tuple[Path, object]] = field(default_factory=list)  # values of .json files
     xml_roots: list[tuple[Path, str | None]] = field(default_factory=list)  # root tags of .xml files
     csv_heads: list[tuple[Path, list[str]]] = field(default_factory=list)  # cells of the first row of .csv files
+    corrupt: list[str] = field(default_factory=list)  # files of which nothing can be read, with the reason
     faults: list[str] = field(default_factory=list)  # why files cannot be read that may be the annotations
 
     def of_kind(self, suffix: str) -> list[Path]:

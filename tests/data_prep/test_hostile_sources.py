@@ -1,5 +1,6 @@
 """data_prep: whatever the source contains, an error ends with one message and exit code 2, and leaves nothing behind."""
 
+import gzip
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data_prep.__main__ import main
+from data_prep.formats import FORMATS
 from tests.helpers.records import ROOT
 from tests.helpers.sources import coco, failure, make_image, prepared, voc, voc_xml, yolo
 
@@ -83,7 +85,7 @@ def test_image_sets_that_are_not_text(tmp_path, capsys):
     assert "train.txt: not UTF-8" in failure(capsys, "voc", root, "--out", tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["voc", "coco", "yolo", "csv", "aabb"])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("hf", "openfoodfacts")])
 def test_missing_and_empty_sources(tmp_path, capsys, name):
     assert "does not exist" in failure(capsys, name, tmp_path / "none", "--out", tmp_path / "out")
     (tmp_path / "empty").mkdir()
@@ -325,3 +327,137 @@ def test_objects_without_a_box_are_listed_under_the_id_of_their_record(tmp_path,
 def test_hf_does_not_accept_the_images_option(tmp_path, capsys):
     error = failure(capsys, "hf", tmp_path / "t.parquet", "--images", tmp_path, "--out", tmp_path / "out")
     assert "--images is read by" in error
+
+
+# ---- text formats, and the files of more tools --------------------------------------------------------------------------
+
+KITTI = "Car 0 0 0 10 20 30 40 1 1 1 1 1 1 0"
+# {format: (file, its content)}; each has one object in a.png
+SOURCES = {
+    "kitti": ("a.txt", f"{KITTI}\n"),
+    "dota": ("a.txt", "imagesource:GF-2\n1 2 30 2 30 40 1 40 ship 0\n"),
+    "visdrone": ("a.txt", "10,20,30,40,1,4,0,1\n"),
+    "wider": ("wider_face_train_bbx_gt.txt", "a.png\n1\n10 20 30 40 0 0 0 0 0 0\n"),
+    "createml": ("a.json", '[{"image": "a.png", "annotations": []}]'),
+    "supervisely": ("a.png.json", '{"size": {"width": 100, "height": 80}, "objects": []}'),
+    "labelme_xml": ("a.xml", "<annotation><filename>a.png</filename><object><polygon/></object></annotation>"),
+    "cvat": ("annotations.xml", '<annotations><track id="0" label="cup"><box frame="0"/></track></annotations>'),
+}
+IN_ROWS = ("kitti", "dota", "visdrone")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (gzip.compress, "is compressed (gzip). Unpack it first: gunzip"),
+        (lambda content: b"caf\xe9 \n" + content, "looks like CP1252"),
+        (lambda content: bytes(range(256)), "its encoding is unknown"),
+    ],
+)
+def test_files_that_are_no_text_are_named(tmp_path, capsys, name, damage, expected):
+    file, content = SOURCES[name]
+    make_image(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / file).write_bytes(damage(content.encode()))
+    message = failure(capsys, name, tmp_path / "in", "--out", tmp_path / "out")
+    assert expected in message and str(tmp_path / "in" / file) in message
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name not in ("labelme_xml", "cvat")])
+def test_utf_16_without_a_mark_is_named(tmp_path, capsys, name):
+    """XML, of which the parser reads it, excepted."""
+    file, content = SOURCES[name]
+    make_image(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / file).write_text(content, encoding="utf-16-le")
+    assert "it looks like UTF-16LE" in failure(capsys, name, tmp_path / "in", "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"1" * 5000, b"1 " * 5000, b"[" * 100_000, b"nan " * 20])
+def test_files_without_anything_to_read_are_one_message(tmp_path, capsys, name, content):
+    make_image(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / SOURCES[name][0]).write_bytes(content)
+    for command in (name, "auto"):
+        message = failure(capsys, command, tmp_path / "in", "--out", tmp_path / "out")
+        lines = message.splitlines()
+        assert sum(line.startswith("error: ") for line in lines) == 1 and str(tmp_path / "in") in message
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "expected"),
+    [
+        (
+            "kitti",
+            f"{KITTI}\nCar 0 0 0 10 20",
+            ":2: needs a type, truncated, occluded, alpha, the box and seven numbers in 3D",
+        ),
+        ("kitti", f"{KITTI}\n{KITTI.replace('10', 'x')}", ":2: needs a type"),
+        ("kitti", f"{KITTI}\n{KITTI.replace('10', 'inf')}", ":2: needs a type"),
+        (
+            "dota",
+            "1 2 3 2 3 4 1 4 ship 0\n1 2 3 2 3",
+            ":2: needs eight numbers, a category and a difficulty, got 1 2 3 2 3",
+        ),
+        ("dota", "1 2 3 2 3 4 1 4 ship 0\n1 2 3 2 3 4 1 4 7 0", ":2: needs eight numbers, a category"),
+        ("dota", "1 2 3 2 3 4 1 4 ship 0\n1 2 3 2 3 4 1 nan ship 0", ":2: needs eight numbers"),
+        ("visdrone", "10,20,30,40,1,4,0,1\n10,20,30", ":2: needs eight whole numbers, got 10,20,30"),
+        ("visdrone", "10,20,30,40,1,4,0,1\n10,20,30,40,0.9,4,0,1", ":2: needs eight whole numbers"),
+        ("visdrone", "10,20,30,40,1,4,0,1\n10,20,30,40,1,12,0,1", ":2: needs a score of 0 or 1, a category up to 11"),
+    ],
+)
+def test_rows_of_text_formats_that_cannot_be_read_are_named(tmp_path, capsys, name, rows, expected):
+    make_image(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "a.txt").write_text(rows)
+    message = failure(capsys, name, tmp_path / "in", "--out", tmp_path / "out")
+    assert f"{tmp_path / 'in' / 'a.txt'}{expected}" in message
+
+
+@pytest.mark.parametrize("name", IN_ROWS)
+def test_one_corrupt_file_among_others_is_named(tmp_path, capsys, name):
+    for image in ("a", "b"):
+        make_image(tmp_path / "in" / f"{image}.png")
+        (tmp_path / "in" / f"{image}.txt").write_text(SOURCES[name][1])
+    (tmp_path / "in" / "b.txt").write_bytes(b"\xff\xfe1\0")
+    assert f"{tmp_path / 'in' / 'b.txt'} is UTF-16 text" in failure(
+        capsys, name, tmp_path / "in", "--out", tmp_path / "out"
+    )
+    (tmp_path / "in" / "b.txt").write_text(SOURCES[name][1])
+    (tmp_path / "in" / "b.png").unlink()
+    assert "b: missing" in failure(capsys, name, tmp_path / "in", "--out", tmp_path / "out")
+    message = failure(capsys, name, tmp_path / "in" / "a.txt", "--out", tmp_path / "out")
+    assert "is a file. Pass the folder that contains the annotation files of all images" in message
+
+
+@pytest.mark.parametrize("suffix", [".json", ".xml"])
+def test_auto_names_a_corrupt_file(tmp_path, capsys, suffix):
+    make_image(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / f"a{suffix}").write_text('[{"image": ' if suffix == ".json" else "<")
+    message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert f"1 are corrupt, such as {tmp_path / 'in' / f'a{suffix}'}: not {suffix[1:].upper()}" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("points", None, "bad_box"),
+        ("points", {"exterior": [[1, 2], "x"]}, "bad_box"),
+        ("points", {"exterior": [[1, 2], [1e400, 3]]}, "bad_box"),
+        ("geometryType", "bitmap", "bad_box"),
+        ("geometryType", None, "no_box"),
+        ("geometryType", ["x"], "no_box"),
+    ],
+)
+def test_supervisely_values_of_the_wrong_kind(tmp_path, capsys, key, value, kind):
+    make_image(tmp_path / "in" / "img" / "a.png")
+    good = {"classTitle": "cup", "geometryType": "rectangle", "points": {"exterior": [[1, 2], [30, 40]]}}
+    content = {"size": {"width": 100, "height": 80}, "objects": [good, good | {key: value, "bitmap": 7}]}
+    (tmp_path / "in" / "a.png.json").write_text(json.dumps(content))
+    (tmp_path / "in" / "meta.json").write_text(
+        json.dumps({"classes": [7, {"title": 7, "shape": "any"}, {"shape": []}]})
+    )
+    words = ("supervisely", tmp_path / "in", "--split-ratio", "0,0,100", "--out", tmp_path / "out")
+    records, problems, _ = prepared(capsys, *words)
+    assert records["img/a"]["objects"]["bbox"] == [[1, 2, 30, 40]] and [entry["kind"] for entry in problems] == [kind]
+    content["objects"][1] = {"classTitle": None}
+    (tmp_path / "in" / "a.png.json").write_text(json.dumps(content))
+    assert "objects[1] needs classTitle" in failure(capsys, *words[:-1], tmp_path / "o")
