@@ -53,6 +53,17 @@ def test_kitti_types_of_several_words_and_chosen_classes(tmp_path, capsys):
     assert sorted(kind for _, kind, _ in kinds(problems)) == ["clipped", "other_class"]
 
 
+def test_regions_of_every_class_are_no_class(tmp_path, capsys):
+    region = f"DontCare -1 -1 -10 50 60 90 70 {KITTI_3D}\n"
+    write(tmp_path / "in", "a.txt", region, "a.png")
+    words = ("kitti", tmp_path / "in", *TO_TEST, "--default-class", "thing")
+    message = failure(capsys, *words, "--out", tmp_path / "out")
+    assert "the source has neither objects nor class names" in message
+    write(tmp_path / "in", "b.txt", f"Car 0 0 0 1 2 3 4 {KITTI_3D}\n", "b.png")
+    records, *_ = prepared(capsys, *words, "--out", tmp_path / "out")
+    assert records["a"]["objects"]["category"] == ["Car"]
+
+
 def test_a_class_that_is_only_ignored_has_no_objects(tmp_path, capsys):
     write(tmp_path / "in", "a.txt", "10,20,20,30,1,1,0,0\n50,40,20,20,0,0,0,0\n", "a.png")
     *_, printed = prepared(capsys, "visdrone", tmp_path / "in", *TO_TEST, "--out", tmp_path / "out")
