@@ -48,6 +48,8 @@ def _shapes_of_frames(tree: ElementTree.Element, file: AnnotationFile, found: So
     for track in tree.findall("track"):
         expected = None  # the frame of the next shape, unless the object leaves
         for shape in track:
+            if shape.tag == "track":  # a point of a skeleton
+                continue
             frame = number(shape.get("frame"))
             if not isinstance(frame, int) or frame < 0:
                 found.errors.append(

@@ -49,8 +49,7 @@ def _reason_for_no_row(path: Path, read_row: ReadRow) -> str | None:
 
 
 def read_row_files(source: Path, options: Options, layout: str, read_row: ReadRow) -> Source:
-    """The images of all files of rows, in the folders that have at least one, and in those of the same name, which may be
-    those of other splits. A file without rows is that of an empty image."""
+    """The images of all files in the folders of rows. A file without rows is that of an empty image."""
     check_is_folder(source)
     images = ImagesByStem(source, options)
     texts = [path for path in source_files(source, options) if path.suffix.lower() == ".txt"]
@@ -61,8 +60,7 @@ def read_row_files(source: Path, options: Options, layout: str, read_row: ReadRo
             f"{source} and its subfolders contain no .txt file that begins with a row of this format.",
             reasons[:_MAX_LISTED],
         )
-    folders = {path.parent.name for path in with_rows}
-    texts = [path for path in texts if path.parent.name in folders]
+    texts = _texts_of_labels(texts, with_rows, read_row)
     of_image = {path: images.nearest(path, path.stem) for path in texts if path in with_rows or path.stem in images}
     _check_one_file_per_image(source, of_image)
     folder = "" if options.images else folder_of([*of_image, *of_image.values()], source)
@@ -75,6 +73,16 @@ def read_row_files(source: Path, options: Options, layout: str, read_row: ReadRo
         )
     list_unannotated_images(source, options, found)
     return found
+
+
+def _texts_of_labels(texts: list[Path], with_rows: set[Path], read_row: ReadRow) -> list[Path]:
+    """The files in the folders of those that begin with a row. A folder of the same name counts if it holds nothing else, such
+    as label_2 of a split without objects, but not calib/train beside label_2/train."""
+    folders = {path.parent for path in with_rows}
+    names = {folder.name for folder in folders}
+    candidates = [path for path in texts if path.parent.name in names]
+    others = {path.parent for path in candidates if path.parent not in folders and _reason_for_no_row(path, read_row)}
+    return [path for path in candidates if path.parent not in others]
 
 
 def _check_one_file_per_image(source: Path, of_image: dict[Path, Path]) -> None:

@@ -96,6 +96,7 @@ def test_cvat_for_video(tmp_path, capsys):
     tracks = (
         track("car", box(0, 0, 1, 2, 30, 40), box(1, 0, 2, 3, 31, 41), box(2, 1, 3, 4, 32, 42)),
         track("dog", '<polygon frame="1" outside="0" points="10,20;30,20;20,60"/>', '<points frame="1" points="1,1"/>'),
+        track("man", '<skeleton frame="1" points="1,1"/>', track("eye", '<points frame="1" points="1,1"/>')),
         track("car", box(3, 0, 5, 6, 7, 8), box(4, 1, 5, 6, 7, 8)),  # outside after the last frame
     )
     write(root / "annotations.xml", video(*tracks))
@@ -112,7 +113,7 @@ def test_cvat_for_video(tmp_path, capsys):
         assert records["frame_000001"]["objects"]["category"] == ["car", "dog"]
         assert records["frame_000000"]["objects"]["a"] == ["b"]
         assert json.loads((tmp_path / name / "dataset.json").read_text())["classes"] == ["dog", "car"]
-        assert [kind for _, kind, _ in kinds(problems)] == ["no_box"]
+        assert [kind for _, kind, _ in kinds(problems)] == ["no_box", "no_box"]
         assert "neighboring frames of a video look alike" in printed and "leaves out frames" not in printed
     (root / "images" / "frame_000002.PNG").unlink()  # not annotated, so not needed
     (root / "images" / "frame_000003.PNG").unlink()

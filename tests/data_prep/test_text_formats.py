@@ -70,6 +70,19 @@ def test_a_class_that_is_only_ignored_has_no_objects(tmp_path, capsys):
     assert "no objects of class people, bicycle, car, van" in printed
 
 
+def test_kitti_with_splits_in_every_folder(tmp_path, capsys):
+    """calib/train has the files of label_2/train by name, but no labels."""
+    for split in ("train", "val"):
+        write(tmp_path / "in", f"label_2/{split}/0.txt", f"Car 0 0 0 1 2 30 40 {KITTI_3D}\n", f"image_2/{split}/0.png")
+        write(tmp_path / "in", f"calib/{split}/0.txt", "P0: 7.2e+02 0 6.1e+02 0\n", f"image_2/{split}/0.png")
+    records, problems, _ = prepared(capsys, "auto", tmp_path / "in", "--out", tmp_path / "out")
+    assert {name: (record["split"], record["objects"]["bbox"]) for name, record in records.items()} == {
+        "image_2/train/0": ("train", [[1, 2, 30, 40]]),
+        "image_2/val/0": ("validation", [[1, 2, 30, 40]]),
+    }
+    assert not problems
+
+
 # ---- DOTA ------------------------------------------------------------------------------------------------------------
 
 
