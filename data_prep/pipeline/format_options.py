@@ -13,7 +13,9 @@ READ_BY = {
     "bbox_format": ("jsonl", "hf", "csv"),
 }
 # Formats in pixels whose layout is fixed, but whose boxes some programs write in thousandths.
-_READ_THOUSANDTHS = ("voc", "coco", "via", "labelme", "cvat")
+_READ_THOUSANDTHS = (
+    "voc", "coco", "via", "labelme", "labelme_xml", "cvat", "kitti", "dota", "visdrone", "wider", "supervisely",
+)  # fmt: skip
 
 
 def check_format_options(format_name: str, options: Options) -> None:

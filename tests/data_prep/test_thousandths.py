@@ -52,6 +52,18 @@ def test_thousandths_in_each_format_in_pixels(tmp_path, capsys):
     (tmp_path / "jsonl").mkdir()
     row = {"file_name": "a.png", "objects": {"bbox": [box], "category": ["cat"]}}
     (tmp_path / "jsonl" / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    rows = {
+        "kitti": ("xyxy", "cat 0 0 0 100 200 500 750 1 1 1 1 1 1 0"),
+        "dota": ("xyxy", "100 200 500 200 500 750 100 750 cat 0"),
+        "visdrone": ("xywh", "100,200,400,550,1,4,0,0"),
+        "wider": ("xywh", "a.png\n1\n100 200 400 550"),
+        "supervisely": ("xyxy", '{"size": {}, "objects": [{"classTitle": "cat", "geometryType": "rectangle", "points": '
+        '{"exterior": [[100, 200], [500, 750]]}}]}'),
+    }  # fmt: skip
+    for name, (layout, text) in rows.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ("a.png.json" if name == "supervisely" else "a.txt")).write_text(text)
+        words[name] = f"{layout}1000"
     for name, layout in words.items():
         arguments = (
             name,
