@@ -7,7 +7,8 @@ from pathlib import Path
 from boxtune.data.records import Record
 from boxtune.families.family import Family
 from data_prep.pipeline.dataset_warnings import untrained_warnings
-from data_prep.tools.duplicates import duplicate_boxes, similar_images, similar_names
+from data_prep.tools.duplicates import duplicate_boxes, similar_names
+from data_prep.tools.near_duplicates import similar_images
 from data_prep.tools.object_sizes import keeping_budget, shorter_sides, too_small
 
 _MAX_EXAMPLES = 12
@@ -84,16 +85,23 @@ def _duplicate_boxes(records: list[Record]) -> list[Finding]:
 
 def _similar_images(splits: dict[str, list[Record]], data_dir: Path) -> list[Finding]:
     similar = similar_images(splits, data_dir, _MAX_EXAMPLES)
-    if not similar.pairs:
+    texts = []
+    if similar.pairs:
+        texts.append(
+            f"{similar.pairs} pair(s) of images look like the same photo, perhaps in another exposure, size or compression; "
+            f"{similar.across_splits} of them are in different splits. Compare the examples. A copy in another split "
+            "inflates scores, so if they are copies, keep only one of them or both in one split."
+        )
+    if similar.series:
+        texts.append(
+            f"{similar.series} image(s) look like three or more others each, as frames of a fixed camera do, and are in no "
+            "pair. If they are one series, keep it in one split."
+        )
+    if not texts:
         return []
-    text = f"{similar.pairs} pair(s) of images look the same, {similar.across_splits} of them in different splits"
-    if similar.across_splits:
-        text += ", which inflates scores. Move both images into one split, or remove one."
-    else:
-        text += ". Remove the copies."
     split_of = {record["id"]: split for split, members in splits.items() for record in members}
     examples = [f"{a} ({split_of[a]}) and {b} ({split_of[b]})" for a, b in similar.examples]
-    return [Finding("similar images", text, examples)]
+    return [Finding("similar images", " ".join(texts), examples)]
 
 
 def _similar_names(classes: list[str]) -> list[Finding]:

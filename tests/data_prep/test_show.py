@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from boxtune.data.dataset import write_dataset
 from boxtune.families import FAMILIES
 from data_prep.__main__ import main
-from data_prep.tools.duplicates import duplicate_boxes, image_hash, similar_images, similar_names
+from data_prep.tools.duplicates import duplicate_boxes, similar_names
 from data_prep.tools.object_sizes import image_tokens, keeping_budget, too_small
 
 QWEN = FAMILIES["qwen2_5_vl"]
@@ -70,22 +70,6 @@ def test_duplicate_boxes():
     assert [(name, label) for name, label, _ in found] == [("a", "x")] and found[0][2] == pytest.approx(100 / 101)
 
 
-def test_similar_images(tmp_path):
-    """Copies of a scene with lower quality or another size are similar; other scenes and plain images are not."""
-    scenery(tmp_path / "a.png", 1)
-    scenery(tmp_path / "b.jpg", 1, quality=30)
-    Image.open(tmp_path / "a.png").resize((150, 150)).save(tmp_path / "c.png")
-    for i in range(8):
-        scenery(tmp_path / f"d{i}.png", 10 + i)
-    for name in ("e", "f"):
-        Image.new("RGB", (50, 50), "grey").save(tmp_path / f"{name}.png")
-    records = [record(path.stem, [], image=path.name) for path in sorted(tmp_path.iterdir())]
-    splits = {"train": records[:2], "test": records[2:]}  # a and b, c and the others
-    assert similar_images(splits, tmp_path, max_examples=9) == (3, 2, [("a", "c"), ("b", "c"), ("a", "b")])
-    assert similar_images(splits, tmp_path, max_examples=1) == (3, 2, [("a", "c")])
-    assert 0 <= image_hash(tmp_path / "a.png") < 2**64
-
-
 @pytest.mark.parametrize(
     ("classes", "alike"),
     [
@@ -134,8 +118,12 @@ def test_the_page_lists_suspicious_findings(data, capsys, flag):
         and "Remove one box of each pair" in printed
         and "similar names: " in printed
     )
-    assert "similar images: 1 pair(s) of images look the same, 1 of them in different splits" in printed
-    assert "Move both images into one split, or remove one." in printed and "nothing suspicious" not in printed
+    assert (
+        "similar images: 1 pair(s) of images look like the same photo, " in printed
+        and "1 of them are in diff" in printed
+    )
+    assert "Compare the examples." in printed and "if they are copies, keep only one" in printed
+    assert "nothing suspicious" not in printed
     assert "<td>22500</td>" in page and "this page&#39;s --max-pixels" in page
     assert "t0 (train) and v&lt;b&gt; (validation)" in page and "&#39;cell&#39; and &#39;Cells&#39;" in page
     assert page.count("data:image/jpeg;base64,") == 3
