@@ -71,11 +71,12 @@ def find_copies(thumbnails: np.ndarray) -> Matches:
     small = [Image.fromarray(image).resize((_COARSE, _COARSE), Image.Resampling.BILINEAR) for image in fine]
     coarse = _standardized(np.array([np.asarray(image) for image in small]).reshape(-1, _COARSE, _COARSE))
     residuals: dict[tuple[int, int], float] = {}
-    for i in range(len(numbers)):
-        nearest = _candidates(coarse, i)
-        for j, residual in zip(nearest.tolist(), _residuals(coarse, fine, i, nearest).tolist(), strict=True):
-            pair = (min(i, j), max(i, j))
-            residuals[pair] = max(residual, residuals.get(pair, 0.0))  # each predicts the other
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compared = pool.map(lambda i: _compare(coarse, fine, i), range(len(numbers)))
+        for i, (others, values) in enumerate(compared):
+            for j, residual in zip(others.tolist(), values.tolist(), strict=True):
+                pair = (min(i, j), max(i, j))
+                residuals[pair] = max(residual, residuals.get(pair, 0.0))  # each predicts the other
     matches = _outstanding({pair: residual for pair, residual in residuals.items() if residual < np.inf})
     return Matches(
         sorted((int(numbers[i]), int(numbers[j])) for i, j in matches.pairs), [int(numbers[i]) for i in matches.series]
@@ -95,6 +96,12 @@ def _outstanding(residuals: dict[tuple[int, int], float]) -> Matches:
         (i, j) for (i, j), residual in residuals.items() if residual < max(_NO_RESIDUAL, min(limits[i], limits[j]))
     ]
     return Matches(pairs, sorted({*of_image} - {i for pair in pairs for i in pair}))
+
+
+def _compare(coarse: np.ndarray, fine: np.ndarray, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """The candidates for copies of image i, and their residuals."""
+    others = _candidates(coarse, i)
+    return others, _residuals(coarse, fine, i, others)
 
 
 def _candidates(coarse: np.ndarray, i: int) -> np.ndarray:
