@@ -4,9 +4,9 @@
 
 Draws the loads (benchmarks/report_loads.py) with a seed and runs evaluate.py --predictions on each in its own process with one
 thread. Prints the CPU seconds and the peak memory of the process, the size of report.html, the seconds until headless Chromium
-shows it, the milliseconds from a move of the slider to the end of the next frame (median and slowest of twenty, half of them
-with the gallery in view), and the milliseconds of CPU time that the page's main thread needs per move. --root measures another
-checkout.
+shows it, the milliseconds from a move of the slider to the end of the next frame (median and slowest of thirty, a third of them
+with the table per class and a third with the gallery in view), and the milliseconds of CPU time that the page's main thread needs
+per move (median and most). On a busy machine, look at the latter. --root measures another checkout.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
     names = args.load.split(",")
     if unknown := [name for name in names if name not in LOADS]:
         raise UserError(f"--load {','.join(unknown)}: choose from {', '.join(LOADS)}.")
-    table = Table("load", "CPU s", "peak MiB", "page MB", "opens, s", "move, ms", "slowest", "CPU ms")
+    table = Table("load", "CPU s", "peak MiB", "page MB", "opens, s", "move, ms", "slowest", "CPU ms", "most")
     with tempfile.TemporaryDirectory() as temporary:
         for name in names:
             folder = (args.work or Path(temporary)).resolve() / name
@@ -61,7 +61,7 @@ def main() -> None:
             seconds, peak = evaluate(folder, args.root)
             page = folder / "results" / "report.html"
             found = measure_page(page)
-            moves = [f"{found[key]:.0f}" if key in found else "–" for key in ("move", "slowest", "busy")]
+            moves = [f"{found[key]:.0f}" if key in found else "–" for key in ("move", "slowest", "busy", "busiest")]
             size = f"{page.stat().st_size / 1e6:.1f}"
             table.add_row(name, f"{seconds:.1f}", f"{peak:.0f}", size, f"{found['open']:.2f}", *moves)
     Console().print(table)

@@ -5,10 +5,9 @@ from collections import Counter
 import numpy as np
 
 from boxtune.answers.predictions import Prediction
-from boxtune.data.boxes import box_area
 from boxtune.data.records import Record
 from boxtune.metrics.matching import ImageMatch, match_best_first, maximum_matching, point_in_box, same_label
-from boxtune.metrics.pairs import FlatSplit, OverlappingPairs, flatten_split
+from boxtune.metrics.pairs import FlatSplit, flatten_split
 
 # Error types and their meanings. A false positive gets the first type that applies.
 ERROR_TYPES = {
@@ -43,7 +42,7 @@ def unmatched_types(split: FlatSplit, iou_threshold: float) -> np.ndarray:
 
     Where it overlaps an object enough for a match, another prediction matches that object.
     """
-    pairs, iou, is_same = counted_overlaps(split)
+    pairs, iou, is_same = split.counted_overlaps
     is_enough = iou >= iou_threshold
     kinds = [*ERROR_TYPES]
     types = np.full(len(split.predicted.label), kinds.index("background"))
@@ -55,15 +54,6 @@ def unmatched_types(split: FlatSplit, iou_threshold: float) -> np.ndarray:
     ):
         types[where] = kinds.index(kind)
     return types
-
-
-def counted_overlaps(split: FlatSplit) -> tuple[OverlappingPairs, np.ndarray, np.ndarray]:
-    """(pairs of predictions and ground truth that is not ignored, their IoU, is the class the same), each (P,)."""
-    is_counted = ~split.gt_ignored[split.pairs.gt]
-    pairs = split.pairs.select(is_counted)
-    area, gt_area = box_area(split.predicted.boxes_xyxy), box_area(split.gt.boxes_xyxy)
-    iou = pairs.shared_area / (area[pairs.prediction] + gt_area[pairs.gt] - pairs.shared_area)
-    return pairs, iou, split.is_same_class[is_counted]
 
 
 def _point_types(record: Record, prediction: Prediction, image: ImageMatch, classes: list[str]) -> dict[int, str]:
@@ -135,7 +125,7 @@ def confusion(
     for n, (record, prediction, image) in enumerate(zip(records, predictions, images, strict=True)):
         row_of = [numbers[label.strip()] for label in record["objects"]["category"]]
         column_of = [numbers.get(label.strip(), len(classes)) for label in prediction["objects"]["category"]]
-        pairs = confused.get(n, []) if confused is not None else _confused_points(record, prediction, image)
+        pairs = confused.get(n, []) if confused is not None else confused_points(record, prediction, image)
         for i, j in [*((i, j) for i, j, _ in image.pairs), *pairs]:
             matrix[row_of[j], column_of[i]] += 1
         for i in {*image.false_positives} - {i for i, _ in pairs}:
@@ -152,7 +142,7 @@ def _confused_boxes(
     is_false, is_missed = np.zeros(len(split.predicted.image), dtype=bool), np.zeros(len(split.gt.image), dtype=bool)
     is_false[_positions(split.predicted.image, images, "false_positives")] = True
     is_missed[_positions(split.gt.image, images, "missed")] = True
-    pairs, iou, _ = counted_overlaps(split)
+    pairs, iou, _ = split.counted_overlaps
     chosen = is_false[pairs.prediction] & is_missed[pairs.gt] & (iou >= iou_threshold)
     partner, _ = match_best_first(pairs.select(chosen), iou[chosen], gt_count=len(is_missed))
     found: dict[int, list[tuple[int, int]]] = {}
@@ -164,7 +154,7 @@ def _confused_boxes(
     return found
 
 
-def _confused_points(record: Record, prediction: Prediction, image: ImageMatch) -> list[tuple[int, int]]:
+def confused_points(record: Record, prediction: Prediction, image: ImageMatch) -> list[tuple[int, int]]:
     """The same for the points of one image."""
     if not (image.false_positives and image.missed):
         return []

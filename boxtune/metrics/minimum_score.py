@@ -3,7 +3,8 @@
 Predictions below the minimum score are hidden, and the others are matched as in `match_images`. Lowering the minimum adds
 predictions one after another, and each of them proposes to ground truth boxes as in `assign_in_turn`. A ground truth box that
 is matched stays matched, and a prediction that no box accepts any more stays unmatched. So one score tells from where on a
-ground truth box is found, and one score from where on a prediction has lost its match.
+ground truth box is found, and one score from where on a prediction has lost its match. Above the score at which a ground truth
+box is found, the scores of `cause_scores` tell why it is missed.
 """
 
 from collections import defaultdict
@@ -15,15 +16,16 @@ import numpy as np
 from boxtune.answers.predictions import Prediction
 from boxtune.data.boxes import box_area
 from boxtune.data.records import Record
-from boxtune.metrics.error_types import ERROR_TYPES, counted_overlaps, error_types, unmatched_types
+from boxtune.metrics.error_types import ERROR_TYPES, confused_points, error_types, unmatched_types
 from boxtune.metrics.matching import IGNORED_SHARE, ImageMatch
+from boxtune.metrics.misses import NEVER, cause_scores
 from boxtune.metrics.pairs import FlatSplit, OverlappingPairs, flatten_column
 
 # What an unmatched prediction is: inside an ignored box and not counted, or a false positive of one of the ERROR_TYPES.
 EXCUSED = "excused"
 UNMATCHED = (EXCUSED, *ERROR_TYPES)
-# `found` or `lost` if the box is never found or lost, and `found` of an ignored box. Scores are at least 0.
-NEVER, IGNORED = -1.0, -2.0
+# `found` of an ignored box. `found` or `lost` is NEVER if the box is never found or lost.
+IGNORED = -2.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Outcomes:
     image, label, score: (N,) of the predictions; `label` is a position in `names`. unmatched: (N,) position in UNMATCHED, what
     the prediction is while it matches nothing. lost: (N,) at this minimum score and below, the prediction matches nothing.
     gt_image, gt_label: (M,). found: (M,) at this minimum score and below, the ground truth box is matched.
+    cause: (len(SHOWN_CAUSES), M) as in `cause_scores`.
+    confusable, confusable_gt: (K,) the pairs of a prediction and a ground truth box of different labels that overlap enough for
+    a match, highest IoU first, in the order in which `confusion` matches them. For points, only those that it matches.
     """
 
     names: list[str]
@@ -46,6 +51,9 @@ class Outcomes:
     gt_image: np.ndarray
     gt_label: np.ndarray
     found: np.ndarray
+    cause: np.ndarray
+    confusable: np.ndarray
+    confusable_gt: np.ndarray
 
 
 def outcomes(
@@ -71,6 +79,7 @@ def outcomes(
     ignored = flatten_column((record["objects"]["ignore"] for record in records), bool)
     if split is None:
         unmatched, lost, found = _point_outcomes(records, predictions, images, classes, iou_threshold, score)
+        confusable, confusable_gt = _confusable_points(records, predictions, images)
     else:
         area = box_area(split.predicted.boxes_xyxy)[split.pairs.prediction]
         is_inside = split.pairs.shared_area >= IGNORED_SHARE * area
@@ -78,11 +87,29 @@ def outcomes(
         unmatched[split.pairs.prediction[split.is_same_class & ignored[split.pairs.gt] & is_inside]] = UNMATCHED.index(
             EXCUSED
         )
-        pairs, iou, is_same = counted_overlaps(split)
+        pairs, iou, is_same = split.counted_overlaps
         is_match = is_same & (iou >= iou_threshold)
         lost, found = _match_by_score(pairs.select(is_match), iou[is_match], score, len(gt_label))
+        is_other = ~is_same & (iou >= iou_threshold)
+        others = pairs.select(is_other)
+        best_first = np.lexsort((others.gt, others.prediction, -iou[is_other]))
+        confusable, confusable_gt = others.prediction[best_first], others.gt[best_first]
     found[ignored] = IGNORED
-    return Outcomes(names, len(classes), image, label, score, unmatched, lost, gt_image, gt_label, found)
+    return Outcomes(
+        names=names,
+        class_count=len(classes),
+        image=image,
+        label=label,
+        score=score,
+        unmatched=unmatched,
+        lost=lost,
+        gt_image=gt_image,
+        gt_label=gt_label,
+        found=found,
+        cause=cause_scores(records, predictions, iou_threshold, split),
+        confusable=confusable,
+        confusable_gt=confusable_gt,
+    )
 
 
 def _flat_labels(
@@ -151,3 +178,16 @@ def _point_outcomes(
             lost[first + i], found[first_gt + j] = NEVER, score[first + i]
         first, first_gt = first + count, first_gt + len(record["objects"]["ignore"])
     return np.array(kinds, dtype=np.int64), lost, found
+
+
+def _confusable_points(
+    records: list[Record], predictions: list[Prediction], images: list[ImageMatch]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(`confusable`, `confusable_gt`) of Outcomes for points."""
+    chosen, chosen_gt, first, first_gt = [], [], 0, 0
+    for record, prediction, match in zip(records, predictions, images, strict=True):
+        for i, j in confused_points(record, prediction, match):
+            chosen.append(first + i)
+            chosen_gt.append(first_gt + j)
+        first, first_gt = first + len(prediction["objects"]["category"]), first_gt + len(record["objects"]["category"])
+    return np.array(chosen, dtype=np.int64), np.array(chosen_gt, dtype=np.int64)

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from boxtune.answers.predictions import Prediction
+from boxtune.data.boxes import box_area
 from boxtune.data.records import Record
 
 # Number of pairs compared at a time. It bounds the memory when images hold hundreds of boxes.
@@ -126,6 +127,15 @@ class FlatSplit:
         """(P,) bool: whether both boxes of a pair have the same label."""
         same: np.ndarray = self.predicted.label[self.pairs.prediction] == self.gt.label[self.pairs.gt]
         return same
+
+    @cached_property
+    def counted_overlaps(self) -> tuple[OverlappingPairs, np.ndarray, np.ndarray]:
+        """(pairs of predictions and ground truth that is not ignored, their IoU, is the class the same), each (P,)."""
+        is_counted = ~self.gt_ignored[self.pairs.gt]
+        pairs = self.pairs.select(is_counted)
+        area, gt_area = box_area(self.predicted.boxes_xyxy), box_area(self.gt.boxes_xyxy)
+        iou = pairs.shared_area / (area[pairs.prediction] + gt_area[pairs.gt] - pairs.shared_area)
+        return pairs, iou, self.is_same_class[is_counted]
 
 
 def flatten_split(records: Sequence[Record], predictions: Sequence[Prediction], classes: Sequence[str]) -> FlatSplit:

@@ -19,6 +19,7 @@ from boxtune.metrics.bootstrap import bootstrap, interval
 from boxtune.metrics.coco_matching import CocoBoxes
 from boxtune.metrics.error_types import confusion, count_error_types
 from boxtune.metrics.matching import ImageMatch, is_click, match_images, scored_hits
+from boxtune.metrics.misses import count_miss_causes
 from boxtune.metrics.pairs import FlatSplit, flatten_split
 from boxtune.metrics.precision_recall import RankedMatches
 from boxtune.metrics.sizes import size_scores
@@ -78,6 +79,7 @@ def score(
         ),
         "duplicate_boxes": sum(len(image.duplicates) for image in images),
         "mistakes": count_error_types(records, predictions, images, classes, iou_threshold, split),
+        "misses": count_miss_causes(records, predictions, images, iou_threshold, split),
         "confusion": confusion(records, predictions, images, classes, iou_threshold, split),
         "sizes": None if click else size_scores(records, predictions, images),
         "intervals": {name: interval(samples[name]) for name in INTERVALS},

@@ -10,24 +10,40 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from boxtune.answers.predictions import Prediction
 from boxtune.common.files import write_whole
 from boxtune.common.numbers import format_difference
 from boxtune.common.templates import page_template
+from boxtune.data.boxes import COCO_SIZES
 from boxtune.data.records import Record, image_path
 from boxtune.metrics.bootstrap import DRAWS
 from boxtune.metrics.error_types import ERROR_TYPES
 from boxtune.metrics.matching import is_click
 from boxtune.metrics.minimum_score import outcomes
+from boxtune.metrics.misses import MISS_CAUSES
 from boxtune.metrics.scoring import Shared, share
 from boxtune.reports.report_data import OBJECT_BYTES, counts_data, gallery_data, object_bytes
 from boxtune.reports.report_images import choose_images, load_images
 from boxtune.reports.score_table import INTERVALS, MEAN_IOU, headline_rows
 
 PAGE_BYTES = 19_800_000
-SCRIPTS = ("report_counts.js", "report.js")
+SCRIPTS = ("report_counts.js", "report_filters.js", "report_cards.js", "report_tables.js", "report.js")
 PLOT_CLASSES = 8
+# With more classes than this, the page lists the most confused pairs instead of the confusion matrix.
 MATRIX_CLASSES = 20
+CONFUSED_PAIRS = 200
+# With more classes than this, the table per class has a search field.
+SEARCHED_CLASSES = 12
+# What the page calls the error types and the causes of misses.
+ERROR_NAMES = {kind: kind.replace("_", " ") for kind in ERROR_TYPES} | {"localisation": "poorly placed"}
+CAUSE_NAMES = {
+    "taken": "shared box",
+    "wrong_class": "box of another class",
+    "localisation": "poorly placed box",
+    "no_box": "no box near",
+}
 # The numbers at the top of the page.
 TILES = ("AP", "AP50", MEAN_IOU, "precision", "recall", "F1")
 # The problems that a parser reports: once per response for its text, once per object for objects.
@@ -83,6 +99,7 @@ def write_report(
         "click": click,
         "iou_threshold": iou_threshold,
         "classes": classes,
+        "names": ERROR_NAMES | {f"missed_{cause}": name for cause, name in CAUSE_NAMES.items()},
         "counts": counts_data(all_outcomes),
         "random": [number[i] for i in shown.random],
         **gallery_data(records, predictions, matches, all_outcomes, shown.positions),
@@ -125,9 +142,16 @@ def _number_variables(
         ],
         "plot": _plot(curves, metrics["per_class"]),
         "plot_classes": PLOT_CLASSES,
-        "confusion": _confusion(metrics["confusion"], metrics["per_class"]),
+        "matrix": _matrix(metrics["confusion"]) if len(metrics["per_class"]) <= MATRIX_CLASSES else None,
+        "confused": _confused_pairs(metrics["confusion"]),
         "meanings": MEANINGS,
         "error_types": ERROR_TYPES,
+        "error_names": ERROR_NAMES,
+        "miss_causes": MISS_CAUSES,
+        "cause_names": CAUSE_NAMES,
+        "sizes": COCO_SIZES,
+        "searched_classes": SEARCHED_CLASSES,
+        "confused_pairs": CONFUSED_PAIRS,
         "provenance": _flatten(metrics["provenance"]),
     }
 
@@ -179,24 +203,43 @@ def _svg_points(recalls: list[float], precisions: list[float]) -> str:
     return " ".join(f"{100 * recall:.1f},{100 - 100 * precision:.1f}" for recall, precision in points if precision > 0)
 
 
-def _confusion(confusion: dict, per_class: dict) -> dict:
-    """The confusion matrix of the classes with the most ground truth boxes, and of the rows and columns that are not classes.
+def _matrix(confusion: dict) -> dict:
+    """The confusion matrix.
 
-    rows: [(name, is it a class, [(count, share of its row, is it on the diagonal)])]; columns: [(name, is it a class)];
-    classes: the number of classes shown. A name alone does not show whether it is a class: a class may be called "background".
+    rows: [(name, is it a class, [(count, share of its row, is it on the diagonal)])]; columns: [(name, is it a class)]. A name
+    alone does not show whether it is a class: a class may be called "background".
     """
     class_count = len(confusion["rows"]) - 1  # rows and columns begin with the classes
-    most_boxes = sorted(range(class_count), key=lambda i: -per_class[confusion["rows"][i]]["truth"])
-    kept = sorted(most_boxes[:MATRIX_CLASSES])
-    columns = [*kept, *range(class_count, len(confusion["columns"]))]
     rows = []
-    for i in (*kept, class_count):
-        counts = confusion["matrix"][i]
+    for i, (name, counts) in enumerate(zip(confusion["rows"], confusion["matrix"], strict=True)):
         total = max(1, sum(counts))
-        cells = [(counts[j], counts[j] / total, i == j and i < class_count) for j in columns]
-        rows.append((confusion["rows"][i], i < class_count, cells))
-    return {
-        "rows": rows,
-        "columns": [(confusion["columns"][j], j < class_count) for j in columns],
-        "classes": len(kept),
-    }
+        cells = [(count, count / total, i == j and i < class_count) for j, count in enumerate(counts)]
+        rows.append((name, i < class_count, cells))
+    return {"rows": rows, "columns": [(name, j < class_count) for j, name in enumerate(confusion["columns"])]}
+
+
+def _confused_pairs(confusion: dict) -> list[dict]:
+    """The pairs of a class and another predicted label with the most boxes, most first.
+
+    row, column: the cell of the confusion matrix; truth, predicted: the names; is_class: whether the predicted label is one;
+    count: boxes; share: of the class's ground truth boxes.
+    """
+    class_count = len(confusion["rows"]) - 1
+    matrix = np.array(confusion["matrix"], dtype=np.int64)
+    confused = matrix[:class_count, : class_count + 1].copy()  # with the column of unknown labels
+    np.fill_diagonal(confused, 0)
+    rows, columns = np.nonzero(confused)
+    most = np.argsort(-confused[rows, columns], kind="stable")[:CONFUSED_PAIRS]
+    totals = matrix.sum(axis=1)
+    return [
+        {
+            "row": i,
+            "column": j,
+            "truth": confusion["rows"][i],
+            "predicted": confusion["columns"][j],
+            "is_class": j < class_count,
+            "count": int(confused[i, j]),
+            "share": float(confused[i, j] / totals[i]),
+        }
+        for i, j in zip(rows[most].tolist(), columns[most].tolist(), strict=True)
+    ]

@@ -2,7 +2,8 @@
 // boxtune/metrics/minimum_score.py describe the columns.
 "use strict";
 
-const data = JSON.parse(document.getElementById("data").textContent);
+const at = (id) => document.getElementById(id);
+const data = JSON.parse(at("data").textContent);
 const images = data.images;
 
 // A column of numbers: base64 of a little-endian array.
@@ -13,9 +14,12 @@ function column(text, Type) {
 }
 
 const KINDS = ["excused", "unknown_label", "duplicate", "wrong_class", "localisation", "background"]; // UNMATCHED in Python
+const CAUSES = ["missed_taken", "missed_wrong_class", "missed_localisation"]; // MISSED in Python
+const NO_BOX = "missed_no_box";
 const gt = {
   label: column(data.gt.label, Uint32Array),
   found: column(data.gt.found, Float64Array),
+  size: column(data.gt.size, Uint8Array),
   place: column(data.gt.place, Float64Array),
 };
 const predictions = {
@@ -23,12 +27,26 @@ const predictions = {
   score: column(data.predictions.score, Float64Array),
   lost: column(data.predictions.lost, Float64Array),
   unmatched: column(data.predictions.unmatched, Uint8Array),
+  size: column(data.predictions.size, Uint8Array),
   place: column(data.predictions.place, Float64Array),
 };
 const SIZE = data.click ? 2 : 4; // numbers per predicted place
 
-// Where the objects of each image are in the columns: [from, to), and from where their places are.
-let ends = { gt: 0, predictions: 0, gtPlace: 0, predictionPlace: 0 };
+// For each cause, the minimum score at which a ground truth box begins to be missed for it; −1 for never.
+const missedFrom = CAUSES.map(() => new Float64Array(gt.label.length).fill(-1));
+{
+  const cause = column(data.missed.cause, Uint8Array), score = column(data.missed.score, Float64Array);
+  column(data.missed.gt, Uint32Array).forEach((j, k) => (missedFrom[cause[k]][j] = score[k]));
+}
+
+// Pairs of different classes that overlap enough for a match, by image; highest IoU first.
+const confusable = {
+  prediction: column(data.confusable.prediction, Uint32Array),
+  gt: column(data.confusable.gt, Uint32Array),
+};
+
+// Where the objects and pairs of each image are in the columns: [from, to), and from where their places are.
+let ends = { gt: 0, predictions: 0, gtPlace: 0, predictionPlace: 0, pairs: 0 };
 const ranges = images.map((image) => {
   const begin = ends;
   ends = {
@@ -36,8 +54,9 @@ const ranges = images.map((image) => {
     predictions: begin.predictions + image.predictions,
     gtPlace: begin.gtPlace + image.gt_drawn,
     predictionPlace: begin.predictionPlace + image.predictions_drawn,
+    pairs: begin.pairs + image.confusable,
   };
-  return { ...begin, gtEnd: ends.gt, predictionsEnd: ends.predictions };
+  return { ...begin, gtEnd: ends.gt, predictionsEnd: ends.predictions, pairsEnd: ends.pairs };
 });
 
 let threshold = 0; // the minimum score
@@ -48,6 +67,12 @@ let threshold = 0; // the minimum score
 function predictionState(i) {
   if (predictions.score[i] < threshold) return "hidden";
   return predictions.lost[i] < threshold ? "hit" : KINDS[predictions.unmatched[i]];
+}
+
+// Why a missed ground truth box is missed: one of CAUSES or NO_BOX.
+function missCause(j) {
+  const k = missedFrom.findIndex((scores) => scores[j] >= threshold);
+  return k < 0 ? NO_BOX : CAUSES[k];
 }
 
 // "found", "missed" or "ignored".
@@ -95,7 +120,7 @@ function overlappingPairs(n) {
     for (let i = range.predictions; i < range.predictionsEnd; i += 1) {
       for (let j = range.gt; j < range.gtEnd; j += 1) {
         if (predictions.label[i] !== gt.label[j] || gt.found[j] === -2) continue;
-        const iou = boxIou(predictionPlace(n, i), gtPlace(n, j));
+        const iou = boxIou(4 * (range.predictionPlace + i - range.predictions), 4 * (range.gtPlace + j - range.gt));
         if (iou > 0) pairs.push([i, j, iou]);
       }
     }
@@ -105,7 +130,11 @@ function overlappingPairs(n) {
   return pairs;
 }
 
-function boxIou([x0, y0, x1, y1], [left, top, right, bottom]) {
+// The IoU of the predicted box and the ground truth box that begin at these positions of the columns of places.
+function boxIou(i, j) {
+  const a = predictions.place, b = gt.place;
+  const x0 = a[i], y0 = a[i + 1], x1 = a[i + 2], y1 = a[i + 3];
+  const left = b[j], top = b[j + 1], right = b[j + 2], bottom = b[j + 3];
   const width = Math.min(x1, right) - Math.max(x0, left), height = Math.min(y1, bottom) - Math.max(y0, top);
   if (width <= 0 || height <= 0) return 0;
   return (width * height) / ((x1 - x0) * (y1 - y0) + (right - left) * (bottom - top) - width * height);
@@ -148,11 +177,11 @@ function meanIou(n) {
 
 // ---- counts of all images -----------------------------------------------------------------------------------------------
 
-// {label, kind, value: descending minimum scores at which boxes begin to count, total: how many count up to there}
+// {label, kind, value: descending minimum scores at which boxes begin or cease to count, total: how many count up to there}
 const groups = [];
 {
   const value = column(data.counts.value, Float64Array);
-  const count = data.counts.count === null ? null : column(data.counts.count, Uint32Array);
+  const count = data.counts.count === null ? null : column(data.counts.count, Int32Array);
   let first = 0;
   for (const [label, kind, size] of data.counts.groups) {
     const total = new Float64Array(size + 1);
@@ -173,19 +202,27 @@ function countGroup({ value, total }, minimum) {
   return total[low];
 }
 
-// Counts of all images: in total, one entry per class, and {error type: false positives}.
+// Counts of all images: in total, one entry per class, and {error type: false positives, cause: missed ground truth boxes}.
 function countAll() {
   const classes = data.counts.gt.map((count) => ({ tp: 0, fp: 0, fn: count })), total = { tp: 0, fp: 0, fn: 0 }, types = {};
   for (const group of groups) {
     if (group.kind === "excused") continue;
     const count = countGroup(group, threshold), own = classes[group.label];
+    types[group.kind] = (types[group.kind] || 0) + count;
+    if (CAUSES.includes(group.kind)) continue;
     total[group.kind === "hit" ? "tp" : "fp"] += count;
     if (own) own[group.kind === "hit" ? "tp" : "fp"] += count;
     if (own && group.kind === "hit") own.fn -= count;
-    types[group.kind] = (types[group.kind] || 0) + count;
   }
   total.fn = data.counts.gt.reduce((sum, count) => sum + count, 0) - total.tp;
+  types[NO_BOX] = CAUSES.reduce((left, cause) => left - (types[cause] || 0), total.fn);
   return { total, classes, types };
+}
+
+// Three decimals, rounded as in Python: ties go to the even digit. With three decimals only odd sixteenths are ties.
+function format(value) {
+  if (value === null) return "–";
+  return (Math.abs(value * 16) % 4 === 1 ? value * (1 - 1e-9) : value).toFixed(3);
 }
 
 function rates({ tp, fp, fn }) {
@@ -195,13 +232,14 @@ function rates({ tp, fp, fn }) {
 
 // The minimum score with the best F1, in the fewest digits that keep the same predictions; null if there is no true positive.
 function bestThreshold() {
-  const all = data.counts.gt.reduce((sum, count) => sum + count, 0), scores = groups.flatMap(({ value }) => [...value]);
+  const all = data.counts.gt.reduce((sum, count) => sum + count, 0);
+  const counted = groups.filter(({ kind }) => kind !== "excused" && !CAUSES.includes(kind));
+  const scores = counted.flatMap(({ value }) => [...value]);
   const steps = Float64Array.from(new Set(scores)).sort().reverse();
   const added = { tp: new Float64Array(steps.length), fp: new Float64Array(steps.length) };
   const place = new Map();
   steps.forEach((score, k) => place.set(score, k));
-  for (const { kind, value, total } of groups) {
-    if (kind === "excused") continue;
+  for (const { kind, value, total } of counted) {
     const counts = added[kind === "hit" ? "tp" : "fp"];
     value.forEach((score, k) => (counts[place.get(score)] += total[k + 1] - total[k]));
   }

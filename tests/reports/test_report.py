@@ -12,6 +12,7 @@ from PIL import Image
 from boxtune.answers.predictions import make_prediction
 from boxtune.metrics.error_types import ERROR_TYPES, error_types
 from boxtune.metrics.matching import match_images, worst_first
+from boxtune.metrics.misses import MISS_CAUSES
 from boxtune.metrics.scoring import score
 from boxtune.reports.comparison import COLORS
 from tests.helpers.report_page import (
@@ -97,7 +98,7 @@ def test_boxes_are_drawn_at_their_place_and_in_the_color_of_their_result(folder,
     # The drawing is 480 wide and the image 960, so coordinates are half of the original pixels.
     assert shapes[:5] == [
         ("found", "cat: ground truth, IoU 1.000, at [96, 48, 192, 96] px", "48", "24", "48", "24"),
-        ("missed", "dog: missed ground truth, at [490, 240, 960, 480] px", "245", "120", "235", "120"),
+        ("missed", "dog: missed ground truth, no box near, at [490, 240, 960, 480] px", "245", "120", "235", "120"),
         ("hit", "cat: true positive, IoU 1.000, score 1.000, at [96, 48, 192, 96] px", "48", "24", "48", "24"),
         ("false", "cat: false positive, background, score 1.000, at [672, 48, 768, 96] px", "336", "24", "48", "24"),
         ("false", "cat: false positive, background, score 1.000, at [288, 144, 384, 192] px", "144", "72", "48", "24"),
@@ -184,7 +185,8 @@ def test_the_page_counts_at_a_threshold_as_python_does(folder, crowd, browse, th
     dom = browse(f"#score={threshold}&gallery=file")
     assert cells_of(dom) == expected
     if not threshold:
-        assert {name for name, count in cells_of(dom) if count.isdigit() and int(count)} >= set(ERROR_TYPES)
+        counted = {name for name, count in cells_of(dom) if count.isdigit() and int(count)}
+        assert counted >= {*ERROR_TYPES, *(f"missed_{cause}" for cause in MISS_CAUSES)}
     else:
         assert cells_of(html) != expected  # the script wrote them, not Python
     cards = cards_of(dom)
@@ -223,7 +225,7 @@ def test_the_address_selects_filters_and_galleries(folder, crowd, browse):
 
     everything = range(len(records))
     wanted = {
-        "#score=0.5&class=dog&error=missed": [i for i in worst_first(scores) if dogs_missed(i)],
+        "#score=0.5&class=dog&whose=gt&error=missed": [i for i in worst_first(scores) if dogs_missed(i)],
         "#score=0.5&error=localisation&gallery=file": [i for i in everything if "localisation" in kind(i)],
         "#score=7&class=cow&error=nonsense&gallery=random": data_of(html)["random"],
         "#error=problem": [4],
@@ -303,6 +305,7 @@ def test_the_page_says_which_numbers_a_minimum_score_does_not_change(folder, cro
     assert notes == [
         "Only boxes with a score of at least 0.6. AP, AP50 and the baseline include all boxes.",
         "Only boxes with a score of at least 0.6.",
+        "Only boxes with a score of at least 0.6.",
     ]
     write(folder, records, predictions)
     assert "Only boxes with a score of at least 0.6. AP and AP50 include all boxes." in browse("#score=0.6")
@@ -364,23 +367,51 @@ def test_many_classes_stay_readable(folder):
     html, _ = write(folder, [record], [answer(record, [[0, 0, 9, 180]], ["class 00"])], classes)
     assert html.count("<polyline") == 8
     assert "The table per class lists all 30." in html
+    assert '<table class="matrix' not in html
+    assert "No prediction is on an object of another class." in html
+
+
+def test_of_many_classes_the_most_confused_pairs_are_listed(folder):
+    """A pair lists as many boxes as its cell of the confusion matrix, the most first, and shows their images."""
+    classes = [f"class {i:02d}" for i in range(30)]
+    record = a_record("good", [[30 * i, 0, 30 * i + 27, 90] for i in range(30)], ["class 07"] * 30)
+    labels = ["class 02", "class 09", "class 09", "zebra", "class 07", "class 07"]
+    boxes = [[round(31.25 * i), 0, round(31.25 * i + 28.125), 188] for i in range(6)]
+    html, metrics = write(folder, [record], [answer(record, boxes, labels)], classes)
+    table = re.search(r'<table id="confused-table".*?</table>', html, re.DOTALL)[0]
+    rows = re.findall(
+        r'<td data-words>(.*?)</td><td class="words.*?>(.*?)</td>.*?data-go="cell=(.*?)">(\d+)<.*?<td>(.*?)</td>', table
+    )
+    assert rows == [
+        ("class 07", "class 09", "7,9", "2", "0.067"),
+        ("class 07", "class 02", "7,2", "1", "0.033"),
+        ("class 07", "unknown label", "7,30", "1", "0.033"),
+    ]
+    for *_, cell, count, _ in rows:
+        i, j = map(int, cell.split(","))
+        assert metrics["confusion"]["matrix"][i][j] == int(count)
 
 
 def test_a_class_may_be_called_background(folder):
     """The rows and columns that are not classes remain and are marked as such."""
-    names = [*(f"class {i:02d}" for i in range(25)), "background"]
-    record = a_record("good", [[30 * i, 0, 30 * i + 27, 90] for i in range(25)], names[:25])
+    names = [*(f"class {i:02d}" for i in range(15)), "background"]
+    record = a_record("good", [[30 * i, 0, 30 * i + 27, 90] for i in range(15)], names[:15])
     html, _ = write(folder, [record], [answer(record, [[0, 0, 28, 188]], ["class 00"])], names)
     rows = re.findall(r"<tr>(.*?)</tr>", re.search(r'<table class="matrix.*?</table>', html, re.DOTALL)[0])
     assert re.findall(r'<th class="soft"><span>(.*?)</span>', rows[0]) == ["unknown label", "background"]
-    assert re.findall(r">(\d+|·)</td>", rows[2])[-1] == "1"  # not found
+    assert cells_in(rows[2])[-1] == "1"  # not found
     assert '<th class="soft">background</th>' in rows[-1] and 'class="same"' not in rows[-1]
 
 
+def cells_in(row):
+    """The numbers of a row of the confusion matrix."""
+    return re.findall(r">(\d+|·)(?:</button>)?</td>", row)
+
+
 def test_error_types_confusion_sizes_and_intervals_are_shown(folder):
-    names = [f"class {i:02d}" for i in range(30)]
-    record = a_record("good", [[30 * i, 0, 30 * i + 27, 90] for i in range(30)], names)
-    found = [([31.25 * i, 0, 31.25 * i + 28.125, 187.5], name) for i, name in enumerate(names[:25])]
+    names = [f"class {i:02d}" for i in range(20)]
+    record = a_record("good", [[30 * i, 0, 30 * i + 27, 90] for i in range(20)], names)
+    found = [([31.25 * i, 0, 31.25 * i + 28.125, 187.5], name) for i, name in enumerate(names[:15])]
     found[3] = (found[3][0], "class 04")  # on an object of class 03
     found += [([900, 800, 990, 990], "class 00"), ([700, 800, 790, 990], "zebra")]
     boxes, labels = zip(*[([round(v) for v in box], label) for box, label in found], strict=True)
@@ -393,18 +424,19 @@ def test_error_types_confusion_sizes_and_intervals_are_shown(folder):
         "wrong_class": 1,
     }
     assert "background the box is not on any object 1" in text
-    assert f"medium 30 24 {metrics['sizes']['medium']['fp']} 6" in text
+    assert metrics["misses"] == {**dict.fromkeys(MISS_CAUSES, 0), "wrong_class": 1, "no_box": 5}
+    assert "no box near no box of its class is near the object, and no other box is on it 5" in text
+    assert f"medium 20 14 {metrics['sizes']['medium']['fp']} 6" in text
     low, high = metrics["intervals"]["f1"]
     assert f"95 %: {low:.3f} to {high:.3f}" in text
     assert "The 95 % intervals come from 300 bootstrap draws of the images." in text
-    assert "These are the 20 classes with the most ground truth boxes, of 30." in text
     matrix = re.search(r'<table class="matrix.*?</table>', html, re.DOTALL)[0]
     rows = re.findall(r"<tr>(.*?)</tr>", matrix)
     assert len(rows) == 1 + 20 + 1
     assert re.findall(r"<span>(.*?)</span>", rows[0])[-2:] == ["unknown label", "background"]
-    assert re.findall(r">(\d+|·)</td>", rows[1]) == ["1", *"·" * 21]
-    assert re.findall(r">(\d+|·)</td>", rows[4]) == [*"·" * 4, "1", *"·" * 17], "class 03 was predicted as class 04"
-    assert re.findall(r">(\d+|·)</td>", rows[-1]) == ["1", *"·" * 19, "1", "·"]
+    assert cells_in(rows[1]) == ["1", *"·" * 21]
+    assert cells_in(rows[4]) == [*"·" * 4, "1", *"·" * 17], "class 03 was predicted as class 04"
+    assert cells_in(rows[-1]) == ["1", *"·" * 19, "1", "·"]
     assert re.findall("--share: (.*?)%", rows[1]) == ["70.0"]
 
 

@@ -9,18 +9,18 @@ from boxtune.metrics.matching import match_images
 from boxtune.metrics.minimum_score import outcomes
 from boxtune.metrics.scoring import share, total_rates
 from boxtune.reports import report_data
-from boxtune.reports.report_data import MAX_DRAWN, counts_data
+from boxtune.reports.report_data import MAX_DRAWN, MISSED, counts_data
 from tests.helpers.report_page import a_record, answer, cards_of, data_of, kept, write
 
 
 def counts_at(data, minimum):
     """(true positives, false positives) as report_counts.js computes them."""
     values = np.frombuffer(base64.b64decode(data["value"]), "<f8")
-    counts = np.ones(len(values)) if data["count"] is None else np.frombuffer(base64.b64decode(data["count"]), "<u4")
-    totals, first = {"hit": 0, "excused": 0, "false": 0}, 0
+    counts = np.ones(len(values)) if data["count"] is None else np.frombuffer(base64.b64decode(data["count"]), "<i4")
+    totals, first = {"hit": 0, "excused": 0, "missed": 0, "false": 0}, 0
     for _, kind, size in data["groups"]:
         rows = slice(first, first + size)
-        kind = kind if kind in totals else "false"
+        kind = "missed" if kind in MISSED else kind if kind in totals else "false"
         totals[kind] += int(counts[rows][values[rows] >= minimum].sum())
         first += size
     return totals["hit"], totals["false"]
