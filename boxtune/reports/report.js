@@ -132,6 +132,7 @@ function refresh(pause = PAUSE) {
   write(at("found"), `${found} of ${all.length} images`);
   write(at("found-boxes"), boxes ? `${boxes} ${boxes === 1 ? "box" : "boxes"}` : "");
   at("clear").hidden = !isFiltered(selected);
+  at("thin").hidden = !boxes;
   at("cell").hidden = !cell;
   if (cell) write(at("cell"), describeCell(cell));
   for (const card of cards) if (visible.has(card.figure)) styleCard(card, selected);

@@ -16,20 +16,21 @@ function isFiltered({ error, label, size, cell }) {
 function selectObjects(n, selected) {
   if (selected.cell) return selectCell(n, selected.cell);
   const range = ranges[n], found = { gt: [], predictions: [] };
-  for (let j = range.gt; j < range.gtEnd; j += 1) if (isGtSelected(n, j, selected)) found.gt.push(j);
+  for (let j = range.gt; j < range.gtEnd; j += 1) if (isGtSelected(j, selected)) found.gt.push(j);
   for (let i = range.predictions; i < range.predictionsEnd; i += 1) {
-    if (isPredictionSelected(n, i, selected)) found.predictions.push(i);
+    if (isPredictionSelected(i, selected)) found.predictions.push(i);
   }
   return found;
 }
 
-function isGtSelected(n, j, { error, label, whose, size }) {
+function isGtSelected(j, { error, label, whose, size }) {
   const state = gtState(j);
   if (state === "ignored" || !gtHasError(j, state, error) || (size !== null && gt.size[j] !== size)) return false;
   if (label === null) return true;
   if (WHOSE[whose].includes("gt") && gt.label[j] === label) return true;
   if (!WHOSE[whose].includes("predicted")) return false;
-  return state === "found" ? gt.label[j] === label : predictionsOn(n, j).some((i) => predictions.label[i] === label);
+  if (state === "found") return gt.label[j] === label;
+  return (partners().gt.get(j) ?? []).some((i) => predictions.label[i] === label && predictions.score[i] >= threshold);
 }
 
 function gtHasError(j, state, error) {
@@ -38,14 +39,16 @@ function gtHasError(j, state, error) {
   return state === "missed" && (error === "any" || error === "missed" || error === missCause(j));
 }
 
-function isPredictionSelected(n, i, { error, label, whose, size }) {
+function isPredictionSelected(i, { error, label, whose, size }) {
   const state = predictionState(i);
   if (state === "hidden" || state === "excused" || !predictionHasError(state, error)) return false;
   if (size !== null && predictions.size[i] !== size) return false;
   if (label === null) return true;
   if (WHOSE[whose].includes("predicted") && predictions.label[i] === label) return true;
   if (!WHOSE[whose].includes("gt")) return false;
-  if (state === "wrong_class" || state === "unknown_label") return gtBelow(n, i).some((j) => gt.label[j] === label);
+  if (state === "wrong_class" || state === "unknown_label") {
+    return (partners().predictions.get(i) ?? []).some((j) => gt.label[j] === label);
+  }
   return state !== "background" && predictions.label[i] === label;
 }
 
@@ -56,34 +59,32 @@ function predictionHasError(state, error) {
   return error === "any" || error === "false" || error === state;
 }
 
-// The visible predictions of another class on a ground truth box.
-function predictionsOn(n, j) {
-  return pairsAt(n, (i, other) => other === j && predictions.score[i] >= threshold).map(([i]) => i);
+// {gt: the predictions of another class on each ground truth box, predictions: the ground truth boxes of another class on which
+// each prediction is}
+let partnersOf = null;
+function partners() {
+  if (partnersOf) return partnersOf;
+  partnersOf = { gt: new Map(), predictions: new Map() };
+  const append = (map, key, value) => (map.has(key) ? map.get(key).push(value) : map.set(key, [value]));
+  confusable.gt.forEach((j, k) => {
+    append(partnersOf.gt, j, confusable.prediction[k]);
+    append(partnersOf.predictions, confusable.prediction[k], j);
+  });
+  return partnersOf;
 }
 
-// The ground truth boxes of another class on which a prediction is.
-function gtBelow(n, i) {
-  return pairsAt(n, (other) => other === i).map(([, j]) => j);
-}
-
-function pairsAt(n, isWanted) {
-  const pairs = [];
+// False positives and missed ground truth, matched again regardless of class, as in `confusion` in Python: [[prediction, ground
+// truth box]].
+function confusedPairs(n) {
+  const pairs = [], taken = new Set(), gtTaken = new Set();
   for (let k = ranges[n].pairs; k < ranges[n].pairsEnd; k += 1) {
     const i = confusable.prediction[k], j = confusable.gt[k];
-    if (isWanted(i, j)) pairs.push([i, j]);
-  }
-  return pairs;
-}
-
-// False positives and missed ground truth, matched again regardless of class, as in `confusion` in Python.
-function confusedPairs(n) {
-  const taken = new Set(), gtTaken = new Set();
-  return pairsAt(n, (i, j) => {
-    if (taken.has(i) || gtTaken.has(j) || gtState(j) !== "missed" || !isFalsePositive(predictionState(i))) return false;
+    if (taken.has(i) || gtTaken.has(j) || gtState(j) !== "missed" || !isFalsePositive(predictionState(i))) continue;
     taken.add(i);
     gtTaken.add(j);
-    return true;
-  });
+    pairs.push([i, j]);
+  }
+  return pairs;
 }
 
 // The boxes of one cell of the confusion matrix. Rows: the classes and background; columns: the classes, unknown label and

@@ -87,3 +87,99 @@ def test_the_class_filter_says_whose_class_it_is(folder, page):
         "class=cat&error=missed_wrong_class": 1, "class=dog&error=missed_wrong_class": 1,
     }  # fmt: skip
     assert {address: select(browser, f"#{address}")[0] for address in images} == images
+
+
+def test_counts_in_tables_open_the_gallery_with_the_boxes_that_they_count(folder, crowd, page):
+    write(folder, *crowd)
+    browser = page()
+    buttons = browser.evaluate(
+        "[...document.querySelectorAll('button[data-go]')].filter((button) => /^[0-9]+$/.test(button.textContent)).length"
+    )
+    assert buttons > 2 * 3 + 3 * 3  # of the classes, the sizes and the matrix
+    wrong = browser.evaluate(
+        """[...document.querySelectorAll('button[data-go]')].flatMap((button) => {
+          const row = button.closest('tr'), number = button.textContent.match(/^[0-9]+$/) ?? row.lastElementChild.textContent;
+          if (button.dataset.go === 'whose=either' || button.dataset.go.match(/^size=.$/)) return [];
+          button.click();
+          const found = document.getElementById('found-boxes').textContent.split(' ')[0] || '0';
+          return found === String(number) ? [] : [`${button.dataset.go}: ${found} instead of ${number}`];
+        })"""
+    )
+    assert wrong == []
+    assert browser.evaluate("document.activeElement.id") == "images"
+    browser.evaluate("document.querySelector('[data-go=\"cell=0,1\"]').click()")
+    assert browser.evaluate("document.getElementById('cell').textContent") == "ground truth: cat, predicted: dog"
+    assert "cell=0%2C1" in browser.evaluate("location.hash")
+    browser.evaluate("document.getElementById('clear').click()")
+    assert browser.evaluate("document.getElementById('found').textContent") == "20 of 20 images"
+
+
+def test_class_tables_are_sorted_and_searched(folder, page):
+    classes = [f"class {i}" for i in range(40)]
+    record = a_record("good", [[20 * i, 0, 20 * i + 18, 90] for i in range(40)], classes)
+    found = [[round(1000 * v / 960) for v in (20 * i, 0, 20 * i + 18)] + [188] for i in range(3)]
+    write(folder, [record], [answer(record, found, ["class 0", "class 1", "class 9"])], classes)
+    browser = page()
+
+    def names():
+        return browser.evaluate(
+            "[...document.querySelectorAll('#class-table tbody tr')].filter((row) => row.offsetHeight).map((row) => row.cells[0].textContent)"
+        )
+
+    def click(header):
+        browser.evaluate(
+            f"[...document.querySelectorAll('#class-table th button')].find((b) => b.textContent === {header!r}).click()"
+        )
+        return browser.evaluate(
+            "[...document.querySelectorAll('#class-table th')].map((th) => th.getAttribute('aria-sort'))"
+        )
+
+    assert names() == classes[:30]
+    assert [state for state in click("TP") if state] == ["descending"]
+    assert names()[:3] == ["class 0", "class 1", "class 2"]  # ties in the order of the page
+    assert [state for state in click("precision") if state] == ["descending"]
+    assert names()[:4] == ["class 0", "class 1", "class 9", "class 2"]  # undefined values are last
+    click("precision")
+    assert names()[:4] == ["class 9", "class 0", "class 1", "class 2"]
+    states = click("class")
+    assert states[0] == "ascending" and states[1:] == [None] * (len(states) - 1)
+    assert names()[:11] == classes[:11]  # 10 after 9
+    browser.evaluate(
+        "{ const field = document.querySelector('[data-search=class-table]'); field.value = ' CLASS 3'; field.dispatchEvent(new Event('input')); }"
+    )
+    assert names() == ["class 3", *classes[30:]]
+    browser.evaluate(
+        "{ const field = document.querySelector('[data-search=class-table]'); field.value = ''; field.dispatchEvent(new Event('input')); }"
+    )
+    browser.evaluate("document.querySelector('[data-more=class-table]').click()")
+    assert names() == classes
+
+
+def test_an_image_is_enlarged_and_escape_closes_it(folder, three, page):
+    write(folder, *three)
+    browser = page()
+
+    def key(name, code):
+        for kind in ("rawKeyDown", "keyUp"):
+            browser.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code)
+
+    def state():
+        return browser.evaluate(
+            "[document.getElementById('zoom').open, document.getElementById('zoom-name').textContent,"
+            " document.querySelectorAll('#zoom .shape').length]"
+        )
+
+    card, enlarged = (
+        f"document.querySelector('{place}').getBoundingClientRect().width" for place in ("figure img", "#zoom img")
+    )
+    browser.evaluate("document.querySelector('figure .enlarge').focus(), document.activeElement.click()")
+    assert state() == [True, "bad", 5]
+    assert browser.evaluate(enlarged) > 2 * browser.evaluate(card)
+    before = browser.evaluate(enlarged)
+    browser.evaluate("document.getElementById('zoom-image').click()")
+    assert browser.evaluate(enlarged) == pytest.approx(3 * before, rel=0.1)
+    key("ArrowRight", 39)
+    assert state() == [True, "good", 2]
+    key("Escape", 27)
+    assert state()[0] is False
+    assert browser.evaluate("document.activeElement.className") == "enlarge"
