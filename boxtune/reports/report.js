@@ -72,12 +72,12 @@ let cell = null; // [row, column] of the confusion matrix, or null
 
 function selection() {
   if (cell) return { ...everything, cell };
-  const name = at("class").value, size = at("size") ? at("size").value : "";
+  const name = at("class").value, size = at("size") ? at("size").selectedIndex : 0; // 0 for all sizes
   return {
     error: at("error").value,
     label: name === "" ? null : (labelNumber.get(name) ?? -1),
     whose: at("whose").value,
-    size: size === "" ? null : Number(size),
+    size: size ? size - 1 : null,
     cell: null,
   };
 }
