@@ -1,6 +1,6 @@
 // The controls of report.html: the minimum score, the filters and the pages of the gallery. The part of the address after # stores
-// what the user selects. The files before this one in the page count (report_counts.js), select boxes (report_filters.js), draw them
-// (report_cards.js) and arrange tables (report_tables.js).
+// what the user selects. The files before this one in the page count (report_counts.js), select boxes (report_filters.js), draw
+// them (report_cards.js) and arrange tables (report_tables.js).
 const PAGE = 24; // cards per page of the gallery
 const PAUSE = 250; // milliseconds without a change after which what is not in view is drawn
 const SLICE = 8; // milliseconds after which this drawing is interrupted

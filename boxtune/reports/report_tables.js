@@ -26,7 +26,7 @@ function arrangeTable(list) {
   if (search) document.querySelector(`[data-found="${table.id}"]`).textContent = `${shown.size} of ${rows.length} shown`;
 }
 
-// Numbers with the highest first and words in alphabetical order, or reversed; undefined values last; ties in the order of the page.
+// Numbers with the highest first and words in alphabetical order, or reversed; undefined values last; ties as on the page.
 function sortRows(rows, column, isReversed) {
   const value = new Map(rows.map((row) => [row, cellValue(row.cells[column])])), sign = isReversed ? -1 : 1;
   const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : b - a);
