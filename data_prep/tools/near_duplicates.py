@@ -29,6 +29,8 @@ _MIN_CORRELATION, _MAX_COARSE_RESIDUAL, _MAX_CANDIDATES = 0.7, 0.25, 32
 # Residuals are in standard deviations of the image's gray values. A copy has no 3 × 3 cells with a larger mean residual,
 # and no cell that exceeds the residuals of nearly all others so far.
 _MAX_RESIDUAL, _MAX_PEAK, _NOISE = 1.0, 6.0, 0.06
+# If an image has several matches, such as receipts on one dark table, their residual must be smaller.
+_MAX_SHARED_RESIDUAL = 0.5
 # In a series that hardly changes, all images are nearly equal. An image with more matches than this is compared with the
 # series: only a match with half the residual of the next ones stands out. A smaller residual always does.
 _MAX_MATCHES, _NO_RESIDUAL = 2, 0.005
@@ -89,13 +91,16 @@ def _outstanding(residuals: dict[tuple[int, int], float]) -> Matches:
     for pair, residual in residuals.items():
         for i in pair:
             of_image[i].append(residual)
-    limits = {
-        i: sorted(values)[_MAX_MATCHES] / 2 if len(values) > _MAX_MATCHES else np.inf for i, values in of_image.items()
-    }
+    limits = {}
+    for i, values in of_image.items():
+        limits[i] = np.inf if len(values) == 1 else _MAX_SHARED_RESIDUAL
+        if len(values) > _MAX_MATCHES:
+            limits[i] = min(limits[i], sorted(values)[_MAX_MATCHES] / 2)
     pairs = [
         (i, j) for (i, j), residual in residuals.items() if residual < max(_NO_RESIDUAL, min(limits[i], limits[j]))
     ]
-    return Matches(pairs, sorted({*of_image} - {i for pair in pairs for i in pair}))
+    crowded = {i for i, values in of_image.items() if len(values) > _MAX_MATCHES}
+    return Matches(pairs, sorted(crowded - {i for pair in pairs for i in pair}))
 
 
 def _compare(coarse: np.ndarray, fine: np.ndarray, i: int) -> tuple[np.ndarray, np.ndarray]:
