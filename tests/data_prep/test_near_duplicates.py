@@ -171,3 +171,17 @@ def test_a_second_photo_of_the_same_cells_in_another_focus_is_found(shared_data)
     records = [{"id": path.stem, "image": path.name} for path in sorted(folder.iterdir())[:60]]
     similar = similar_images({"train": records}, folder, max_examples=9)
     assert similar == (1, 0, 0, [("BloodImage_00037", "BloodImage_00038")])
+
+
+def test_a_photo_in_which_a_small_object_has_moved_is_no_copy(tmp_path):
+    for name, x in (("a", 100), ("b", 300)):
+        image = with_noise(scenery(1), seed=x)
+        ImageDraw.Draw(image).rectangle((x, 200, x + 12, 212), fill="black")
+        image.save(tmp_path / f"{name}.bmp")
+    records = [{"id": name, "image": f"{name}.bmp"} for name in "ab"]
+    assert similar_images({"train": records}, tmp_path, 9) == (0, 0, 0, [])
+
+
+def test_a_copy_that_is_moved_by_two_percent_is_found(tmp_path):
+    moved = scenery(1).rotate(0.5, Image.Resampling.BICUBIC, translate=(10, -7))
+    assert found_pairs(tmp_path, {"a": scenery(1), "b": with_noise(moved, 1)}) == ({("a", "b")}, 0)
