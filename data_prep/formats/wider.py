@@ -21,12 +21,12 @@ from data_prep.reading.text_files import read_text
 from data_prep.reading.values import is_set, number
 
 _COLUMNS = ("x", "y", "w", "h", "blur", "expression", "illumination", "invalid", "occlusion", "pose")
-_MAX_OPENED = 20  # files of a sample
+_OPENED = 20  # files of each folder of a sample
 _MAX_LINE = 1000  # characters
 
 
 def recognise(sample: Sample) -> str | None:
-    path = next((path for path in sample.of_kind(".txt")[:_MAX_OPENED] if _names_image(path)), None)
+    path = next((path for path in sample.first_of_folders(".txt", _OPENED) if _names_image(path)), None)
     return f"{path} has the name of an image, a number of faces, and a row for each face" if path else None
 
 

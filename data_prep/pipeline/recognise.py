@@ -4,6 +4,7 @@ the data.
 
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,8 @@ from data_prep.reading.csv_files import first_cells
 from data_prep.reading.source import Options, Sample, Unreadable
 from data_prep.reading.text_files import LABELME_XML, LABELME_XML_TAGS, encoding_fault, parse_json
 
-_MAX_FILES = 20_000  # listed in total
+_MAX_FILES = 100_000  # listed in total
+_MAX_OF_FOLDER = 1000  # files of a kind and folder that the formats see
 _MAX_OPENED = 5  # of each kind
 _TEXTS = (".json", ".csv", ".xml", ".yaml", ".yml", ".txt")
 
@@ -76,7 +78,12 @@ def _sample(source: Path, options: Options) -> Sample:
         return Sample(source)
     files = [source] if source.is_file() else list(islice(files_below(source), _MAX_FILES))
     files = [path for path in files if not path.name.startswith(".") and not is_output(path, options)]
-    sample = Sample(source, files)
+    in_folder: Counter[tuple[Path, str]] = Counter()
+    sample = Sample(source, kinds=Counter(path.suffix.lower() or path.name for path in files))
+    for path in files:
+        in_folder[path.parent, path.suffix] += 1
+        if in_folder[path.parent, path.suffix] <= _MAX_OF_FOLDER:
+            sample.files.append(path)
     for suffix in _TEXTS:
         faults = map(_text_fault, sample.of_kind(suffix)[:_MAX_OPENED])
         sample.faults += [fault for fault in faults if fault]

@@ -11,8 +11,8 @@ from data_prep.reading.source import Item, Options, Row, Sample, Source, Unreada
 from data_prep.reading.spool import Spool
 from data_prep.reading.text_files import encoding_fault, read_text
 
-_MAX_OPENED = 20  # files of a sample
-_MAX_LISTED = 5  # reasons why a file has no rows
+_OPENED = 5  # files of each folder of a sample
+_MAX_TRIED, _MAX_LISTED = 20, 5  # files without rows; reasons why a file has no rows
 _MAX_HEAD = 5  # lines at the start of a file that may be no rows
 _MAX_LINE = 1000  # characters
 
@@ -22,7 +22,8 @@ ReadRow = Callable[[str], Row | Unreadable | None]
 
 def file_with_rows(sample: Sample, read_row: ReadRow) -> Path | None:
     """A file of a sample that begins with a row, or None."""
-    return next((path for path in sample.of_kind(".txt")[:_MAX_OPENED] if begins_with_row(path, read_row)), None)
+    paths = sample.first_of_folders(".txt", _OPENED)
+    return next((path for path in paths if begins_with_row(path, read_row)), None)
 
 
 def begins_with_row(path: Path, read_row: ReadRow) -> bool:
@@ -55,7 +56,7 @@ def read_row_files(source: Path, options: Options, layout: str, read_row: ReadRo
     texts = [path for path in source_files(source, options) if path.suffix.lower() == ".txt"]
     with_rows = {path for path in texts if begins_with_row(path, read_row)}
     if not with_rows:
-        reasons = [reason for path in texts[:_MAX_OPENED] if (reason := _reason_for_no_row(path, read_row))]
+        reasons = [reason for path in texts[:_MAX_TRIED] if (reason := _reason_for_no_row(path, read_row))]
         raise UserError(
             f"{source} and its subfolders contain no .txt file that begins with a row of this format.",
             reasons[:_MAX_LISTED],

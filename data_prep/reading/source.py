@@ -113,7 +113,8 @@ class Sample:
     """What the formats see when they recognise a source: its files, and the content or first line of a few of each kind."""
 
     source: Path
-    files: list[Path] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)  # the first of each kind in each folder
+    kinds: Counter[str] = field(default_factory=Counter)  # the number of files of each kind, of all folders
     documents: list[tuple[Path, object]] = field(default_factory=list)  # values of .json files
     xml_roots: list[tuple[Path, str | None]] = field(default_factory=list)  # root tags of .xml files
     csv_heads: list[tuple[Path, list[str]]] = field(default_factory=list)  # cells of the first row of .csv files
@@ -124,10 +125,16 @@ class Sample:
         """The files with a suffix, which is given in lower case."""
         return [path for path in self.files if path.suffix.lower() == suffix]
 
+    def first_of_folders(self, suffix: str, count: int) -> list[Path]:
+        """The first `count` files with a suffix in each folder."""
+        by_folder: dict[Path, list[Path]] = {}
+        for path in self.of_kind(suffix):
+            by_folder.setdefault(path.parent, []).append(path)
+        return [path for paths in by_folder.values() for path in paths[:count]]
+
     def describe(self) -> str:
         """The number of files of each kind, in words."""
-        kinds = Counter(path.suffix.lower() or path.name for path in self.files)
-        return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
+        return ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common(6))
 
 
 def problem(item_id: str, kind: str, value: object, action: str) -> dict[str, Any]:

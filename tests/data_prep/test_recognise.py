@@ -174,6 +174,14 @@ def test_no_other_format_claims_an_example_whose_own_is_unknown(tmp_path, name):
         recognise(tmp_path / "in", others, options)
 
 
+@pytest.mark.parametrize("name", ["coco", "csv", "createml", "wider"])
+def test_annotations_behind_many_images_are_recognised(tmp_path, name):
+    make(name, tmp_path / "in")
+    for number in range(1100):
+        (tmp_path / "in" / f"0{number}.png").touch()
+    assert recognise(tmp_path / "in", FORMATS, Options(out=tmp_path / "out", scratch=tmp_path)) == name
+
+
 def test_labels_txt_beside_labelme_files_is_not_yolo(tmp_path, capsys):
     """labelme writes labels.txt itself, and Roboflow README.dataset.txt."""
     make("labelme", tmp_path / "in")

@@ -70,6 +70,21 @@ def test_a_class_that_is_only_ignored_has_no_objects(tmp_path, capsys):
     assert "no objects of class people, bicycle, car, van" in printed
 
 
+def test_kitti_is_recognised_behind_many_other_files(tmp_path, capsys):
+    """Folders are read in the order of their names: testing, and calib before label_2."""
+    write(tmp_path / "in" / "training", "label_2/0.txt", f"Car 0 0 0 1 2 30 40 {KITTI_3D}\n", "image_2/0.png")
+    for folder in ("testing", "training"):
+        (tmp_path / "in" / folder / "calib").mkdir(parents=True)
+        for number in range(1100):
+            (tmp_path / "in" / folder / "calib" / f"{number}.txt").write_text("P0: 7.2e+02 0 6.1e+02 0\n")
+    (tmp_path / "in" / "training" / "label_2" / "!.txt").write_text("notes\n")
+    records, _, printed = prepared(capsys, "auto", tmp_path / "in", *TO_TEST, "--out", tmp_path / "out")
+    assert list(records) == ["training/image_2/0"] and "1 .txt file(s) have neither rows nor an image" in printed
+    (tmp_path / "in" / "training" / "label_2" / "0.txt").write_text("")
+    message = failure(capsys, "auto", tmp_path / "in", "--out", tmp_path / "o")
+    assert "It contains 2202 .txt, 1 .png" in message
+
+
 def test_kitti_with_splits_in_every_folder(tmp_path, capsys):
     """calib/train has the files of label_2/train by name, but no labels."""
     for split in ("train", "val"):
