@@ -14,8 +14,9 @@ from PIL import Image
 from boxtune.data.dataset import write_dataset
 from tests.helpers.records import FAMILIES, ROOT, make_record
 
-# The same examples each time, so that a failure is a change's own; --hypothesis-profile=default draws new ones.
-settings.register_profile("repeatable", derandomize=True)
+# The same examples each time and no time limit, so that a failure is a change's own and not that of a busy machine;
+# --hypothesis-profile=default draws new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 

@@ -80,6 +80,26 @@ def test_spread_is_the_deviation_of_an_edge_relative_to_the_side():
     assert found["spread"] == [pytest.approx(1 / (1 + 10 / 222 / 4), abs=1e-6), 1]
 
 
+def test_each_edge_is_compared_with_the_side_along_its_own_axis():
+    text = '[{"bbox_2d": [111, 222, 333, 322], "label": "cat"}]'  # 222 × 100
+    half = np.full(10, 1e-30)
+    half[[1, 3]] = 0.5  # a deviation of 10
+    for edge, side in (("111", 222), ("222", 100), ("333", 222), ("322", 100)):
+        tens = text.index(edge) + 1
+        found = scores("qwen3_vl", text, tokens_of(text, {}, {tens: half}))
+        assert found["spread"] == [pytest.approx(1 / (1 + 10 / side / 4), abs=1e-6)], edge
+
+
+def test_a_box_whose_digits_have_no_side_has_a_score():
+    """A minus sign is not part of the digits, so the left and the right edge read the same; the box itself is clipped."""
+    text = '[{"bbox_2d": [-3, 0, 3, 10], "label": "cat"}]'
+    units = text.index("-3") + 1
+    half = np.full(10, 1e-30)
+    half[[2, 4]] = 0.5  # a deviation of 1, on a side taken as 1
+    assert scores("qwen3_vl", text, tokens_of(text, {}))["spread"] == [1]
+    assert scores("qwen3_vl", text, tokens_of(text, {}, {units: half}))["spread"] == [pytest.approx(1 / (1 + 1 / 4))]
+
+
 def test_a_probability_that_a_server_omits_does_not_count_as_certainty():
     text = TEXTS["qwen3_vl"]
     units = text.index("444") + 2

@@ -121,6 +121,17 @@ def test_large_images_shrink_to_the_budget_before_they_are_blurred():
     assert varied["objects"]["bbox"][0] == pytest.approx([0, 0, augmented.width / 2, augmented.height / 2])
 
 
+def test_a_resized_image_stays_within_the_budget():
+    record = make_record("a", "a.png", 500, 400, [([0, 0, 250, 200], "cat")])
+    sizes = [
+        augment(record, Image.new("RGB", (500, 400)), ["resize"], 50_000, random.Random(seed))[1].size
+        for seed in range(40)
+    ]
+    areas = [width * height for width, height in sizes]
+    assert max(areas) == pytest.approx(50_000, rel=0.01)  # width and height are rounded
+    assert min(areas) < 40_000 and len({*sizes}) > 10
+
+
 def test_an_answer_in_plain_text_keeps_the_whole_image():
     """A crop could make "Two." wrong, a flip "left"."""
     record = make_record("a", "a.png", 300, 200, [([10, 20, 110, 90], "cat")])

@@ -10,7 +10,7 @@ from boxtune.common.errors import UserError
 from boxtune.data.dataset import data_hash, read_info, read_records, write_dataset
 from boxtune.data.questions import question
 from boxtune.data.record_checks import record_problems
-from boxtune.data.records import in_order
+from boxtune.data.records import flat_name, in_order
 from tests.helpers.records import make_record
 
 GOOD = make_record("a", "a.png", 100, 80, [([0, 0, 100, 80], "cat"), ([1.5, 2, 3, 4], "dog")])
@@ -111,6 +111,12 @@ def test_objects_can_be_put_in_order():
     assert shuffled != many["objects"]["category"]
     assert sorted(shuffled, key=int) == many["objects"]["category"]
     assert in_order(GOOD | {"objects": {"bbox": [], "category": [], "ignore": []}}, "area")["objects"]["bbox"] == []
+
+
+def test_ids_give_different_file_names():
+    ids = ["a/b", "a%2Fb", "a%252Fb", "a b", "ab"]
+    names = [flat_name(name) for name in ids]
+    assert len({*names}) == len(ids) and not any("/" in name for name in names)
 
 
 def write(folder, records, **extra):

@@ -133,6 +133,27 @@ def test_fractions_given_as_pixels_are_a_wrong_convention(tmp_path, capsys):
     assert "within one pixel" in failure(capsys, "coco", source, "--out", tmp_path / "out")
 
 
+@pytest.mark.parametrize(("within", "stops"), [(19, True), (18, True), (17, False)])
+def test_a_tenth_of_stray_boxes_does_not_excuse_fractions_given_as_pixels(tmp_path, capsys, within, stops):
+    source = coco(tmp_path / "in", [[[0.1, 0.2, 0.5, 0.5]] * within + [[10, 10, 20, 20]] * (20 - within)])
+    if stops:
+        message = failure(capsys, "coco", source, "--out", tmp_path / "out")
+        assert f"{within} of 20 boxes lie within one pixel" in message
+    else:
+        assert len(prepared(capsys, "coco", source, "--out", tmp_path / "out")[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "box_xywh"),
+    [((100, 80), [10, 10, 20, 75]), ((80, 100), [10, 10, 75, 20]), ((100, 80), [10, -2, 20, 20])],
+    ids=["bottom", "right", "top"],
+)
+def test_each_edge_is_compared_with_the_side_along_its_own_axis(tmp_path, capsys, size, box_xywh):
+    """2 % of the side may be rounding: 1.6 pixels of 80, 2 of 100."""
+    message = failure(capsys, "coco", coco(tmp_path / "in", [[box_xywh] * 3], size), "--out", tmp_path / "out")
+    assert "3 of 3 boxes are inverted or extend beyond their image" in message
+
+
 def test_copied_images_lie_in_the_data_set_under_their_ids(tmp_path, capsys):
     source = tmp_path / "in"
     source.mkdir()

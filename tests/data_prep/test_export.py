@@ -210,6 +210,14 @@ def test_llamafactory_resizes_twice(data):
     assert row["messages"][1]["content"].startswith("<image>") and (out / row["images"][0]).is_file()
 
 
+def test_llamafactory_rounds_down(data):
+    """At 129,364 px, 321.7 × 402.1 becomes 321 × 402 and then 308 × 392. Rounded, 322 × 402 would become 336 × 392."""
+    out = run(data, "llamafactory", "--family", "qwen2_5_vl", "--max-pixels", 129_364)
+    row, *_ = json.loads((out / "train.json").read_text())
+    wanted = CODECS["qwen2_5_vl"].encode(BOXES[:2], ['cup "A"', "jar"], (640, 512), (392, 308)).text
+    assert row["messages"][-1]["content"] == wanted
+
+
 def test_all_invalid_arguments_are_listed(data, capsys):
     def failure(*args) -> str:
         with pytest.raises(SystemExit) as stop:

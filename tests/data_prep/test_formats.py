@@ -116,6 +116,19 @@ def test_coco_in_roboflow_folders_leaves_out_the_grouping_class(tmp_path, capsys
     assert read_info(tmp_path / "out")["classes"] == ["cell"] and "only groups the others" in printed
 
 
+def test_coco_keeps_an_unused_class_whose_supercategory_has_its_name(tmp_path, capsys):
+    """COCO's own file has the category person with the supercategory person."""
+    file = coco(tmp_path / "in", [[[1, 1, 20, 20]]]) / "annotations.json"
+    data = json.loads(file.read_text())
+    data["categories"] = [
+        {"id": 1, "name": "person", "supercategory": "person"},
+        {"id": 7, "name": "cell", "supercategory": "person"},
+    ]
+    file.write_text(json.dumps(data))
+    *_, printed = prepared(capsys, "coco", tmp_path / "in", "--out", tmp_path / "out")
+    assert read_info(tmp_path / "out")["classes"] == ["person", "cell"] and "only groups the others" not in printed
+
+
 def test_coco_images_may_be_elsewhere_and_in_folders(tmp_path, capsys):
     make_image(tmp_path / "store" / "x" / "1.png")
     data = {

@@ -37,6 +37,16 @@ def test_yolo_labels_mirror_the_folders_of_images_elsewhere(tmp_path, capsys):
     assert str(tmp_path / "pics" / "more" / "gone") in message and "missing" in message
 
 
+def test_yolo_labels_are_found_by_the_last_images_of_a_path(tmp_path, capsys):
+    root = tmp_path / "images" / "set"
+    write(root / "labels" / "train" / "a.txt", "0 0.5 0.5 0.2 0.2\n")
+    write(tmp_path / "labels" / "set" / "images" / "train" / "a.txt", "")  # by the first: a file of another dataset
+    make_image(root / "images" / "train" / "a.png")
+    write(root / "data.yaml", "names: [cat]\ntrain: images/train\n")
+    records, *_ = prepared(capsys, "yolo", root, "--out", tmp_path / "out")
+    assert [len(record["objects"]["bbox"]) for record in records.values()] == [1]
+
+
 def test_yolo_reports_a_label_file_of_two_images(tmp_path, capsys):
     write(tmp_path / "ann" / "classes.txt", "cat\n")
     write(tmp_path / "ann" / "0.txt", "0 0.5 0.5 0.2 0.2\n")

@@ -8,7 +8,8 @@ import pytest
 
 from boxtune.data.dataset import read_info
 from data_prep.pipeline.questions import ask
-from data_prep.pipeline.splits import divide
+from data_prep.pipeline.splits import choose_entries, divide
+from data_prep.reading.source import Entry
 from data_prep.reading.split_names import split_of
 from tests.helpers.sources import failure, kinds, make_image, prepared, voc, voc_xml
 
@@ -119,6 +120,21 @@ def test_small_sets_have_every_split_as_far_as_images_go(count):
     divided, warnings = divide({f"x{i}": None for i in range(count)}, None)
     assert len(set(divided.values())) == min(count, 3) and len(warnings) == max(0, 3 - count)
     assert list(divided.values()).count("train") >= max(1, count // 2 - 1)
+
+
+@pytest.mark.parametrize(
+    ("splits", "kept"),
+    [
+        (["trainval", "train"], [None, "train"]),
+        (["trainval", "validation"], [None, "validation"]),  # trainval holds the images of validation
+        (["trainval", "test"], ["train", "test"]),
+    ],
+)
+def test_trainval_is_left_out_where_one_of_its_parts_exists(splits, kept):
+    entries = [Entry(i, f"{i}.png", f"{i}.png", split) for i, split in enumerate(splits)]
+    chosen = choose_entries(entries, by_folders=True)
+    assert {entry.number: entry.split for entry in chosen.entries} == {i: s for i, s in enumerate(kept) if s}
+    assert [entry["id"] for entry in chosen.problems] == [str(i) for i, split in enumerate(kept) if not split]
 
 
 def test_the_sources_own_division_is_kept_unless_a_ratio_is_given():

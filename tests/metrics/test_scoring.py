@@ -223,6 +223,23 @@ def test_every_error_type_is_recognized():
     }
 
 
+def test_a_box_that_barely_overlaps_another_class_is_background():
+    record = a_record(boxes=[[0, 0, 100, 100]], labels=["dog"])
+    for bottom, kind in ((49, "background"), (50, "wrong_class")):  # IoU 0.49 and 0.5
+        mistakes = score_one(record, a_prediction(boxes=[[0, 0, 100, bottom]]))["mistakes"]
+        assert [name for name, count in mistakes.items() if count] == [kind]
+
+
+def test_the_error_type_of_a_point_depends_on_the_box_that_it_is_in():
+    record = a_record(boxes=[[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], labels=["cat", "dog", "dog"])
+    record["objects"]["ignore"][2] = True
+    points = [[5, 5], [6, 6], [25, 5], [15, 5], [25, 6], [45, 5]]
+    labels = ["cat", "cat", "cat", "cat", "owl", "cat"]
+    assert score_one(record, a_prediction(boxes=points, labels=labels, place="point"))["mistakes"] == {
+        "unknown_label": 1, "duplicate": 1, "wrong_class": 1, "localisation": 0, "background": 2,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_confusion_error_types_and_sizes_sum_to_the_counts_of_the_matching(seed):
     records, predictions, classes = random_data(seed)
@@ -264,6 +281,16 @@ def test_intervals_contain_the_value_and_narrow_with_more_images():
             assert 0 <= low < values[key] < high <= 1, key
         widths.append(metrics["intervals"]["f1"][1] - metrics["intervals"]["f1"][0])
     assert 2 < widths[0] / widths[1] < 8  # 4 = √16
+
+
+def test_intervals_of_boxes_that_match_at_one_threshold_only():
+    """IoU 0.52 is enough for AP50, which is one of the ten thresholds of AP."""
+    records = [a_record(str(i), [[0, 0, 100, 100]]) for i in range(5)]
+    predictions = [a_prediction(str(i), [[0, 0, 100, 52]]) for i in range(5)]
+    metrics = score(records, predictions, ["cat"])
+    assert (metrics["AP50"], metrics["AP"]) == pytest.approx((1, 0.1))
+    assert metrics["intervals"]["AP50"] == pytest.approx([1, 1])
+    assert metrics["intervals"]["AP"] == pytest.approx([0.1, 0.1])
 
 
 def test_points_have_a_confusion_matrix_but_no_sizes_and_no_average_precision():

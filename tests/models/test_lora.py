@@ -4,13 +4,15 @@ import re
 
 import pytest
 import torch
+from peft import get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from assets.build_tiny_model import build_model, build_tokenizer
 from benchmarks.gpu_memory import ARCHITECTURES
 from boxtune.common.errors import UserError
 from boxtune.families.family import LORA_PARTS
-from boxtune.models.lora import ALL_LINEAR, ATTENTION, lora_targets
+from boxtune.models.lora import ALL_LINEAR, ATTENTION, lora_config, lora_targets
 
 QKVO = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
 GATED = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
@@ -87,6 +89,16 @@ def test_a_part_without_linears_is_reported_with_the_linears_of_the_model():
     assert "language_mlp: 1 down_proj, 1 gate_proj, 1 up_proj" in error.value.problems
     assert "vision_mlp: none" in error.value.problems
     assert "merger: 1 mlp.0, 1 mlp.2" in error.value.problems
+
+
+@pytest.mark.parametrize(("use_rslora", "scale"), [(False, 32 / 16), (True, 32 / 4)])
+def test_the_config_has_the_given_rank_scale_and_dropout(use_rslora, scale):
+    with torch.device("meta"):
+        model = build_model("qwen2_5_vl", build_tokenizer(), hidden=64, layers=1, vision_layers=1)
+    config = lora_config(16, 32, 0.1, lora_targets(model, suffixes=["q_proj"]), use_rslora=use_rslora)
+    layers = [each for each in get_peft_model(model, config).modules() if isinstance(each, LoraLayer)]
+    assert [layer.scaling["default"] for layer in layers] == [scale]
+    assert layers[0].r["default"] == 16 and layers[0].lora_dropout["default"].p == 0.1
 
 
 def test_every_suffix_that_matches_nothing_is_reported():

@@ -64,6 +64,42 @@ def test_the_shards_equal_the_merge_of_peft(runs, tiny_models, tmp_path, family)
         torch.testing.assert_close(ours[key], tensor, rtol=2**-8, atol=1e-6, msg=key)
 
 
+def with_adapter_config(run: Path, folder: Path, **values) -> Path:
+    """A copy of a run's adapter with other values in its config."""
+    shutil.copytree(run / "final", folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | values))
+    return folder
+
+
+def test_a_rank_stabilized_lora_has_the_scale_of_peft(runs, tiny_models, tmp_path):
+    """alpha / √r instead of alpha / r."""
+    final = with_adapter_config(runs["qwen2_5_vl"], tmp_path / "final", use_rslora=True)
+    (tmp_path / "merged").mkdir()
+    merge_shards(open_checkpoint(str(final)), tmp_path / "merged")
+    ours = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype=torch.float32).state_dict()
+    base = AutoModelForImageTextToText.from_pretrained(tiny_models["qwen2_5_vl"], dtype=torch.float32)
+    for key, tensor in PeftModel.from_pretrained(base, final).merge_and_unload().state_dict().items():
+        torch.testing.assert_close(ours[key], tensor, rtol=2**-8, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rank_pattern": {"q_proj": 2}},
+        {"alpha_pattern": {"q_proj": 2}},
+        {"use_dora": True},
+        {"bias": "all"},
+        {"modules_to_save": ["lm_head"]},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_an_adapter_that_is_more_than_a_plain_lora_is_refused(runs, tmp_path, values):
+    final = with_adapter_config(runs["qwen2_5_vl"], tmp_path / "final", **values)
+    with pytest.raises(UserError, match="is not a plain LoRA with one rank for all modules"):
+        merging.read_lora(final)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_command_verifies_the_merge_and_writes_a_complete_model(runs, tmp_path, family, capsys):
     out = tmp_path / "merged"

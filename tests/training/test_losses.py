@@ -77,6 +77,14 @@ def test_certain_correct_box_has_zero_loss_with_bf16_targets(kind):
     assert box_loss(logits, cast, kind) == pytest.approx(0, abs=1e-4)
 
 
+def test_w1_of_one_digit_one_step_off_is_its_place_value_over_four_numbers():
+    targets = targets_of([[120, 252, 640, 931], [120, 252, 640, 931]])
+    digits = targets["digit"].clone()
+    digits[1] += 1  # 130 instead of 120, in one of eight numbers
+    logits = torch.full((len(digits), 10), -100.0).scatter(1, digits[:, None], 100.0)
+    assert box_loss(logits, targets, "w1").item() == pytest.approx(10 / 1000 / 8)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_expected_box_is_the_mean_over_all_digit_combinations(seed):
     targets = targets_of([BOX])

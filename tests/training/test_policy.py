@@ -86,6 +86,12 @@ def test_advantages_compare_responses_to_the_same_question():
     torch.testing.assert_close(advantages(costs * 10 + 5), found)  # the scale of the costs does not matter
 
 
+def test_advantages_have_one_scale_for_the_whole_batch():
+    """A question whose responses differ a hundred times as much in cost has advantages a hundred times as large."""
+    small, large = advantages(torch.tensor([[1.0, 1.01, 1.02], [2.0, 3.0, 4.0]], dtype=torch.float64))
+    torch.testing.assert_close(large, 100 * small)
+
+
 def test_equal_costs_have_zero_advantage():
     """Costs such as 1/3 are rounded. The rounding error must not look like a difference between responses."""
     for cost in torch.linspace(0, 5, 500).tolist():
@@ -274,6 +280,14 @@ def test_run_samples_every_few_steps_with_or_without_box_losses(squares, tmp_pat
     assert "iou_loss" not in alone[0]
     for row in alone:
         assert row["loss"] == pytest.approx(row["lm_loss"] + row.get("policy_loss", 0), abs=1e-4)
+
+
+def test_sampled_loss_of_a_step_is_the_mean_over_its_micro_batches(squares, tmp_path):
+    options = ("--grounding_mode", "policy", "--grounding_every", 1, "--grounding_samples", 4, "--max_steps", 1)
+    run = train(squares, tmp_path / "run", *WEIGHTS, *options, "--gradient_accumulation_steps", 2)
+    [row, *_] = log_history(run, step=1)
+    assert abs(row["policy_loss"]) > 0.01
+    assert row["loss"] == pytest.approx(row["lm_loss"] + row["policy_loss"], abs=1e-4)
 
 
 def test_sampling_does_not_change_4_bit_training(squares, tmp_path):
