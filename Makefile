@@ -17,7 +17,7 @@ LAUNCH ?= $(PYTHON)
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 600
 RECIPE_ARGS = --config $(RECIPE) $(if $(OVERLAY),--overlay $(OVERLAY)) --output_dir $(RUN) $(ARGS)
 
-.PHONY: help train recipe check eval merge benchmark test quality format install clean
+.PHONY: help train recipe check eval merge benchmark test mutants quality format install clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -53,6 +53,9 @@ benchmark: $(VENV)/.base ## run the benchmarks of docs/results.md that have no r
 
 test: $(VENV)/.dev ## run all tests
 	$(PYTHON) -m pytest $(ARGS)
+
+mutants: $(VENV)/.dev ## make small wrong changes to the packages without torch and see whether a test fails
+	$(PYTHON) -m benchmarks.mutants $(ARGS)
 
 quality: $(VENV)/.dev ## check format, lint, import rules and types
 	$(VENV)/bin/ruff format --check .
