@@ -7,6 +7,8 @@ from torchvision.ops import box_convert
 from torchvision.ops import box_iou as torchvision_iou
 
 from boxtune.data.boxes import (
+    COCO_SIZE_LIMITS,
+    COCO_SIZES,
     box_area,
     box_cxcywh_to_xyxy,
     box_iou,
@@ -48,6 +50,10 @@ def test_conversions_are_torchvisions():
     assert box_area([[1, 2, 3, 5]]).tolist() == [6]
     for convert in (box_xywh_to_xyxy, box_cxcywh_to_xyxy, box_yxyx_to_xyxy, box_xyxy_to_xywh, box_xyxy_to_cxcywh):
         assert convert([]).shape == (0, 4)
+
+
+def test_sizes_are_those_of_coco():
+    assert dict(zip(COCO_SIZES[1:], COCO_SIZE_LIMITS, strict=True)) == {"medium": 1024, "large": 9216}
 
 
 def test_greedy_matching_takes_the_best_pair_first():
