@@ -46,6 +46,21 @@ def test_a_hub_id_belongs_to_one_family(name):
         assert [other for other in FAMILIES if re.search(FAMILIES[other].hub_name, hub_id, re.IGNORECASE)] == [name]
 
 
+def test_coordinates_are_pixels_in_qwen2_5_vl_and_thousandths_elsewhere():
+    steps = {name: family.coordinate_steps for name, family in FAMILIES.items()}
+    assert steps == {"qwen2_vl": 1000, "qwen2_5_vl": None, "qwen3_vl": 1000}
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
+def test_keys_of_earlier_files_give_the_module_paths_of_today(name):
+    path = FAMILIES[name].module_path
+    assert path("visual.blocks.0.attn.qkv.weight") == path("model.visual.blocks.0.attn.qkv.weight")
+    assert path("visual.blocks.0.attn.qkv.weight") == "model.visual.blocks.0.attn.qkv"
+    assert path("model.layers.0.mlp.up_proj.weight") == "model.language_model.layers.0.mlp.up_proj"
+    assert path("model.language_model.norm.weight") == "model.language_model.norm"
+    assert path("lm_head.weight") == "lm_head"
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_patch_and_merge_size_are_those_of_the_vision_tower(name):
     family, vision = FAMILIES[name], AutoConfig.for_model(name).vision_config

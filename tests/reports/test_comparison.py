@@ -9,11 +9,9 @@ import pytest
 
 import evaluate
 from boxtune.answers.predictions import make_prediction
-from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records
-from boxtune.metrics.comparison import VALUES, compare
+from boxtune.metrics.comparison import VALUES
 from boxtune.reports.comparison import comparison_table
-from tests.helpers.scoring import a_prediction, a_record, random_data
 
 
 @pytest.fixture
@@ -85,44 +83,9 @@ def test_better_boxes_win_on_images_with_objects(runs, squares, capsys):
     assert back["values"]["f1"]["difference"] == -result["values"]["f1"]["difference"]
 
 
-def test_paired_draws_leave_only_the_difference_to_chance():
-    """One more false positive on one of 60 images gives the interval of Poisson(1), however different the images are."""
-    records, predictions, classes = random_data(0, images=60)
-    worse = [
-        prediction | {"objects": {k: [*v] for k, v in prediction["objects"].items()}} for prediction in predictions
-    ]
-    for key, value in (("bbox", [1, 1, 4, 4]), ("category", "class 0"), ("score", 0.5)):
-        worse[0]["objects"][key].append(value)
-    result = compare(records, predictions, worse, classes)
-    low, high = result["values"]["fp"]["interval"]
-    assert result["values"]["fp"]["difference"] == 1 and low == 0 and 2 <= high <= 4
-    assert result["outcome"] == {"won": 0, "lost": 1, "tied": 59}
-
-
 def test_an_interval_around_zero_has_no_minus_zero():
     counts = {key: {"A": 3, "B": 3, "difference": 0, "interval": [-0.4, 0.4]} for key in VALUES}
     assert set(comparison_table({"values": counts}).columns[4].cells) == {"+0 to +0"}
-
-
-def test_errors_count_before_iou():
-    record = a_record(boxes=[[0, 0, 100, 100]])
-    silent, wide = a_prediction(), a_prediction(boxes=[[0, 0, 100, 300]])
-    near, nearer = a_prediction(boxes=[[0, 0, 100, 80]]), a_prediction(boxes=[[0, 0, 100, 81]])
-    winners = [
-        [row["winner"] for row in compare([record], [a], [b], ["cat"])["images"]]
-        for a, b in ((silent, wide), (near, nearer), (nearer, near), (near, near))
-    ]
-    assert winners == [["A"], ["B"], ["A"], []]
-
-
-def test_points_are_compared_by_true_positives_and_not_with_boxes():
-    record = a_record(boxes=[[0, 0, 100, 100]])
-    hit, miss = (a_prediction(boxes=[point], place="point") for point in ([50, 50], [200, 200]))
-    result = compare([record], [miss], [hit], ["cat"])
-    assert result["values"]["f1"]["difference"] == 1 and result["values"]["AP"]["interval"] is None
-    assert result["outcome"]["won"] == 1
-    with pytest.raises(UserError, match="points"):
-        compare([record], [hit], [a_prediction(boxes=[[0, 0, 9, 9]])], ["cat"])
 
 
 def test_runs_that_cannot_be_compared_are_rejected(runs, squares, tmp_path, capsys):
