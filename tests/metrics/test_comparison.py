@@ -29,7 +29,9 @@ def test_the_numbers_are_those_of_scoring():
         "lost": result["outcome"]["won"],
         "tied": result["outcome"]["tied"],
     }
-    assert back["values"]["fn"]["interval"] == [-edge for edge in result["values"]["fn"]["interval"][::-1]]
+    assert back["values"]["fn"]["interval"] == pytest.approx(
+        [-edge for edge in result["values"]["fn"]["interval"][::-1]]
+    )
 
 
 def test_paired_draws_leave_only_the_difference_to_chance():
