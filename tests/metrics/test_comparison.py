@@ -80,6 +80,9 @@ def test_the_largest_difference_in_errors_comes_first_and_then_in_iou():
         a_prediction("d", [[0, 0, 100, 60], *boxes[1:]]),  # an IoU of 0.6
         a_prediction("e", [boxes[0], [0, 200, 9, 209]]),  # three errors
     ]
+    for run in (exact, others):  # errors of both runs are no difference
+        run[0]["objects"]["bbox"] += [[0, 300, 9, 309 + i] for i in range(5)]
+        run[0]["objects"] |= {"category": ["cat"] * 8, "score": [1.0] * 8}
     result = compare(records, others, exact, ["cat"])
     assert [row["id"] for row in result["images"]] == ["e", "b", "d", "a"]
     assert result["outcome"] == {"won": 4, "lost": 0, "tied": 1}
