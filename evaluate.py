@@ -8,7 +8,6 @@
     python evaluate.py --compare RUN_A RUN_B [--data DIR] [--split test] [--out DIR]
 
 Except with --compare, --export coco,yolo,supervision also writes the boxes for other tools.
-
 Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or
 a Hub id; with --server URL, a server with OpenAI's chat API, such as vLLM, runs the model.
 --predictions computes the metrics again; it needs neither the model nor the images. --predictions
@@ -56,10 +55,8 @@ def evaluate_split(args: argparse.Namespace) -> None:
     ask = answer_records_with_base if args.base else answer_records
     answers = ask(detector, split.records, split.classes, split.data_dir, out, args.batch_size)
 
-    # ---- export ----
+    # ---- export, metrics and report ----
     write_export(args.export, out, split, answers.tuned)
-
-    # ---- metrics and report ----
     provenance = results.checkpoint_provenance(args, grounding, split)
     runs = {}
     if args.base:
@@ -114,12 +111,10 @@ def score_predictions(args: argparse.Namespace) -> None:
         predictions = with_score(predictions, args.score)
     results.warn_of_missing(missing, split)
 
-    # ---- export ----
+    # ---- export, metrics, report and tables ----
     out = args.out or folders.rescored_folder(path.parent)
     check_export(args.export, out, is_click(predictions), split.records)
     write_export(args.export, out, split, predictions)
-
-    # ---- metrics, report and tables ----
     provenance = results.predictions_provenance(args, path, split, missing)
     metrics = results.write_results(out, split, predictions, provenance, str(path))
     results.print_results({path.parent.name or "predictions": metrics}, out, args.json)

@@ -10,7 +10,7 @@ from boxtune.families import FAMILIES
 from boxtune.models import config as model_config
 from boxtune.models import loading
 from boxtune.models.config import codec_for, family_of, load_config
-from boxtune.models.loading import LISTED_WEIGHTS, best_attention, load_model
+from boxtune.models.loading import best_attention, load_model
 from boxtune.models.quantization import nf4_config, require_full_precision
 
 
@@ -50,14 +50,14 @@ def test_all_weights_that_do_not_match_are_counted_and_some_are_listed():
     with pytest.raises(UserError, match="4 weights of m do not match its config") as error:
         loading._require_all_weights(report, "m")
     assert error.value.problems == [
-        *("missing: a", "missing: b"),
-        *("wrong shape: ('c', (1,), (2,))", "unexpected: d"),
+        *("a: missing", "b: missing"),
+        *("('c', (1,), (2,)): wrong shape", "d: unexpected"),
     ]
     empty = {"missing_keys": [], "mismatched_keys": [], "unexpected_keys": []}
     loading._require_all_weights(empty, "m")
     with pytest.raises(UserError) as error:
         loading._require_all_weights(empty | {"missing_keys": [f"{i:03}" for i in range(50)]}, "m")
-    assert "50 weights" in str(error.value) and len(error.value.problems) == LISTED_WEIGHTS
+    assert "50 weights" in str(error.value) and str(error.value).count(": missing") == 20
 
 
 def test_a_model_without_weights_is_one_message(tiny_models, tmp_path):
