@@ -116,7 +116,8 @@ def test_a_label_is_above_its_corner_if_there_is_room():
 
 
 @pytest.mark.parametrize(
-    ("color", "text"), [("lime", "black"), ("red", "white"), ((255, 255, 0), "black"), ("navy", "white")]
+    ("color", "text"),
+    [("lime", "black"), ("cyan", "black"), ("red", "white"), ((255, 255, 0), "black"), ("navy", "white")],
 )
 def test_text_contrasts_with_its_background(color, text):
     drawn = np.asarray(draw_boxes(Image.new("RGB", (300, 200), "gray"), [[50, 50, 52, 52]], ["MMM"], color))

@@ -80,6 +80,12 @@ def test_every_violation_is_reported(record, message):
     assert any(message in problem for problem in record_problems(record)), record_problems(record)
 
 
+def test_every_answer_of_a_conversation_is_checked():
+    turns = [*GOOD["messages"], {"role": "user", "content": "And now?"}, {"role": "assistant", "content": "see <boxes>"}]
+    [problem] = record_problems(GOOD | {"messages": turns})
+    assert "'see <boxes>': <boxes> and <boxes:NAME> must be the whole answer" in problem
+
+
 def test_answers_may_be_plain_text_or_about_an_absent_class():
     for answer in ("<boxes:dog>", "<boxes:zebra>", "None that I can see.", "a < b"):
         assert (

@@ -120,3 +120,39 @@ def test_the_first_batch_is_kept_as_text_only():
     gc.collect()
     assert released() is None
     assert "--- example 0\n[5, 7, 9]" in callbacks[0].begin.args[-1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "teacher_forced", "sampled"),
+    [("teacher_forced", True, False), ("policy", False, True), ("both", True, True)],
+)
+def test_the_loss_weights_apply_to_the_target_response_to_sampled_responses_or_to_both(mode, teacher_forced, sampled):
+    words = ["--iou_loss_weight", "1", "--fp_loss_weight", "0.5", "--fn_loss_weight", "2", "--end_token_weight", "3"]
+    words += ["--grounding_samples", "5", "--grounding_every", "7"] if sampled else ["--box_loss", "l1"]
+    box_losses, policy_loss = setup.choose_losses(
+        load_recipe(["--config", "tiny_nutrition_qlora", *words, "--grounding_mode", mode])
+    )
+    weights = (1, 0.5, 2) if teacher_forced else (0, 0, 0)
+    assert (box_losses.iou, box_losses.fp, box_losses.fn, box_losses.end_token) == (*weights, 3)
+    assert box_losses.box_loss == ("giou" if sampled else "l1")
+    assert (policy_loss is not None) == sampled
+    if sampled:
+        assert (policy_loss.weights.largest, policy_loss.samples, policy_loss.every) == (2, 5, 7)
+
+
+def test_without_weights_there_are_no_further_losses():
+    assert setup.choose_losses(load_recipe(["--config", "tiny_nutrition_qlora"])) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("patience", "splits", "stops"),
+    [
+        (1, {"train": [{}], "validation": [{}]}, True),
+        (None, {"train": [{}], "validation": [{}]}, False),
+        (1, {"train": [{}], "validation": []}, False),
+        (1, {"train": [{}]}, False),
+    ],
+)
+def test_early_stopping_needs_a_patience_and_validation_images(patience, splits, stops):
+    recipe = SimpleNamespace(options=SimpleNamespace(early_stopping_patience=patience))
+    assert setup.stops_early(recipe, splits) is stops
