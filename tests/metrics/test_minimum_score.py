@@ -54,6 +54,15 @@ def test_the_state_of_every_box_equals_matching_again(seed, iou_threshold):
             assert np.flatnonzero((gt < minimum) & (gt != IGNORED)).tolist() == match.missed
 
 
+def test_the_first_prediction_of_a_split_can_lose_its_match():
+    record = a_record("one", [[30, 0, 130, 10]])
+    boxes = [[41, 0, 141, 10], [25, 0, 125, 10]]
+    prediction = answer(record, []) | {"objects": {"bbox": boxes, "category": ["cat"] * 2, "score": [0.9, 0.4]}}
+    split = share([record], [prediction], CLASSES).split
+    found = outcomes([record], [prediction], match_images([record], [prediction]), CLASSES, 0.5, split)
+    assert (found.found.tolist(), found.lost.tolist()) == ([0.9], [0.4, -1])
+
+
 def test_a_box_is_found_from_its_first_match_on_and_a_match_can_be_lost():
     """Q comes first and takes B. P overlaps B more; below P's score Q is left without a box."""
     record = a_record("one", [[30, 0, 130, 10]])
