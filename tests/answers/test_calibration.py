@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from boxtune.answers.calibration import MIN_OBJECTS, calibrate, fit, logit, reliability
+from boxtune.answers.calibration import calibrate, fit, logit, reliability
 
 
 def drawn(slope: float, intercept: float, count: int = 20_000):
@@ -30,9 +30,9 @@ def test_calibration_keeps_the_ranking_even_at_scores_of_0_and_1():
 
 
 def test_too_little_data_is_not_fitted():
-    scores, hits = drawn(1, 0, MIN_OBJECTS)
+    scores, hits = drawn(1, 0, 20)
     assert fit(scores[:-1], hits[:-1]) == [] and len(fit(scores, hits)) == 2
-    assert fit(scores, np.ones(MIN_OBJECTS)) == [] and fit(scores, np.zeros(MIN_OBJECTS)) == []
+    assert fit(scores, np.ones(20)) == [] and fit(scores, np.zeros(20)) == []
     assert fit(*[np.array(values) for values in (scores, scores < 0.5)]) == [], (
         "scores that decrease with the share of hits"
     )
