@@ -81,7 +81,11 @@ def test_every_violation_is_reported(record, message):
 
 
 def test_every_answer_of_a_conversation_is_checked():
-    turns = [*GOOD["messages"], {"role": "user", "content": "And now?"}, {"role": "assistant", "content": "see <boxes>"}]
+    turns = [
+        *GOOD["messages"],
+        {"role": "user", "content": "And now?"},
+        {"role": "assistant", "content": "see <boxes>"},
+    ]
     [problem] = record_problems(GOOD | {"messages": turns})
     assert "'see <boxes>': <boxes> and <boxes:NAME> must be the whole answer" in problem
 

@@ -61,6 +61,7 @@ def test_recipe_headers_state_command_hardware_and_score():
         ("dtype: auto", "dtype: 'auto' must be one of"),
         ("use_peft: false", "4-bit weights cannot be trained"),
         ("early_stopping_patience: 2", "needs load_best_model_at_end"),
+        ("augment: [crop, rotate]", "augment must be one of crop, flip, resize"),
         ("codec: morse", "codec: 'morse' must be one of qwen2_vl, qwen2_5_vl, qwen3_vl"),
         ("codec: qwen3_vl\nanswer: click", "codec: has no effect with answer: click"),
         ("object_order: size", "size"),
@@ -116,6 +117,22 @@ def test_all_values_out_of_range_are_reported(tmp_path, key, value, rule):
     with pytest.raises(UserError, match=f"{key}: .*{rule}") as error:
         load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
     assert "weight_decay: -1.0 must be 0 or more, and finite" in error.value.problems
+
+
+def test_the_bounds_of_each_range_are_allowed():
+    words = [
+        "--grounding_mode",
+        "policy",
+        "--fn_loss_weight",
+        "1",
+        "--grounding_samples",
+        "2",
+        "--grounding_every",
+        "1",
+    ]
+    words += ["--lora_r", "1", "--lora_dropout", "1", "--adam_beta1", "0", "--weight_decay", "0", "--eval_images", "0"]
+    recipe = load_recipe(["--config", "tiny_nutrition_qlora", *words, "--eval_strategy", "no"])
+    assert (recipe.options.grounding_samples, recipe.model.lora_r, recipe.model.lora_dropout) == (2, 1, 1.0)
 
 
 @pytest.mark.parametrize(
