@@ -6,9 +6,9 @@ The packages are those without torch by default. Each file gives up to `--per-fi
 against the tests of its own package that call the changed function, the fastest first. Prints each mutant that no test
 notices, and the share of noticed ones per package. Works in a copy of the tracked files.
 
-Tools such as mutmut have neither a sample nor a choice of changes, and two thirds of their mutants here change a message or
-drop an argument such as `encoding`. Tools that start a process per mutant need many seconds for each, because tests import
-torch; here, mutants are forked from a process that has imported it.
+mutmut 3.8.1 has neither a sample nor a choice of changes: 6,631 of its 9,729 mutants of these packages drop or replace an
+argument or change a string. cosmic-ray 8.7.0 starts pytest for each mutant, which takes many seconds where tests import torch;
+here, mutants are forked from a process that has imported it.
 """
 
 import argparse
@@ -63,8 +63,8 @@ SWAPPED_NAMES = {
     "startswith": "endswith",
 }
 SWAPPED_NAMES |= {new: old for old, new in SWAPPED_NAMES.items()}
-# A change here is not a change of behaviour: types, docstrings, and `zip(…, strict=True)`.
-UNCHANGED_FIELDS = {"annotation", "returns", "decorator_list", "keywords_strict"}
+# Parts that are not changed, like strings and `strict=True`: they are types, or decide nothing that a user notices.
+UNCHANGED_FIELDS = {"annotation", "returns", "decorator_list"}
 
 
 @dataclass(frozen=True)
