@@ -28,7 +28,7 @@ DEFAULT, PASSIVE = "libgomp's default", "passive"
 WAYS = {
     DEFAULT: {"GOMP_SPINCOUNT": "300000"},
     PASSIVE: {"OMP_WAIT_POLICY": "passive"},
-    **{count: {"GOMP_SPINCOUNT": count} for count in ("1000", "3000", "10000", "30000", "100000")},
+    **{count: {"GOMP_SPINCOUNT": count} for count in ("1000", "10000", "15000", "30000", "100000")},
 }
 # Both threads compute hashes, for which Python releases its lock, and end with the benchmark even if that is killed.
 BUSY = """

@@ -4,7 +4,7 @@ import os
 
 # Rounds of a waiting loop. libgomp, which torch loads, spins for 300,000 by default: about 3 ms in which no other program can use
 # the core. `python -m benchmarks.spinning` compares values.
-SPIN_COUNT = "10000"
+SPIN_COUNT = "15000"
 
 
 def limit_spinning() -> None:
