@@ -5,7 +5,7 @@ import json
 import pytest
 
 from boxtune.answers.prediction_file import read_predictions
-from boxtune.answers.prediction_writer import PredictionWriter, fingerprint, partial_of
+from boxtune.answers.prediction_writer import PredictionWriter, fingerprint, partial_of, predict
 from tests.helpers.predictions import cat_prediction, cat_record
 
 
@@ -108,3 +108,16 @@ def test_the_fingerprint_depends_on_every_setting_but_not_on_their_order():
     assert fingerprint(settings) == fingerprint(dict(reversed(settings.items())))
     assert fingerprint(settings) != fingerprint(settings | {"max_new_tokens": 513})
     assert fingerprint(settings) != fingerprint(settings | {"prompt": {"system": "y"}})
+
+
+def test_a_continued_run_asks_only_for_what_is_missing(path):
+    interrupted_run(path, "b", mark=fingerprint({"seed": 0}))
+    asked = []
+
+    def ask(records):
+        asked.extend(record["id"] for record in records)
+        return [cat_prediction(record["id"]) for record in reversed(records)]
+
+    predictions = predict(ask, [cat_record(name) for name in "abc"], path, settings={"seed": 0})
+    assert asked == ["a", "c"]
+    assert [prediction["id"] for prediction in predictions] == ["a", "b", "c"]

@@ -70,7 +70,8 @@ def test_better_boxes_win_on_images_with_objects(runs, squares, capsys):
         }
     assert result["values"]["AP50"]["interval"][0] > 0 and result["values"]["fn"]["interval"][1] < 0
     out = runs["good"] / "eval"
-    assert json.loads((out / "comparison.json").read_text(encoding="utf-8")) == result
+    text = (out / "comparison.json").read_text(encoding="utf-8")
+    assert json.loads(text) == result and text.startswith('{\n  "')
     page = (out / "comparison.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg") == 2 * (6 - empty) and not re.search(r"https?:", page)
     assert "The 95 % interval comes from 300 bootstrap draws of the images" in page

@@ -87,7 +87,8 @@ def test_pycocotools_gives_the_coco_files_the_scores_of_evaluate(scored, tmp_pat
     assert 0.1 < metrics["AP"] < 0.9, "neither perfect nor hopeless"
     assert our_ap(metrics) == pytest.approx(evaluation.stats[:6].tolist(), abs=1e-9)
     assert metrics["AR100"] == pytest.approx(evaluation.stats[8], abs=1e-9)
-    error = capsys.readouterr().err
+    printed, error = capsys.readouterr()
+    assert str(tmp_path / "coco_results.json") in printed + error
     assert f"{metrics['unknown_label_boxes']} boxes are left out" in error and "'unicorn'" in error
 
 

@@ -4,12 +4,14 @@ import base64
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from boxtune.metrics.matching import match_images
 from boxtune.metrics.minimum_score import outcomes
 from boxtune.metrics.scoring import share, total_rates
 from boxtune.reports import report_data
 from boxtune.reports.report_data import MAX_DRAWN, MISSED, counts_data
+from boxtune.reports.report_images import load_images
 from tests.helpers.report_page import a_record, answer, cards_of, data_of, kept, write
 
 
@@ -88,3 +90,13 @@ def test_long_responses_are_cut_to_their_budget(folder, three, monkeypatch):
     assert len(first["text"]) < 3_100
     assert first["text"].endswith("… (100000 characters; predictions.jsonl has all of them)")
     assert [image["text"] for image in others] == [prediction["text"] for prediction in predictions[1:]]
+
+
+def test_the_images_of_a_page_share_its_bytes(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (12, 300, 400, 3), dtype=np.uint8)
+    paths = [tmp_path / f"{number}.png" for number in range(len(noise))]
+    for path, pixels in zip(paths, noise, strict=True):
+        Image.fromarray(pixels).save(path)
+    total_bytes = 120_000
+    images = load_images(paths, total_bytes)
+    assert 0.5 * total_bytes < sum(len(image.data_uri) for image in images) < total_bytes + 100 * len(images)

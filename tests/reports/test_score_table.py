@@ -90,3 +90,9 @@ def test_tables_show_runs_side_by_side_with_their_difference():
         "0",
         "1",
     ]
+
+
+def test_a_name_is_a_heading_up_to_twelve_characters():
+    metrics = score([a_record(boxes=[[0, 0, 9, 9]])], [a_prediction(boxes=[[0, 0, 9, 9]])], ["cat"])
+    assert "twelve_chars" in render(format_table({"twelve_chars": metrics, "base": metrics})).splitlines()[1]
+    assert render(format_table({"thirteen_char": metrics, "base": metrics})).startswith("A: thirteen_char")
