@@ -11,7 +11,7 @@ from boxtune.metrics.minimum_score import outcomes
 from boxtune.metrics.scoring import share, total_rates
 from boxtune.reports import report_data
 from boxtune.reports.report_data import MAX_DRAWN, MISSED, counts_data
-from boxtune.reports.report_images import load_images
+from boxtune.reports.report_images import choose_images, load_images
 from tests.helpers.report_page import a_record, answer, cards_of, data_of, kept, write
 
 
@@ -97,6 +97,12 @@ def test_the_images_of_a_page_share_its_bytes(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(len(noise))]
     for path, pixels in zip(paths, noise, strict=True):
         Image.fromarray(pixels).save(path)
-    total_bytes = 120_000
-    images = load_images(paths, total_bytes)
-    assert 0.5 * total_bytes < sum(len(image.data_uri) for image in images) < total_bytes + 100 * len(images)
+    for total_bytes in range(100_000, 300_000, 25_000):
+        used = sum(len(image.data_uri) for image in load_images(paths, total_bytes))
+        assert 0.4 * total_bytes < used < total_bytes + 100 * len(paths)
+
+
+def test_no_image_is_too_large_if_all_are_shown(three):
+    records, predictions = three
+    shown = choose_images(match_images(records, predictions), np.array([9, 1, 1]), limit=3, budget=11, seed=0)
+    assert (shown.positions, shown.too_large) == ([0, 1, 2], 0)

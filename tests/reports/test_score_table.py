@@ -96,3 +96,4 @@ def test_a_name_is_a_heading_up_to_twelve_characters():
     metrics = score([a_record(boxes=[[0, 0, 9, 9]])], [a_prediction(boxes=[[0, 0, 9, 9]])], ["cat"])
     assert "twelve_chars" in render(format_table({"twelve_chars": metrics, "base": metrics})).splitlines()[1]
     assert render(format_table({"thirteen_char": metrics, "base": metrics})).startswith("A: thirteen_char")
+    assert "95 % interval" in render(format_table({"base": metrics}))
