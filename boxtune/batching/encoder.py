@@ -17,7 +17,7 @@ from boxtune.data.records import Record
 
 # The label of a token that is not supervised; PyTorch's cross entropy skips it.
 IGNORE_INDEX = -100
-# Templates without a thinking mode ignore it.
+# For chat templates that can think.
 TEMPLATE_OPTIONS = {"enable_thinking": False}
 
 
@@ -124,8 +124,12 @@ class Encoder:
         return prompt.rfind(THINK_START) > prompt.rfind(THINK_END)
 
     def _apply_template(self, conversation: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
+        template = str(self.processor.chat_template)
+        options = {
+            name: value for name, value in TEMPLATE_OPTIONS.items() if name in template
+        }  # others are warned about
         return self.processor.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=add_generation_prompt, **TEMPLATE_OPTIONS
+            conversation, tokenize=False, add_generation_prompt=add_generation_prompt, **options
         )
 
     def _check_template(self, whole: str, prompt: str, answer: str) -> None:

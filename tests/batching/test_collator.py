@@ -75,12 +75,15 @@ OPTIONAL_THOUGHT = "<think>{% if enable_thinking is false %}</think>{% endif %}"
 
 
 @pytest.mark.parametrize(("ending", "opens_thought"), [("", False), (OPTIONAL_THOUGHT, False), ("<think>", True)])
-def test_thinking_is_turned_off_where_the_template_allows_it(tiny_models, tmp_path, record, ending, opens_thought):
+def test_thinking_is_turned_off_where_the_template_allows_it(
+    tiny_models, tmp_path, record, caplog, ending, opens_thought
+):
     collator = make_collator(tiny_models["qwen3_vl"], tmp_path)
     collator.processor.chat_template += "{% if add_generation_prompt %}" + ending + "{% endif %}"
     assert collator.encoder.prompt_opens_thought == opens_thought
     prompt = collator.tokenizer.decode(collator.encoder.encode_question(record, (64, 64)))
     assert prompt.endswith("<think></think>" if ending == OPTIONAL_THOUGHT else ending)
+    assert not caplog.records, "transformers warns of options that the template does not know"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
