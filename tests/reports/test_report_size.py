@@ -43,6 +43,7 @@ def test_counts_are_exact_at_every_minimum_score_that_can_be_chosen(crowd, monke
         assert data["steps"] in (0, 200)
     else:
         assert data["steps"] == steps
+    assert all((label == -1) == (kind in MISSED) for label, kind, _ in data["groups"])
     for k in range(21):
         rates = total_rates(match_images(records, list(kept(predictions, k / 20))))
         assert counts_at(data, k / 20) == (rates["tp"], rates["fp"])
