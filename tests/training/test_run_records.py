@@ -15,6 +15,7 @@ from boxtune.data.dataset import data_hash
 from boxtune.training.box_validation import drawn_records, require_objects
 from boxtune.training.callbacks import EpochCallback, InterruptCallback, ProgressLine
 from boxtune.training.recipe import load_recipe
+from boxtune.training.run import say_changes
 from boxtune.training.run_folder import last_whole_checkpoint
 from boxtune.training.run_info import changed_data, changed_keys, describe_batch
 from boxtune.training.trackers import usable_trackers
@@ -50,6 +51,17 @@ def test_changed_data_is_noticed(tmp_path, squares):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UserError, match="Remove it to resume without comparing the data"):
         changed_data(tmp_path, squares)
+
+
+def test_a_resumed_run_says_what_has_changed(tmp_path, squares, capsys):
+    recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--output_dir", str(tmp_path)])
+    for digest, changes in ((data_hash(squares), []), ("0", ["the data"])):
+        (tmp_path / "run.json").write_text(json.dumps({"data": {"sha256": digest}}))
+        for values, names in ((recipe.values, []), (recipe.values | {"learning_rate": 0.5}, ["learning_rate"])):
+            (tmp_path / "recipe.yaml").write_text(json.dumps(values))
+            say_changes(recipe, squares)
+            note = f"note: the resumed run differs from the earlier one in: {', '.join(names + changes)}\n"
+            assert capsys.readouterr().out == (note if names or changes else "")
 
 
 def test_the_text_of_a_batch_counts_images_and_shows_what_is_supervised():
