@@ -71,16 +71,19 @@ def outcomes(
 
     Points have no minimum score, and their matching is not greedy: those of `images` stay matched.
     """
-    labels = {label.strip() for prediction in predictions for label in prediction["objects"]["category"]}
-    names = split.names if split else [*classes, *sorted(labels - {*classes})]
-    numbers = {name: number for number, name in enumerate(names)}
-    (image, label), (gt_image, gt_label) = (_flat_labels(rows, numbers) for rows in (predictions, records))
     score = flatten_column((prediction["objects"]["score"] for prediction in predictions), np.float64)
-    ignored = flatten_column((record["objects"]["ignore"] for record in records), bool)
     if split is None:
+        labels = {label.strip() for prediction in predictions for label in prediction["objects"]["category"]}
+        names = [*classes, *sorted(labels - {*classes})]
+        numbers = {name: number for number, name in enumerate(names)}
+        (image, label), (gt_image, gt_label) = (_flat_labels(rows, numbers) for rows in (predictions, records))
+        ignored = flatten_column((record["objects"]["ignore"] for record in records), bool)
         unmatched, lost, found = _point_outcomes(records, predictions, images, classes, iou_threshold, score)
         confusable, confusable_gt = _confusable_points(records, predictions, images)
     else:
+        names, ignored = split.names, split.gt_ignored
+        image, label = split.predicted.image, split.predicted.label
+        gt_image, gt_label = split.gt.image, split.gt.label
         area = box_area(split.predicted.boxes_xyxy)[split.pairs.prediction]
         is_inside = split.pairs.shared_area >= IGNORED_SHARE * area
         unmatched = unmatched_types(split, iou_threshold) + UNMATCHED.index(next(iter(ERROR_TYPES)))
