@@ -52,7 +52,7 @@ benchmark: $(VENV)/.base ## run the benchmarks of docs/results.md that have no r
 	$(PYTHON) -m benchmarks.run $(ARGS)
 
 test: $(VENV)/.dev ## run all tests
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 mutants: $(VENV)/.dev ## make small wrong changes to the packages without torch and see whether a test fails
 	$(PYTHON) -m benchmarks.mutants $(ARGS)
