@@ -10,6 +10,7 @@ import argparse
 import itertools
 import json
 import random
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -101,10 +102,10 @@ NAMES = [
 ]
 
 
-def build_tokenizer(vocab_size: int = 1024) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with merges learned from the project's own prompts and answers."""
+def build_tokenizer(texts: Sequence[str] = (), vocab_size: int = 960) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with merges learned from the project's own prompts and answers, and from `texts`."""
     draw = random.Random(0)
-    corpus = [SYSTEM_PROMPT, *FORMAT_SENTENCES.values(), "system user assistant\n"]
+    corpus = [SYSTEM_PROMPT, *FORMAT_SENTENCES.values(), "system user assistant\n", *texts]
     for first, second in itertools.combinations(NAMES, 2):
         boxes_xyxy = [
             [draw.randrange(300), draw.randrange(300), draw.randrange(300, 999), draw.randrange(300, 999)]
@@ -141,8 +142,10 @@ def chat_template(family: str) -> str:
     return (files("trl") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def build_processor(family: str, tokenizer: PreTrainedTokenizerFast, max_pixels: int = 224 * 224):
-    patch = 16 if family == "qwen3_vl" else 14
+def build_processor(
+    family: str, tokenizer: PreTrainedTokenizerFast, max_pixels: int = 224 * 224, patch_size: int | None = None
+):
+    patch = patch_size or (16 if family == "qwen3_vl" else 14)
     size = {"shortest_edge": 4 * (2 * patch) ** 2, "longest_edge": max_pixels}
     image_processor = Qwen2VLImageProcessor(patch_size=patch, merge_size=2, temporal_patch_size=2, size=size)
     video_class = Qwen3VLVideoProcessor if family == "qwen3_vl" else Qwen2VLVideoProcessor
@@ -158,11 +161,25 @@ def build_processor(family: str, tokenizer: PreTrainedTokenizerFast, max_pixels:
     )
 
 
-def build_model(family: str, tokenizer, hidden: int = 128, layers: int = 4, vision_layers: int = 4, seed: int = 0):
-    """A model with random float32 weights. A head size of 32 keeps the three sections of m-RoPE (time, height, width)."""
+def build_model(
+    family: str,
+    tokenizer,
+    hidden: int = 128,
+    layers: int = 4,
+    vision_layers: int = 4,
+    patch_size: int = 16,
+    deepstack: int = 2,
+    spare_rows: int = 0,
+    seed: int = 0,
+):
+    """A model with random float32 weights. A head size of 32 keeps the three sections of m-RoPE (time, height, width).
+
+    Qwen3-VL only: patch_size, and deepstack, the number of vision layers whose output goes to the language model directly.
+    spare_rows: rows of the vocabulary without a token, as those of the Hub's models.
+    """
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     text = {
-        "vocab_size": len(tokenizer),
+        "vocab_size": len(tokenizer) + spare_rows,
         "hidden_size": hidden,
         "intermediate_size": 3 * hidden,
         "num_hidden_layers": layers,
@@ -211,9 +228,9 @@ def build_model(family: str, tokenizer, hidden: int = 128, layers: int = 4, visi
         "out_hidden_size": hidden,
         "intermediate_size": 3 * hidden,
         "num_heads": hidden // 32,
-        "patch_size": 16,
+        "patch_size": patch_size,
         "num_position_embeddings": 256,
-        "deepstack_visual_indexes": [vision_layers // 3, 2 * vision_layers // 3],
+        "deepstack_visual_indexes": [vision_layers * (i + 1) // (deepstack + 1) for i in range(deepstack)],
     }
     rope |= {"mrope_interleaved": True}
     config = Qwen3VLConfig(text_config=text | {"head_dim": 32, "rope_parameters": rope}, vision_config=vision, **tokens)

@@ -21,35 +21,38 @@ import os
 import random
 import shutil
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import torch
+from batched_tower import add_batched_tower
 from build_tiny_model import build_model, build_processor, build_tokenizer
+from convolutional_start import start_as_convolution
 from dense_targets import BACKGROUND, BEHIND, BIN, BINS, DENSE_PARTS, NONE, dense_targets, edge_loss
 from muon import Muon
-from pretraining_images import HELD_OUT_STAGE, STAGES, Scene, Stage, draw_scene
+from pretraining_images import HELD_OUT_STAGE, SIDES, STAGES, Stage, draw_size
 from pretraining_objects import CLASSES
+from pretraining_questions import FAMILY, IRRELEVANT, RULE, TALKS, make_record, texts
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
 from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
 from boxtune.answers.grounding import Grounding
 from boxtune.batching.collator import DetectionCollator
-from boxtune.batching.encoder import IGNORE_INDEX
+from boxtune.batching.encoder import IGNORE_INDEX, Encoder, token_side
 from boxtune.common.files import write_whole
-from boxtune.data.questions import question
-from boxtune.data.records import in_order
 from boxtune.inference.generation import generate_answers
 from boxtune.metrics.scoring import score
+from boxtune.models.patch_embedding import use_matrix_products
 
-FAMILY = "qwen3_vl"
-SIZES = {"hidden": 192, "layers": 5, "vision_layers": 7}
+SIZES = {"hidden": 192, "layers": 5, "vision_layers": 8, "deepstack": 1, "spare_rows": 64}
 EVAL_IMAGES = 64
 MAX_NEW_TOKENS = 480  # fifteen boxes
 # Divisor of the summed loss of an example's answer. It is a constant, so that a batch of short answers with a few easy tokens
 # has less weight than a batch of long ones.
 TOKENS_PER_ANSWER = 64
 POOL = 4  # batches that are drawn together and sorted by length, to reduce padding
+PIXELS = 16 * 224 * 224  # of the images of a batch
 HELD_OUT = "held out"
 TOTAL_STEPS = sum(stage.steps for stage in STAGES)
 CURVE = (
@@ -58,68 +61,59 @@ CURVE = (
 )
 
 
-def choose_question(rng: random.Random, scene: Scene, stage: Stage) -> list[str]:
-    """The classes to ask for: one that is present, all that are present plus some absent ones, or one that is absent."""
-    present = sorted(set(scene.labels))
-    absent = [name for name in CLASSES if name not in present]
-    if not present or rng.random() < stage.absent:
-        return [rng.choice(absent)]
-    if rng.random() < 0.35:
-        return [rng.choice(present)]
-    asked = present + rng.sample(absent, rng.choice((0, 0, 1, 2)))
-    rng.shuffle(asked)
-    return asked
+class SceneEncoder(Encoder):
+    """The project's encoder, with a rule in the system prompt of some records, and with example turns in their questions."""
 
+    def __init__(self, processor, codec, system_prompt: str, format_sentence: str):
+        super().__init__(processor, codec, system_prompt, format_sentence)
+        self.with_rule = Encoder(processor, codec, system_prompt + RULE, format_sentence)
 
-def choose_order(rng: random.Random, stage: Stage) -> str:
-    """The order of the answer: usually raster, otherwise largest first or random (see boxtune.data.records.in_order)."""
-    return rng.choices(("raster", "area", "random"), (stage.raster, (1 - stage.raster) / 2, (1 - stage.raster) / 2))[0]
+    def encode(self, record: dict, input_size: tuple[int, int]):
+        return self.with_rule.encode(record, input_size) if record["rule"] else super().encode(record, input_size)
 
-
-def make_record(name: str, stage: Stage) -> dict:
-    """A prepared record with its image in memory. `scene` keeps all objects, also those not asked for. Depends on `name` only."""
-    rng = random.Random(name)
-    scene = draw_scene(rng, stage)
-    asked = choose_question(rng, scene, stage)
-    objects = [pair for pair in zip(scene.boxes_xyxy, scene.labels, strict=True) if pair[1] in asked]
-    record = {
-        "id": name,
-        "image": name,
-        "width": scene.image.width,
-        "height": scene.image.height,
-        "objects": {
-            "bbox": [box for box, _ in objects],
-            "category": [label for _, label in objects],
-            "ignore": [False] * len(objects),
-        },
-        "messages": [
-            {"role": "user", "content": question(asked)},
-            {"role": "assistant", "content": "<boxes>"},
-        ],
-        "scene": scene,
-    }
-    return in_order(record, choose_order(rng, stage))
+    def encode_question(self, record: dict, input_size: tuple[int, int]) -> list[int]:
+        """Everything before the last response."""
+        encoded = self.encode(record, input_size)
+        supervised = [label != IGNORE_INDEX for label in encoded.labels]
+        end = len(supervised) - supervised[::-1].index(True)
+        start = end - supervised[:end][::-1].index(False)
+        return encoded.input_ids[:start]
 
 
 class SceneCollator(DetectionCollator):
-    """The project's collator, with images from memory and targets for the dense head."""
+    """The project's collator, with images from memory, one or two per record, and targets for the dense head."""
 
-    def load(self, record: dict):
-        return record["scene"].image
+    def _make_encoder(self, locate_boxes: bool = False) -> Encoder:
+        wording = self.grounding.system_prompt, self.grounding.format_sentence
+        return SceneEncoder(self.processor, self.grounding.get_codec(), *wording)
+
+    def process_images(self, records: list[dict]):
+        """The images of all records in their order; the (height, width) of each record's own."""
+        features, sizes = self._process([scene.image for record in records for scene in record["scenes"]])
+        counts = torch.tensor([len(record["scenes"]) for record in records])
+        return features, [sizes[end - 1] for end in counts.cumsum(0).tolist()]
 
     def collate(self, records: list[dict], asks: bool, dense: bool) -> dict:
         """Images; with `asks`, also conversations; with `dense`, also targets of the dense head."""
         features, sizes = self.process_images(records)
         batch = self.batch_conversations(records, features, sizes) if asks else features
         if dense:
-            cell = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
-            targets = [dense_targets(record["scene"], size, cell) for record, size in zip(records, sizes, strict=True)]
+            cell = token_side(self.processor)
+            targets = [
+                dense_targets(scene, size, cell)
+                for record, size in zip(records, sizes, strict=True)
+                for scene in record["scenes"]
+            ]
             batch["dense"] = {key: torch.cat([target[key] for target in targets]) for key in targets[0]}
         return batch
 
 
+def make_processor():
+    return build_processor(FAMILY, build_tokenizer(texts()), max_pixels=SIDES[-1] ** 2)
+
+
 def make_collator() -> SceneCollator:
-    processor = build_processor(FAMILY, build_tokenizer())
+    processor = make_processor()
     size = processor.image_processor.size
     grounding = Grounding(
         codec=FAMILY,
@@ -129,6 +123,7 @@ def make_collator() -> SceneCollator:
         max_pixels=size["longest_edge"],
         max_new_tokens=MAX_NEW_TOKENS,
         base_model="",
+        irrelevant_answer=IRRELEVANT,
     )
     return SceneCollator(processor, grounding, Path())
 
@@ -157,35 +152,32 @@ class Batches(IterableDataset):
                     yield collator.collate(records, asks=stage.learns != "vision", dense=stage.learns != "language")
 
     def pool(self, first: int, stage: Stage) -> list[list[dict]]:
-        """The records of POOL batches from step `first` on, grouped by answer length; the batches are in random order."""
-        records = [make_record(f"{self.seed}/{first}/{i}", stage) for i in range(POOL * stage.batch)]
-        records.sort(key=lambda record: len(record["objects"]["bbox"]))
-        batches = [records[i : i + stage.batch] for i in range(0, len(records), stage.batch)]
-        random.Random(f"{self.seed}/{first}").shuffle(batches)
+        """The records of POOL batches from step `first` on, of one image size each pool.
+
+        They are grouped by answer length; the batches are in random order.
+        """
+        draw = random.Random(f"{self.seed}/{first}")
+        size = draw_size(draw, stage)
+        count = max(2, PIXELS // (size[0] * size[1]))
+        records = [make_record(f"{self.seed}/{first}/{i}", stage, size) for i in range(POOL * count)]
+        if stage.learns != "vision":
+            records.sort(key=lambda record: len(record["objects"]["bbox"]))
+        batches = [records[i : i + count] for i in range(0, len(records), count)]
+        draw.shuffle(batches)
         return batches
 
 
-class FlatPatchEmbed(torch.nn.Module):
-    """The family's patch embedding with the same weights, as a matrix product.
-
-    Each patch is a separate input, so the convolution never slides. The backward pass of Conv3d takes a sixth of a full step
-    on a CPU.
-    """
-
-    def __init__(self, proj: torch.nn.Conv3d):
-        super().__init__()
-        self.proj = proj
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return functional.linear(pixel_values, self.proj.weight.flatten(1), self.proj.bias)
-
-
-def losses(model, dense_head: torch.nn.Linear, batch: dict) -> dict[str, torch.Tensor]:
+def losses(model, dense_head: torch.nn.Linear, batch: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The losses of a batch: those of the dense head if it has dense targets, and those of the answers if it has labels.
 
     "answer" is the summed cross-entropy of the answer tokens, divided by TOKENS_PER_ANSWER per example. "loss" is its mean, for
-    logging only.
+    logging only. Layers compute in `dtype`, losses in float32.
     """
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        return _losses(model, dense_head, batch)
+
+
+def _losses(model, dense_head: torch.nn.Linear, batch: dict) -> dict[str, torch.Tensor]:
     dense, labels, found = batch.pop("dense", None), batch.pop("labels", None), {}
     if labels is None:
         seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
@@ -194,12 +186,12 @@ def losses(model, dense_head: torch.nn.Linear, batch: dict) -> dict[str, torch.T
         if dense is not None:  # the inputs of the first layer are the tower's outputs at the image tokens
             seen = output.hidden_states[0][batch["mm_token_type_ids"] == 1]
         supervised = labels[:, 1:] != IGNORE_INDEX
-        logits = model.lm_head(output.last_hidden_state[:, :-1][supervised])
+        logits = model.lm_head(output.last_hidden_state[:, :-1][supervised]).float()
         mean_loss = functional.cross_entropy(logits, labels[:, 1:][supervised])
         found = {"answer": mean_loss * supervised.sum() / (TOKENS_PER_ANSWER * len(labels)), "loss": mean_loss.detach()}
     if dense is None:
         return found
-    scores, near, place, following, alike, ends = dense_head(seen).split(DENSE_PARTS, dim=1)
+    scores, near, place, following, alike, ends = dense_head(seen).float().split(DENSE_PARTS, dim=1)
     inside = dense["classes"] != BACKGROUND
     goes_on, goes_on_alike = inside & (dense["next"][:, 0] != NONE), inside & (dense["next_alike"][:, 0] != NONE)
     return found | {
@@ -231,7 +223,11 @@ def metrics_of(records: list[dict], predictions: list[dict]) -> dict:
 
 def held_out(count: int, seed: int) -> list[dict]:
     """`count` records that training never uses."""
-    return [make_record(f"{HELD_OUT} {seed}/{i}", HELD_OUT_STAGE) for i in range(count)]
+    return [held_out_record(f"{HELD_OUT} {seed}/{i}", "boxes") for i in range(count)]
+
+
+def held_out_record(name: str, talk: str) -> dict:
+    return make_record(name, HELD_OUT_STAGE, draw_size(random.Random(name), HELD_OUT_STAGE), talk)
 
 
 def learning_rate(step: int, warmup: int) -> float:
@@ -251,7 +247,7 @@ def make_optimizers(model, dense_head, args: argparse.Namespace) -> list[torch.o
     taken = {id(parameter) for parameter in matrices}
     others = [p for p in [*model.parameters(), *dense_head.parameters()] if id(p) not in taken]
     optimizers = [
-        Muon(matrices, lr=args.learning_rate, weight_decay=0.02),
+        Muon(matrices, lr=args.learning_rate, weight_decay=0.02, dtype=args.dtype),
         torch.optim.AdamW(others, lr=args.adam_learning_rate, weight_decay=0.0, betas=(0.9, 0.98)),
     ]
     for optimizer in optimizers:
@@ -264,13 +260,13 @@ def save_model(model, out: Path) -> None:
     """Write the model in bf16 with its processor, as build_tiny_model.build does, and replace `out` in one step."""
     fresh = out.with_name(f".{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    tokenizer = build_tokenizer()
-    copy = build_model(FAMILY, tokenizer, **SIZES)
+    processor = make_processor()
+    copy = build_model(FAMILY, processor.tokenizer, **SIZES)
     copy.load_state_dict(model.state_dict())
     copy = copy.to(torch.bfloat16)
     copy.generation_config.do_sample = False
     copy.save_pretrained(fresh)
-    build_processor(FAMILY, tokenizer).save_pretrained(fresh)
+    processor.save_pretrained(fresh)
     for path in fresh.iterdir():
         path.chmod(0o644)
     if out.exists():
@@ -313,9 +309,11 @@ def extend_curve(kept: Path, run: Path) -> None:
 
 
 def make_model(collator: SceneCollator, seed: int) -> torch.nn.Module:
-    """The model with random float32 weights and a fast patch embedding, in training mode."""
+    """The model with random float32 weights, a vision tower that begins as a convolution, and fast layers; in training mode."""
     model = build_model(FAMILY, collator.tokenizer, seed=seed, **SIZES).float().train()
-    model.model.visual.patch_embed = FlatPatchEmbed(model.model.visual.patch_embed.proj)
+    start_as_convolution(model.model.visual)
+    add_batched_tower(model)
+    use_matrix_products(model)
     return model
 
 
@@ -339,12 +337,14 @@ def set_stage(model, stage: Stage) -> None:
         part.requires_grad_(stage.learns != "language")
 
 
-def update(model, dense_head, optimizers: list[torch.optim.Optimizer], batch: dict, rate: float) -> dict[str, float]:
+def update(
+    model, dense_head, optimizers: list[torch.optim.Optimizer], batch: dict, rate: float, dtype: torch.dtype
+) -> dict[str, float]:
     """One optimizer step at `rate` times the peak learning rates. Returns the losses that the curve shows."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
-    found = losses(model, dense_head, batch)
+    found = losses(model, dense_head, batch, dtype)
     sum(value for key, value in found.items() if key != "loss").backward()
     torch.nn.utils.clip_grad_norm_([*model.parameters(), *dense_head.parameters()], 1.0)
     for optimizer in optimizers:
@@ -369,7 +369,7 @@ def train(args: argparse.Namespace) -> None:
         i, _ = stage_at(step)
         set_stage(model, STAGES[i])
         asks = "labels" in batch
-        recent.append(update(model, dense_head, optimizers, batch, learning_rate(step, args.warmup)))
+        recent.append(update(model, dense_head, optimizers, batch, learning_rate(step, args.warmup), args.dtype))
         done = step + 1
         ends = done == TOTAL_STEPS or stage_at(done)[0] != i  # the next stage has other losses
         if done % args.log_every and not ends:
@@ -381,10 +381,11 @@ def train(args: argparse.Namespace) -> None:
             **{key: round(sum(entry[key] for entry in recent) / len(recent), 4) for key in recent[0]},
         }
         recent = []
-        if asks and (done % args.save_every == 0 or ends):
-            found = metrics_of(held, answer(model, collator, held))
-            row |= {key: round(found[key] or 0.0, 4) for key in ("f1", "mean_iou_gt")}
+        if done % args.save_every == 0 or ends:
             save_model(model, args.work / "model")
+            if asks:
+                found = metrics_of(held, answer(model, collator, held))
+                row |= {key: round(found[key] or 0.0, 4) for key in ("f1", "mean_iou_gt")}
         save_state(
             args.work / "state.pt",
             model=model.state_dict(),
@@ -412,12 +413,31 @@ def report(args: argparse.Namespace) -> None:
     result["f1_per_class"] = {name: round(found["per_class"][name]["f1"] or 0.0, 3) for name in CLASSES}
     result["f1_per_kind"] = {}
     for kind in sorted(set(HELD_OUT_STAGE.kinds)):
-        pairs = [pair for pair in zip(records, predictions, strict=True) if pair[0]["scene"].kind == kind]
+        pairs = [pair for pair in zip(records, predictions, strict=True) if pair[0]["scenes"][-1].kind == kind]
         result["f1_per_kind"][kind] = round(metrics_of(*zip(*pairs, strict=True))["f1"] or 0.0, 3)
+    result["conversations"] = {talk: talk_score(model, collator, talk, args) for talk in TALKS}
     print(json.dumps(result, indent=1))
     (args.work / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     save_model(model, args.out)
     extend_curve(args.out.parent / "pretraining_curve.csv", args.work / "curve.csv")
+
+
+def talk_score(model, collator: SceneCollator, talk: str, args: argparse.Namespace) -> dict[str, float]:
+    """Held-out results for one kind of conversation: F1 for boxes after an example, else the shares of exact responses."""
+    names = [f"{HELD_OUT} {args.seed + 1}/{talk} {i}" for i in range(args.talk_images)]
+    records = [record for name in names if (record := held_out_record(name, talk))["talk"] == talk]
+    predictions = answer(model, collator, records)
+    if talk == "example":
+        return {"images": len(records), "f1": round(metrics_of(records, predictions)["f1"] or 0.0, 3)}
+    groups = defaultdict(list)
+    for record, prediction in zip(records, predictions, strict=True):
+        expected, text = record["messages"][-1]["content"], prediction["text"]
+        if talk == "irrelevant":
+            unrelated = expected == IRRELEVANT
+            groups["unrelated" if unrelated else "related"].append((text == IRRELEVANT) == unrelated)
+        else:
+            groups["right"].append(text == expected)
+    return {"images": len(records)} | {key: round(sum(hits) / len(hits), 3) for key, hits in groups.items()}
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -428,11 +448,17 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--adam-learning-rate", type=float, default=2e-3, help="peak learning rate of AdamW")
     parser.add_argument("--warmup", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--float32", action="store_true", help="for CPUs that emulate bfloat16 (without AMX or AVX-512 BF16)"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--report-images", type=int, default=500)
-    return parser.parse_args(argv)
+    parser.add_argument("--talk-images", type=int, default=200, help="per kind of conversation other than boxes")
+    args = parser.parse_args(argv)
+    args.dtype = torch.float32 if args.float32 else torch.bfloat16
+    return args
 
 
 if __name__ == "__main__":

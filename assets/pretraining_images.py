@@ -10,8 +10,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from pretraining_objects import CLASSES, WITH_WORDS, color, draw_background, draw_object, ink_on, object_size, turn
+from pretraining_objects import (
+    DOCUMENT_PARTS,
+    DRAWN,
+    PICTURES,
+    SHAPES,
+    WITH_WORDS,
+    color,
+    draw_background,
+    draw_object,
+    ink_on,
+    object_size,
+    turn,
+)
 
+from data_prep.products.backgrounds import draw_background as draw_photo_background
 from data_prep.products.packages import Package
 from data_prep.products.scenes import bound, compose, photograph, visible_part
 
@@ -20,6 +33,7 @@ PANEL_CLASSES = {
     "ingredients": "text", "notes": "text", "barcode": "barcode", "logo": "label",
     "hours": "table", "prices": "table", "recipe": "table",
 }  # fmt: skip
+SIDES = range(96, 449, 32)  # pixels
 MAX_OBJECTS = 15
 MIN_SIDE = 8  # pixels of the image; smaller objects are drawn but not annotated
 PAGE_BLOCKS = {  # class: (frequency, minimum and maximum height as fractions of the page's height)
@@ -34,46 +48,34 @@ class Stage:
     steps: int
     learns: str  # "vision": the vision tower with the dense head; "language": answers, with a frozen tower; "both"
     rate: tuple[float, float]  # fractions of the peak learning rate at the start and end of the stage
-    batch: int  # images per step
     kinds: tuple[str, ...]  # of scene; one that is listed twice is drawn twice as often
     counts: tuple[int, ...]  # possible numbers of scattered objects
     shares: tuple[float, float]  # range of their long sides, as fractions of the image's short side
-    area: tuple[int, int]  # range of the image's pixels, before the processor's pixel budget
-    absent: float = 0.0  # fraction of questions about an absent class
+    area: tuple[int, int]  # range of the image's pixels
     raster: float = 1.0  # fraction of answers in reading order; the others are ordered by area or at random
     photo: bool = False  # whether objects are rotated, on cards, cut by the border or out of focus
+    talk: float = 0.0  # fraction of conversations about something other than boxes
 
 
 EVERYTHING = {
-    "kinds": ("scatter", "scatter", "scatter", "packages", "packages", "page", "crowd"),
+    "kinds": ("scatter", "scatter", "scatter", "packages", "packages", "page", "crowd", "crowd"),
     "counts": (0, 1, 1, 1, 2, 2, 3, 4, 6),
-    "shares": (0.15, 0.90),
-    "area": (144 * 144, 256 * 256),
-    "absent": 0.12,
+    "shares": (0.12, 0.90),
+    "area": (112 * 112, 400 * 400),
     "raster": 0.8,
     "photo": True,
+    "talk": 0.3,
 }
-CROWDED = EVERYTHING | {"kinds": ("scatter", "scatter", "packages", "packages", "page", "crowd", "crowd")}
-EASY = {"kinds": ("scatter",), "shares": (0.20, 0.85), "area": (112 * 112, 176 * 176)}
+EASY = {"kinds": ("scatter",), "shares": (0.20, 0.85), "area": (112 * 112, 192 * 192)}
 STAGES = (
-    Stage(2000, "vision", (1, 1), 8, counts=(1, 2, 2, 3, 4), **EASY),
-    Stage(2500, "vision", (1, 1), 8, **EVERYTHING),
-    Stage(1200, "vision", (1, 0), 16, **EVERYTHING),
-    Stage(600, "language", (1, 1), 16, counts=(1, 1, 1, 2), absent=0.04, **EASY),
-    Stage(1500, "language", (1, 0.1), 16, **EVERYTHING),
-    Stage(600, "both", (0.3, 0), 16, **EVERYTHING),
-    Stage(1800, "vision", (0.5, 0.2), 16, **CROWDED),
-    Stage(1700, "both", (0.5, 0), 16, **CROWDED),
-    Stage(1400, "vision", (0.6, 0.3), 16, **CROWDED),
-    Stage(400, "language", (0.5, 0.5), 16, **CROWDED),
-    Stage(1540, "both", (0.5, 0), 16, **CROWDED),
-    Stage(300, "language", (0.5, 0), 16, **CROWDED),
-    Stage(1400, "language", (0.6, 0.4), 16, **CROWDED),
-    Stage(600, "both", (0.4, 0), 16, **CROWDED),
-    Stage(1600, "language", (0.6, 0.1), 16, **CROWDED),
-    Stage(600, "both", (0.4, 0), 16, **CROWDED),
+    Stage(600, "vision", (1, 1), counts=(1, 2, 2, 3, 4), **EASY),
+    Stage(8000, "vision", (1, 0.5), **EVERYTHING),
+    Stage(3000, "vision", (0.5, 0.05), **EVERYTHING),
+    Stage(900, "language", (1, 1), counts=(1, 1, 1, 2), **EASY),
+    Stage(3500, "language", (1, 0.2), **EVERYTHING),
+    Stage(4000, "both", (0.5, 0), **EVERYTHING),
 )
-HELD_OUT_STAGE = Stage(0, "both", (0, 0), 0, **EVERYTHING)  # used for scoring only, never for training
+HELD_OUT_STAGE = Stage(0, "both", (0, 0), **EVERYTHING | {"talk": 0.0})  # used for scoring only, never for training
 
 
 @dataclass
@@ -85,6 +87,16 @@ class Scene:
     labels: list[str] = field(default_factory=list)
     kind: str = ""  # one of Stage.kinds
 
+    def resized(self, size: tuple[int, int]) -> "Scene":
+        """The scene with an image of `size` (width, height); objects that are too small now are not annotated."""
+        if self.image.size == size:
+            return self
+        scene = Scene(self.image.resize(size, Image.Resampling.BICUBIC), kind=self.kind)
+        across, down = size[0] / self.image.width, size[1] / self.image.height
+        for (x0, y0, x1, y1), label in zip(self.boxes_xyxy, self.labels, strict=True):
+            scene.add(label, [x0 * across, y0 * down, x1 * across, y1 * down])
+        return scene
+
     def add(self, label: str, box_xyxy: list[float]) -> None:
         """Annotate an object with the part of its box that is inside the image, unless that part is too small."""
         x0, y0, x1, y1 = box_xyxy
@@ -94,13 +106,22 @@ class Scene:
             self.labels.append(label)
 
 
-def draw_scene(rng: random.Random, stage: Stage) -> Scene:
-    """One image of a random kind, size and content within the stage's ranges."""
+def draw_size(rng: random.Random, stage: Stage) -> tuple[int, int]:
+    """(width, height) of the input of a batch: multiples of SIDES' step, of any aspect ratio within SIDES."""
     area = math.exp(rng.uniform(math.log(stage.area[0]), math.log(stage.area[1])))
-    aspect = math.exp(rng.uniform(-0.55, 0.55))
-    # Half of the images of later stages are larger than the model's input, as photographs are, so that they get resized.
+    aspect = math.exp(rng.uniform(-0.7, 0.7))
+    width, height = (
+        min(max(round(side / SIDES.step) * SIDES.step, SIDES.start), SIDES[-1])
+        for side in (math.sqrt(area * aspect), math.sqrt(area / aspect))
+    )
+    return width, height
+
+
+def draw_scene(rng: random.Random, stage: Stage, size: tuple[int, int]) -> Scene:
+    """One image of `size` (width, height), with a random kind and content within the stage's ranges."""
+    # Half of the images of later stages are drawn larger and then resized, as photographs are.
     scale = rng.uniform(1.0, 1.6) if stage.photo and rng.random() < 0.5 else 1.0
-    width, height = round(math.sqrt(area * aspect) * scale), round(math.sqrt(area / aspect) * scale)
+    width, height = (round(side * scale) for side in size)
     kind = rng.choice(stage.kinds)
     if kind == "packages":
         scene = packages(rng, width, height)
@@ -111,20 +132,34 @@ def draw_scene(rng: random.Random, stage: Stage) -> Scene:
     else:
         scene = scatter(rng, width, height, stage)
     scene.kind = kind
-    if kind != "packages" and stage.photo and rng.random() < 0.4:  # images of packages are blurred already
-        scene.image = scene.image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0) * scale))
-    return scene
+    if kind != "packages" and stage.photo:  # images of packages are photographs already
+        scene.image = expose(rng, scene.image, scale)
+    return scene.resized(size)
+
+
+def expose(rng: random.Random, image: Image.Image, scale: float) -> Image.Image:
+    """Sometimes blurred, darker or brighter, with another contrast, or with noise."""
+    if rng.random() < 0.4:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0) * scale))
+    if rng.random() < 0.4:
+        low, high = rng.randint(0, 60), rng.randint(180, 255)
+        image = image.point([low + (high - low) * v // 255 for v in range(256)] * 3)
+    if rng.random() < 0.25:
+        grain = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(3, 14), (image.height, image.width, 1))
+        image = Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
+    return image
 
 
 # ---- scattered and crowded objects ------------------------------------------------------------------------------------
 
 
 def scatter(rng: random.Random, width: int, height: int, stage: Stage) -> Scene:
-    """A few objects of any class that do not touch."""
-    image, background = draw_background(rng, width, height)
+    """A few objects of one or more themes that do not touch."""
+    image, background = draw_ground(rng, width, height)
     scene = Scene(image)
+    names = choose_names(rng)
     for _ in range(rng.choice(stage.counts)):
-        name = choose_class(rng, scene.labels)
+        name = scene.labels[0] if scene.labels and rng.random() < 0.35 else rng.choice(names)
         for _ in range(8):
             long_side = rng.uniform(*stage.shares) * min(width, height) * (1.3 if name == "title" else 1.0)
             size = object_size(name, rng, long_side)
@@ -134,16 +169,16 @@ def scatter(rng: random.Random, width: int, height: int, stage: Stage) -> Scene:
 
 
 def crowd(rng: random.Random, width: int, height: int) -> Scene:
-    """Many small objects of one to three classes and similar size, such as cells or parts; they may touch."""
-    image, background = draw_background(rng, width, height)
+    """Many small objects of one to three classes, such as cells or parts, each class of one size; they may touch."""
+    image, background = draw_ground(rng, width, height)
     scene = Scene(image)
-    names = rng.choices([name for name in CLASSES if name not in {"title", "text"}], k=rng.choice((1, 1, 2, 3)))
-    share, gap = rng.uniform(0.15, 0.30), rng.choice((-4, -2, 2))
+    names = rng.choices(["cell", "cell", *SHAPES, *rng.sample(list(PICTURES), 20)], k=rng.choice((1, 1, 2, 3)))
+    shares, gap = {name: rng.uniform(0.08, 0.30) for name in names}, rng.choice((-8, -4, -2, 2))
     ink = ink_on(rng, background) if rng.random() < 0.6 else None
     for _ in range(rng.randint(4, MAX_OBJECTS)):
         name = rng.choice(names)
         for _ in range(8):
-            size = object_size(name, rng, share * rng.uniform(0.75, 1.3) * min(width, height))
+            size = object_size(name, rng, shares[name] * rng.uniform(0.75, 1.3) * min(width, height))
             if place(scene, background, name, size, False, rng, gap, ink):
                 break
     return scene
@@ -157,11 +192,23 @@ def overlaps(box_xyxy: list[float], others_xyxy: list[list[float]], gap: float) 
     )
 
 
-def choose_class(rng: random.Random, labels: list[str]) -> str:
-    """A random class. Tables are more frequent, because they vary the most. An image often repeats one class."""
-    if labels and rng.random() < 0.35:
-        return labels[0]
-    return "table" if rng.random() < 0.15 else rng.choice(CLASSES)
+def choose_names(rng: random.Random) -> list[str]:
+    """The names from which an image's objects are chosen: pictures, shapes, parts of documents, or all."""
+    themes = (
+        rng.sample(list(PICTURES), 4),
+        list(SHAPES),
+        [*DOCUMENT_PARTS, "table"],
+        [*DRAWN, *rng.sample(list(PICTURES), 15)],
+    )
+    return rng.choices(themes, (0.45, 0.2, 0.2, 0.15))[0]
+
+
+def draw_ground(rng: random.Random, width: int, height: int) -> tuple[Image.Image, tuple[int, int, int]]:
+    """(image, its main color): a drawn background, or one of those of product photographs."""
+    if rng.random() < 0.6:
+        return draw_background(rng, width, height)
+    image = draw_photo_background(np.random.default_rng(rng.getrandbits(64)), width, height)
+    return image, image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
 
 
 def lay_card(scene: Scene, box_xyxy: list[float], rng: random.Random) -> tuple[int, int, int] | None:

@@ -1,16 +1,54 @@
-"""The objects and backgrounds of the pretraining images. Words consist of random syllables."""
+"""The objects and backgrounds of the pretraining images. Words consist of random syllables.
+
+Objects are drawn shapes and parts of documents, and pictures: the glyphs of an emoji font, which have texture, many colors and
+names of their own. Noto Color Emoji (Debian: fonts-noto-color-emoji; SIL Open Font License, Apache License 2.0) is needed to
+draw them, and is not part of this repository.
+"""
 
 import functools
 import math
 import random
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-CLASSES = (
+from boxtune.common.errors import UserError
+
+DRAWN = (
     "circle", "square", "triangle", "star", "cross", "ring", "cell", "balloon", "box", "label", "barcode", "title",
     "text", "figure", "table",
 )  # fmt: skip
+EMOJI_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+EMOJI_SIZE = 109  # the only size of its bitmaps
+# Ranges of code points: food, animals, clothes, vehicles, things.
+EMOJI = (
+    (0x1F32D, 0x1F37F),
+    (0x1F400, 0x1F43D),
+    (0x1F451, 0x1F463),
+    (0x1F680, 0x1F6B2),
+    (0x1F3B7, 0x1F3BF),
+    (0x1F4BB, 0x1F4C8),
+)
+# Words of names that are left out, because their pictures look like others.
+ALIKE = {
+    "face", "oncoming", "front-facing", "clinking", "baby", "hatching", "symbol", "page", "open", "tear-off", "railway", "rail",
+    "train", "tramway", "womans", "mans", "camel", "spouting", "and",
+}  # fmt: skip
+
+
+def picture_names() -> dict[str, str]:
+    """{the name that Unicode gives a picture: its character}."""
+    codes = [chr(code) for first, end in EMOJI for code in range(first, end)]
+    names = {unicodedata.name(code).lower(): code for code in codes}
+    return {name: code for name, code in names.items() if len(name.split()) < 4 and not ALIKE & set(name.split())}
+
+
+PICTURES = picture_names()
+CLASSES = (*DRAWN, *PICTURES)
+SHAPES = DRAWN[: DRAWN.index("label")]
+DOCUMENT_PARTS = DRAWN[DRAWN.index("label") :]
 ROUND = {"circle", "ring", "cell"}
 WITH_WORDS = {"title", "text", "table", "label"}
 SYLLABLES = ("ka", "lo", "mi", "ne", "ru", "sta", "ver", "on", "tis", "pra", "gel", "dor", "qui", "bum", "wex", "ha")
@@ -19,6 +57,19 @@ SYLLABLES = ("ka", "lo", "mi", "ne", "ru", "sta", "ver", "on", "tis", "pra", "ge
 @functools.lru_cache(maxsize=64)
 def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
+
+
+@functools.cache
+def picture(name: str) -> Image.Image:
+    """The glyph of a picture (RGBA), cut to its ink. Raises UserError if the font is not installed."""
+    if not EMOJI_FONT.exists():
+        raise UserError(
+            f"{EMOJI_FONT} is missing. Install Noto Color Emoji (Debian: apt-get install fonts-noto-color-emoji)."
+        )
+    tile = Image.new("RGBA", (2 * EMOJI_SIZE, 2 * EMOJI_SIZE))
+    glyphs = ImageFont.truetype(EMOJI_FONT, EMOJI_SIZE)
+    ImageDraw.Draw(tile).text((EMOJI_SIZE // 4, EMOJI_SIZE // 4), PICTURES[name], font=glyphs, embedded_color=True)
+    return tile.crop(tile.getbbox(alpha_only=True))
 
 
 def word(rng: random.Random) -> str:
@@ -203,6 +254,9 @@ def draw_table(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random, ar
 
 def draw_object(name: str, width: int, height: int, rng: random.Random, background, ink=None) -> Image.Image:
     """A tile (RGBA) with one object. `ink` sets the color of a shape; by default it is random."""
+    if name in PICTURES:
+        tile = picture(name).resize((width, height), Image.Resampling.BILINEAR)
+        return tile.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else tile
     tile = Image.new("RGBA", (width, height))
     draw = ImageDraw.Draw(tile)
     if name == "table":
@@ -224,7 +278,10 @@ def draw_object(name: str, width: int, height: int, rng: random.Random, backgrou
 
 def object_size(name: str, rng: random.Random, long_side: float) -> tuple[int, int]:
     """(width, height) with the given long side and an aspect ratio that suits the class."""
-    if name in ROUND or name in {"square", "star", "cross"}:
+    if name in PICTURES:
+        glyph = picture(name)
+        aspect = glyph.width / glyph.height * rng.uniform(0.85, 1.18)
+    elif name in ROUND or name in {"square", "star", "cross"}:
         aspect = rng.uniform(0.9, 1.1)
     elif name == "title":
         aspect = rng.uniform(3.5, 6)

@@ -2,6 +2,7 @@
 
 import csv
 import random
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -11,34 +12,98 @@ import torch
 from dense_targets import BACKGROUND, BINS, DENSE_PARTS, NONE, dense_targets, edge_loss
 from muon import Muon, orthogonalize
 from PIL import Image
-from pretrain_tiny_model import make_record
-from pretraining_images import MAX_OBJECTS, STAGES, Scene, draw_scene
-from pretraining_objects import CLASSES
+from pretrain_tiny_model import make_collator
+from pretraining_images import MAX_OBJECTS, SIDES, STAGES, Scene, draw_scene, draw_size
+from pretraining_objects import CLASSES, EMOJI_FONT
+from pretraining_questions import IRRELEVANT, make_record
+
+from boxtune.answers.codecs import CODECS
+from boxtune.answers.conversation import FORMAT_SENTENCES
+
+needs_pictures = pytest.mark.skipif(not EMOJI_FONT.exists(), reason=f"{EMOJI_FONT} is not installed")
 
 
+@needs_pictures
 @pytest.mark.parametrize("stage", STAGES, ids=range(len(STAGES)))
 def test_scenes_depend_only_on_the_generator_and_boxes_are_inside(stage):
-    for i in range(40):
-        scene, again = (draw_scene(random.Random(f"test {i}"), stage) for _ in range(2))
+    for i in range(30):
+        size = draw_size(random.Random(f"size {i}"), stage)
+        assert all(side in SIDES for side in size)
+        scene, again = (draw_scene(random.Random(f"test {i}"), stage, size) for _ in range(2))
+        assert scene.image.size == size
         assert scene.image.tobytes() == again.image.tobytes()
         assert (scene.boxes_xyxy, scene.labels) == (again.boxes_xyxy, again.labels)
         assert set(scene.labels) <= set(CLASSES)
         assert len(scene.labels) <= MAX_OBJECTS
         for x0, y0, x1, y1 in scene.boxes_xyxy:
-            assert 0 <= x0 < x1 <= scene.image.width
-            assert 0 <= y0 < y1 <= scene.image.height
+            assert 0 <= x0 < x1 <= size[0]
+            assert 0 <= y0 < y1 <= size[1]
 
 
+@needs_pictures
 def test_answers_contain_the_classes_in_the_question():
     """All objects of the classes in the question and nothing else. Over many images, every kind of question occurs."""
     kinds = set()
     for i in range(120):
-        record = make_record(f"test {i}", STAGES[-1])
-        asked = {name for name in CLASSES if name in record["messages"][0]["content"].replace("Detect every", "")}
-        scene, labels = record["scene"], record["objects"]["category"]
+        record = make_record(f"test {i}", STAGES[-1], (160, 160), "boxes")
+        names = record["messages"][0]["content"].removeprefix("<image>Detect every ").removesuffix(" in the image.")
+        asked = set(names.replace(" and ", ", ").split(", "))
+        scene, labels = record["scenes"][0], record["objects"]["category"]
+        assert asked <= set(CLASSES)
         assert sorted(labels) == sorted(label for label in scene.labels if label in asked)
         kinds.add("absent" if not labels else "one class" if len(asked) == 1 else "several")
     assert kinds == {"absent", "one class", "several"}
+
+
+@needs_pictures
+def test_an_example_comes_before_the_question_with_its_own_image():
+    record = make_record("test", STAGES[-1], (192, 128), "example")
+    example, scene = record["scenes"]
+    shown, answer, asked, placeholder = (turn["content"] for turn in record["messages"])
+    assert shown == f"{asked} {FORMAT_SENTENCES['json_boxes']}" and placeholder == "<boxes>"
+    found = CODECS["qwen3_vl"].decode(answer, (128, 192), (128, 192))
+    assert set(found.labels) <= set(example.labels)
+    assert set(record["objects"]["category"]) <= set(scene.labels)
+    batch = make_collator().collate([record], asks=True, dense=True)
+    assert len(batch["image_grid_thw"]) == 2
+    assert int(batch["mm_token_type_ids"].sum()) == len(batch["dense"]["classes"]) == 2 * 6 * 4
+
+
+@needs_pictures
+def test_short_conversations_are_true():
+    answers = defaultdict(set)
+    for i in range(60):
+        for talk in ("class", "box", "object caption", "scene caption"):
+            record = make_record(f"test {i}", STAGES[-1], (160, 160), talk)
+            scene = record["scenes"][0]
+            asked, answer = (turn["content"] for turn in record["messages"])
+            answers[record["talk"]].add(answer)
+            if record["talk"] == "class":
+                name = asked.removeprefix("<image>Is there a ").removesuffix(" in the image?")
+                assert answer == ("Yes." if name in scene.labels else "No.")
+            elif record["talk"] == "object caption":
+                assert answer.removesuffix(".").split(" ", 2)[2] in scene.labels
+            elif record["talk"] == "scene caption" and scene.labels:
+                assert sum(int(word) for word in answer.replace(".", "").split() if word.isdigit()) == len(scene.labels)
+    assert answers["class"] == answers["box"] == {"Yes.", "No."}
+
+
+@needs_pictures
+def test_the_rule_for_unrelated_images_has_both_outcomes():
+    """With the rule in the system prompt, a question about another theme gets the agreed answer and any other gets boxes."""
+    replies = set()
+    for i in range(40):
+        record = make_record(f"test {i}", STAGES[-1], (160, 160), "irrelevant")
+        if not record["rule"]:
+            assert not record["scenes"][0].labels  # nothing in it, so nothing to be unrelated to
+            continue
+        reply = record["messages"][-1]["content"]
+        replies.add(reply)
+        if reply == IRRELEVANT:
+            assert not record["objects"]["bbox"]
+    assert replies == {IRRELEVANT, "<boxes>"}
+    batch = make_collator().collate([record], asks=True, dense=False)
+    assert IRRELEVANT in make_collator().tokenizer.decode(batch["input_ids"][0])
 
 
 def test_dense_targets_locate_the_object():
@@ -101,12 +166,14 @@ def test_muon_descends_and_skips_parameters_without_gradient():
     assert torch.equal(idle, torch.ones(4, 4))
 
 
+@needs_pictures
 @pytest.mark.slow
 def test_pretraining_runs_through_stages_with_different_losses(tmp_path, monkeypatch):
     """A stage always ends with a row of the curve. A resumed run has the weights of an uninterrupted one."""
-    stages = [replace(STAGES[i], steps=4, batch=2) for i in (0, 3, 5, 3)]
+    stages = [replace(STAGES[i], steps=4) for i in (0, 3, 5, 3)]
     assert [stage.learns for stage in stages] == ["vision", "language", "both", "language"]
     monkeypatch.setattr(pretrain_tiny_model, "STAGES", stages)
+    monkeypatch.setattr(pretrain_tiny_model, "PIXELS", 1)  # two images per batch
     monkeypatch.setattr(pretrain_tiny_model, "EVAL_IMAGES", 2)
     monkeypatch.setattr(pretrain_tiny_model, "MAX_NEW_TOKENS", 8)
 
@@ -114,7 +181,15 @@ def test_pretraining_runs_through_stages_with_different_losses(tmp_path, monkeyp
         monkeypatch.setattr(pretrain_tiny_model, "TOTAL_STEPS", steps)
         pretrain_tiny_model.train(
             pretrain_tiny_model.parse_arguments(
-                ["--work", str(tmp_path / folder), "--log-every", "3", "--threads", str(torch.get_num_threads())]
+                [
+                    "--work",
+                    str(tmp_path / folder),
+                    "--log-every",
+                    "3",
+                    "--float32",
+                    "--threads",
+                    str(torch.get_num_threads()),
+                ]
             )
         )
         torch.set_flush_denormal(False)  # restore the default
