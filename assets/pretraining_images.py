@@ -25,8 +25,10 @@ from pretraining_objects import (
 )
 
 from data_prep.products.backgrounds import draw_background as draw_photo_background
+from data_prep.products.geometry import bound, signed_area, visible_part
 from data_prep.products.packages import Package
-from data_prep.products.scenes import bound, compose, photograph, visible_part
+from data_prep.products.placing import compose, random_view
+from data_prep.products.scenes import photograph
 
 # The class of each panel of a package (data_prep.products.labels.DISTRACTORS).
 PANEL_CLASSES = {
@@ -35,6 +37,7 @@ PANEL_CLASSES = {
 }  # fmt: skip
 SIDES = range(96, 449, 32)  # pixels
 MAX_OBJECTS = 15
+MIN_PART = 0.25  # of the panel of a package; panels of which less is inside the image are not annotated
 MIN_SIDE = 8  # pixels of the image; smaller objects are drawn but not annotated
 PAGE_BLOCKS = {  # class: (frequency, minimum and maximum height as fractions of the page's height)
     "title": (0.2, 0.05, 0.08), "text": (0.45, 0.08, 0.3), "table": (0.2, 0.12, 0.35), "figure": (0.15, 0.12, 0.35),
@@ -280,9 +283,10 @@ def page(rng: random.Random, width: int, height: int) -> Scene:
 def packages(rng: random.Random, width: int, height: int) -> Scene:
     """Food packages without a nutrition table; the other panels printed on them are the objects."""
     generator = np.random.default_rng(rng.getrandbits(64))
-    group = compose(generator, width, height, tables=0)
+    view = random_view(generator)
+    group = compose(generator, width, height, 0, view)
     while not any(package.panels for package in group) and rng.random() < 0.7:
-        group = compose(generator, width, height, tables=0)
+        group = compose(generator, width, height, 0, view)
     scene = Scene(photograph(generator, group, width, height))
     for i, package in enumerate(group):
         for kind, rectangle in package.panels:
@@ -293,9 +297,10 @@ def packages(rng: random.Random, width: int, height: int) -> Scene:
 
 
 def bound_of_visible(package: Package, rectangle, width: int, height: int) -> list[float] | None:
-    """The bounding box of the part of a panel that is inside the image, or None."""
-    part = visible_part(package.outline(rectangle), width, height)
-    return bound(part) if len(part) > 2 else None
+    """The bounding box of the part of a panel that is inside the image, or None if there is too little of it."""
+    outline = package.outline(rectangle)
+    part = visible_part(outline, width, height)
+    return bound(part) if len(part) > 2 and signed_area(part) >= MIN_PART * signed_area(outline) else None
 
 
 def hides(package: Package, box_xyxy: list[float]) -> bool:

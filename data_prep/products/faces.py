@@ -53,8 +53,11 @@ def _palette(rng: np.random.Generator) -> tuple[RGB, Style]:
     return base, style
 
 
-def draw_face(rng: np.random.Generator, kind: str, width: int, height: int, tables: int) -> Face:
-    """The flat print of a package of one of KINDS, with this many nutrition tables."""
+def draw_face(
+    rng: np.random.Generator, kind: str, width: int, height: int, tables: int, column: float | None = None
+) -> Face:
+    """The flat print of a package of one of KINDS, with this many nutrition tables. `column` is the approximate width of the
+    columns of print; without it, there are one or two."""
     base, style = _palette(rng)
     image = Image.new("RGBA", (width, height), base)
     draw, top, bottom = ImageDraw.Draw(image), 0, height
@@ -75,7 +78,7 @@ def draw_face(rng: np.random.Generator, kind: str, width: int, height: int, tabl
     if not tables and rng.random() < 0.5:
         _print_content(rng, image, (top, bottom), base, style)
     else:
-        panels = _print_panels(rng, image, (top, bottom), style, tables)
+        panels = _print_panels(rng, image, (top, bottom), style, tables, column)
     return Face(_shade(rng, image, kind), panels, base)
 
 
@@ -121,31 +124,32 @@ class _Column:
 
 
 def _print_panels(
-    rng: np.random.Generator, face: Image.Image, rows: tuple[int, int], style: Style, tables: int
+    rng: np.random.Generator, face: Image.Image, rows: tuple[int, int], style: Style, tables: int, column: float | None
 ) -> list[Panel]:
-    """Prints nutrition tables and other panels in one or two columns; `rows` is (top, bottom)."""
+    """Prints nutrition tables and other panels in columns; `rows` is (top, bottom)."""
     top, bottom = rows
     gap = max(face.width // 30, 4)
-    columns = _columns(rng, face.width, bottom - top, gap)
+    columns = _columns(rng, face.width, bottom - top, gap, column)
     first = int(rng.integers(len(columns)))
-    for i in range(tables + 4):
-        column, is_table = columns[(first + i) % len(columns)], i < tables
-        if not is_table and column.free < 30:
+    for i in range(tables + 2 * max(len(columns), 2)):
+        place, is_table = columns[(first + i) % len(columns)], i < tables
+        if not is_table and place.free < 30:
             continue
-        kind, panel = _draw_panel(rng, column, style, is_table)
-        room = column.free / (2 if tables > len(columns) and i == 0 else 1)
+        kind, panel = _draw_panel(rng, place, style, is_table)
+        room = place.free / (2 if tables > len(columns) and i == 0 else 1)
         if panel.height > room and not is_table:
             continue
-        panel.thumbnail((column.width, max(room, 8)), Image.Resampling.LANCZOS)
-        column.panels.append((kind, panel))
-        column.free -= panel.height + gap
-    return [panel for column in columns for panel in _paste_column(rng, face, column, top, gap)]
+        panel.thumbnail((place.width, max(room, 8)), Image.Resampling.LANCZOS)
+        place.panels.append((kind, panel))
+        place.free -= panel.height + gap
+    return [panel for place in columns for panel in _paste_column(rng, face, place, top, gap)]
 
 
-def _columns(rng: np.random.Generator, width: int, height: int, gap: int) -> list[_Column]:
-    """One column, or two on a wide face."""
-    two = width > 1.2 * height or rng.random() < 0.15
-    cuts = [gap, round(width * rng.uniform(0.4, 0.6)), width] if two else [gap, width]
+def _columns(rng: np.random.Generator, width: int, height: int, gap: int, column: float | None) -> list[_Column]:
+    """Columns of about a width; without one, a single column, or two on a wide face."""
+    count = round(width / column) if column else 1 + int(width > 1.2 * height or rng.random() < 0.15)
+    inner = (np.arange(1, count) + rng.uniform(-0.2, 0.2, count - 1)) / count
+    cuts = [gap, *(width * inner).round().astype(int).tolist(), width]
     return [_Column(left, right - left - gap, height - 2 * gap) for left, right in pairwise(cuts)]
 
 

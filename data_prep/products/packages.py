@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.products.faces import KINDS, MARGIN, Panel, Rectangle, draw_face
+from data_prep.products.geometry import signed_area
 from data_prep.products.textures import RGB
 from data_prep.products.words import pick
 
@@ -49,6 +50,10 @@ class Package:
         """The same package at another position in the image."""
         shift = np.array([[1, 0, by_xy[0]], [0, 1, by_xy[1]], [0, 0, 1]])
         return replace(self, projection=shift @ self.projection)
+
+    def zoomed(self, factor: float) -> "Package":
+        """The same package, magnified around the image's origin."""
+        return replace(self, projection=np.diag([factor, factor, 1]) @ self.projection)
 
     def polygons(self) -> list[tuple[np.ndarray, float]]:
         """(4, 2) corners in the image and brightness of every visible side; the front is last."""
@@ -89,12 +94,6 @@ class Package:
         return part, tuple(low.tolist())
 
 
-def signed_area(polygon: np.ndarray) -> float:
-    """The area of an (N, 2) polygon, by the shoelace formula; positive if it is clockwise in an image, where y points down."""
-    x, y = np.vstack([polygon, polygon[:1]]).T
-    return float(x[:-1] @ y[1:] - y[:-1] @ x[1:]) / 2
-
-
 def _sagging(angle: np.ndarray, bend: float) -> np.ndarray:
     """How low points at an angle of a cylinder appear: 0 at the edges, 1 in the middle."""
     height: np.ndarray = (np.cos(angle) - math.cos(bend)) / (1 - math.cos(bend))
@@ -118,10 +117,13 @@ def _bend(face: Image.Image, bend: float, sag: float, strips: int = 24) -> Image
     return face.transform(face.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
 
 
-def make_package(rng: np.random.Generator, width: int, height: int, roll: float, tables: int) -> Package:
-    """A random package of about `width` × `height` pixels at the image's origin, rotated by `roll` (radians)."""
+def make_package(
+    rng: np.random.Generator, width: int, height: int, roll: float, tables: int, column: float | None = None
+) -> Package:
+    """A random package of about `width` × `height` pixels at the image's origin, rotated by `roll` (radians). `column` is the
+    approximate width of the columns in which it is printed."""
     kind = pick(rng, KINDS)
-    face = draw_face(rng, kind, width, height, tables)
+    face = draw_face(rng, kind, width, height, tables, column)
     depth = width * rng.uniform(0.15, 0.5) if kind == "carton" else 0.0
     bend = rng.uniform(0.8, 1.2) if kind == "jar" else 0.0
     projection = _camera(rng, roll, 2.2 * max(width, height))

@@ -4,8 +4,9 @@ download.
     python -m data_prep nutrition --out data/nutrition --num-images 600 --seed 0
 
 The images are our own and free to use. An image depends only on the seed and its index, and
-its split only on its index, so a larger dataset contains the smaller one. With
---as-openfoodfacts the same images are written in the columns of
+its split only on its index, so a larger dataset contains the smaller one. Each record's
+"view" is "close" (the label was photographed; four of five) or "distant" (whole packages).
+With --as-openfoodfacts the same images are written in the columns of
 openfoodfacts/nutrition-table-detection instead.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
+from typing import cast
 
 from boxtune.common.errors import UserError
 from boxtune.common.files import path_argument
@@ -94,11 +96,13 @@ def write_prepared(directory: Path, num_images: int, seed: int, size: int = 448,
 
 def _record(index: int, image: JpegImage) -> Record:
     count = len(image.boxes_xyxy)
-    return {
+    record = {
         "id": image_id(index),
         "image": f"images/{image_id(index)}.jpg",
         "width": image.width,
         "height": image.height,
+        "view": image.view,
         "objects": {"bbox": image.boxes_xyxy, "category": [CATEGORY] * count, "ignore": [False] * count},
         "messages": turns_for([CATEGORY]),
     }
+    return cast(Record, record)

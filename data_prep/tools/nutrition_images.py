@@ -21,6 +21,7 @@ class JpegImage(NamedTuple):
     width: int
     height: int
     boxes_xyxy: list[list[float]]
+    view: str  # "close" (the label was photographed) or "distant" (whole packages)
 
 
 def split_of(index: int) -> str:
@@ -46,4 +47,4 @@ def generate_images(num_images: int, seed: int, size: int) -> Iterator[tuple[int
 def _draw(seed: int, size: int, index: int) -> JpegImage:
     drawn, buffer = draw_image(seed, index, size), io.BytesIO()
     drawn.image.save(buffer, "JPEG", quality=drawn.jpeg_quality)
-    return JpegImage(buffer.getvalue(), drawn.image.width, drawn.image.height, drawn.boxes_xyxy)
+    return JpegImage(buffer.getvalue(), drawn.image.width, drawn.image.height, drawn.boxes_xyxy, drawn.view)

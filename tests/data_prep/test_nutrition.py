@@ -15,8 +15,10 @@ from benchmarks.constant_box import best_constant_box, relative_boxes, score_con
 from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_info, read_records
 from boxtune.data.records import image_path
+from data_prep.products.geometry import bound, visible_part
 from data_prep.products.packages import make_package
-from data_prep.products.scenes import SMALLEST_TABLE, bound, compose, draw_image, visible_part
+from data_prep.products.placing import CLOSE_TABLE, SMALLEST_TABLE, VIEWS, compose
+from data_prep.products.scenes import draw_image
 from data_prep.tools import nutrition
 
 NUM_IMAGES, SEED, SIZE = 120, 0, 256
@@ -84,6 +86,40 @@ def test_images_have_zero_to_three_tables(records):
     assert 0.05 <= counts.count(0) / len(counts) <= 0.2
 
 
+def largest_shares(records: list[dict], view: str) -> list[float]:
+    """The share of the image that the largest table's box covers, for each image of a view with a table."""
+    boxes = [relative_boxes(record) for record in records if record["view"] == view]
+    return [float(np.prod(box[:, 2:] - box[:, :2], axis=1).max()) for box in boxes if len(box)]
+
+
+def test_most_images_are_close_views_of_a_large_table(records):
+    views = [record["view"] for record in records]
+    assert set(views) == set(VIEWS)
+    assert 0.7 <= views.count("close") / NUM_IMAGES <= 0.9
+    smallest, largest = CLOSE_TABLE
+    close, distant = largest_shares(records, "close"), largest_shares(records, "distant")
+    assert smallest - 0.001 <= min(close) <= max(close) <= largest + 0.001
+    assert 0.22 <= np.median(close) <= 0.4
+    assert np.percentile(close, 90) > 0.5
+    assert np.median(distant) < smallest
+
+
+def test_both_views_have_images_without_a_table(records):
+    assert {record["view"] for record in records if not record["objects"]["bbox"]} == set(VIEWS)
+
+
+def test_a_close_view_without_a_table_shows_another_panel_as_large():
+    """Otherwise, every large panel would be a nutrition table."""
+    width, height = 320, 240
+    for seed in range(15):
+        (package,) = compose(np.random.default_rng(seed), width, height, 0, "close")
+        parts = [visible_part(package.outline(rectangle), width, height) for _, rectangle in package.panels]
+        boxes = [bound(part) for part in parts if len(part)]
+        shares = [(x1 - x0) * (y1 - y0) / (width * height) for x0, y0, x1, y1 in boxes]
+        assert not package.tables
+        assert max(shares) >= CLOSE_TABLE[0], seed
+
+
 def test_boxes_are_inside_and_large_enough_to_see(records):
     for record in records:
         width, height = record["width"], record["height"]
@@ -96,10 +132,10 @@ def test_boxes_are_inside_and_large_enough_to_see(records):
 def test_boxes_are_where_the_tables_are_painted():
     """Paint each table alone as a mask through the package's own warp: the mask's bound is the label."""
     tables = jars = cut = 0
-    for index in range(60):
+    for index in range(80):
         rng = np.random.default_rng((11, index))
         width, height = (int(side) for side in rng.integers(200, 500, 2))
-        for package in compose(rng, width, height, index % 4):
+        for package in compose(rng, width, height, index % 4, VIEWS[index // 4 % 2]):
             for x0, y0, x1, y1 in package.tables:
                 face = Image.new("RGBA", package.face.size)
                 ImageDraw.Draw(face).rectangle((x0, y0, x1 - 1, y1 - 1), fill="white")
@@ -133,8 +169,8 @@ def test_no_constant_box_wins(prepared):
     for box in best_constant_box(train).values():
         for split in ("train", "validation", "test"):
             scores = score_constant_box(read_records(prepared, split), box)
-            assert scores["f1"] < 0.2, (split, scores)
-            assert scores["mean_iou_gt"] < 0.3, (split, scores)
+            assert scores["f1"] < 0.25, (split, scores)
+            assert scores["mean_iou_gt"] < 0.35, (split, scores)
 
 
 def test_the_constant_box_is_found_where_there_is_one():
