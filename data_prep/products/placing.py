@@ -2,7 +2,7 @@
 
 People who contribute to Open Food Facts photograph the label, so most images are close views. The first four images of
 openfoodfacts/nutrition-table-detection on its dataset page have tables that cover 53, 16, 95 and 14 % of the image. These are
-the only sizes that we know of; the ranges and frequencies here are our assumptions.
+the only sizes that we know; the ranges and frequencies here are our assumptions.
 """
 
 import math
@@ -20,6 +20,7 @@ PACKAGES = ((1, 2), (1, 1, 1, 2), (1, 2), (2, 3))  # possible numbers of distant
 SMALLEST_TABLE = 0.09  # minimum side of a table's box, as a share of the image's shorter side
 VISIBLE = 0.75  # minimum share of a table's box, and of a distant package, that is inside the image
 CLOSE_TABLE = (0.15, 0.95)  # range of the share of a close image that its largest table's box (or other panel's) covers
+USUAL_TABLE = 0.3  # the most frequent such share, before it is reduced so that all tables fit into the image
 CLOSE_PACKAGE = 0.6  # minimum share of a close image that the package covers
 
 
@@ -54,7 +55,7 @@ def _close(rng: np.random.Generator, width: int, height: int, tables: int) -> li
     image in CLOSE_TABLE."""
     while True:
         smallest, largest = CLOSE_TABLE
-        share = math.exp(rng.uniform(math.log(smallest), math.log(largest / max(tables, 1))))
+        share = rng.triangular(smallest, USUAL_TABLE, largest / max(tables, 1))
         package = _label(rng, width, height, tables, share)
         if not _shown(package):  # the front of a package
             continue
@@ -63,11 +64,11 @@ def _close(rng: np.random.Generator, width: int, height: int, tables: int) -> li
         if not tables:
             boxes_xyxy = boxes_xyxy[[areas.argmax()]]
         low, high = boxes_xyxy[:, :2].min(axis=0), boxes_xyxy[:, 2:].max(axis=0)
-        zoom = min(math.sqrt(share * width * height / areas.max()), 1.05 * ((width, height) / (high - low)).min())
+        zoom = min(math.sqrt(share * width * height / areas.max()), ((width, height) / (high - low)).min())
         if zoom > 1.5:  # the print would be too blurred
             continue
         package, low, high = package.zoomed(zoom), zoom * low, zoom * high
-        margin = pick(rng, (0, 0, 0.12)) * (high - low)  # this much may be cut off at a border
+        margin = pick(rng, (0, 0, 0, 0.12)) * (high - low)  # this much may be cut off at a border
         for _ in range(10):
             start, end = -low - margin, (width, height) - high + margin
             moved = package.moved(tuple(start + (end - start) * rng.random(2)))
@@ -81,7 +82,7 @@ def _label(rng: np.random.Generator, width: int, height: int, tables: int, share
     if rng.random() < 0.15:
         roll, width, height = roll + pick(rng, (math.pi / 2, -math.pi / 2)), height, width
     column = math.sqrt(1.3 * share * width * height) / 0.8
-    across, down = max(width * rng.uniform(1.1, 1.7), 1.05 * column), height * rng.uniform(1.1, 1.7)
+    across, down = max(width * rng.uniform(1.1, 1.5), 1.05 * column), height * rng.uniform(1.1, 1.5)
     return make_package(rng, round(across), round(down), roll, tables, column)
 
 

@@ -169,7 +169,7 @@ def test_no_constant_box_wins(prepared):
     for box in best_constant_box(train).values():
         for split in ("train", "validation", "test"):
             scores = score_constant_box(read_records(prepared, split), box)
-            assert scores["f1"] < 0.25, (split, scores)
+            assert scores["f1"] < 0.35, (split, scores)
             assert scores["mean_iou_gt"] < 0.35, (split, scores)
 
 
