@@ -64,7 +64,8 @@ def _close(rng: np.random.Generator, width: int, height: int, tables: int) -> li
         if not tables:
             boxes_xyxy = boxes_xyxy[[areas.argmax()]]
         low, high = boxes_xyxy[:, :2].min(axis=0), boxes_xyxy[:, 2:].max(axis=0)
-        zoom = min(math.sqrt(share * width * height / areas.max()), ((width, height) / (high - low)).min())
+        fit = rng.uniform(0.85, 1) * ((width, height) / (high - low)).min()
+        zoom = min(math.sqrt(share * width * height / areas.max()), fit)
         if zoom > 1.5:  # the print would be too blurred
             continue
         package, low, high = package.zoomed(zoom), zoom * low, zoom * high
