@@ -139,7 +139,8 @@ def compare(word: str, split: str) -> list[str]:
 
 
 def average_precision(matches: RankedMatches, weights: np.ndarray | None) -> float:
-    return matches.accumulate(weights).ap() or 0.0
+    ap = matches.accumulate().ap() if weights is None else matches.average_precisions(weights[None])[0, 0]
+    return float(np.nan_to_num(ap or 0.0))
 
 
 def calibration_errors(records: list[dict], predictions: list[dict]) -> str:

@@ -45,9 +45,9 @@ def constant_score_ap(boxes: CocoBoxes, seed: int) -> dict[str, float | None]:
     matcher = AreaMatcher(boxes)
 
     def ap(ranking: np.ndarray) -> float | None:
-        scores = np.empty(len(by_place))
-        scores[by_place] = ranking
-        return matcher.match(scores).accumulate().ap()
+        by_score = np.empty_like(by_place)
+        by_score[len(by_place) - 1 - ranking] = by_place
+        return matcher.match(by_score).accumulate().ap()
 
     with ThreadPoolExecutor() as pool:  # numpy releases the interpreter lock while it computes
         values = [value for value in pool.map(ap, rankings) if value is not None]

@@ -44,9 +44,8 @@ def bootstrap(
 
     `matches` and `images` describe the same split in the same order. Points have no `matches`, so their AP is undefined.
     """
-    drawn = list(draws(len(images), count, seed)) if images else []
-    weights = np.array(drawn, dtype=np.float64).reshape(len(drawn), len(images))
-    sums = weights @ image_counts(images)  # (draws, 5)
+    drawn = np.array([*draws(len(images), count, seed)]) if images else np.zeros((0, 0), dtype=np.int64)
+    sums = drawn.astype(np.float64) @ image_counts(images)  # (draws, 5)
     ap, ap50 = _average_precisions(matches, drawn).T
     return {
         "AP": ap,
@@ -57,16 +56,15 @@ def bootstrap(
     }
 
 
-def _average_precisions(matches: RankedMatches | None, drawn: list[np.ndarray]) -> np.ndarray:
-    """(draws, 2) AP and AP50 of each draw; NaN where undefined."""
+def _average_precisions(matches: RankedMatches | None, drawn: np.ndarray) -> np.ndarray:
+    """(draws, 2) AP and AP50 of each of (draws, images); NaN where undefined."""
     if matches is None:
         return np.full((len(drawn), 2), np.nan)
 
     with ThreadPoolExecutor() as pool:  # numpy releases the interpreter lock while it computes
         size = matches.draws_at_once(drawn)
         parts = [drawn[start : start + size] for start in range(0, len(drawn), size)]
-        values = [value for part in pool.map(matches.average_precisions, parts) for value in part]
-    return np.array(values, dtype=np.float64).reshape(-1, 2)
+        return np.concatenate([np.zeros((0, 2)), *pool.map(matches.average_precisions, parts)])
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> list[float] | None:

@@ -49,6 +49,8 @@ class CocoBoxes:
         self.boxes_xywh, self.area = box_xyxy_to_xywh(known_boxes_xyxy), box_area(known_boxes_xyxy)
         self.scores = self.scores_of(predictions)
         self.group = self.image * len(classes) + self.category
+        # Predictions in an image with more of their class than COCO counts.
+        self.crowded = np.flatnonzero(np.bincount(self.group, minlength=1)[self.group] > MAX_PREDICTIONS)
 
         self.gt_image, self.gt_category, gt_box_area = gt.image, gt.label, box_area(gt.boxes_xyxy)
         stated = flatten_column((stated_areas(record["objects"]) for record in records), np.float64)  # NaN for None
@@ -80,8 +82,9 @@ class CocoBoxes:
         return self.match(self.scores)
 
     def match(self, scores: np.ndarray, area: str = "all") -> RankedMatches:
-        """Match at all thresholds, with the predictions ranked by (N,) `scores`; `area` is a key of AREAS."""
-        return AreaMatcher(self, area).match(scores)
+        """Match at all thresholds, with the predictions ranked by (N,) `scores`; `area` is a key of AREAS. Predictions with equal
+        scores keep their order."""
+        return AreaMatcher(self, area).match(np.argsort(-scores, kind="stable"))
 
 
 class AreaMatcher:
@@ -97,12 +100,12 @@ class AreaMatcher:
         self.boxes = boxes
         # numpy sorts 16-bit integers ten times as fast.
         self._category = boxes.category.astype(np.int16 if boxes.shape[1] < 1 << 15 else np.int64)
-        self.is_outside = (boxes.area < smallest) | (boxes.area > largest)  # (N,)
+        is_outside = (boxes.area < smallest) | (boxes.area > largest)  # (N,)
         gt_ignored = boxes.gt_ignored | (boxes.gt_area < smallest) | (boxes.gt_area > largest)  # (M,)
 
-        gt_place = boxes.gt_image[~gt_ignored] * boxes.shape[1] + boxes.gt_category[~gt_ignored]
-        gt_count = np.bincount(gt_place, minlength=boxes.shape[0] * boxes.shape[1])
-        self.gt_count = gt_count.reshape(boxes.shape)  # (images, classes)
+        gt_by_class = np.argsort(boxes.gt_category, kind="stable")
+        gt_by_class = gt_by_class[~gt_ignored[gt_by_class]]
+        self._gt_image, self._gt_category = boxes.gt_image[gt_by_class], boxes.gt_category[gt_by_class]
 
         # Of ground truth boxes with equal IoU, COCO takes the last.
         preference = np.lexsort((-boxes.pair_gt, -boxes.pair_iou, gt_ignored[boxes.pair_gt], boxes.pair_prediction))
@@ -116,60 +119,54 @@ class AreaMatcher:
         self.row = self.threshold * len(boxes.image) + self.prediction
         self.column = self.threshold * len(gt_ignored) + gt
         # A candidate without a rival is matched whatever the scores are.
-        self.has_rival = (np.bincount(self.row)[self.row] > 1) | (np.bincount(self.column)[self.column] > 1)
+        has_rival = (np.bincount(self.row)[self.row] > 1) | (np.bincount(self.column)[self.column] > 1)
+        self._contested = np.flatnonzero(has_rival)
+        shape = len(IOU_THRESHOLDS), len(boxes.image)
+        nothing, inside = np.zeros(shape, dtype=bool), np.tile(~is_outside, (shape[0], 1))
+        self._is_hit, self._is_counted = self._with_matches(np.flatnonzero(~has_rival), nothing, inside)
 
-    def match(self, scores: np.ndarray) -> RankedMatches:
-        """Rank the predictions by (N,) `scores` and match them in this order; equal scores keep the order of the predictions."""
+    def match(self, by_score: np.ndarray) -> RankedMatches:
+        """Match the predictions in the order of `by_score`, (N,) their positions by descending score."""
         boxes = self.boxes
-        by_score = np.argsort(-scores, kind="stable")
-        rank = _inverse(by_score)
-        is_kept = first_of_groups(boxes.group, rank, MAX_PREDICTIONS)
-        order = by_score[np.argsort(self._category[by_score], kind="stable")]
-        order = order[is_kept[order]]  # the kept predictions by class and descending score
+        rank = np.empty_like(by_score)
+        rank[by_score] = np.arange(len(by_score))
+        is_kept = np.ones(len(rank), dtype=bool)
+        is_kept[boxes.crowded] = _first_of_groups(boxes.group[boxes.crowded], rank[boxes.crowded], MAX_PREDICTIONS)
 
-        matched = self._match_candidates(rank, is_kept)
-        position = np.empty_like(rank)
-        position[order] = np.arange(len(order))
-        at = self.threshold[matched] * len(order) + position[self.prediction[matched]]  # in the flattened arrays
-        is_hit = np.zeros((len(IOU_THRESHOLDS), len(order)), dtype=bool)
-        is_excused = np.tile(self.is_outside[order], (len(IOU_THRESHOLDS), 1))
-        is_hit.ravel()[at] = ~self.matches_ignored[matched]
-        is_excused.ravel()[at] = self.matches_ignored[matched]
-        return RankedMatches(
-            image=boxes.image[order],
-            category=boxes.category[order],
-            is_hit=is_hit,
-            is_counted=~is_excused,
-            gt_count=self.gt_count,
-        )
-
-    def _match_candidates(self, rank: np.ndarray, is_kept: np.ndarray) -> np.ndarray:
-        """Positions of the candidates that are matched when the predictions choose in the order of (N,) `rank`."""
-        is_candidate = is_kept[self.prediction]
-        contested = np.flatnonzero(self.has_rival & is_candidate)
+        contested = self._contested[is_kept[self.prediction[self._contested]]]
         won = assign_in_turn(
             rows=self.row[contested],
             columns=self.column[contested],
             ranks=rank[self.prediction[contested]],
             is_shared=self.matches_crowd[contested],
         )
-        return np.concatenate([np.flatnonzero(~self.has_rival & is_candidate), contested[won]])
+        is_hit, is_counted = self._with_matches(contested[won], self._is_hit, self._is_counted)
+        order = by_score[np.argsort(self._category[by_score], kind="stable")]
+        order = order[is_kept[order]]  # the kept predictions by class and descending score
+        return RankedMatches(
+            class_count=boxes.shape[1],
+            image=boxes.image[order],
+            category=boxes.category[order],
+            is_hit=is_hit[:, order],
+            is_counted=is_counted[:, order],
+            gt_image=self._gt_image,
+            gt_category=self._gt_category,
+        )
+
+    def _with_matches(
+        self, matched: np.ndarray, is_hit: np.ndarray, is_counted: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(10, N) `is_hit` and `is_counted` after the candidates at positions `matched` are matched."""
+        is_hit, is_counted = is_hit.copy(), is_counted.copy()
+        is_hit.ravel()[self.row[matched]] = is_counted.ravel()[self.row[matched]] = ~self.matches_ignored[matched]
+        return is_hit, is_counted
 
 
-def first_of_groups(group: np.ndarray, rank: np.ndarray, count: int) -> np.ndarray:
+def _first_of_groups(group: np.ndarray, rank: np.ndarray, count: int) -> np.ndarray:
     """(N,) bool: whether the rank is among the `count` lowest of its group; group, rank: (N,)."""
-    if np.bincount(group, minlength=1).max() <= count:
-        return np.ones(len(group), dtype=bool)
     by_group = np.lexsort((rank, group))
     group_starts = np.flatnonzero(np.diff(group[by_group], prepend=-1))
     group_sizes = np.diff(np.append(group_starts, len(group)))
     is_first = np.empty(len(group), dtype=bool)
     is_first[by_group] = count_up(group_sizes) < count
     return is_first
-
-
-def _inverse(order: np.ndarray) -> np.ndarray:
-    """The rank of each item in an order: [2, 0, 1] → [1, 2, 0]."""
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return rank
