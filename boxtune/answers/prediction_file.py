@@ -9,6 +9,7 @@ from boxtune.answers.confidence import RANKINGS
 from boxtune.answers.noise import NOISE_LABEL
 from boxtune.answers.predictions import KEYS, Prediction, empty_prediction, make_prediction, place_column
 from boxtune.common.errors import UserError, shown
+from boxtune.common.garbage import collector_paused
 from boxtune.common.json_lines import BadLine, read_json_lines
 from boxtune.common.problems import Problem
 from boxtune.data.questions import asked_classes
@@ -20,6 +21,7 @@ LIMIT = 1e12
 _NUMBERS = (int, float)  # what JSON holds; True is no number
 
 
+@collector_paused()
 def read_predictions(
     path: str | Path,
     records: list[Record],

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 from boxtune.common.errors import UserError, reading
 from boxtune.common.files import check_is_text, replace_folder, write_whole
+from boxtune.common.garbage import collector_paused
 from boxtune.common.json_lines import BadLine, read_json_lines, to_json_line
 from boxtune.common.problems import Problem, join_names
 from boxtune.data.record_checks import info_problems, record_problems
@@ -73,6 +74,7 @@ def read_info(directory: Path) -> DatasetInfo:
     return info
 
 
+@collector_paused()
 def read_records(directory: Path, split: str) -> list[Record]:
     """The validated records of one split, in file order. Raises UserError that lists every bad line."""
     info = read_info(directory)

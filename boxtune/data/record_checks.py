@@ -40,6 +40,7 @@ def _name_problem(label: str) -> str | None:
     return None
 
 
+@lru_cache(maxsize=1_000)  # a split asks few questions many times
 def breaks_turns(text: str) -> bool:
     """Whether `text`, as part of a conversation, would end its turn or stand for an image once it is tokenized."""
     return "<image>" in text or _FORBIDDEN_IN_TURN.search(text) is not None

@@ -12,6 +12,7 @@ from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import Prediction
 from boxtune.common.environment import versions
 from boxtune.common.files import write_whole
+from boxtune.common.garbage import collector_paused
 from boxtune.evaluation.split import Split
 from boxtune.metrics.average_precision import curves
 from boxtune.metrics.scoring import score, share
@@ -49,6 +50,7 @@ def predictions_provenance(args: argparse.Namespace, path: Path, split: Split, m
     }
 
 
+@collector_paused()
 def write_results(
     out: Path,
     split: Split,

@@ -5,7 +5,6 @@ can be compared draw by draw.
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -60,11 +59,9 @@ def _average_precisions(matches: RankedMatches | None, drawn: np.ndarray) -> np.
     """(draws, 2) AP and AP50 of each of (draws, images); NaN where undefined."""
     if matches is None:
         return np.full((len(drawn), 2), np.nan)
-
-    with ThreadPoolExecutor() as pool:  # numpy releases the interpreter lock while it computes
-        size = matches.draws_at_once(drawn)
-        parts = [drawn[start : start + size] for start in range(0, len(drawn), size)]
-        return np.concatenate([np.zeros((0, 2)), *pool.map(matches.average_precisions, parts)])
+    size = matches.draws_at_once(drawn)
+    parts = [matches.average_precisions(drawn[start : start + size]) for start in range(0, len(drawn), size)]
+    return np.concatenate([np.zeros((0, 2)), *parts])
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> list[float] | None:

@@ -77,14 +77,22 @@ class CocoBoxes:
         return scores[self._is_known]
 
     @cached_property
+    def matcher(self) -> "AreaMatcher":
+        """Matches objects of all sizes."""
+        return AreaMatcher(self, "all")
+
+    @cached_property
     def ranked(self) -> RankedMatches:
         """The predictions ranked by their own scores and matched at all thresholds."""
         return self.match(self.scores)
 
     def match(self, scores: np.ndarray, area: str = "all") -> RankedMatches:
-        """Match at all thresholds, with the predictions ranked by (N,) `scores`; `area` is a key of AREAS. Predictions with equal
-        scores keep their order."""
-        return AreaMatcher(self, area).match(np.argsort(-scores, kind="stable"))
+        """Match at all thresholds, with the predictions ranked by (N,) `scores`; `area` is a key of AREAS.
+
+        Predictions with equal scores keep their order.
+        """
+        matcher = self.matcher if area == "all" else AreaMatcher(self, area)
+        return matcher.match(np.argsort(-scores, kind="stable"))
 
 
 class AreaMatcher:
@@ -95,7 +103,7 @@ class AreaMatcher:
     the area is ignored, and so are unmatched predictions outside the area.
     """
 
-    def __init__(self, boxes: CocoBoxes, area: str = "all"):
+    def __init__(self, boxes: CocoBoxes, area: str):
         smallest, largest = AREAS[area]
         self.boxes = boxes
         # numpy sorts 16-bit integers ten times as fast.

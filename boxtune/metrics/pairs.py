@@ -11,8 +11,8 @@ from boxtune.answers.predictions import Prediction
 from boxtune.data.boxes import box_area
 from boxtune.data.records import Record
 
-# Number of pairs compared at a time. It bounds the memory when images hold hundreds of boxes.
-CHUNK = 1 << 20
+# Number of pairs compared at a time. It bounds the memory when images hold hundreds of boxes, and the arrays stay in the cache.
+CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)

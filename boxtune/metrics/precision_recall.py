@@ -8,8 +8,6 @@ from functools import cached_property
 
 import numpy as np
 
-from boxtune.metrics.pairs import count_up
-
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 
@@ -63,9 +61,9 @@ class RankedMatches:
         the first hit (recall 1/3) and 2/3 at the second (recall 2/3). The interpolated precision is 1 for the 34 recalls from
         0 to 0.33, 2/3 for the 33 recalls from 0.34 to 0.66, and 0 for the other 34, so AP is (34 + 33 × 2/3) / 101 = 0.554.
         """
-        hits, gt_count = self._hits, np.diff(self._gt_starts)
-        precision = _interpolate(hits.category, hits.threshold_start, hits.tp, hits.counted, gt_count)
-        recall = hits.per_curve.reshape(len(IOU_THRESHOLDS), -1) / np.maximum(gt_count, 1)
+        hits, gt_count = [_find_hits(self, k) for k in range(len(IOU_THRESHOLDS))], np.diff(self._gt_starts)
+        precision = _interpolate([(found.category, found.tp, found.counted) for found in hits], gt_count)
+        recall = np.stack([found.per_class for found in hits]) / np.maximum(gt_count, 1)
         return CocoResult(
             precision=np.where(gt_count > 0, precision, -1.0), recall=np.where(gt_count > 0, recall, -1.0)
         )
@@ -77,14 +75,16 @@ class RankedMatches:
         64-bit integers. A running sum may overflow, but not the differences that are taken from it.
         """
         bits = min(64 // len(draws), 63)
+        mask = (1 << bits) - 1
         packed = (draws << (bits * np.arange(len(draws)))[:, None]).sum(axis=0)
-        tp, counted = _sums_at_runs(self._runs, packed[self.image])
-        gt_count = np.diff(_running_sum(packed[self.gt_image])[self._gt_starts])
+        sums = _sums_at_runs(self._runs, packed[self.image])
+        gt_sums = np.diff(_running_sum(packed[self.gt_image])[self._gt_starts])
         values = []
         for k in range(len(draws)):
-            tp_k, counted_k, gt_count_k = ((sums >> (bits * k)) & ((1 << bits) - 1) for sums in (tp, counted, gt_count))
-            precision = _interpolate(self._runs.category, self._runs.threshold_start, tp_k, counted_k, gt_count_k)
-            values.append(_mean_precisions(precision, gt_count_k))
+            shift = bits * k
+            points = [(category, (tp >> shift) & mask, (counted >> shift) & mask) for category, tp, counted in sums]
+            gt_count = (gt_sums >> shift) & mask
+            values.append(_mean_precisions(_interpolate(points, gt_count), gt_count))
         return np.array(values)
 
     def draws_at_once(self, draws: np.ndarray) -> int:
@@ -100,131 +100,113 @@ class RankedMatches:
         return starts
 
     @cached_property
-    def _hits(self) -> "_Hits":
-        return _find_hits(self)
+    def _runs(self) -> list["_Runs"]:
+        """One per IoU threshold."""
+        return [_find_runs(self, _find_hits(self, k), k) for k in range(len(IOU_THRESHOLDS))]
 
-    @cached_property
-    def _runs(self) -> "_Runs":
-        return _find_runs(self._hits, np.flatnonzero(~self.is_counted), self.is_counted.shape[1])
+
+# Points of the curves of one IoU threshold, one curve per class: (K,) class, true positives and counted predictions of the curve
+# up to and including the point. The thresholds are treated one after another, because arrays of this size stay in the cache.
+_Points = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class _Hits:
-    """The H true positives of all curves, ordered by curve and then by descending score.
+    """The H true positives at one IoU threshold, ordered by class and then by descending score.
 
-    A curve belongs to one IoU threshold and one class; curves are ordered by threshold, then class.
-
-    position: (H,) among the N predictions. curve, category: (H,) numbers. threshold_start: (H,) where the hit's threshold starts
-    in an array (10, 101, classes). tp, counted: (H,) true positives and counted predictions of the curve up to and including
-    the hit.
-    per_curve: (curves,) number of hits. curve_start: (curves,) where the curve's predictions start in an array (10, N).
+    position: (H,) among the N predictions. first: (H,) position of the first prediction of the class. category, tp, counted:
+    (H,) as in _Points. per_class: (classes,) how many there are.
     """
 
     position: np.ndarray
-    curve: np.ndarray
+    first: np.ndarray
     category: np.ndarray
-    threshold_start: np.ndarray
     tp: np.ndarray
     counted: np.ndarray
-    per_curve: np.ndarray
-    curve_start: np.ndarray
+    per_class: np.ndarray
 
 
-def _find_hits(matches: RankedMatches) -> _Hits:
-    threshold_count, prediction_count = matches.is_hit.shape
-    thresholds, classes = np.arange(threshold_count)[:, None], np.arange(matches.class_count)
-    curve_start = (prediction_count * thresholds + np.searchsorted(matches.category, classes)).ravel()
-    hit = np.flatnonzero(matches.is_hit)
-    per_curve = np.diff(np.searchsorted(hit, curve_start), append=len(hit))
-
-    def per_hit(of_curve: np.ndarray) -> np.ndarray:
-        """(H,) the number of each hit's curve; of_curve: (10, 1), (classes,) or (10, classes)."""
-        return np.repeat(np.broadcast_to(of_curve, (threshold_count, matches.class_count)), per_curve)
-
-    counted_total = _running_sum(matches.is_counted.ravel())
+def _find_hits(matches: RankedMatches, threshold: int) -> _Hits:
+    position = np.flatnonzero(matches.is_hit[threshold])
+    category = matches.category[position]
+    class_starts = np.searchsorted(matches.category, np.arange(matches.class_count + 1))
+    hits_before = np.searchsorted(position, class_starts)
+    first = class_starts[category]
+    counted_total = _running_sum(matches.is_counted[threshold].astype(np.int64))  # summing bools is slow
     return _Hits(
-        position=hit - per_hit(prediction_count * thresholds),
-        curve=per_hit(matches.class_count * thresholds + classes),
-        category=per_hit(classes),
-        threshold_start=per_hit(len(RECALLS) * matches.class_count * thresholds),
-        tp=count_up(per_curve) + 1,
-        counted=counted_total[hit + 1] - np.repeat(counted_total[curve_start], per_curve),
-        per_curve=per_curve,
-        curve_start=curve_start,
+        position=position,
+        first=first,
+        category=category,
+        tp=np.arange(1, len(position) + 1) - hits_before[category],
+        counted=counted_total[position + 1] - counted_total[first],
+        per_class=np.diff(hits_before),
     )
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """The R runs of all curves. A run is a series of hits of one curve without a false positive between them.
+    """The R runs of all curves of one IoU threshold. A run is a series of hits of one class without a false positive in between.
 
     Precision rises within a run and falls between runs, so the interpolated precision depends on the precision at the ends of
     runs alone. Weights of images can only join runs, so nothing here depends on them.
 
-    hit: (H,) as `position` of _Hits. hits_before, hits_to: (R,) hits before the run's curve and up to the end of the run, over
-    all curves. counted_before, counted_to: (R,) predictions before the run's class and up to the end of the run.
-    excused: (E,) positions of predictions that are not counted, ordered like the hits. excused_before, excused_to: (R,) how
-    many of these E are before the run's curve and up to the end of the run. category, threshold_start: (R,) as in _Hits.
+    category: (R,) numbers. hit, excused: (H,) and (E,) positions of the hits and of the predictions that are not counted.
+    hits_before, hits_to: (R,) how many of the hits are before the run's class, and up to the end of the run. excused_before,
+    excused_to, before, to: the same for those that are not counted, and for all N predictions.
     """
 
+    category: np.ndarray
     hit: np.ndarray
     hits_before: np.ndarray
     hits_to: np.ndarray
-    counted_before: np.ndarray
-    counted_to: np.ndarray
     excused: np.ndarray
     excused_before: np.ndarray
     excused_to: np.ndarray
-    category: np.ndarray
-    threshold_start: np.ndarray
+    before: np.ndarray
+    to: np.ndarray
 
 
-def _find_runs(hits: _Hits, excused: np.ndarray, prediction_count: int) -> _Runs:
-    """`excused`: (E,) where predictions are not counted in the flattened array (10, N)."""
+def _find_runs(matches: RankedMatches, hits: _Hits, threshold: int) -> _Runs:
     fp = hits.counted - hits.tp
     is_last = np.ones(len(fp), dtype=bool)
-    is_last[:-1] = (np.diff(hits.curve) != 0) | (np.diff(fp) != 0)
+    is_last[:-1] = (np.diff(hits.category) != 0) | (np.diff(fp) != 0)
     last = np.flatnonzero(is_last)
-    curve, hits_to, counted_to = hits.curve[last], last + 1, hits.position[last] + 1
-    counted_before = hits.curve_start[hits.category[last]]  # at the first threshold, where positions start at 0
-    excused_before = np.searchsorted(excused, hits.curve_start)[curve]
+    before, to, excused = hits.first[last], hits.position[last] + 1, np.flatnonzero(~matches.is_counted[threshold])
     return _Runs(
-        hit=hits.position,
-        hits_before=hits_to - hits.tp[last],
-        hits_to=hits_to,
-        counted_before=counted_before,
-        counted_to=counted_to,
-        excused=excused % max(prediction_count, 1),
-        excused_before=excused_before,
-        excused_to=excused_before + counted_to - counted_before - hits.counted[last],
         category=hits.category[last],
-        threshold_start=hits.threshold_start[last],
+        hit=hits.position,
+        hits_before=last + 1 - hits.tp[last],
+        hits_to=last + 1,
+        excused=excused,
+        excused_before=np.searchsorted(excused, before),
+        excused_to=np.searchsorted(excused, to),
+        before=before,
+        to=to,
     )
 
 
-def _sums_at_runs(runs: _Runs, prediction_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(R,) the true positives and (R,) the counted predictions of the curve up to and including each run."""
-    hit_total = _running_sum(prediction_weight[runs.hit])  # (H + 1,) over all curves
-    tp = hit_total[runs.hits_to] - hit_total[runs.hits_before]
-    total = _running_sum(prediction_weight)  # (N + 1,)
-    counted = total[runs.counted_to] - total[runs.counted_before]
-    if len(runs.excused):
-        excused_total = _running_sum(prediction_weight[runs.excused])  # (E + 1,)
-        counted -= excused_total[runs.excused_to] - excused_total[runs.excused_before]
-    return tp, counted
+def _sums_at_runs(runs_of_thresholds: list[_Runs], prediction_weight: np.ndarray) -> list[_Points]:
+    """The ends of the runs, where each of the N predictions counts with its weight."""
+    total, points = _running_sum(prediction_weight), []
+    for runs in runs_of_thresholds:
+        hit_total, excused_total = (_running_sum(prediction_weight[chosen]) for chosen in (runs.hit, runs.excused))
+        tp = hit_total[runs.hits_to] - hit_total[runs.hits_before]
+        excused = excused_total[runs.excused_to] - excused_total[runs.excused_before]
+        points.append((runs.category, tp, total[runs.to] - total[runs.before] - excused))
+    return points
 
 
-def _interpolate(
-    category: np.ndarray, threshold_start: np.ndarray, tp: np.ndarray, counted: np.ndarray, gt_count: np.ndarray
-) -> np.ndarray:
+def _interpolate(points_of_thresholds: list[_Points], gt_count: np.ndarray) -> np.ndarray:
     """(10, 101, classes) at each recall the best precision there or at a higher recall; 0 beyond the highest recall.
 
-    category, threshold_start, tp, counted: (K,) of points of the curves, see _Hits. gt_count: (classes,).
+    gt_count: (classes,) ground truth boxes.
     """
-    precision = tp / (counted + np.spacing(1))  # pycocotools adds the same tiny number
-    first_number, places = _recall_places(gt_count)
     best = np.zeros((len(IOU_THRESHOLDS), len(RECALLS), len(gt_count)))
-    np.maximum.at(best.reshape(-1), places[first_number[category] + tp] + threshold_start, precision)
+    first_number, places = _recall_places(gt_count)
+    for best_at_threshold, (category, tp, counted) in zip(best, points_of_thresholds, strict=True):
+        precision = tp / (counted + np.spacing(1))  # pycocotools adds the same tiny number
+        # The best precision of the points whose highest recall this is; then also of those that reach a higher one.
+        np.maximum.at(best_at_threshold.reshape(-1), places[first_number[category] + tp], precision)
     for k in range(len(RECALLS) - 2, -1, -1):
         np.maximum(best[:, k], best[:, k + 1], out=best[:, k])
     return best

@@ -184,3 +184,17 @@ def test_a_bootstrap_draw_has_the_scores_of_a_split_with_the_drawn_images():
         expected |= {key: matching[key] for key in ("f1", "mean_iou_gt", "fp", "fn")}
         for key in values:
             assert values[key][number] == pytest.approx(expected[key], abs=1e-9), key
+
+
+def test_draws_have_the_same_values_together_as_one_by_one():
+    """The sums of several draws share one integer. Every other draw has the largest sums that fit."""
+    boxes = [[x, 0, x + 8, 8] for x in range(0, 230, 10)]
+    records = [a_record(str(i), boxes=boxes[:-1]) for i in range(3)]
+    predictions = [a_prediction(str(i), boxes=boxes[::-1]) for i in range(3)]  # a false positive first, then hits
+    coco_boxes = CocoBoxes(records, predictions, ["cat"])
+    drawn = np.array([[7, 7, 7], [1, 0, 2]] * 20)
+    together = coco_boxes.ranked.draws_at_once(drawn)
+    assert together > 2
+    expected = [coco_boxes.ranked.average_precisions(weights[None]) for weights in drawn[:together]]
+    found = coco_boxes.ranked.average_precisions(drawn[:together])
+    np.testing.assert_array_equal(found, np.concatenate(expected))
