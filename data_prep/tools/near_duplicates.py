@@ -8,6 +8,7 @@ them remains as a peak.
 
 import os
 from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -24,15 +25,16 @@ from boxtune.data.records import Record, image_path
 _COARSE, _FINE = 32, 96
 # Images whose gray values (0…255) have a smaller standard deviation have too little structure to compare.
 _MIN_CONTRAST = 2.0
-# Candidates have at least this correlation, and at most this RMS residual. Of each image, only the nearest are compared.
+# Candidates have at least this correlation, and at most this RMS residual. Each image is compared with the nearest ones only.
 _MIN_CORRELATION, _MAX_COARSE_RESIDUAL, _MAX_CANDIDATES = 0.7, 0.25, 32
-# Residuals are in standard deviations of the image's gray values. A copy has no 3 × 3 cells with a larger mean residual,
-# and no cell that exceeds the residuals of nearly all others so far.
-_MAX_RESIDUAL, _MAX_PEAK, _NOISE = 1.0, 6.0, 0.06
-# If an image has several matches, such as receipts on one dark table, their residual must be smaller.
-_MAX_SHARED_RESIDUAL = 0.5
-# In a series that hardly changes, all images are nearly equal. An image with more matches than this is compared with the
-# series: only a match with half the residual of the next ones stands out. A smaller residual always does.
+# Residuals are in standard deviations of the image's gray values, less at edges. A copy has no cell with a larger residual,
+# and none that exceeds the residuals of nearly all others so far.
+_MAX_RESIDUAL, _MAX_PEAK, _NOISE = 1.5, 6.0, 0.06
+# If an image has several matches, such as receipts on one dark table, their residual must be smaller than this, or the next
+# one must be this many times larger.
+_MAX_SHARED_RESIDUAL, _OUTSTANDING = 0.3, 1.5
+# In a series that hardly changes, all images are nearly equal. Only this many matches of an image can be copies, and only if
+# the next one's residual is larger in the same way. Matches with nearly no residual always are copies.
 _MAX_MATCHES, _NO_RESIDUAL = 2, 0.005
 
 
@@ -72,10 +74,12 @@ def find_copies(thumbnails: np.ndarray) -> Matches:
     fine = _standardized(thumbnails[numbers])
     small = [Image.fromarray(image).resize((_COARSE, _COARSE), Image.Resampling.BILINEAR) for image in fine]
     coarse = _standardized(np.array([np.asarray(image) for image in small]).reshape(-1, _COARSE, _COARSE))
+    edges = np.array([_edges(image) for image in fine]).reshape(fine.shape)
     residuals: dict[tuple[int, int], float] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        compared = pool.map(lambda i: _compare(coarse, fine, i), range(len(numbers)))
-        for i, (others, values) in enumerate(compared):
+        candidates = _nearest(pool.map(lambda i: _coarse_residuals(coarse, i), range(len(numbers))), len(numbers))
+        compared = pool.map(lambda i: _residuals(coarse, fine, edges, i, candidates[i]), range(len(numbers)))
+        for i, (others, values) in enumerate(zip(candidates, compared, strict=True)):
             for j, residual in zip(others.tolist(), values.tolist(), strict=True):
                 pair = (min(i, j), max(i, j))
                 residuals[pair] = max(residual, residuals.get(pair, 0.0))  # each predicts the other
@@ -93,9 +97,10 @@ def _outstanding(residuals: dict[tuple[int, int], float]) -> Matches:
             of_image[i].append(residual)
     limits = {}
     for i, values in of_image.items():
-        limits[i] = np.inf if len(values) == 1 else _MAX_SHARED_RESIDUAL
+        values.sort()
+        limits[i] = max(_MAX_SHARED_RESIDUAL, values[1] / _OUTSTANDING) if len(values) > 1 else np.inf
         if len(values) > _MAX_MATCHES:
-            limits[i] = min(limits[i], sorted(values)[_MAX_MATCHES] / 2)
+            limits[i] = min(limits[i], values[_MAX_MATCHES] / _OUTSTANDING)
     pairs = [
         (i, j) for (i, j), residual in residuals.items() if residual < max(_NO_RESIDUAL, min(limits[i], limits[j]))
     ]
@@ -103,45 +108,53 @@ def _outstanding(residuals: dict[tuple[int, int], float]) -> Matches:
     return Matches(pairs, sorted(crowded - {i for pair in pairs for i in pair}))
 
 
-def _compare(coarse: np.ndarray, fine: np.ndarray, i: int) -> tuple[np.ndarray, np.ndarray]:
-    """The candidates for copies of image i, and their residuals."""
-    others = _candidates(coarse, i)
-    return others, _residuals(coarse, fine, i, others)
+def _nearest(residuals: Iterable[np.ndarray], count: int) -> list[np.ndarray]:
+    """For each image, the other ones that explain it best. `residuals` is what each image leaves unexplained of all others.
+
+    The reverse, those that an image explains best, would be the ones of least contrast, whatever the image.
+    """
+    nearest = np.full((count, _MAX_CANDIDATES), -1)
+    smallest = np.full((count, _MAX_CANDIDATES), _MAX_COARSE_RESIDUAL)
+    for i, residual in enumerate(residuals):
+        largest = smallest.argmax(axis=1)
+        explained = np.flatnonzero(residual < smallest[np.arange(count), largest])
+        smallest[explained, largest[explained]] = residual[explained]
+        nearest[explained, largest[explained]] = i
+    return [row[row >= 0] for row in nearest]
 
 
-def _candidates(coarse: np.ndarray, i: int) -> np.ndarray:
-    """The images that image i explains best, nearest first."""
+def _coarse_residuals(coarse: np.ndarray, i: int) -> np.ndarray:
+    """(N,): what image i leaves unexplained of each image; inf for itself and for images of other content."""
     correlation = np.tensordot(coarse, coarse[i], axes=2) / _COARSE**2
     correlation[i] = 0
     others = np.flatnonzero(correlation >= _MIN_CORRELATION)
-    if not others.size:
-        return others
     inner = _inner(coarse[others])
     basis = np.linalg.qr(_columns(coarse[i]))[0]
-    residual = np.sqrt(np.maximum(1 - ((inner @ basis) ** 2).sum(axis=1) / (inner**2).sum(axis=1), 0))
-    order = np.argsort(residual, kind="stable")[:_MAX_CANDIDATES]
-    nearest: np.ndarray = others[order[residual[order] <= _MAX_COARSE_RESIDUAL]]
-    return nearest
+    residual = np.full(len(coarse), np.inf)
+    residual[others] = np.sqrt(np.maximum(1 - ((inner @ basis) ** 2).sum(axis=1) / (inner**2).sum(axis=1), 0))
+    return residual
 
 
-def _residuals(coarse: np.ndarray, fine: np.ndarray, i: int, others: np.ndarray) -> np.ndarray:
-    """The largest mean residual of 3 × 3 cells, for each of the others, predicted from image i; inf for no copies."""
+def _residuals(coarse: np.ndarray, fine: np.ndarray, edges: np.ndarray, i: int, others: np.ndarray) -> np.ndarray:
+    """The largest residual of a cell, for each of the others, predicted from image i; inf for no copies."""
     if not others.size:
         return np.empty(0)
     coefficients = np.linalg.lstsq(_columns(coarse[i]), _inner(coarse[others]).T, rcond=None)[0].T
     aligned = np.array([_aligned(fine[j], values) for j, values in zip(others, coefficients, strict=True)])
     inner = _inner(aligned)
     basis = np.linalg.qr(_columns(fine[i]))[0]
-    residual = inner - (inner @ basis) @ basis.T
-    size = np.abs(residual)
+    # At an edge that both images have, a copy differs too: the cells there mix other shares of dark and bright.
+    size = np.abs(inner - (inner @ basis) @ basis.T) / (1 + _inner(np.minimum(edges[others], edges[i])))
     bulk = int(size.shape[1] * 0.95)
     typical = np.partition(size, bulk, axis=1)[:, bulk]
-    side = int(np.sqrt(size.shape[1]))
-    rows = residual.reshape(-1, side, side)
-    rows = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
-    blocks = np.abs(rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]).max(axis=(1, 2)) / 9
-    is_copy = (blocks < _MAX_RESIDUAL) & (size.max(axis=1) < _MAX_PEAK * typical + _NOISE)
-    return np.where(is_copy, blocks, np.inf)
+    largest = size.max(axis=1)
+    return np.where(largest < np.minimum(_MAX_RESIDUAL, _MAX_PEAK * typical + _NOISE), largest, np.inf)
+
+
+def _edges(image: np.ndarray) -> np.ndarray:
+    """The steepest gradient among each cell and its neighbors."""
+    steepness = Image.fromarray(np.hypot(*np.gradient(image)))
+    return np.asarray(steepness.filter(ImageFilter.MaxFilter(3)))
 
 
 def _columns(image: np.ndarray) -> np.ndarray:
@@ -177,7 +190,7 @@ def _inner(images: np.ndarray) -> np.ndarray:
     """(N, cells): each image flattened without its margin, which a movement may bring in or out."""
     margin = images.shape[-1] // 24
     inner = images[:, margin:-margin, margin:-margin]
-    return inner.reshape(len(inner), -1)
+    return inner.reshape(len(inner), inner.shape[1] * inner.shape[2])
 
 
 def _standardized(images: np.ndarray) -> np.ndarray:

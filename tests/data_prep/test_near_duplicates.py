@@ -68,6 +68,19 @@ def page(seed: int, is_form: bool) -> Image.Image:
     return with_noise(image, seed)
 
 
+def board(squares: list[tuple[int, int]]) -> Image.Image:
+    """A chess board with one light piece on each of these squares."""
+    image = Image.new("RGB", SIZE, (120, 90, 70))
+    draw = ImageDraw.Draw(image)
+    for column in range(8):
+        for row in range(8):
+            x, y = 80 + 40 * column, 20 + 40 * row
+            draw.rectangle((x, y, x + 40, y + 40), fill=(225, 205, 170) if (column + row) % 2 else (110, 75, 50))
+            if (column, row) in squares:
+                draw.ellipse((x + 10, y + 10, x + 30, y + 30), fill=(240, 235, 220))
+    return image
+
+
 def second_exposure(image: Image.Image) -> Image.Image:
     """Brighter, of higher contrast, moved and turned a little, with other noise."""
     moved = image.rotate(0.4, Image.Resampling.BICUBIC, translate=(3, -2), fillcolor=(128, 128, 128))
@@ -185,3 +198,24 @@ def test_a_photo_in_which_a_small_object_has_moved_is_no_copy(tmp_path):
 def test_a_copy_that_is_moved_by_two_percent_is_found(tmp_path):
     moved = scenery(1).rotate(0.5, Image.Resampling.BICUBIC, translate=(10, -7))
     assert found_pairs(tmp_path, {"a": scenery(1), "b": with_noise(moved, 1)}) == ({("a", "b")}, 0)
+
+
+def test_a_board_is_found_in_another_exposure_but_not_after_the_next_move(tmp_path):
+    pieces = [(column, row) for column in range(8) for row in (0, 1)]
+    before = with_noise(board([*pieces, (2, 5)]), 1)
+    for last, is_same in (((2, 5), True), ((5, 4), False)):
+        turned = board([*pieces, last]).rotate(0.3, Image.Resampling.BICUBIC, translate=(2, -1))
+        found, _ = found_pairs(tmp_path, {"before": before, "darker": with_noise(turned, 2, gain=0.7)})
+        assert found == ({("before", "darker")} if is_same else set())
+
+
+def test_overexposed_copies_are_found_among_the_frames_of_a_fixed_camera(tmp_path):
+    background = scenery(7)
+    images = {f"{i:02}": frame(background, i) for i in range(50)}
+    pairs = set()
+    for i in range(10):
+        images[f"{i:02} bright"] = with_noise(images[f"{i:02}"], 100 + i, gain=1.5)
+        pairs.add((f"{i:02}", f"{i:02} bright"))
+    found, _ = found_pairs(tmp_path, images)
+    assert found <= pairs, "no false pair"
+    assert len(found) >= 9, sorted(pairs - found)
