@@ -61,7 +61,7 @@ def scenes(seed: int) -> Path:
     records = held_out(SCENE_COUNT, seed)
     for i, record in enumerate(records):
         path = image_dir / f"{i:04d}.png"
-        record.pop("scene").image.save(path)
+        record.pop("scenes")[-1].image.save(path)
         record |= {"id": path.stem, "image": str(path.resolve())}
     classes = sorted({label for record in records for label in record["objects"]["category"]})
     splits = {"validation": records}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pretraining_objects import EMOJI_FONT
 from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 
 from benchmarks import confidence, generation, gpu_memory, losses, results, run
@@ -253,6 +254,7 @@ def test_the_architectures_have_the_published_sizes(name, billions):
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.0005)
 
 
+@pytest.mark.skipif(not EMOJI_FONT.exists(), reason=f"{EMOJI_FONT} is not installed")
 @pytest.mark.slow
 def test_generation_is_timed_on_held_out_scenes(tmp_path, monkeypatch, capsys):
     (tmp_path / "assets").symlink_to(ROOT / "assets")
