@@ -72,11 +72,11 @@ EVERYTHING = {
 EASY = {"kinds": ("scatter",), "shares": (0.20, 0.85), "area": (112 * 112, 192 * 192)}
 STAGES = (
     Stage(600, "vision", (1, 1), counts=(1, 2, 2, 3, 4), **EASY),
-    Stage(8000, "vision", (1, 0.5), **EVERYTHING),
-    Stage(3000, "vision", (0.5, 0.05), **EVERYTHING),
-    Stage(900, "language", (1, 1), counts=(1, 1, 1, 2), **EASY),
-    Stage(3500, "language", (1, 0.2), **EVERYTHING),
-    Stage(4000, "both", (0.5, 0), **EVERYTHING),
+    Stage(5000, "vision", (1, 0.5), **EVERYTHING),
+    Stage(2500, "vision", (0.5, 0.05), **EVERYTHING),
+    Stage(500, "language", (1, 1), counts=(1, 1, 1, 2), **EASY),
+    Stage(2500, "language", (1, 0.2), **EVERYTHING),
+    Stage(2500, "both", (0.5, 0), **EVERYTHING),
 )
 HELD_OUT_STAGE = Stage(0, "both", (0, 0), **EVERYTHING | {"talk": 0.0})  # used for scoring only, never for training
 
