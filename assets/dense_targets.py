@@ -16,6 +16,7 @@ BACKGROUND = len(CLASSES)
 # - whether its object is the first, the first of its class, the last, the last of its class
 BINS, BIN, BEHIND = 50, 5, 4
 DENSE_PARTS = (len(CLASSES) + 1, 4 * BINS, 4 * BINS, 4 * BINS, 4 * BINS, 4)
+FINE_PARTS = DENSE_PARTS[:2]  # of the fine head, which sees patches instead of tokens
 NONE = -1.0  # the edges of a next object that does not exist
 
 
@@ -60,6 +61,20 @@ def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> dict[
         "next_alike": with_none[alike][owner],
         "ends": torch.tensor([firsts[0], firsts[1], lasts[0], lasts[1]], dtype=torch.float32).T[owner],
     }
+
+
+def fine_targets(scene: Scene, input_size: tuple[int, int], patch: int, merge: int) -> dict[str, torch.Tensor]:
+    """classes (P,) and near (P, 4) as above, for the image's P patches in the order of the vision tower.
+
+    There the merge × merge patches of each token follow one another.
+    """
+    rows, columns = (side // patch // merge for side in input_size)
+    targets = dense_targets(scene, input_size, patch)
+
+    def in_blocks(values: torch.Tensor) -> torch.Tensor:
+        return values.unflatten(0, (rows, merge, columns, merge)).transpose(1, 2).flatten(0, 3)
+
+    return {key: in_blocks(targets[key]) for key in ("classes", "near")}
 
 
 def successors(scene: Scene, same_class: bool) -> list[int]:

@@ -6,10 +6,11 @@ pretraining_images.py draws the images and defines the stages. The project's own
 labels, so fine-tuning starts from a model that knows its formats.
 
 First the vision tower is trained alone, with a dense head on its output. For each image token, the head predicts the class
-there and the edges of that object. Then the language model learns to answer, with a frozen tower. Finally both are trained
-together. The first two phases cost only a fraction of a full step, and the language model starts from features that already
-locate objects. The head also predicts where the next object of the answer is: a language model that has to learn this from
-answers alone names objects in random order for a long time. The dense head is discarded at the end.
+there and the edges of that object. A fine head does the same for each patch, before patches are merged into tokens. Then the
+language model learns to answer, with a frozen tower. Finally both are trained together. The first two phases cost only a
+fraction of a full step, and the language model starts from features that already locate objects. The dense head also predicts
+where the next object of the answer is: a language model that has to learn this from answers alone names objects in random
+order for a long time. Both heads are discarded at the end.
 
 An interrupted run continues from --work.
 """
@@ -28,7 +29,18 @@ import torch
 from batched_tower import add_batched_tower
 from build_tiny_model import build_model, build_processor, build_tokenizer
 from convolutional_start import start_as_convolution
-from dense_targets import BACKGROUND, BEHIND, BIN, BINS, DENSE_PARTS, NONE, dense_targets, edge_loss
+from dense_targets import (
+    BACKGROUND,
+    BEHIND,
+    BIN,
+    BINS,
+    DENSE_PARTS,
+    FINE_PARTS,
+    NONE,
+    dense_targets,
+    edge_loss,
+    fine_targets,
+)
 from muon import Muon
 from pretraining_images import HELD_OUT_STAGE, SIDES, STAGES, Stage, draw_size
 from pretraining_objects import CLASSES
@@ -52,12 +64,12 @@ MAX_NEW_TOKENS = 480  # fifteen boxes
 # has less weight than a batch of long ones.
 TOKENS_PER_ANSWER = 64
 POOL = 4  # batches that are drawn together and sorted by length, to reduce padding
-PIXELS = 16 * 224 * 224  # of the images of a batch
+PIXELS = 8 * 224 * 224  # of the images of a batch
 HELD_OUT = "held out"
 TOTAL_STEPS = sum(stage.steps for stage in STAGES)
 CURVE = (
     *("step", "seconds", "stage", "loss", "class_loss", "near_loss", "place_loss", "next_loss", "next_alike_loss"),
-    *("end_loss", "f1", "mean_iou_gt"),
+    *("end_loss", "fine_class_loss", "fine_near_loss", "f1", "mean_iou_gt"),
 )
 
 
@@ -94,18 +106,21 @@ class SceneCollator(DetectionCollator):
         return features, [sizes[end - 1] for end in counts.cumsum(0).tolist()]
 
     def collate(self, records: list[dict], asks: bool, dense: bool) -> dict:
-        """Images; with `asks`, also conversations; with `dense`, also targets of the dense head."""
+        """Images; with `asks`, also conversations; with `dense`, also targets of the dense head, and of the fine one if no
+        conversation."""
         features, sizes = self.process_images(records)
         batch = self.batch_conversations(records, features, sizes) if asks else features
+        shown = [(scene, size) for record, size in zip(records, sizes, strict=True) for scene in record["scenes"]]
         if dense:
-            cell = token_side(self.processor)
-            targets = [
-                dense_targets(scene, size, cell)
-                for record, size in zip(records, sizes, strict=True)
-                for scene in record["scenes"]
-            ]
-            batch["dense"] = {key: torch.cat([target[key] for target in targets]) for key in targets[0]}
+            batch["dense"] = _joined([dense_targets(scene, size, token_side(self.processor)) for scene, size in shown])
+        if dense and not asks:
+            patch, merge = (getattr(self.processor.image_processor, key) for key in ("patch_size", "merge_size"))
+            batch["fine"] = _joined([fine_targets(scene, size, patch, merge) for scene, size in shown])
         return batch
+
+
+def _joined(targets: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {key: torch.cat([target[key] for target in targets]) for key in targets[0]}
 
 
 def make_processor():
@@ -173,20 +188,22 @@ class Batches(IterableDataset):
         return batches
 
 
-def losses(model, dense_head: torch.nn.Linear, batch: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The losses of a batch: those of the dense head if it has dense targets, and those of the answers if it has labels.
+def losses(model, heads: torch.nn.ModuleDict, batch: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The losses of a batch: those of the heads if it has their targets, and those of the answers if it has labels.
 
     "answer" is the summed cross-entropy of the answer tokens, divided by TOKENS_PER_ANSWER per example. "loss" is its mean, for
     logging only. Layers compute in `dtype`, losses in float32.
     """
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-        return _losses(model, dense_head, batch)
+        return _losses(model, heads, batch)
 
 
-def _losses(model, dense_head: torch.nn.Linear, batch: dict) -> dict[str, torch.Tensor]:
-    dense, labels, found = batch.pop("dense", None), batch.pop("labels", None), {}
+def _losses(model, heads: torch.nn.ModuleDict, batch: dict) -> dict[str, torch.Tensor]:
+    dense, fine = batch.pop("dense", None), batch.pop("fine", None)
+    labels, found = batch.pop("labels", None), {}
     if labels is None:
-        seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+        output = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
+        seen = output.pooler_output
     else:
         output = model.model(**batch, output_hidden_states=dense is not None, use_cache=False)
         if dense is not None:  # the inputs of the first layer are the tower's outputs at the image tokens
@@ -195,9 +212,15 @@ def _losses(model, dense_head: torch.nn.Linear, batch: dict) -> dict[str, torch.
         logits = model.lm_head(output.last_hidden_state[:, :-1][supervised]).float()
         mean_loss = functional.cross_entropy(logits, labels[:, 1:][supervised])
         found = {"answer": mean_loss * supervised.sum() / (TOKENS_PER_ANSWER * len(labels)), "loss": mean_loss.detach()}
+    if fine is not None:
+        patches = model.model.visual.merger.norm(output.last_hidden_state)
+        scores, near = heads["fine"](patches).float().split(FINE_PARTS, dim=1)
+        inside = fine["classes"] != BACKGROUND
+        found["fine_class_loss"] = functional.cross_entropy(scores, fine["classes"])
+        found["fine_near_loss"] = edge_loss(near[inside], fine["near"][inside] / BIN + BEHIND)
     if dense is None:
         return found
-    scores, near, place, following, alike, ends = dense_head(seen).float().split(DENSE_PARTS, dim=1)
+    scores, near, place, following, alike, ends = heads["dense"](seen).float().split(DENSE_PARTS, dim=1)
     inside = dense["classes"] != BACKGROUND
     goes_on, goes_on_alike = inside & (dense["next"][:, 0] != NONE), inside & (dense["next_alike"][:, 0] != NONE)
     return found | {
@@ -243,7 +266,7 @@ def learning_rate(step: int, warmup: int) -> float:
     return min(1.0, (done + 1) / warmup) * (begin + (end - begin) * done / STAGES[i].steps)
 
 
-def make_optimizers(model, dense_head, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
+def make_optimizers(model, heads, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of both towers' layers, AdamW for the rest.
 
     AdamW also trains the merger between the towers: orthogonalizing its wide matrix would cost as much as all others together.
@@ -251,7 +274,7 @@ def make_optimizers(model, dense_head, args: argparse.Namespace) -> list[torch.o
     layers = [*model.model.visual.blocks.parameters(), *model.model.language_model.layers.parameters()]
     matrices = [parameter for parameter in layers if parameter.ndim == 2]
     taken = {id(parameter) for parameter in matrices}
-    others = [p for p in [*model.parameters(), *dense_head.parameters()] if id(p) not in taken]
+    others = [p for p in [*model.parameters(), *heads.parameters()] if id(p) not in taken]
     optimizers = [
         Muon(matrices, lr=args.learning_rate, weight_decay=0.02, dtype=args.dtype),
         torch.optim.AdamW(others, lr=args.adam_learning_rate, weight_decay=0.0, betas=(0.9, 0.98)),
@@ -323,13 +346,18 @@ def make_model(collator: SceneCollator, seed: int) -> torch.nn.Module:
     return model
 
 
-def restore(path: Path, model, dense_head, optimizers: list[torch.optim.Optimizer]) -> tuple[int, float]:
+def make_heads() -> torch.nn.ModuleDict:
+    parts = {"dense": DENSE_PARTS, "fine": FINE_PARTS}
+    return torch.nn.ModuleDict({name: torch.nn.Linear(SIZES["hidden"], sum(part)) for name, part in parts.items()})
+
+
+def restore(path: Path, model, heads, optimizers: list[torch.optim.Optimizer]) -> tuple[int, float]:
     """Load the state of an interrupted run, if there is one, and return its (completed steps, seconds)."""
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
-    dense_head.load_state_dict(state["dense_head"])
+    heads.load_state_dict(state["heads"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     print(f"continuing from step {state['step']}", flush=True)
@@ -344,15 +372,15 @@ def set_stage(model, stage: Stage) -> None:
 
 
 def update(
-    model, dense_head, optimizers: list[torch.optim.Optimizer], batch: dict, rate: float, dtype: torch.dtype
+    model, heads, optimizers: list[torch.optim.Optimizer], batch: dict, rate: float, dtype: torch.dtype
 ) -> dict[str, float]:
     """One optimizer step at `rate` times the peak learning rates. Returns the losses that the curve shows."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
-    found = losses(model, dense_head, batch, dtype)
+    found = losses(model, heads, batch, dtype)
     sum(value for key, value in found.items() if key != "loss").backward()
-    torch.nn.utils.clip_grad_norm_([*model.parameters(), *dense_head.parameters()], 1.0)
+    torch.nn.utils.clip_grad_norm_([*model.parameters(), *heads.parameters()], 1.0)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
@@ -365,9 +393,9 @@ def train(args: argparse.Namespace) -> None:
     torch.set_flush_denormal(True)
     collator = make_collator()
     model = make_model(collator, args.seed)
-    dense_head = torch.nn.Linear(SIZES["hidden"], sum(DENSE_PARTS))
-    optimizers = make_optimizers(model, dense_head, args)
-    start, spent = restore(args.work / "state.pt", model, dense_head, optimizers)
+    heads = make_heads()
+    optimizers = make_optimizers(model, heads, args)
+    start, spent = restore(args.work / "state.pt", model, heads, optimizers)
     held = held_out(EVAL_IMAGES, args.seed)
 
     recent, began = [], time.monotonic() - spent
@@ -375,7 +403,7 @@ def train(args: argparse.Namespace) -> None:
         i, _ = stage_at(step)
         set_stage(model, STAGES[i])
         asks = "labels" in batch
-        recent.append(update(model, dense_head, optimizers, batch, learning_rate(step, args.warmup), args.dtype))
+        recent.append(update(model, heads, optimizers, batch, learning_rate(step, args.warmup), args.dtype))
         done = step + 1
         ends = done == TOTAL_STEPS or stage_at(done)[0] != i  # the next stage has other losses
         if done % args.log_every and not ends:
@@ -395,7 +423,7 @@ def train(args: argparse.Namespace) -> None:
         save_state(
             args.work / "state.pt",
             model=model.state_dict(),
-            dense_head=dense_head.state_dict(),
+            heads=heads.state_dict(),
             optimizers=[optimizer.state_dict() for optimizer in optimizers],
             step=done,
             seconds=time.monotonic() - began,

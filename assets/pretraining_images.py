@@ -64,19 +64,20 @@ EVERYTHING = {
     "kinds": ("scatter", "scatter", "scatter", "packages", "packages", "page", "crowd", "crowd"),
     "counts": (0, 1, 1, 1, 2, 2, 3, 4, 6),
     "shares": (0.12, 0.90),
-    "area": (112 * 112, 400 * 400),
+    "area": (112 * 112, 352 * 352),
     "raster": 0.8,
     "photo": True,
     "talk": 0.3,
 }
+SMALL = EVERYTHING | {"area": (112 * 112, 224 * 224)}
 EASY = {"kinds": ("scatter",), "shares": (0.20, 0.85), "area": (112 * 112, 192 * 192)}
 STAGES = (
-    Stage(600, "vision", (1, 1), counts=(1, 2, 2, 3, 4), **EASY),
-    Stage(5000, "vision", (1, 0.5), **EVERYTHING),
-    Stage(2500, "vision", (0.5, 0.05), **EVERYTHING),
-    Stage(500, "language", (1, 1), counts=(1, 1, 1, 2), **EASY),
-    Stage(2500, "language", (1, 0.2), **EVERYTHING),
-    Stage(2500, "both", (0.5, 0), **EVERYTHING),
+    Stage(1500, "vision", (1, 1), counts=(1, 2, 2, 3, 4), **EASY),
+    Stage(7000, "vision", (1, 0.7), **SMALL),
+    Stage(5000, "vision", (0.7, 0.05), **EVERYTHING),
+    Stage(800, "language", (1, 1), counts=(1, 1, 1, 2), **EASY),
+    Stage(5000, "language", (1, 0.2), **EVERYTHING),
+    Stage(5000, "both", (0.5, 0), **EVERYTHING),
 )
 HELD_OUT_STAGE = Stage(0, "both", (0, 0), **EVERYTHING | {"talk": 0.0})  # used for scoring only, never for training
 

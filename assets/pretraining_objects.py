@@ -22,30 +22,16 @@ DRAWN = (
 )  # fmt: skip
 EMOJI_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 EMOJI_SIZE = 109  # the only size of its bitmaps
-# Ranges of code points: food, animals, clothes, vehicles, things.
-EMOJI = (
-    (0x1F32D, 0x1F37F),
-    (0x1F400, 0x1F43D),
-    (0x1F451, 0x1F463),
-    (0x1F680, 0x1F6B2),
-    (0x1F3B7, 0x1F3BF),
-    (0x1F4BB, 0x1F4C8),
-)
-# Words of names that are left out, because their pictures look like others.
-ALIKE = {
-    "face", "oncoming", "front-facing", "clinking", "baby", "hatching", "symbol", "page", "open", "tear-off", "railway", "rail",
-    "train", "tramway", "womans", "mans", "camel", "spouting", "and",
+# By the name that Unicode gives them.
+PICTURES = {
+    name: unicodedata.lookup(name)
+    for name in (
+        "fish", "tropical fish", "turtle", "penguin", "dolphin", "octopus", "snail", "bird", "rooster", "dog", "cat", "rabbit",
+        "horse", "cow", "elephant", "bug", "tulip", "sunflower", "mushroom", "palm tree", "banana", "grapes", "strawberry",
+        "pineapple", "tomato", "hamburger", "doughnut", "bread", "cookie", "candy", "wine glass", "crown", "t-shirt", "handbag",
+        "rocket", "helicopter", "bus", "automobile", "tractor", "ship", "guitar", "trumpet",
+    )
 }  # fmt: skip
-
-
-def picture_names() -> dict[str, str]:
-    """{the name that Unicode gives a picture: its character}."""
-    codes = [chr(code) for first, end in EMOJI for code in range(first, end)]
-    names = {unicodedata.name(code).lower(): code for code in codes}
-    return {name: code for name, code in names.items() if len(name.split()) < 4 and not ALIKE & set(name.split())}
-
-
-PICTURES = picture_names()
 CLASSES = (*DRAWN, *PICTURES)
 SHAPES = DRAWN[: DRAWN.index("label")]
 DOCUMENT_PARTS = DRAWN[DRAWN.index("label") :]

@@ -9,7 +9,7 @@ import numpy as np
 import pretrain_tiny_model
 import pytest
 import torch
-from dense_targets import BACKGROUND, BINS, DENSE_PARTS, NONE, dense_targets, edge_loss
+from dense_targets import BACKGROUND, BINS, DENSE_PARTS, NONE, dense_targets, edge_loss, fine_targets
 from muon import Muon, orthogonalize
 from PIL import Image
 from pretrain_tiny_model import make_collator
@@ -118,6 +118,15 @@ def test_dense_targets_locate_the_object():
     assert targets["near"][1].tolist() == [16, 16, 48, 48]
     empty = dense_targets(Scene(scene.image), (64, 128), cell=32)
     assert set(empty["classes"].tolist()) == {BACKGROUND}
+
+
+def test_fine_targets_are_in_the_order_of_the_tower():
+    """The four patches of each token follow one another, in row order."""
+    scene = Scene(Image.new("RGB", (64, 32)), [[48, 16, 64, 32], [0, 0, 32, 16]], ["ring", "star"])
+    targets = fine_targets(scene, (32, 64), patch=16, merge=2)
+    star, ring = CLASSES.index("star"), CLASSES.index("ring")
+    assert targets["classes"].tolist() == [star, star, BACKGROUND, BACKGROUND, BACKGROUND, BACKGROUND, BACKGROUND, ring]
+    assert targets["near"][1].tolist() == [24, 8, 8, 8]
 
 
 def test_dense_targets_give_the_next_object_of_the_answer():
