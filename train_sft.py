@@ -22,7 +22,7 @@ from boxtune.models.config import family_of, load_config
 from boxtune.models.describing import describe_modules
 from boxtune.models.libraries import quiet_libraries
 from boxtune.models.processors import load_processor
-from boxtune.models.quantization import require_full_precision
+from boxtune.models.quantization import require_dense, require_full_precision
 from boxtune.training import setup
 from boxtune.training.console import say
 from boxtune.training.examples import fit_lengths, read_examples
@@ -47,8 +47,10 @@ def main(argv: list[str] | None = None) -> None:
     # ---- Checks that need neither data nor weights
     require_machine(recipe.training.n_gpu)
     config = load_config(model_options.model_name_or_path, model_options.model_revision)
-    family_of(config)
+    family = family_of(config)
     require_full_precision(config, model_options.model_name_or_path)
+    if model_options.load_in_4bit:
+        require_dense(family, config, model_options.model_name_or_path)
     box_losses, policy_loss = setup.choose_losses(recipe)
 
     # ---- Run folder

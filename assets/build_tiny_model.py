@@ -32,9 +32,11 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
+from assets.tiny_newer_models import CLASSES, build_newer_model
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
 from boxtune.data.questions import question
+from boxtune.families import FAMILIES
 
 # In Qwen's own order; the added vocabulary of the Hub's tokenizers begins with the same 14 tokens.
 SPECIAL_TOKENS = [
@@ -138,21 +140,26 @@ def build_tokenizer(texts: Sequence[str] = (), vocab_size: int = 960) -> PreTrai
 
 def chat_template(family: str) -> str:
     """The family's chat template from the trl package. Qwen2-VL uses that of Qwen2.5-VL, whose turns are the same."""
-    name = {"qwen2_vl": "qwen2_5_vl", "qwen2_5_vl": "qwen2_5_vl", "qwen3_vl": "qwen3_vl"}[family]
+    other_names = {"qwen2_vl": "qwen2_5_vl", "qwen3_vl_moe": "qwen3_vl"}
+    other_names |= {
+        "qwen3_5": "qwen3_5_nothink",
+        "qwen3_5_moe": "qwen3_5_think",
+    }  # those of the small and the large models
+    name = other_names.get(family, family)
     return (files("trl") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
 def build_processor(
     family: str, tokenizer: PreTrainedTokenizerFast, max_pixels: int = 224 * 224, patch_size: int | None = None
 ):
-    patch = patch_size or (16 if family == "qwen3_vl" else 14)
+    patch = patch_size or FAMILIES[family].patch_size
     size = {"shortest_edge": 4 * (2 * patch) ** 2, "longest_edge": max_pixels}
     image_processor = Qwen2VLImageProcessor(patch_size=patch, merge_size=2, temporal_patch_size=2, size=size)
-    video_class = Qwen3VLVideoProcessor if family == "qwen3_vl" else Qwen2VLVideoProcessor
+    is_older = family in ("qwen2_vl", "qwen2_5_vl")
+    video_class = Qwen2VLVideoProcessor if is_older else Qwen3VLVideoProcessor
     video_processor = video_class(patch_size=patch, merge_size=2, temporal_patch_size=2)
-    processor_class = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}[
-        family
-    ]
+    older_classes = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor}
+    processor_class = older_classes.get(family, Qwen3VLProcessor)
     return processor_class(
         image_processor=image_processor,
         tokenizer=tokenizer,
@@ -233,6 +240,8 @@ def build_model(
         "deepstack_visual_indexes": [vision_layers * (i + 1) // (deepstack + 1) for i in range(deepstack)],
     }
     rope |= {"mrope_interleaved": True}
+    if family in CLASSES:
+        return build_newer_model(family, text, vision, rope, tokens)
     config = Qwen3VLConfig(text_config=text | {"head_dim": 32, "rope_parameters": rope}, vision_config=vision, **tokens)
     return Qwen3VLForConditionalGeneration(config)
 
@@ -248,7 +257,7 @@ def build(family: str, out: Path, **sizes) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", choices=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"], default="qwen2_5_vl")
+    parser.add_argument("--family", choices=list(FAMILIES), default="qwen2_5_vl")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -12,7 +12,8 @@ from hypothesis import settings
 from PIL import Image
 
 from boxtune.data.dataset import write_dataset
-from tests.helpers.records import FAMILIES, ROOT, make_record
+from boxtune.families import FAMILIES
+from tests.helpers.records import ROOT, make_record
 
 # The same examples each time and no time limit, so that a failure is a change's own and not that of a busy machine;
 # --hypothesis-profile=default draws new ones.

@@ -31,6 +31,7 @@ class Grounding:
     noise_label: label of the noise objects in target responses (noise.py); empty if there were none.
     irrelevant_answer: the text that the model writes instead of objects where the image has nothing to do with the question;
     empty if it was trained on none.
+    think_prefix: the (empty) think block that the chat template put before each response in training; None if unknown.
     """
 
     codec: str
@@ -52,6 +53,7 @@ class Grounding:
     seen_aspects: list[float] = field(default_factory=list)
     noise_label: str = ""
     irrelevant_answer: str = ""
+    think_prefix: str | None = None
 
     def get_codec(self) -> Codec:
         return CODECS[self.codec]

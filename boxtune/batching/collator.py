@@ -53,6 +53,7 @@ class DetectionCollator:
         self.variation = variation
         self.open_image = open_image
         self.encoder = self._make_encoder()
+        self._require_known_template()
         self.codec = self.encoder.codec
         self.tokenizer = self.encoder.tokenizer
         self.image_token_id = self.encoder.image_token_id
@@ -73,6 +74,15 @@ class DetectionCollator:
     def _make_encoder(self, locate_boxes: bool = False) -> Encoder:
         wording = self.grounding.system_prompt, self.grounding.format_sentence
         return Encoder(self.processor, self.grounding.get_codec(), *wording, self.grounding.noise_label, locate_boxes)
+
+    def _require_known_template(self) -> None:
+        """Raises UserError if the chat template starts responses in another way than that of training."""
+        trained = self.grounding.think_prefix
+        if trained is not None and trained != self.encoder.think_prefix:
+            raise UserError(
+                f"this checkpoint was trained with {trained!r} before each response, but its chat template writes "
+                f"{self.encoder.think_prefix!r}. Take chat_template.jinja from the run's final/ folder."
+            )
 
     # ---- one record ----------------------------------------------------------------------------------------------------
 

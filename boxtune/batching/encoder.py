@@ -11,6 +11,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from boxtune.answers.codecs import THINK_END, THINK_START, Codec
 from boxtune.answers.conversation import render, render_question
 from boxtune.batching.answer_tokens import AnswerTokenizer, AnswerTokens
+from boxtune.batching.thinking import training_template
 from boxtune.common.errors import UserError
 from boxtune.data.questions import answer_category
 from boxtune.data.records import Record
@@ -118,18 +119,28 @@ class Encoder:
         return self._tokenize(self._apply_template(conversation, add_generation_prompt=True), input_size)
 
     @cached_property
+    def think_prefix(self) -> str:
+        """The think block with which prompts end although thinking is turned off, with what follows it; "" if there is none."""
+        prompt = self._apply_template([{"role": "user", "content": []}], add_generation_prompt=True)
+        start = prompt.rfind(THINK_START)
+        return prompt[start:] if start >= 0 else ""
+
+    @property
     def prompt_opens_thought(self) -> bool:
         """Whether prompts end in an open think block, as those of some templates do although thinking is turned off."""
-        prompt = self._apply_template([{"role": "user", "content": []}], add_generation_prompt=True)
-        return prompt.rfind(THINK_START) > prompt.rfind(THINK_END)
+        return bool(self.think_prefix) and THINK_END not in self.think_prefix
 
     def _apply_template(self, conversation: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
-        template = str(self.processor.chat_template)
+        template = training_template(str(self.processor.chat_template))
         options = {
             name: value for name, value in TEMPLATE_OPTIONS.items() if name in template
         }  # others are warned about
         return self.processor.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=add_generation_prompt, **options
+            conversation,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **options,
         )
 
     def _check_template(self, whole: str, prompt: str, answer: str) -> None:

@@ -3,8 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# The parts of a model that LoRA can adapt (recipe key `lora_parts`). Every family states where each part is.
-LORA_PARTS = ("language_attention", "language_mlp", "vision_attention", "vision_mlp", "merger")
+# The parts of a model that LoRA can adapt (recipe key `lora_parts`). Every family states where those that it has are.
+LORA_PARTS = (
+    "language_attention",
+    "language_linear_attention",
+    "language_mlp",
+    "vision_attention",
+    "vision_mlp",
+    "merger",
+)
 
 
 @dataclass(frozen=True)
@@ -18,11 +25,15 @@ class Family:
     patch_size: side of a vision patch in pixels of the resized input. merge_size: patches along each side of an image token.
     vision_tower, lm_head: module paths. vision_blocks (the tower's transformer blocks), language_model: module paths below
     the base model.
-    lora_parts: {part: regular expression of the module path below which the part's linear layers are}. Both towers use the
-    same names (Qwen2.5-VL's vision MLPs also have gate_proj, up_proj and down_proj), so each expression names its tower.
+    lora_parts: {part: regular expression of the module path below which the part's linear layers are}, in the order of
+    LORA_PARTS, without the parts that no model of the family has. Both towers use the same names (Qwen2.5-VL's vision MLPs
+    also have gate_proj, up_proj and down_proj), so each expression names its tower.
     weight_prefixes: (prefix of a key in the Hub's weight files, prefix of the module path), tried in this order. Keys that
     already start with the prefix of a module path are kept.
     llamafactory_template: name of LLaMA-Factory's chat template for the family's instruct models without thinking.
+    unquantized: ends of the paths of further linear layers that NF4 skips.
+    experts: regular expression of the paths of modules whose weights are one 3-D parameter for all experts. Neither LoRA nor
+    NF4 reaches them. None: there are none.
     """
 
     name: str
@@ -38,6 +49,8 @@ class Family:
     lora_parts: Mapping[str, str]
     weight_prefixes: tuple[tuple[str, str], ...]
     llamafactory_template: str
+    unquantized: tuple[str, ...] = ()
+    experts: str | None = None
 
     @property
     def factor(self) -> int:
@@ -54,8 +67,9 @@ class Family:
         return name
 
     def unquantized_modules(self, quantize_vision: bool) -> list[str]:
-        """Module names that NF4 skips: the head and, unless `quantize_vision`, the vision tower.
+        """Module names that NF4 skips: the head, the family's own exceptions and, unless `quantize_vision`, the vision tower.
 
         transformers 5 matches such a name from the start of a module path or as its suffix, so `visual` alone skips nothing.
         """
-        return [self.lm_head] if quantize_vision else [self.vision_tower, self.lm_head]
+        tower = [] if quantize_vision else [self.vision_tower]
+        return [*tower, self.lm_head, *self.unquantized]

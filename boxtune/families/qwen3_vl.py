@@ -4,7 +4,7 @@ from boxtune.families.family import Family
 
 FAMILY = Family(
     name="qwen3_vl",
-    hub_name=r"qwen3[-_]?vl",
+    hub_name=r"qwen3[-_]?vl(?!.*(?:-a\d+b|moe))",
     syntax="json_boxes",
     coordinate_steps=1000,
     patch_size=16,

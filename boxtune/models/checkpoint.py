@@ -17,7 +17,7 @@ from boxtune.models.config import LOCAL_PREFIXES, codec_for, family_of, load_con
 from boxtune.models.hub import download_if_trained_here
 from boxtune.models.loading import load_model
 from boxtune.models.processors import load_processor
-from boxtune.models.quantization import nf4_config
+from boxtune.models.quantization import nf4_config, require_dense
 
 # For models that were not trained here: 1,280 image tokens, and responses of about forty boxes.
 DEFAULT_MAX_PIXELS, DEFAULT_MAX_NEW_TOKENS = 1_003_520, 1024
@@ -144,7 +144,10 @@ def load_checkpoint_model(
     dtype = getattr(torch, grounding.compute_dtype if precision == "nf4" else precision)
     base = grounding.base_model if checkpoint.adapter else checkpoint.path
     revision = grounding.base_revision if checkpoint.adapter else None
-    family = family_of(load_config(base, revision))  # fails before any weights are downloaded
+    config = load_config(base, revision)
+    family = family_of(config)  # fails before any weights are downloaded
+    if precision == "nf4":
+        require_dense(family, config, base)
     quantization = nf4_config(family, dtype, vision=grounding.quantized_vision) if precision == "nf4" else None
     base_model = load_model(base, dtype=dtype, quantization=quantization, revision=revision, device=device)
     model = _add_adapter(base_model, checkpoint.adapter, device) if checkpoint.adapter else base_model

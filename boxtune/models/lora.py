@@ -15,11 +15,11 @@ from boxtune.common.errors import UserError
 from boxtune.families.family import Family
 from boxtune.models.config import family_of
 
+LANGUAGE_PARTS = ["language_attention", "language_linear_attention", "language_mlp"]
 VISION_BLOCKS = ["vision_attention", "vision_mlp"]
 
-# Names that `lora_target_modules` can select, in the language model of every family.
+# The names that `lora_target_modules` selects by default, in the language model of every family.
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-ALL_LINEAR = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 
 LinearCounts = dict[str, dict[str, int]]  # {part: {name of the linear below the part's place: count}}
 
@@ -76,20 +76,28 @@ def lora_targets(
     if parts:
         places = _part_patterns(model, parts)
     else:
-        places = [_suffix_pattern(model, target_suffixes(suffixes))]
+        places = _language_patterns(model, suffixes)
         places += _part_patterns(model, VISION_BLOCKS) if vision else []
     return rf"(?:.*\.)?(?:{'|'.join(places)})"
 
 
-def target_suffixes(targets: list[str] | str | None) -> list[str]:
-    """The module names that a `lora_target_modules` value selects. TRL passes a list of one name as a string."""
+def present_parts(model: PreTrainedModel, parts: list[str]) -> list[str]:
+    """Those of `parts` in which the model has linears."""
+    linears = part_linears(model)
+    return [part for part in parts if linears.get(part)]
+
+
+def _language_patterns(model: PreTrainedModel, targets: list[str] | str | None) -> list[str]:
+    """The patterns of a `lora_target_modules` value. TRL passes a list of one name as a string."""
     suffixes = [targets] if isinstance(targets, str) else (targets or ATTENTION)
-    return ALL_LINEAR if suffixes == ["all-linear"] else suffixes
+    if suffixes == ["all-linear"]:
+        return _part_patterns(model, present_parts(model, LANGUAGE_PARTS))
+    return [_suffix_pattern(model, suffixes)]
 
 
 def _part_patterns(model: PreTrainedModel, parts: list[str]) -> list[str]:
     places, linears = family_of(model.config).lora_parts, part_linears(model)
-    if empty := [part for part in parts if not linears[part]]:
+    if empty := [part for part in parts if not linears.get(part)]:
         available = [f"{part}: {format_counts(counts)}" for part, counts in linears.items()]
         raise UserError(f"lora_parts: this model has no linears in {', '.join(empty)}. It has:", available)
     return [rf"{places[part]}\.{_any_of(linears[part])}" for part in parts]
@@ -98,14 +106,21 @@ def _part_patterns(model: PreTrainedModel, parts: list[str]) -> list[str]:
 def _suffix_pattern(model: PreTrainedModel, suffixes: list[str]) -> str:
     """Raises UserError for each suffix that the language model lacks; PEFT complains only if it lacks all of them."""
     place = _below_language_model(family_of(model.config))
-    paths = [path for path, _ in model.named_modules()]
+    paths = [path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     patterns = {suffix: re.compile(rf"(?:.*\.)?{place}{re.escape(suffix)}") for suffix in suffixes}
     if unknown := [suffix for suffix, pattern in patterns.items() if not any(map(pattern.fullmatch, paths))]:
         raise UserError(
-            f"lora_target_modules: the language model has no {', '.join(unknown)}. Use {', '.join(ALL_LINEAR)}, or "
-            "all-linear for all of them."
+            f"lora_target_modules: the language model has no linear layers {', '.join(unknown)}. Use "
+            f"{', '.join(_language_names(model))}, or all-linear for all of them."
         )
     return rf"{place}{_any_of(suffixes)}"
+
+
+def _language_names(model: PreTrainedModel) -> list[str]:
+    """The names of the linears that LoRA can adapt in the language model, such as q_proj."""
+    linears = part_linears(model)
+    names = (path.rpartition(".")[2] for part in LANGUAGE_PARTS for path in linears.get(part, {}))
+    return list(dict.fromkeys(names))
 
 
 def _below_language_model(family: Family) -> str:

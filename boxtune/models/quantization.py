@@ -1,7 +1,9 @@
 """NF4 quantization (QLoRA, arXiv 2305.14314) of a model's linear layers."""
 
+import re
+
 import torch
-from transformers import BitsAndBytesConfig, PretrainedConfig
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, PretrainedConfig
 
 from boxtune.common.errors import UserError, accepting
 from boxtune.families.family import Family
@@ -28,6 +30,25 @@ def nf4_config(
             bnb_4bit_quant_storage=storage,
             llm_int8_skip_modules=family.unquantized_modules(vision),
         )
+
+
+def require_dense(family: Family, config: PretrainedConfig, model_id: str) -> None:
+    """Raises UserError for a mixture of experts, most of which would stay unquantized.
+
+    All experts of a layer are one 3-D parameter, and bitsandbytes quantizes linear layers only.
+    """
+    if not family.experts:
+        return
+    with torch.device("meta"):
+        parameters = list(AutoModelForImageTextToText.from_config(config).named_parameters())
+    below = re.compile(rf"(?:.*\.)?{family.experts}\..+")
+    experts = sum(parameter.numel() for path, parameter in parameters if below.fullmatch(path))
+    share = experts / sum(parameter.numel() for _, parameter in parameters)
+    raise UserError(
+        f"{model_id} is a mixture of experts and cannot be quantized to 4 bits: its experts ({share:.0%} of the weights) are not "
+        f"linear layers, so {2 * experts:,} bytes would stay unquantized in 16 bits. Set load_in_4bit: false (in evaluation: "
+        "--precision bfloat16), or use a dense model."
+    )
 
 
 def require_full_precision(config: PretrainedConfig, model_id: str) -> None:

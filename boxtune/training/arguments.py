@@ -85,6 +85,10 @@ class BoxtuneArguments:
             "help": f"Parts that LoRA adapts, any of {', '.join(LORA_PARTS)}; replaces lora_target_modules and lora_vision."
         },
     )
+    skip_missing_parts: bool = field(
+        default=False,
+        metadata={"help": "Leave out those of lora_parts that the model lacks, with a note, instead of stopping."},
+    )
     lora_vision: bool = field(
         default=False,
         metadata={"help": "In addition to lora_target_modules, adapt the linear layers of the vision blocks."},

@@ -21,8 +21,9 @@ from boxtune.data.records import Record
 from boxtune.models.config import codec_for, family_of
 from boxtune.models.hub import commit_of
 from boxtune.models.loading import load_model, uses_fsdp
-from boxtune.models.lora import lora_config, lora_targets
+from boxtune.models.lora import lora_config, lora_targets, present_parts
 from boxtune.models.quantization import nf4_config
+from boxtune.training.arguments import BoxtuneArguments
 from boxtune.training.box_validation import METRICS, BoxValidation, require_objects
 from boxtune.training.callbacks import (
     EpochCallback,
@@ -128,6 +129,7 @@ def make_grounding(
         seen_aspects=np.percentile(sides[:, 0] / sides[:, 1], (5, 95)).tolist(),
         noise_label=encoder.noise_label,
         irrelevant_answer=options.irrelevant_answer,
+        think_prefix=encoder.think_prefix,
     )
 
 
@@ -257,6 +259,17 @@ def make_box_validation(recipe: Recipe, collator: DetectionCollator, splits: Spl
     return BoxValidation(collator, records, count, training.per_device_eval_batch_size)
 
 
+def _lora_parts(options: BoxtuneArguments, model: PreTrainedModel) -> list[str] | None:
+    """The parts to adapt: all that the recipe names or, with `skip_missing_parts`, those of them that the model has."""
+    parts = options.lora_parts or []
+    present = present_parts(model, parts) if options.skip_missing_parts else parts
+    if not present:  # lora_targets says what the model has
+        return options.lora_parts
+    if missing := [part for part in parts if part not in present]:
+        say(f"note: this model has no {', '.join(missing)}; LoRA adapts {', '.join(present)} only")
+    return present
+
+
 def build_trainer(
     recipe: Recipe,
     arguments: SFTConfig,
@@ -276,7 +289,7 @@ def build_trainer(
     peft_config = None
     if recipe.model.use_peft:
         lora = recipe.model
-        targets = lora_targets(model, options.lora_parts, lora.lora_target_modules, options.lora_vision)
+        targets = lora_targets(model, _lora_parts(options, model), lora.lora_target_modules, options.lora_vision)
         peft_config = lora_config(lora.lora_r, lora.lora_alpha, lora.lora_dropout, targets, lora.use_rslora)
     validation = splits.get("validation")
     with accepting(f"{recipe.name}: the trainer rejects a value"):

@@ -17,7 +17,6 @@ import merge_adapter
 from boxtune.answers.grounding import Grounding
 from boxtune.common.errors import UserError
 from boxtune.families import FAMILIES as FAMILY_FACTS
-from boxtune.families.family import LORA_PARTS
 from boxtune.inference import merge_check
 from boxtune.inference.merge_check import box_agreement, logit_difference
 from boxtune.models.checkpoint import open_checkpoint
@@ -33,7 +32,8 @@ def runs(tiny_models, squares, tmp_path_factory) -> dict:
     """{family: run folder}, with adapters scaled up so that they change the logits, and short responses."""
     folder, trained = tmp_path_factory.mktemp("runs"), {}
     for family in FAMILIES:
-        options = ["--model_name_or_path", tiny_models[family], "--save_strategy", "no", "--lora_parts", *LORA_PARTS]
+        options = ["--model_name_or_path", tiny_models[family], "--save_strategy", "no"]
+        options += ["--lora_parts", *FAMILY_FACTS[family].lora_parts]
         run = train(squares, folder / family, *options)
         weights = load_file(run / "final" / "adapter_model.safetensors")
         draw = torch.Generator().manual_seed(0)
@@ -261,7 +261,8 @@ def misplaced(loras: dict[str, Lora]) -> dict[str, Lora]:
 @pytest.fixture(scope="module")
 def barely_trained(squares, tiny_models, tmp_path_factory) -> Path:
     """The adapter of 5 steps at a low learning rate: it changes the logits less than rounding to bf16 does."""
-    options = ["--model_name_or_path", tiny_models["qwen2_5_vl"], "--save_strategy", "no", "--lora_parts", *LORA_PARTS]
+    options = ["--model_name_or_path", tiny_models["qwen2_5_vl"], "--save_strategy", "no"]
+    options += ["--lora_parts", *FAMILY_FACTS["qwen2_5_vl"].lora_parts]
     final = (
         train(squares, tmp_path_factory.mktemp("barely") / "run", *options, "--max_steps", 5, "--learning_rate", 2e-5)
         / "final"

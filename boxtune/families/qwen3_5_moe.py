@@ -1,0 +1,29 @@
+"""Qwen3.5, 3.6 and 3.8 with a mixture of experts: as qwen3_5, but each MLP is a router, its experts and a shared expert."""
+
+from boxtune.families.family import Family
+
+FAMILY = Family(
+    name="qwen3_5_moe",
+    hub_name=r"qwen3[._][568].*(?:-a\d+b|moe)",
+    syntax="json_boxes",
+    coordinate_steps=1000,
+    patch_size=16,
+    merge_size=2,
+    vision_tower="model.visual",
+    vision_blocks="visual.blocks",
+    language_model="language_model",
+    lm_head="lm_head",
+    lora_parts={
+        "language_attention": r"language_model\.layers\.\d+\.self_attn",
+        "language_linear_attention": r"language_model\.layers\.\d+\.linear_attn",
+        # Only the expert that every token passes; neither its gate nor the routed experts.
+        "language_mlp": r"language_model\.layers\.\d+\.mlp\.shared_expert",
+        "vision_attention": r"visual\.blocks\.\d+\.attn",
+        "vision_mlp": r"visual\.blocks\.\d+\.mlp",
+        "merger": r"visual\.merger",
+    },
+    weight_prefixes=(),
+    # Its empty thinking block before each response is that of the models' own templates; qwen3_5_nothink has none.
+    llamafactory_template="qwen3_5",
+    experts=r"language_model\.layers\.\d+\.mlp\.experts",
+)
