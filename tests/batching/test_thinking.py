@@ -4,8 +4,10 @@ from dataclasses import replace
 from importlib.resources import files
 
 import pytest
+from transformers import AutoTokenizer
 from trl.chat_template_utils import get_training_chat_template
 
+from assets.build_tiny_model import build_processor
 from boxtune.answers.conversation import render
 from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.encoder import IGNORE_INDEX
@@ -74,6 +76,27 @@ def test_a_question_ends_with_the_empty_think_block_that_training_put_there(tiny
         conversation[:2], tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
     assert served.endswith(f"<|im_start|>assistant\n{EMPTY_THOUGHT}") and "Reasoning effort" not in served
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"])
+def test_the_real_vocabulary_reads_the_same_prompt_in_training_and_asking(
+    tiny_models, tmp_path, shared_data, record, family
+):
+    """Each tag is one token, and boxes come back from the supervised tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "qwen_tokenizer" / "qwen3_vl")
+    grounding = make_collator(tiny_models[family], tmp_path).grounding
+    collator = DetectionCollator(build_processor(family, tokenizer), grounding, tmp_path)
+    question, encoded = collator.encoder.encode_question(record, SIZE), collator.encoder.encode(record, SIZE)
+    assert question == encoded.input_ids[: len(question)]
+    if family != "qwen3_vl_moe":
+        tags = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+        assert [token for token in question[-4:] if token in tags] == tags
+        assert encoded.input_ids.count(tags[0]) == 2  # one before each response
+    supervised = [label for label in encoded.labels if label != IGNORE_INDEX]
+    first, second = tokenizer.decode(supervised).split("<|im_end|>")[:2]
+    answer = collator.codec.decode(first, (200, 300), SIZE)
+    assert (answer.labels, answer.problems, second) == (["cat"], [], "[]")
+    assert answer.boxes_xyxy[0] == pytest.approx([10, 20, 110, 90], abs=0.5)
 
 
 def test_the_release_follows_from_the_content_of_the_template():
