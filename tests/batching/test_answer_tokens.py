@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from boxtune.answers.codecs import CODECS
 from boxtune.batching.answer_tokens import AnswerTokenizer
 from boxtune.common.errors import UserError
-from tests.helpers.records import ROOT
+from tests.helpers.records import CODEC_NAMES, ROOT
 
 SIZE = (640, 480)  # height, width
 LABELS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=12)
@@ -33,7 +33,7 @@ def plain(label: str) -> bool:
     return not any(mark in label for mark in ("<", ">", "|")) and label == label.strip()
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", CODEC_NAMES)
 @settings(max_examples=40, deadline=None)
 @given(objects=st.lists(st.tuples(BOXES, LABELS.filter(plain)), max_size=6))
 def test_every_digit_and_decision_of_an_answer_is_found(tokenizers, codec, objects):

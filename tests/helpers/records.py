@@ -7,6 +7,7 @@ from boxtune.data.questions import question
 ROOT = Path(__file__).resolve().parents[2]
 # Between them, all syntaxes, coordinate frames and patch sizes. tests/families has the tests of the other families.
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+CODEC_NAMES = (*FAMILIES, *(f"{family}_click" for family in FAMILIES))
 
 
 def make_record(
