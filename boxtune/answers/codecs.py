@@ -2,7 +2,7 @@
 
 Two sizes are involved. The *image* is the upright original; records and predictions are in its pixels. The *input* is what
 the image processor made of it: (height, width) = image_grid_thw × patch size. A family counts coordinates either in pixels
-of the input (Qwen2.5-VL) or in thousandths of the image (Qwen2-VL, Qwen3-VL); docs/architecture.md names the sources.
+of the input (Qwen2.5-VL) or in thousandths of the image (the others); docs/architecture.md names the sources.
 
 How coordinates are written as text is the task of boxtune/answers/syntaxes.
 """

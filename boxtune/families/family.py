@@ -31,6 +31,7 @@ class Family:
     weight_prefixes: (prefix of a key in the Hub's weight files, prefix of the module path), tried in this order. Keys that
     already start with the prefix of a module path are kept.
     llamafactory_template: name of LLaMA-Factory's chat template for the family's instruct models without thinking.
+    thinks: whether the family's chat templates can think.
     unquantized: ends of the paths of further linear layers that NF4 skips.
     experts: regular expression of the paths of modules whose weights are one 3-D parameter for all experts. Neither LoRA nor
     NF4 reaches them. None: there are none.
@@ -49,6 +50,7 @@ class Family:
     lora_parts: Mapping[str, str]
     weight_prefixes: tuple[tuple[str, str], ...]
     llamafactory_template: str
+    thinks: bool = False
     unquantized: tuple[str, ...] = ()
     experts: str | None = None
 

@@ -25,5 +25,6 @@ FAMILY = Family(
     weight_prefixes=(),
     # Its empty thinking block before each response is that of the models' own templates; qwen3_5_nothink has none.
     llamafactory_template="qwen3_5",
+    thinks=True,
     experts=r"language_model\.layers\.\d+\.mlp\.experts",
 )

@@ -30,10 +30,15 @@ def write_trl(job: ExportJob, model_input: ModelInput) -> str:
                 turns = _conversation(record, _trl_size(record, model_input), model_input)
                 turns = [turn | {"content": turn["content"].replace(IMAGE, "")} for turn in turns]
                 images = [f"images/{SPLIT_FOLDERS[split]}/{name}"]
-                lines.write(to_json_line({"images": images, "prompt": turns[:-1], "completion": turns[-1:]}))
+                row = {"images": images, "prompt": turns[:-1], "completion": turns[-1:]}
+                # Some templates of these models open a think block in the prompt if they are not told otherwise.
+                thinking = {"chat_template_kwargs": {"enable_thinking": False}} if model_input.family.thinks else {}
+                lines.write(to_json_line(row | thinking))
+    options = " Train with remove_unused_columns=False, which keeps chat_template_kwargs."
     return (
         "Load the .jsonl files with datasets, make the image paths absolute, and cast images to Sequence(Image()). Set the "
         f"image processor's size to shortest_edge {model_input.min_pixels}, longest_edge {model_input.max_pixels}."
+        f"{options if model_input.family.thinks else ''}"
     )
 
 
