@@ -53,7 +53,7 @@ def suggested(data, model: str) -> dict:
     return yaml.safe_load(out.read_text())
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"])
 def test_the_recipe_loads_and_no_example_exceeds_it(data, tiny_models, family):
     """The lengths are counted by the real tokenizer and processor of the family."""
     values = suggested(data, tiny_models[family])
