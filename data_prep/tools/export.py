@@ -47,7 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--export", choices=[*TRAINER_WRITERS, *DETECTOR_WRITERS], required=True, help="the format to write"
     )
     parser.add_argument("--out", metavar="DIR", type=path_argument, required=True, help="a new folder")
-    parser.add_argument("--family", choices=list(FAMILIES), help="model family to train (not for coco, yolo)")
+    parser.add_argument(
+        "--family",
+        choices=list(FAMILIES),
+        metavar="FAMILY",
+        help=f"model family to train (not for coco, yolo): {', '.join(FAMILIES)}",
+    )
     parser.add_argument(
         "--min-pixels",
         metavar="N",

@@ -28,7 +28,13 @@ _MARK = "boxtune data_prep show"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", type=path_argument, help="a prepared dataset")
-    parser.add_argument("--family", choices=list(FAMILIES), default="qwen2_5_vl", help="family of the model to train")
+    parser.add_argument(
+        "--family",
+        choices=list(FAMILIES),
+        metavar="FAMILY",
+        default="qwen2_5_vl",
+        help=f"family of the model to train (default qwen2_5_vl): {', '.join(FAMILIES)}",
+    )
     parser.add_argument(
         "--max-pixels", type=int, default=1_003_520, metavar="N", help="pixel budget of the recipe (default 1003520)"
     )

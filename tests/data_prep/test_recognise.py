@@ -292,7 +292,7 @@ def test_yolo_labels_are_recognised_with_the_names_or_without(tmp_path, capsys, 
     assert records["images/a"]["objects"]["category"] == ["cup"]
 
 
-@pytest.mark.parametrize("name", [*FORMATS, "auto", "nutrition", "recipe", "export"])
+@pytest.mark.parametrize("name", [*FORMATS, "auto", "nutrition", "recipe", "export", "show"])
 def test_help_fits_a_terminal(capsys, name):
     with pytest.raises(SystemExit):
         main([name, "-h"])
