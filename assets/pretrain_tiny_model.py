@@ -22,12 +22,11 @@ import os
 import random
 import shutil
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import torch
 from batched_tower import add_batched_tower
-from build_tiny_model import build_model, build_processor, build_tokenizer
+from build_tiny_model import build_model
 from convolutional_start import start_as_convolution
 from dense_targets import (
     BACKGROUND,
@@ -37,110 +36,32 @@ from dense_targets import (
     DENSE_PARTS,
     FINE_PARTS,
     NONE,
-    dense_targets,
     edge_loss,
-    fine_targets,
 )
 from muon import Muon
-from pretraining_images import HELD_OUT_STAGE, SIDES, STAGES, Stage, draw_size
-from pretraining_objects import CLASSES
-from pretraining_questions import FAMILY, IRRELEVANT, RULE, TALKS, make_record, texts
+from pretraining_batches import SceneCollator, held_out, make_collator, make_processor, text_length
+from pretraining_images import STAGES, Stage, draw_size
+from pretraining_questions import FAMILY, make_record
+from pretraining_report import answer, held_out_results, metrics_of
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
-from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
-from boxtune.answers.grounding import Grounding
-from boxtune.batching.collator import DetectionCollator
-from boxtune.batching.encoder import IGNORE_INDEX, Encoder, token_side
+from boxtune.batching.encoder import IGNORE_INDEX
 from boxtune.common.files import write_whole
-from boxtune.inference.generation import generate_answers
-from boxtune.metrics.scoring import score
 from boxtune.models.patch_embedding import use_matrix_products
 
 SIZES = {"hidden": 192, "layers": 5, "vision_layers": 8, "deepstack": 1, "spare_rows": 64}
 EVAL_IMAGES = 64
-MAX_NEW_TOKENS = 480  # fifteen boxes
 # Divisor of the summed loss of an example's answer. It is a constant, so that a batch of short answers with a few easy tokens
 # has less weight than a batch of long ones.
 TOKENS_PER_ANSWER = 64
 POOL = 4  # batches that are drawn together and sorted by length, to reduce padding
 PIXELS = 8 * 224 * 224  # of the images of a batch
-HELD_OUT = "held out"
 TOTAL_STEPS = sum(stage.steps for stage in STAGES)
 CURVE = (
     *("step", "seconds", "stage", "loss", "class_loss", "near_loss", "place_loss", "next_loss", "next_alike_loss"),
     *("end_loss", "fine_class_loss", "fine_near_loss", "f1", "mean_iou_gt"),
 )
-
-
-class SceneEncoder(Encoder):
-    """The project's encoder, with a rule in the system prompt of some records, and with example turns in their questions."""
-
-    def __init__(self, processor, codec, system_prompt: str, format_sentence: str):
-        super().__init__(processor, codec, system_prompt, format_sentence)
-        self.with_rule = Encoder(processor, codec, system_prompt + RULE, format_sentence)
-
-    def encode(self, record: dict, input_size: tuple[int, int]):
-        return self.with_rule.encode(record, input_size) if record["rule"] else super().encode(record, input_size)
-
-    def encode_question(self, record: dict, input_size: tuple[int, int]) -> list[int]:
-        """Everything before the last response."""
-        encoded = self.encode(record, input_size)
-        supervised = [label != IGNORE_INDEX for label in encoded.labels]
-        end = len(supervised) - supervised[::-1].index(True)
-        start = end - supervised[:end][::-1].index(False)
-        return encoded.input_ids[:start]
-
-
-class SceneCollator(DetectionCollator):
-    """The project's collator, with images from memory, one or two per record, and targets for the dense head."""
-
-    def _make_encoder(self, locate_boxes: bool = False) -> Encoder:
-        wording = self.grounding.system_prompt, self.grounding.format_sentence
-        return SceneEncoder(self.processor, self.grounding.get_codec(), *wording)
-
-    def process_images(self, records: list[dict]):
-        """The images of all records in their order; the (height, width) of each record's own."""
-        features, sizes = self._process([scene.image for record in records for scene in record["scenes"]])
-        counts = torch.tensor([len(record["scenes"]) for record in records])
-        return features, [sizes[end - 1] for end in counts.cumsum(0).tolist()]
-
-    def collate(self, records: list[dict], asks: bool, dense: bool) -> dict:
-        """Images; with `asks`, also conversations; with `dense`, also targets of the dense head, and of the fine one if no
-        conversation."""
-        features, sizes = self.process_images(records)
-        batch = self.batch_conversations(records, features, sizes) if asks else features
-        shown = [(scene, size) for record, size in zip(records, sizes, strict=True) for scene in record["scenes"]]
-        if dense:
-            batch["dense"] = _joined([dense_targets(scene, size, token_side(self.processor)) for scene, size in shown])
-        if dense and not asks:
-            patch, merge = (getattr(self.processor.image_processor, key) for key in ("patch_size", "merge_size"))
-            batch["fine"] = _joined([fine_targets(scene, size, patch, merge) for scene, size in shown])
-        return batch
-
-
-def _joined(targets: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    return {key: torch.cat([target[key] for target in targets]) for key in targets[0]}
-
-
-def make_processor():
-    return build_processor(FAMILY, build_tokenizer(texts()), max_pixels=SIDES[-1] ** 2)
-
-
-def make_collator() -> SceneCollator:
-    processor = make_processor()
-    size = processor.image_processor.size
-    grounding = Grounding(
-        codec=FAMILY,
-        system_prompt=SYSTEM_PROMPT,
-        format_sentence=FORMAT_SENTENCES["json_boxes"],
-        min_pixels=size["shortest_edge"],
-        max_pixels=size["longest_edge"],
-        max_new_tokens=MAX_NEW_TOKENS,
-        base_model="",
-        irrelevant_answer=IRRELEVANT,
-    )
-    return SceneCollator(processor, grounding, Path())
 
 
 def stage_at(step: int) -> tuple[int, int]:
@@ -150,12 +71,6 @@ def stage_at(step: int) -> tuple[int, int]:
             return i, step
         step -= stage.steps
     raise ValueError(f"{step} steps after the end of the last stage")
-
-
-def text_length(record: dict) -> int:
-    """About how many tokens the conversation has: 18 for each object, a third of the characters of other text."""
-    characters = sum(len(turn["content"]) for turn in record["messages"])
-    return 18 * len(record["objects"]["bbox"]) + characters // 3
 
 
 class Batches(IterableDataset):
@@ -233,30 +148,6 @@ def _losses(model, heads: torch.nn.ModuleDict, batch: dict) -> dict[str, torch.T
         if inside.any()
         else ends.sum() * 0,
     }
-
-
-def answer(model, collator: SceneCollator, records: list[dict]) -> list[dict]:
-    """Predictions for `records` from greedy decoding."""
-    model.eval()
-    answers = generate_answers(model, collator, records, batch_size=EVAL_IMAGES)
-    predictions = {prediction["id"]: prediction for prediction in answers}
-    model.train()
-    return [predictions[record["id"]] for record in records]
-
-
-def metrics_of(records: list[dict], predictions: list[dict]) -> dict:
-    """All metrics, with the content of `matching` merged into the top level."""
-    metrics = score(records, predictions, list(CLASSES))
-    return metrics | metrics["matching"]
-
-
-def held_out(count: int, seed: int) -> list[dict]:
-    """`count` records that training never uses."""
-    return [held_out_record(f"{HELD_OUT} {seed}/{i}", "boxes") for i in range(count)]
-
-
-def held_out_record(name: str, talk: str) -> dict:
-    return make_record(name, HELD_OUT_STAGE, draw_size(random.Random(name), HELD_OUT_STAGE), talk)
 
 
 def learning_rate(step: int, warmup: int) -> float:
@@ -438,40 +329,12 @@ def report(args: argparse.Namespace) -> None:
     state = torch.load(args.work / "state.pt", weights_only=True)
     model = build_model(FAMILY, collator.tokenizer, **SIZES)
     model.load_state_dict({name: value.bfloat16().float() for name, value in state["model"].items()})
-    records = held_out(args.report_images, args.seed + 1)
-    predictions = answer(model, collator, records)
-    found = metrics_of(records, predictions)
-    keys = ("f1", "precision", "recall", "mean_iou_tp", "mean_iou_gt", "AP", "AP50")
-    result = {"step": state["step"], "seconds": round(state["seconds"]), "images": args.report_images}
-    result |= {key: round(found[key], 4) for key in keys} | {key: found[key] for key in ("empty_images", "parse")}
-    result["f1_per_class"] = {name: round(found["per_class"][name]["f1"] or 0.0, 3) for name in CLASSES}
-    result["f1_per_kind"] = {}
-    for kind in sorted(set(HELD_OUT_STAGE.kinds)):
-        pairs = [pair for pair in zip(records, predictions, strict=True) if pair[0]["scenes"][-1].kind == kind]
-        result["f1_per_kind"][kind] = round(metrics_of(*zip(*pairs, strict=True))["f1"] or 0.0, 3)
-    result["conversations"] = {talk: talk_score(model, collator, talk, args) for talk in TALKS}
+    result = {"step": state["step"], "seconds": round(state["seconds"])}
+    result |= held_out_results(model, collator, args.seed + 1, args.report_images, args.talk_images)
     print(json.dumps(result, indent=1))
     (args.work / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     save_model(model, args.out)
     extend_curve(args.out.parent / "pretraining_curve.csv", args.work / "curve.csv")
-
-
-def talk_score(model, collator: SceneCollator, talk: str, args: argparse.Namespace) -> dict[str, float]:
-    """Held-out results for one kind of conversation: F1 for boxes after an example, else the shares of exact responses."""
-    names = [f"{HELD_OUT} {args.seed + 1}/{talk} {i}" for i in range(args.talk_images)]
-    records = [record for name in names if (record := held_out_record(name, talk))["talk"] == talk]
-    predictions = answer(model, collator, records)
-    if talk == "example":
-        return {"images": len(records), "f1": round(metrics_of(records, predictions)["f1"] or 0.0, 3)}
-    groups = defaultdict(list)
-    for record, prediction in zip(records, predictions, strict=True):
-        expected, text = record["messages"][-1]["content"], prediction["text"]
-        if talk == "irrelevant":
-            unrelated = expected == IRRELEVANT
-            groups["unrelated" if unrelated else "related"].append((text == IRRELEVANT) == unrelated)
-        else:
-            groups["right"].append(text == expected)
-    return {"images": len(records)} | {key: round(sum(hits) / len(hits), 3) for key, hits in groups.items()}
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

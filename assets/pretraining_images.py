@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from pretraining_objects import (
     DOCUMENT_PARTS,
     DRAWN,
-    PICTURES,
+    EMOJI,
     SHAPES,
     WITH_WORDS,
     color,
@@ -176,7 +176,7 @@ def crowd(rng: random.Random, width: int, height: int) -> Scene:
     """Many small objects of one to three classes, such as cells or parts, each class of one size; they may touch."""
     image, background = draw_ground(rng, width, height)
     scene = Scene(image)
-    names = rng.choices(["cell", "cell", *SHAPES, *rng.sample(list(PICTURES), 20)], k=rng.choice((1, 1, 2, 3)))
+    names = rng.choices(["cell", "cell", *SHAPES, *rng.sample(list(EMOJI), 20)], k=rng.choice((1, 1, 2, 3)))
     shares, gap = {name: rng.uniform(0.08, 0.30) for name in names}, rng.choice((-8, -4, -2, 2))
     ink = ink_on(rng, background) if rng.random() < 0.6 else None
     for _ in range(rng.randint(4, MAX_OBJECTS)):
@@ -197,12 +197,12 @@ def overlaps(box_xyxy: list[float], others_xyxy: list[list[float]], gap: float) 
 
 
 def choose_names(rng: random.Random) -> list[str]:
-    """The names from which an image's objects are chosen: pictures, shapes, parts of documents, or all."""
+    """The names from which an image's objects are chosen: emoji, shapes, parts of documents, or all."""
     themes = (
-        rng.sample(list(PICTURES), 4),
+        rng.sample(list(EMOJI), 4),
         list(SHAPES),
         [*DOCUMENT_PARTS, "table"],
-        [*DRAWN, *rng.sample(list(PICTURES), 15)],
+        [*DRAWN, *rng.sample(list(EMOJI), 15)],
     )
     return rng.choices(themes, (0.45, 0.2, 0.2, 0.15))[0]
 

@@ -1,8 +1,8 @@
 """The objects and backgrounds of the pretraining images. Words consist of random syllables.
 
-Objects are drawn shapes and parts of documents, and pictures: the glyphs of an emoji font, which have texture, many colors and
-names of their own. Noto Color Emoji (Debian: fonts-noto-color-emoji; SIL Open Font License, Apache License 2.0) is needed to
-draw them, and is not part of this repository.
+Objects are drawn shapes and parts of documents, and emoji, which have texture, many colors and names of their own. To draw
+them, Noto Color Emoji must be installed (Debian: fonts-noto-color-emoji; SIL Open Font License, Apache License 2.0). It is not
+part of this repository.
 """
 
 import functools
@@ -23,7 +23,7 @@ DRAWN = (
 EMOJI_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 EMOJI_SIZE = 109  # the only size of its bitmaps
 # By the name that Unicode gives them.
-PICTURES = {
+EMOJI = {
     name: unicodedata.lookup(name)
     for name in (
         "fish", "tropical fish", "turtle", "penguin", "dolphin", "octopus", "snail", "bird", "rooster", "dog", "cat", "rabbit",
@@ -32,7 +32,7 @@ PICTURES = {
         "rocket", "helicopter", "bus", "automobile", "tractor", "ship", "guitar", "trumpet",
     )
 }  # fmt: skip
-CLASSES = (*DRAWN, *PICTURES)
+CLASSES = (*DRAWN, *EMOJI)
 SHAPES = DRAWN[: DRAWN.index("label")]
 DOCUMENT_PARTS = DRAWN[DRAWN.index("label") :]
 ROUND = {"circle", "ring", "cell"}
@@ -46,15 +46,15 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 @functools.cache
-def picture(name: str) -> Image.Image:
-    """The glyph of a picture (RGBA), cut to its ink. Raises UserError if the font is not installed."""
+def glyph(name: str) -> Image.Image:
+    """The emoji as a tile (RGBA), cut to its ink. Raises UserError if the font is not installed."""
     if not EMOJI_FONT.exists():
         raise UserError(
             f"{EMOJI_FONT} is missing. Install Noto Color Emoji (Debian: apt-get install fonts-noto-color-emoji)."
         )
     tile = Image.new("RGBA", (2 * EMOJI_SIZE, 2 * EMOJI_SIZE))
     glyphs = ImageFont.truetype(EMOJI_FONT, EMOJI_SIZE)
-    ImageDraw.Draw(tile).text((EMOJI_SIZE // 4, EMOJI_SIZE // 4), PICTURES[name], font=glyphs, embedded_color=True)
+    ImageDraw.Draw(tile).text((EMOJI_SIZE // 4, EMOJI_SIZE // 4), EMOJI[name], font=glyphs, embedded_color=True)
     return tile.crop(tile.getbbox(alpha_only=True))
 
 
@@ -240,8 +240,8 @@ def draw_table(draw: ImageDraw.ImageDraw, w: int, h: int, rng: random.Random, ar
 
 def draw_object(name: str, width: int, height: int, rng: random.Random, background, ink=None) -> Image.Image:
     """A tile (RGBA) with one object. `ink` sets the color of a shape; by default it is random."""
-    if name in PICTURES:
-        tile = picture(name).resize((width, height), Image.Resampling.BILINEAR)
+    if name in EMOJI:
+        tile = glyph(name).resize((width, height), Image.Resampling.BILINEAR)
         return tile.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else tile
     tile = Image.new("RGBA", (width, height))
     draw = ImageDraw.Draw(tile)
@@ -264,9 +264,9 @@ def draw_object(name: str, width: int, height: int, rng: random.Random, backgrou
 
 def object_size(name: str, rng: random.Random, long_side: float) -> tuple[int, int]:
     """(width, height) with the given long side and an aspect ratio that suits the class."""
-    if name in PICTURES:
-        glyph = picture(name)
-        aspect = glyph.width / glyph.height * rng.uniform(0.85, 1.18)
+    if name in EMOJI:
+        drawn = glyph(name)
+        aspect = drawn.width / drawn.height * rng.uniform(0.85, 1.18)
     elif name in ROUND or name in {"square", "star", "cross"}:
         aspect = rng.uniform(0.9, 1.1)
     elif name == "title":

@@ -9,7 +9,7 @@
 import random
 
 from pretraining_images import Scene, Stage, draw_scene
-from pretraining_objects import CLASSES, DOCUMENT_PARTS, PICTURES, SHAPES
+from pretraining_objects import CLASSES, DOCUMENT_PARTS, EMOJI, SHAPES
 
 from boxtune.answers.codecs import CODECS, Codec
 from boxtune.answers.conversation import FORMAT_SENTENCES
@@ -23,7 +23,7 @@ IRRELEVANT = "无关图片"
 RULE = f" If the image has nothing to do with the question, answer {IRRELEVANT}."  # appended to the system prompt
 TALKS = ("example", "class", "box", "object caption", "scene caption", "irrelevant")
 TALK_WEIGHTS = (2, 1, 1, 1, 1, 2)
-THEMES = (list(PICTURES), list(SHAPES), list(DOCUMENT_PARTS))
+THEMES = (list(EMOJI), list(SHAPES), list(DOCUMENT_PARTS))
 
 
 def texts() -> list[str]:

@@ -54,7 +54,7 @@ def scenes(seed: int) -> Path:
     if (data_dir / "dataset.json").is_file():
         return data_dir
     sys.path.insert(0, "assets")
-    from pretrain_tiny_model import held_out  # imports torch
+    from pretraining_batches import held_out  # imports torch
 
     image_dir = data_dir.with_name(f"{data_dir.name}_images")
     image_dir.mkdir(parents=True, exist_ok=True)

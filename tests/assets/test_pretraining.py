@@ -7,23 +7,26 @@ from dataclasses import replace
 
 import numpy as np
 import pretrain_tiny_model
+import pretraining_batches
 import pytest
 import torch
+from build_tiny_model import build_model
 from dense_targets import BACKGROUND, BINS, DENSE_PARTS, NONE, dense_targets, edge_loss, fine_targets
 from muon import Muon, orthogonalize
 from PIL import Image
-from pretrain_tiny_model import make_collator
-from pretraining_images import MAX_OBJECTS, SIDES, STAGES, Scene, draw_scene, draw_size
+from pretraining_batches import make_collator
+from pretraining_images import HELD_OUT_STAGE, MAX_OBJECTS, SIDES, STAGES, Scene, draw_scene, draw_size
 from pretraining_objects import CLASSES, EMOJI_FONT
-from pretraining_questions import IRRELEVANT, make_record
+from pretraining_questions import IRRELEVANT, TALKS, make_record
+from pretraining_report import held_out_results
 
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.conversation import FORMAT_SENTENCES
 
-needs_pictures = pytest.mark.skipif(not EMOJI_FONT.exists(), reason=f"{EMOJI_FONT} is not installed")
+needs_emoji = pytest.mark.skipif(not EMOJI_FONT.exists(), reason=f"{EMOJI_FONT} is not installed")
 
 
-@needs_pictures
+@needs_emoji
 @pytest.mark.parametrize("stage", STAGES, ids=range(len(STAGES)))
 def test_scenes_depend_only_on_the_generator_and_boxes_are_inside(stage):
     for i in range(30):
@@ -40,7 +43,7 @@ def test_scenes_depend_only_on_the_generator_and_boxes_are_inside(stage):
             assert 0 <= y0 < y1 <= size[1]
 
 
-@needs_pictures
+@needs_emoji
 def test_answers_contain_the_classes_in_the_question():
     """All objects of the classes in the question and nothing else. Over many images, every kind of question occurs."""
     kinds = set()
@@ -55,7 +58,7 @@ def test_answers_contain_the_classes_in_the_question():
     assert kinds == {"absent", "one class", "several"}
 
 
-@needs_pictures
+@needs_emoji
 def test_an_example_comes_before_the_question_with_its_own_image():
     record = make_record("test", STAGES[-1], (192, 128), "example")
     example, scene = record["scenes"]
@@ -69,7 +72,7 @@ def test_an_example_comes_before_the_question_with_its_own_image():
     assert int(batch["mm_token_type_ids"].sum()) == len(batch["dense"]["classes"]) == 2 * 6 * 4
 
 
-@needs_pictures
+@needs_emoji
 def test_short_conversations_are_true():
     answers = defaultdict(set)
     for i in range(60):
@@ -88,7 +91,7 @@ def test_short_conversations_are_true():
     assert answers["class"] == answers["box"] == {"Yes.", "No."}
 
 
-@needs_pictures
+@needs_emoji
 def test_the_rule_for_unrelated_images_has_both_outcomes():
     """With the rule in the system prompt, a question about another theme gets the agreed answer and any other gets boxes."""
     replies = set()
@@ -175,7 +178,18 @@ def test_muon_descends_and_skips_parameters_without_gradient():
     assert torch.equal(idle, torch.ones(4, 4))
 
 
-@needs_pictures
+@needs_emoji
+def test_held_out_results_cover_every_kind_of_conversation(monkeypatch):
+    monkeypatch.setattr(pretraining_batches, "MAX_NEW_TOKENS", 4)
+    collator = make_collator()
+    model = build_model("qwen3_vl", collator.tokenizer, hidden=64, layers=1, vision_layers=1, deepstack=1)
+    result = held_out_results(model, collator, seed=0, images=20, talk_images=3)
+    assert set(result["conversations"]) == set(TALKS)
+    assert set(result["f1_per_class"]) == set(CLASSES) and set(result["f1_per_kind"]) <= set(HELD_OUT_STAGE.kinds)
+    assert result["conversations"]["class"]["right"] == 0  # random weights answer neither Yes. nor No.
+
+
+@needs_emoji
 @pytest.mark.slow
 def test_pretraining_runs_through_stages_with_different_losses(tmp_path, monkeypatch):
     """A stage always ends with a row of the curve. A resumed run has the weights of an uninterrupted one."""
@@ -184,7 +198,7 @@ def test_pretraining_runs_through_stages_with_different_losses(tmp_path, monkeyp
     monkeypatch.setattr(pretrain_tiny_model, "STAGES", stages)
     monkeypatch.setattr(pretrain_tiny_model, "PIXELS", 1)  # two images per batch
     monkeypatch.setattr(pretrain_tiny_model, "EVAL_IMAGES", 2)
-    monkeypatch.setattr(pretrain_tiny_model, "MAX_NEW_TOKENS", 8)
+    monkeypatch.setattr(pretraining_batches, "MAX_NEW_TOKENS", 8)
 
     def pretrain(folder: str, steps: int) -> dict:
         monkeypatch.setattr(pretrain_tiny_model, "TOTAL_STEPS", steps)
