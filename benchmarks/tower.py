@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional
+from transformers import Qwen3VLForConditionalGeneration
 
 from assets.batched_tower import add_batched_tower
 from assets.build_tiny_model import build_model, build_processor, build_tokenizer
@@ -69,8 +70,6 @@ def load_tower(args: argparse.Namespace) -> nn.Module:
         if not args.no_neighbors:
             start_as_convolution(model.model.visual)
     else:
-        from transformers import Qwen3VLForConditionalGeneration
-
         model = Qwen3VLForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32)
     model.train()
     add_batched_tower(model)
