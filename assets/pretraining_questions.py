@@ -6,6 +6,7 @@
 - images that have nothing to do with the question, where the system prompt has a rule for them
 """
 
+import json
 import random
 
 from pretraining_images import Scene, Stage, draw_scene
@@ -206,6 +207,6 @@ def moved(rng: random.Random, scene: Scene, box_xyxy: list[float], by: float) ->
 
 
 def written(scene: Scene, box_xyxy: list[float]) -> str:
-    """The box in thousandths of the image, as the family writes boxes."""
-    width, height = scene.image.size
-    return str([round(1000 * v / side) for v, side in zip(box_xyxy, (width, height) * 2, strict=True)])
+    """The coordinates of the box as the codec writes them."""
+    size = (scene.image.height, scene.image.width)
+    return str(json.loads(CODEC.encode([box_xyxy], [""], size, size).text)[0]["bbox_2d"])

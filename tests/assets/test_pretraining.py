@@ -86,6 +86,9 @@ def test_short_conversations_are_true():
                 assert answer == ("Yes." if name in scene.labels else "No.")
             elif record["talk"] == "object caption":
                 assert answer.removesuffix(".").split(" ", 2)[2] in scene.labels
+                where = asked[asked.index("[") : asked.index("]") + 1]
+                encoded = CODECS["qwen3_vl"].encode(scene.boxes_xyxy, scene.labels, (160, 160), (160, 160))
+                assert f'"bbox_2d": {where}' in encoded.text
             elif record["talk"] == "scene caption" and scene.labels:
                 assert sum(int(word) for word in answer.replace(".", "").split() if word.isdigit()) == len(scene.labels)
     assert answers["class"] == answers["box"] == {"Yes.", "No."}
