@@ -1,6 +1,6 @@
 """Build a tiny Qwen-VL model of any supported family, with random weights from a seed.
 
-    python assets/build_tiny_model.py --family qwen2_5_vl --out assets/tiny_qwen2_5_vl
+    python -m assets.build_tiny_model --family qwen2_5_vl --out assets/tiny_qwen2_5_vl
 
 The model has the family's own classes and a small byte-level BPE tokenizer that keeps Qwen's special tokens and single-digit
 tokens. Every line of the project therefore runs on it as on the Hub's models. Nothing is downloaded.

@@ -1,10 +1,10 @@
 """Targets of the dense head with which the vision tower is pretrained."""
 
 import torch
-from pretraining_images import Scene
-from pretraining_objects import CLASSES
 from torch.nn import functional
 
+from assets.pretraining_images import Scene
+from assets.pretraining_objects import CLASSES
 from boxtune.data.records import raster_order
 
 BACKGROUND = len(CLASSES)

@@ -1,6 +1,6 @@
 """Pretrain the embedded tiny model from random weights, so that it can locate objects before it is fine-tuned.
 
-    python assets/pretrain_tiny_model.py --work /tmp/pretrain --out assets/tiny_qwen3_vl
+    python -m assets.pretrain_tiny_model --work /tmp/pretrain --out assets/tiny_qwen3_vl
 
 pretraining_images.py draws the images and defines the stages. The project's own collator produces text, coordinates and
 labels, so fine-tuning starts from a model that knows its formats.
@@ -25,10 +25,13 @@ import time
 from pathlib import Path
 
 import torch
-from batched_tower import add_batched_tower
-from build_tiny_model import build_model
-from convolutional_start import start_as_convolution
-from dense_targets import (
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset
+
+from assets.batched_tower import add_batched_tower
+from assets.build_tiny_model import build_model
+from assets.convolutional_start import start_as_convolution
+from assets.dense_targets import (
     BACKGROUND,
     BEHIND,
     BIN,
@@ -38,14 +41,11 @@ from dense_targets import (
     NONE,
     edge_loss,
 )
-from muon import Muon
-from pretraining_batches import SceneCollator, held_out, make_collator, make_processor, text_length
-from pretraining_images import STAGES, Stage, draw_size
-from pretraining_questions import FAMILY, make_record
-from pretraining_report import answer, held_out_results, metrics_of
-from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset
-
+from assets.muon import Muon
+from assets.pretraining_batches import SceneCollator, held_out, make_collator, make_processor, text_length
+from assets.pretraining_images import STAGES, Stage, draw_size
+from assets.pretraining_questions import FAMILY, make_record
+from assets.pretraining_report import answer, held_out_results, metrics_of
 from boxtune.batching.encoder import IGNORE_INDEX
 from boxtune.common.files import write_whole
 from boxtune.models.patch_embedding import use_matrix_products

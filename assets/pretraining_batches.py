@@ -4,11 +4,11 @@ import random
 from pathlib import Path
 
 import torch
-from build_tiny_model import build_processor, build_tokenizer
-from dense_targets import dense_targets, fine_targets
-from pretraining_images import HELD_OUT_STAGE, SIDES, draw_size
-from pretraining_questions import FAMILY, IRRELEVANT, RULE, make_record, texts
 
+from assets.build_tiny_model import build_processor, build_tokenizer
+from assets.dense_targets import dense_targets, fine_targets
+from assets.pretraining_images import HELD_OUT_STAGE, SIDES, draw_size
+from assets.pretraining_questions import FAMILY, IRRELEVANT, RULE, make_record, texts
 from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
 from boxtune.answers.grounding import Grounding
 from boxtune.batching.collator import DetectionCollator

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from pretraining_objects import (
+
+from assets.pretraining_objects import (
     DOCUMENT_PARTS,
     DRAWN,
     EMOJI,
@@ -23,7 +24,6 @@ from pretraining_objects import (
     object_size,
     turn,
 )
-
 from data_prep.products.backgrounds import draw_background as draw_photo_background
 from data_prep.products.geometry import bound, signed_area, visible_part
 from data_prep.products.packages import Package

@@ -9,9 +9,8 @@
 import json
 import random
 
-from pretraining_images import Scene, Stage, draw_scene
-from pretraining_objects import CLASSES, DOCUMENT_PARTS, EMOJI, SHAPES
-
+from assets.pretraining_images import Scene, Stage, draw_scene
+from assets.pretraining_objects import CLASSES, DOCUMENT_PARTS, EMOJI, SHAPES
 from boxtune.answers.codecs import CODECS, Codec
 from boxtune.answers.conversation import FORMAT_SENTENCES
 from boxtune.data.boxes import box_iou

@@ -2,10 +2,9 @@
 
 from collections import defaultdict
 
-from pretraining_batches import HELD_OUT, SceneCollator, held_out, held_out_record
-from pretraining_objects import CLASSES
-from pretraining_questions import IRRELEVANT, TALKS
-
+from assets.pretraining_batches import HELD_OUT, SceneCollator, held_out, held_out_record
+from assets.pretraining_objects import CLASSES
+from assets.pretraining_questions import IRRELEVANT, TALKS
 from boxtune.inference.generation import generate_answers
 from boxtune.metrics.scoring import score
 

@@ -14,7 +14,6 @@ docs/confidence.md.
 """
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -53,8 +52,7 @@ def scenes(seed: int) -> Path:
     data_dir = Path(f"data/held_out_scenes_{seed}")
     if (data_dir / "dataset.json").is_file():
         return data_dir
-    sys.path.insert(0, "assets")
-    from pretraining_batches import held_out  # imports torch
+    from assets.pretraining_batches import held_out  # imports torch
 
     image_dir = data_dir.with_name(f"{data_dir.name}_images")
     image_dir.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from batched_tower import BatchedTower, add_batched_tower
-from build_tiny_model import build_model, build_tokenizer
-from convolutional_start import NEIGHBORS, start_as_convolution
+
+from assets.batched_tower import BatchedTower, add_batched_tower
+from assets.build_tiny_model import build_model, build_tokenizer
+from assets.convolutional_start import NEIGHBORS, start_as_convolution
 
 
 @pytest.fixture

@@ -6,20 +6,19 @@ from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
-import pretrain_tiny_model
-import pretraining_batches
 import pytest
 import torch
-from build_tiny_model import build_model
-from dense_targets import BACKGROUND, BINS, DENSE_PARTS, NONE, dense_targets, edge_loss, fine_targets
-from muon import Muon, orthogonalize
 from PIL import Image
-from pretraining_batches import make_collator
-from pretraining_images import HELD_OUT_STAGE, MAX_OBJECTS, SIDES, STAGES, Scene, draw_scene, draw_size
-from pretraining_objects import CLASSES, EMOJI_FONT
-from pretraining_questions import IRRELEVANT, TALKS, make_record
-from pretraining_report import held_out_results
 
+from assets import pretrain_tiny_model, pretraining_batches
+from assets.build_tiny_model import build_model
+from assets.dense_targets import BACKGROUND, BINS, DENSE_PARTS, NONE, dense_targets, edge_loss, fine_targets
+from assets.muon import Muon, orthogonalize
+from assets.pretraining_batches import make_collator
+from assets.pretraining_images import HELD_OUT_STAGE, MAX_OBJECTS, SIDES, STAGES, Scene, draw_scene, draw_size
+from assets.pretraining_objects import CLASSES, EMOJI_FONT
+from assets.pretraining_questions import IRRELEVANT, TALKS, make_record
+from assets.pretraining_report import held_out_results
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.conversation import FORMAT_SENTENCES
 

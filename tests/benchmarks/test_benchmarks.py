@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pretraining_objects import EMOJI_FONT
 from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 
+from assets.pretraining_objects import EMOJI_FONT
 from benchmarks import confidence, generation, gpu_memory, losses, results, run
 from benchmarks.bootstrap import intervals
 from benchmarks.folds import write_folds
