@@ -19,7 +19,8 @@ class BatchedTower(Qwen3VLVisionModel):
     def forward(self, hidden_states: torch.Tensor, grid_thw: torch.Tensor, **kwargs):
         if bool((grid_thw != grid_thw[0]).any()):
             return super().forward(hidden_states, grid_thw, **kwargs)
-        one = grid_thw[:1]
+        one = grid_thw[:1].cpu()  # small index computations: on a GPU, launching them takes longer
+        device = hidden_states.device
         indices, weights = get_vision_interpolation_indices_and_weights(
             one,
             num_grid_per_side=self.num_grid_per_side,
@@ -27,10 +28,12 @@ class BatchedTower(Qwen3VLVisionModel):
             align_corners=self.interpolation_align_corners,
             spatial_merge_size=self.spatial_merge_size,
         )
-        places = (self.pos_embed(indices) * weights[:, :, None]).sum(1)  # (N, D) for the N patches of one image
+        places = (self.pos_embed(indices.to(device)) * weights[:, :, None].to(device)).sum(
+            1
+        )  # (N, D) for the N patches of one image
         x = self.patch_embed(hidden_states)
         x = x.view(len(grid_thw), -1, x.shape[-1]) + places.to(x.dtype)  # (B, N, D)
-        cos, sin = self.rotary_pos_emb(x, get_vision_position_ids(one, self.spatial_merge_size))
+        cos, sin = self.rotary_pos_emb(x, get_vision_position_ids(one, self.spatial_merge_size).to(device))
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         deep = []
         for i, block in enumerate(self.blocks):

@@ -90,6 +90,6 @@ def successors(scene: Scene, same_class: bool) -> list[int]:
 
 def edge_loss(scores: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of (N, 4 · BINS) scores with a Gaussian of one bin's width around each of the (N, 4) edges, in bins."""
-    distance = edges.reshape(-1, 1) - torch.arange(BINS) - 0.5
+    distance = edges.reshape(-1, 1) - torch.arange(BINS, device=edges.device) - 0.5
     targets = (-(distance**2) / 2).softmax(dim=1)
     return functional.cross_entropy(scores.reshape(-1, BINS), targets) if len(edges) else scores.sum()

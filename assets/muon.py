@@ -4,6 +4,8 @@ torch.optim.Muon orthogonalizes in bfloat16, which a CPU without bfloat16 instru
 twenty times as long as the same matrix products in float32. Here the dtype is a choice.
 """
 
+from collections import defaultdict
+
 import torch
 
 # Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024): five iterations of this quintic move
@@ -13,14 +15,15 @@ ITERATIONS = 5
 
 
 def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """The (m, n) matrix with its singular values moved close to 1, by Newton-Schulz iteration in `dtype`."""
+    """The (…, m, n) matrices with their singular values moved close to 1, by Newton-Schulz iteration in `dtype`."""
     a, b, c = QUINTIC
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = (wide / (wide.norm() + 1e-7)).to(dtype)
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    wide = matrix.mT if tall else matrix
+    x = (wide / (torch.linalg.matrix_norm(wide, keepdim=True) + 1e-7)).to(dtype)
     for _ in range(ITERATIONS):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x if matrix.shape[0] <= matrix.shape[1] else x.T).to(matrix.dtype)
+    return (x.mT if tall else x).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -40,13 +43,23 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
+            alike = defaultdict(
+                list
+            )  # matrices of one shape are orthogonalized together: on a GPU, launches take the time
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["mean"] = torch.zeros_like(parameter)
-                mean = state["mean"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = orthogonalize(parameter.grad.lerp(mean, group["momentum"]), self.dtype)
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-0.2 * group["lr"] * max(parameter.shape) ** 0.5)
+                if parameter.grad is not None:
+                    alike[parameter.shape].append(parameter)
+            for shape, parameters in alike.items():
+                gradients = [parameter.grad for parameter in parameters]
+                means = [self.mean_of(parameter) for parameter in parameters]
+                torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
+                updates = torch.stack(torch._foreach_lerp(gradients, means, group["momentum"]))
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                size = -0.2 * group["lr"] * max(shape) ** 0.5
+                torch._foreach_add_(parameters, orthogonalize(updates, self.dtype).unbind(), alpha=size)
+
+    def mean_of(self, parameter: torch.nn.Parameter) -> torch.Tensor:
+        """The running mean of the parameter's gradients; zeros at first."""
+        if not self.state[parameter]:
+            self.state[parameter]["mean"] = torch.zeros_like(parameter)
+        return self.state[parameter]["mean"]

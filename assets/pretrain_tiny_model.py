@@ -12,21 +12,25 @@ fraction of a full step, and the language model starts from features that alread
 where the next object of the answer is: a language model that has to learn this from answers alone names objects in random
 order for a long time. Both heads are discarded at the end.
 
-An interrupted run continues from --work.
+An interrupted run continues from --work, also on another machine or device. --minutes ends a run early, in the same way.
+The learning rate and the batches depend on the step alone.
 """
 
 import argparse
 import csv
+import itertools
 import json
+import math
 import os
 import random
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from assets.batched_tower import add_batched_tower
 from assets.build_tiny_model import build_model
@@ -55,8 +59,7 @@ EVAL_IMAGES = 64
 # Divisor of the summed loss of an example's answer. It is a constant, so that a batch of short answers with a few easy tokens
 # has less weight than a batch of long ones.
 TOKENS_PER_ANSWER = 64
-POOL = 4  # batches that are drawn together and sorted by length, to reduce padding
-PIXELS = 8 * 224 * 224  # of the images of a batch
+POOL = 4  # batches that are drawn together and sorted by length, to reduce padding; the steps of a stage are a multiple of it
 TOTAL_STEPS = sum(stage.steps for stage in STAGES)
 CURVE = (
     *("step", "seconds", "stage", "loss", "class_loss", "near_loss", "place_loss", "next_loss", "next_alike_loss"),
@@ -73,28 +76,26 @@ def stage_at(step: int) -> tuple[int, int]:
     raise ValueError(f"{step} steps after the end of the last stage")
 
 
-class Batches(IterableDataset):
-    """The batches from `start` on. Batch n is the same regardless of interruptions."""
+class Pools(Dataset):
+    """The batches of each pool. They depend on the seed and the pool's number only."""
 
-    def __init__(self, seed: int, start: int):
-        self.seed, self.start = seed, start
+    def __init__(self, seed: int, dtype: torch.dtype):
+        self.seed = seed
+        self.dtype = dtype  # of the pixels: that of the model's products, so that no more than necessary is moved
+        self.collator = make_collator()
 
-    def __iter__(self):
-        collator = make_collator()
-        for first in range(self.start - self.start % POOL, TOTAL_STEPS, POOL):
-            stage = STAGES[stage_at(first)[0]]
-            for step, records in enumerate(self.pool(first, stage), first):
-                if step >= self.start:
-                    yield collator.collate(records, asks=stage.learns != "vision", dense=stage.learns != "language")
+    def __getitem__(self, i: int) -> list[dict]:
+        stage = STAGES[stage_at(i * POOL)[0]]
+        asks, dense = stage.learns != "vision", stage.learns != "language"
+        batches = [self.collator.collate(records, asks, dense) for records in self.draw(i, stage)]
+        return [batch | {"pixel_values": batch["pixel_values"].to(self.dtype)} for batch in batches]
 
-    def pool(self, first: int, stage: Stage) -> list[list[dict]]:
-        """The records of POOL batches from step `first` on, of one image size each pool.
-
-        They are grouped by length; the batches are in random order.
-        """
+    def draw(self, i: int, stage: Stage) -> list[list[dict]]:
+        """The records of POOL batches with images of one size, grouped by length; the batches are in random order."""
+        first = i * POOL
         draw = random.Random(f"{self.seed}/{first}")
         size = draw_size(draw, stage)
-        count = max(2, PIXELS // (size[0] * size[1]))
+        count = max(2, stage.pixels // (size[0] * size[1]))
         records = [make_record(f"{self.seed}/{first}/{i}", stage, size) for i in range(POOL * count)]
         if stage.learns != "vision":
             records.sort(key=text_length)
@@ -103,13 +104,33 @@ class Batches(IterableDataset):
         return batches
 
 
+def batches_from(start: int, args: argparse.Namespace) -> Iterator[dict]:
+    """The batches from step `start` on, in order. --workers processes draw them."""
+    first = start // POOL
+    pools = range(first, -(-TOTAL_STEPS // POOL))
+    drawn = DataLoader(Pools(args.seed, args.dtype), batch_size=None, sampler=pools, num_workers=args.workers)
+    batches = itertools.chain.from_iterable(drawn)
+    return itertools.islice(batches, start - first * POOL, TOTAL_STEPS - first * POOL)
+
+
+def to_device(batch: dict, device: torch.device) -> dict:
+    """The batch on `device`, but for image_grid_thw, whose values the program itself reads."""
+    moved = {}
+    for key, value in batch.items():
+        if isinstance(value, dict):
+            moved[key] = to_device(value, device)
+        else:
+            moved[key] = value if key == "image_grid_thw" else value.to(device, non_blocking=True)
+    return moved
+
+
 def losses(model, heads: torch.nn.ModuleDict, batch: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The losses of a batch: those of the heads if it has their targets, and those of the answers if it has labels.
 
     "answer" is the summed cross-entropy of the answer tokens, divided by TOKENS_PER_ANSWER per example. "loss" is its mean, for
     logging only. Layers compute in `dtype`, losses in float32.
     """
-    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+    with torch.autocast(batch["pixel_values"].device.type, dtype=dtype, enabled=dtype != torch.float32):
         return _losses(model, heads, batch)
 
 
@@ -168,7 +189,7 @@ def make_optimizers(model, heads, args: argparse.Namespace) -> list[torch.optim.
     others = [p for p in [*model.parameters(), *heads.parameters()] if id(p) not in taken]
     optimizers = [
         Muon(matrices, lr=args.learning_rate, weight_decay=0.02, dtype=args.dtype),
-        torch.optim.AdamW(others, lr=args.adam_learning_rate, weight_decay=0.0, betas=(0.9, 0.98)),
+        torch.optim.AdamW(others, lr=args.adam_learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True),
     ]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -246,7 +267,7 @@ def restore(path: Path, model, heads, optimizers: list[torch.optim.Optimizer]) -
     """Load the state of an interrupted run, if there is one, and return its (completed steps, seconds)."""
     if not path.exists():
         return 0, 0.0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location=model.device)
     model.load_state_dict(state["model"])
     heads.load_state_dict(state["heads"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -264,8 +285,11 @@ def set_stage(model, stage: Stage) -> None:
 
 def update(
     model, heads, optimizers: list[torch.optim.Optimizer], batch: dict, rate: float, dtype: torch.dtype
-) -> dict[str, float]:
-    """One optimizer step at `rate` times the peak learning rates. Returns the losses that the curve shows."""
+) -> dict[str, torch.Tensor]:
+    """One optimizer step at `rate` times the peak learning rates. Returns the losses that the curve shows.
+
+    They stay on the model's device: reading them at each step would make a GPU wait for the program.
+    """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
@@ -275,38 +299,42 @@ def update(
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    return {key: value.item() for key, value in found.items() if key in CURVE}
+    return {key: value.detach() for key, value in found.items() if key in CURVE}
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace) -> bool:
+    """Train from the last saved state on. Returns whether the last stage is complete."""
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     collator = make_collator()
-    model = make_model(collator, args.seed)
-    heads = make_heads()
+    model = make_model(collator, args.seed).to(args.device)
+    heads = make_heads().to(args.device)
     optimizers = make_optimizers(model, heads, args)
     start, spent = restore(args.work / "state.pt", model, heads, optimizers)
     held = held_out(EVAL_IMAGES, args.seed)
 
     recent, began = [], time.monotonic() - spent
-    for step, batch in enumerate(DataLoader(Batches(args.seed, start), batch_size=None, num_workers=1), start):
+    limit = time.monotonic() + 60 * args.minutes
+    for step, batch in enumerate(batches_from(start, args), start):
         i, _ = stage_at(step)
         set_stage(model, STAGES[i])
         asks = "labels" in batch
+        batch = to_device(batch, args.device)
         recent.append(update(model, heads, optimizers, batch, learning_rate(step, args.warmup), args.dtype))
         done = step + 1
         ends = done == TOTAL_STEPS or stage_at(done)[0] != i  # the next stage has other losses
-        if done % args.log_every and not ends:
+        late = done % POOL == 0 and time.monotonic() > limit
+        if done % args.log_every and not ends and not late:
             continue
         row = {
             "step": done,
             "seconds": round(time.monotonic() - began),
             "stage": i,
-            **{key: round(sum(entry[key] for entry in recent) / len(recent), 4) for key in recent[0]},
+            **{key: round(sum(entry[key] for entry in recent).item() / len(recent), 4) for key in recent[0]},
         }
         recent = []
-        if done % args.save_every == 0 or ends:
+        if done % args.save_every == 0 or ends or late:
             save_model(model, args.work / "model")
             if asks:
                 found = metrics_of(held, answer(model, collator, held))
@@ -321,12 +349,15 @@ def train(args: argparse.Namespace) -> None:
         )
         append_row(args.work / "curve.csv", **row)
         print(json.dumps(row), flush=True)
+        if late and done < TOTAL_STEPS:
+            return False
+    return True
 
 
 def report(args: argparse.Namespace) -> None:
     """Score the final model with its saved bf16 weights on held-out images, and write it to --out."""
     collator = make_collator()
-    state = torch.load(args.work / "state.pt", weights_only=True)
+    state = torch.load(args.work / "state.pt", weights_only=True, map_location="cpu")
     model = build_model(FAMILY, collator.tokenizer, **SIZES)
     model.load_state_dict({name: value.bfloat16().float() for name, value in state["model"].items()})
     result = {"step": state["step"], "seconds": round(state["seconds"])}
@@ -348,7 +379,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--float32", action="store_true", help="for CPUs that emulate bfloat16 (without AMX or AVX-512 BF16)"
     )
+    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw images (a GPU keeps fifteen busy)")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop after this time; the same command continues"
+    )
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--report-images", type=int, default=500)
@@ -360,6 +396,5 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 if __name__ == "__main__":
     arguments = parse_arguments()
-    train(arguments)
-    if arguments.out:
+    if train(arguments) and arguments.out:
         report(arguments)

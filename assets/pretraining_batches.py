@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from assets.build_tiny_model import build_processor, build_tokenizer
+from assets.build_tiny_model import build_model, build_processor, build_tokenizer
 from assets.dense_targets import dense_targets, fine_targets
 from assets.pretraining_images import HELD_OUT_STAGE, SIDES, draw_size
 from assets.pretraining_questions import FAMILY, IRRELEVANT, RULE, make_record, texts
@@ -16,6 +16,7 @@ from boxtune.batching.encoder import IGNORE_INDEX, Encoder, token_side
 
 MAX_NEW_TOKENS = 480  # fifteen boxes
 HELD_OUT = "held out"
+POSITIONED = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")  # what m-RoPE positions depend on
 
 
 class SceneEncoder(Encoder):
@@ -40,6 +41,11 @@ class SceneEncoder(Encoder):
 class SceneCollator(DetectionCollator):
     """The project's collator, with images from memory, one or two per record, and targets for the dense head."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        with torch.device("meta"):
+            self.positions = build_model(FAMILY, self.tokenizer, layers=1, vision_layers=1).model
+
     def _make_encoder(self, locate_boxes: bool = False) -> Encoder:
         wording = self.grounding.system_prompt, self.grounding.format_sentence
         return SceneEncoder(self.processor, self.grounding.get_codec(), *wording)
@@ -54,7 +60,11 @@ class SceneCollator(DetectionCollator):
         """Images; with `asks`, also conversations; with `dense`, also targets of the dense head, and of the fine one if no
         conversation."""
         features, sizes = self.process_images(records)
-        batch = self.batch_conversations(records, features, sizes) if asks else features
+        batch = features
+        if asks:
+            batch = self.batch_conversations(records, features, sizes)
+            # The model would compute them itself, on a GPU with many launches for each record.
+            batch["position_ids"], _ = self.positions.get_rope_index(**{key: batch[key] for key in POSITIONED})
         shown = [(scene, size) for record, size in zip(records, sizes, strict=True) for scene in record["scenes"]]
         if dense:
             batch["dense"] = _joined([dense_targets(scene, size, token_side(self.processor)) for scene, size in shown])

@@ -55,6 +55,7 @@ class Stage:
     counts: tuple[int, ...]  # possible numbers of scattered objects
     shares: tuple[float, float]  # range of their long sides, as fractions of the image's short side
     area: tuple[int, int]  # range of the image's pixels
+    pixels: int  # of the images of a batch
     raster: float = 1.0  # fraction of answers in reading order; the others are ordered by area or at random
     photo: bool = False  # whether objects are rotated, on cards, cut by the border or out of focus
     talk: float = 0.0  # fraction of conversations about something other than boxes
@@ -64,22 +65,26 @@ EVERYTHING = {
     "kinds": ("scatter", "scatter", "scatter", "packages", "packages", "page", "crowd", "crowd"),
     "counts": (0, 1, 1, 1, 2, 2, 3, 4, 6),
     "shares": (0.12, 0.90),
-    "area": (112 * 112, 352 * 352),
+    "area": (112 * 112, 400 * 400),
     "raster": 0.8,
     "photo": True,
     "talk": 0.3,
 }
+FEW = 8 * 224 * 224  # pixels: batches for a CPU
+SOME, MANY = 2 * FEW, 8 * FEW  # for a GPU
 SMALL = EVERYTHING | {"area": (112 * 112, 224 * 224)}
 EASY = {"kinds": ("scatter",), "shares": (0.20, 0.85), "area": (112 * 112, 192 * 192)}
 STAGES = (
-    Stage(1500, "vision", (1, 1), counts=(1, 2, 2, 3, 4), **EASY),
-    Stage(7000, "vision", (1, 0.7), **SMALL),
-    Stage(5000, "vision", (0.7, 0.05), **EVERYTHING),
-    Stage(800, "language", (1, 1), counts=(1, 1, 1, 2), **EASY),
-    Stage(5000, "language", (1, 0.2), **EVERYTHING),
-    Stage(5000, "both", (0.5, 0), **EVERYTHING),
+    Stage(1500, "vision", (1, 1), pixels=FEW, counts=(1, 2, 2, 3, 4), **EASY),
+    Stage(7000, "vision", (1, 0.7), pixels=FEW, **SMALL),
+    Stage(400, "vision", (0.7, 0.7), pixels=FEW, **EVERYTHING),
+    Stage(300, "language", (1, 1), pixels=SOME, counts=(1, 1, 1, 2), **EASY),
+    Stage(700, "language", (1, 0.7), pixels=MANY, **EVERYTHING),
+    Stage(4000, "both", (0.7, 0), pixels=MANY, **EVERYTHING),
 )
-HELD_OUT_STAGE = Stage(0, "both", (0, 0), **EVERYTHING | {"talk": 0.0})  # used for scoring only, never for training
+HELD_OUT_STAGE = Stage(
+    0, "both", (0, 0), pixels=FEW, **EVERYTHING | {"talk": 0.0}
+)  # used for scoring only, never for training
 
 
 @dataclass

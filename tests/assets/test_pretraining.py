@@ -180,6 +180,55 @@ def test_muon_descends_and_skips_parameters_without_gradient():
     assert torch.equal(idle, torch.ones(4, 4))
 
 
+def test_muon_treats_matrices_of_one_shape_separately():
+    draw = torch.Generator().manual_seed(0)
+    together = [torch.nn.Parameter(torch.randn(6, 4, generator=draw)) for _ in range(3)]
+    alone = [torch.nn.Parameter(parameter.detach().clone()) for parameter in together]
+    optimizers = [Muon(together, lr=0.1), *(Muon([parameter], lr=0.1) for parameter in alone)]
+    for _ in range(3):
+        for parameters in (together, alone):
+            for i, parameter in enumerate(parameters):
+                parameter.grad = (i + 1) * parameter.detach() ** 3
+        for optimizer in optimizers:
+            optimizer.step()
+    for first, second in zip(together, alone, strict=True):
+        torch.testing.assert_close(first, second)  # batched products may round differently
+
+
+@needs_emoji
+def test_positions_in_a_batch_are_those_that_the_model_computes():
+    collator = make_collator()
+    records = [
+        make_record(f"test {i}", STAGES[-1], (128, 96), talk) for i, talk in enumerate(["example", "class", "boxes"])
+    ]
+    batch = collator.collate(records, asks=True, dense=False)
+    del batch["labels"]
+    model = (
+        build_model("qwen3_vl", collator.tokenizer, hidden=64, layers=1, vision_layers=1, deepstack=1).float().eval()
+    )
+    positions = batch.pop("position_ids")
+    with torch.no_grad():
+        own, given = model(**batch).logits, model(**batch, position_ids=positions).logits
+    shown = batch["attention_mask"].bool()
+    assert torch.equal(given[shown], own[shown])
+
+
+@needs_emoji
+def test_batches_depend_only_on_their_step(monkeypatch):
+    monkeypatch.setattr(pretrain_tiny_model, "STAGES", [replace(STAGES[0], steps=8, pixels=1)])
+    monkeypatch.setattr(pretrain_tiny_model, "TOTAL_STEPS", 8)
+
+    def pixels(start: int, workers: str) -> list[torch.Tensor]:
+        args = pretrain_tiny_model.parse_arguments(["--work", "unused", "--workers", workers])
+        return [batch["pixel_values"] for batch in pretrain_tiny_model.batches_from(start, args)]
+
+    whole = pixels(0, "0")
+    assert len(whole) == 8 and not torch.equal(whole[0], whole[1])
+    for start, workers in ((0, "2"), (3, "2"), (6, "0")):
+        assert all(map(torch.equal, pixels(start, workers), whole[start:]))
+        assert len(pixels(start, workers)) == 8 - start
+
+
 @needs_emoji
 def test_held_out_results_cover_every_kind_of_conversation(monkeypatch):
     monkeypatch.setattr(pretraining_batches, "MAX_NEW_TOKENS", 4)
@@ -195,36 +244,29 @@ def test_held_out_results_cover_every_kind_of_conversation(monkeypatch):
 @pytest.mark.slow
 def test_pretraining_runs_through_stages_with_different_losses(tmp_path, monkeypatch):
     """A stage always ends with a row of the curve. A resumed run has the weights of an uninterrupted one."""
-    stages = [replace(STAGES[i], steps=4) for i in (0, 3, 5, 3)]
+    stages = [replace(STAGES[i], steps=4, pixels=1) for i in (0, 3, 5, 3)]
     assert [stage.learns for stage in stages] == ["vision", "language", "both", "language"]
     monkeypatch.setattr(pretrain_tiny_model, "STAGES", stages)
-    monkeypatch.setattr(pretrain_tiny_model, "PIXELS", 1)  # two images per batch
     monkeypatch.setattr(pretrain_tiny_model, "EVAL_IMAGES", 2)
     monkeypatch.setattr(pretraining_batches, "MAX_NEW_TOKENS", 8)
 
-    def pretrain(folder: str, steps: int) -> dict:
-        monkeypatch.setattr(pretrain_tiny_model, "TOTAL_STEPS", steps)
-        pretrain_tiny_model.train(
-            pretrain_tiny_model.parse_arguments(
-                [
-                    "--work",
-                    str(tmp_path / folder),
-                    "--log-every",
-                    "3",
-                    "--float32",
-                    "--threads",
-                    str(torch.get_num_threads()),
-                ]
-            )
+    monkeypatch.setattr(pretrain_tiny_model, "TOTAL_STEPS", 16)
+
+    def pretrain(folder: str, minutes: float) -> dict:
+        options = {"work": tmp_path / folder, "log-every": 3, "threads": torch.get_num_threads(), "minutes": minutes}
+        options = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        done = pretrain_tiny_model.train(
+            pretrain_tiny_model.parse_arguments([*options, "--float32", "--device", "cpu"])
         )
+        assert done == (minutes > 0)
         torch.set_flush_denormal(False)  # restore the default
         return torch.load(tmp_path / folder / "state.pt", weights_only=True)["model"]
 
-    whole = pretrain("whole", 16)
+    whole = pretrain("whole", 60)
     rows = list(csv.DictReader((tmp_path / "whole" / "curve.csv").open()))
     assert [int(row["step"]) for row in rows] == [3, 4, 6, 8, 9, 12, 15, 16]
     assert [bool(row["loss"]) for row in rows] == [False, False, True, True, True, True, True, True]
     assert [bool(row["class_loss"]) for row in rows] == [True, True, False, False, True, True, False, False]
-    pretrain("stopped", 8)
-    resumed = pretrain("stopped", 16)
+    pretrain("stopped", 0)
+    resumed = pretrain("stopped", 60)
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
