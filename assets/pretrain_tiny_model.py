@@ -51,7 +51,6 @@ from assets.pretraining_images import STAGES, Stage, draw_size
 from assets.pretraining_questions import FAMILY, make_record
 from assets.pretraining_report import answer, held_out_results, metrics_of
 from boxtune.batching.encoder import IGNORE_INDEX
-from boxtune.common.files import write_whole
 from boxtune.models.patch_embedding import use_matrix_products
 
 SIZES = {"hidden": 192, "layers": 5, "vision_layers": 8, "deepstack": 1, "spare_rows": 64}
@@ -235,20 +234,6 @@ def append_row(path: Path, **row) -> None:
         writer.writerow(row)
 
 
-def extend_curve(kept: Path, run: Path) -> None:
-    """Append the rows of `run` to those rows of `kept` that precede it; later rows of `kept` belong to another run."""
-
-    def lines(path: Path) -> list[str]:
-        return path.read_bytes().decode().splitlines(keepends=True)
-
-    def step(line: str) -> int:
-        return int(line.split(",")[0])
-
-    head, *rows = lines(run)
-    before = [line for line in lines(kept)[1:] if step(line) < step(rows[0])] if kept.exists() else []
-    write_whole(kept, "".join([head, *before, *rows]))
-
-
 def make_model(collator: SceneCollator, seed: int) -> torch.nn.Module:
     """The model with random float32 weights, a vision tower that begins as a convolution, and fast layers; in training mode."""
     model = build_model(FAMILY, collator.tokenizer, seed=seed, **SIZES).float().train()
@@ -365,7 +350,7 @@ def report(args: argparse.Namespace) -> None:
     print(json.dumps(result, indent=1))
     (args.work / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     save_model(model, args.out)
-    extend_curve(args.out.parent / "pretraining_curve.csv", args.work / "curve.csv")
+    shutil.copy(args.work / "curve.csv", args.out.parent / "pretraining_curve.csv")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
