@@ -77,10 +77,10 @@ EASY = {"kinds": ("scatter",), "shares": (0.20, 0.85), "area": (112 * 112, 192 *
 STAGES = (
     Stage(1500, "vision", (1, 1), pixels=FEW, counts=(1, 2, 2, 3, 4), **EASY),
     Stage(7000, "vision", (1, 0.7), pixels=FEW, **SMALL),
-    Stage(400, "vision", (0.7, 0.7), pixels=FEW, **EVERYTHING),
+    Stage(300, "vision", (0.7, 0.7), pixels=MANY, **EVERYTHING),
     Stage(300, "language", (1, 1), pixels=SOME, counts=(1, 1, 1, 2), **EASY),
     Stage(700, "language", (1, 0.7), pixels=MANY, **EVERYTHING),
-    Stage(4000, "both", (0.7, 0), pixels=MANY, **EVERYTHING),
+    Stage(3800, "both", (0.7, 0), pixels=MANY, **EVERYTHING),
 )
 HELD_OUT_STAGE = Stage(
     0, "both", (0, 0), pixels=FEW, **EVERYTHING | {"talk": 0.0}
