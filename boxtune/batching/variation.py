@@ -12,6 +12,7 @@ from PIL import Image
 
 from boxtune.answers.noise import with_noise
 from boxtune.batching.augmentation import augment
+from boxtune.batching.hard_negatives import Confused, mistake_weight
 from boxtune.data.questions import QUESTIONS, first_question, is_standard, question
 from boxtune.data.records import Record, in_order, with_objects
 
@@ -30,6 +31,7 @@ class Variation:
     operations, negative_questions, prompt_variety, noise_objects: the recipe's keys (`operations` is `augment`).
     object_order, max_length, seed: the recipe's. A varied example that exceeds max_length is not used.
     classes: those of the dataset. max_pixels: area of the largest resized input.
+    confused: what an earlier model mistook for what; with it, `negative_questions` ask for such classes more often.
     epoch: the current epoch, in shared memory, because workers of the data loader may live longer than one epoch.
     """
 
@@ -42,6 +44,7 @@ class Variation:
     max_pixels: int
     max_length: int | None
     seed: int
+    confused: Confused | None = None
     epoch: torch.Tensor = field(default_factory=_epoch_zero)
 
     def __call__(self, record: Record, image: Image.Image) -> tuple[Record, Image.Image]:
@@ -81,6 +84,9 @@ class Variation:
         objects = record["objects"]
         if chance < self.negative_questions:
             candidates = [name for name in self.classes if name not in objects["category"]]
+            if candidates and self.confused is not None:
+                weights = [mistake_weight(self.confused, name, set(objects["category"])) for name in candidates]
+                return draw.choices(candidates, weights)[0]
         else:
             pairs = zip(objects["category"], objects["ignore"], strict=True)
             present = {name for name, ignored in pairs if not ignored}

@@ -62,6 +62,18 @@ class BoxtuneArguments:
             "help": "Fraction of training examples that ask for one absent class; the same fraction asks for one present class."
         },
     )
+    negative_sampling: str = field(
+        default="uniform",
+        metadata={
+            "help": "How negative_questions choose the absent class. hard: more often those that were predicted wrongly, by the "
+            "confusion matrix of negative_from.",
+            "choices": ["uniform", "hard"],
+        },
+    )
+    negative_from: str | None = field(
+        default=None,
+        metadata={"help": "metrics.json of an evaluation on the same classes, for negative_sampling: hard."},
+    )
     prompt_variety: bool = field(default=False, metadata={"help": "Rephrase half of the training questions."})
     noise_objects: float = field(
         default=0.0,

@@ -72,6 +72,7 @@ def check_values(options: BoxtuneArguments, training: SFTConfig, model: ModelCon
         *_fixed_or_out_of_range(vars(training) | vars(model) | vars(options)),
         *_of_the_model(options, model),
         *_of_the_answer(options),
+        *_of_the_negatives(options),
         *_of_the_losses(options, training),
         *_of_the_best_checkpoint(options, training),
     ]
@@ -126,6 +127,16 @@ def _of_the_answer(options: BoxtuneArguments) -> Iterator[str]:
             yield "iou_loss_weight: a point has no IoU; omit it with answer: click"
         if options.grounding_mode != "teacher_forced":
             yield "grounding_mode: only box responses can be sampled; use teacher_forced with answer: click"
+
+
+def _of_the_negatives(options: BoxtuneArguments) -> Iterator[str]:
+    if options.negative_sampling == "hard":
+        if not options.negative_from:
+            yield "negative_sampling: hard needs negative_from, the metrics.json of an evaluation on the same classes"
+        if not options.negative_questions:
+            yield "negative_sampling: hard has no effect while negative_questions is 0"
+    elif options.negative_from:
+        yield "negative_from: has no effect without negative_sampling: hard"
 
 
 def _has_box_losses(options: BoxtuneArguments) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from boxtune.answers.grounding import Grounding
 from boxtune.answers.noise import NOISE_LABEL, require_free_label
 from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.encoder import Encoder
+from boxtune.batching.hard_negatives import read_confused
 from boxtune.batching.lengths import as_dataset
 from boxtune.batching.variation import Variation
 from boxtune.common.errors import UserError, accepting
@@ -73,6 +75,7 @@ def make_variation(recipe: Recipe, records: list[Record], classes: list[str], ma
         max_pixels=max_pixels,
         max_length=recipe.training.max_length,
         seed=recipe.training.seed,
+        confused=read_confused(Path(options.negative_from), classes) if options.negative_from else None,
     )
 
 

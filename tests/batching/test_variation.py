@@ -20,10 +20,11 @@ from boxtune.answers.prediction_file import read_predictions
 from boxtune.answers.predictions import make_prediction
 from boxtune.batching.augmentation import OPERATIONS
 from boxtune.batching.encoder import IGNORE_INDEX, grid_input_size
+from boxtune.batching.hard_negatives import read_confused
 from boxtune.batching.lengths import answer_budget, as_dataset, measure
 from boxtune.batching.variation import Variation
 from boxtune.common.errors import UserError
-from boxtune.data.questions import QUESTIONS, first_question
+from boxtune.data.questions import QUESTIONS, first_question, question
 from boxtune.data.record_checks import record_problems
 from boxtune.data.records import in_order
 from boxtune.metrics.scoring import score
@@ -310,6 +311,40 @@ def test_a_class_called_noise_stops_the_recipe(squares, tmp_path, capsys):
 # ---- training ----------------------------------------------------------------------------------------------------------
 
 
+def write_metrics(path, rows: list[str], matrix: list[list[int]]):
+    confusion = {"rows": [*rows, "background"], "columns": [*rows, "unknown label", "background"], "matrix": matrix}
+    path.write_text(json.dumps({"confusion": confusion}))
+    return path
+
+
+def test_hard_negatives_ask_for_classes_that_were_predicted_wrongly(tmp_path):
+    """A dog was predicted on three cats and five times on background, a traffic light on a dog only."""
+    matrix = [[9, 3, 0, 7, 1], [0, 4, 6, 0, 0], [0, 0, 2, 0, 0], [0, 5, 0, 1, 0]]
+    confused = read_confused(write_metrics(tmp_path / "metrics.json", CLASSES, matrix), CLASSES)
+    record = make_record("a", "a.png", 300, 200, [([10.0, 20, 110, 90], "cat")], classes=CLASSES)
+
+    def share_of_dogs(**changes) -> float:
+        varied = epochs(make_variation(negative_questions=0.5, **changes), record, 600)
+        asked = Counter(first_question(record) for record, _ in varied)
+        dogs, lights = (asked[question([name])] for name in ("dog", "traffic light"))
+        assert dogs + lights > 200
+        return dogs / (dogs + lights)
+
+    assert share_of_dogs(confused=confused) == pytest.approx(9 / 10, abs=0.05)  # 1 + 3 + 5 against 1
+    assert share_of_dogs() == pytest.approx(1 / 2, abs=0.1)
+
+
+def test_hard_negatives_need_a_confusion_matrix_of_these_classes(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read a confusion matrix from .*missing.json \(FileNotFoundError"):
+        read_confused(tmp_path / "missing.json", CLASSES)
+    (tmp_path / "other.json").write_text('{"AP": 0.5}')
+    with pytest.raises(UserError, match=r"Give the metrics\.json of an evaluation"):
+        read_confused(tmp_path / "other.json", CLASSES)
+    path = write_metrics(tmp_path / "metrics.json", ["fish"], [[1, 0, 0], [0, 0, 0]])
+    with pytest.raises(UserError, match=r"none of this dataset's classes\. It has fish; the dataset has cat, dog"):
+        read_confused(path, CLASSES)
+
+
 ALL_KEYS = ("--augment", *OPERATIONS, "--negative_questions", 0.2, "--prompt_variety", "true", "--noise_objects", 1.0)
 
 
@@ -358,6 +393,8 @@ def test_epochs_differ_and_a_resumed_run_sees_the_same_examples(squares, tmp_pat
             "augment must be one of crop, flip, resize, color, blur, jpeg, got ['crop', 'rotate']",
         ),
         ("negative_questions", 0.7, "negative_questions: 0.7 must be from 0 to 0.5"),
+        ("negative_sampling", "hard", "negative_sampling: hard needs negative_from"),
+        ("negative_from", "metrics.json", "negative_from: has no effect without negative_sampling: hard"),
         ("noise_objects", -1, "noise_objects: -1.0 must be 0 or more, and finite"),
     ],
 )
