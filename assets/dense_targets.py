@@ -23,20 +23,45 @@ NONE = -1.0  # the edges of a next object that does not exist
 def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> dict[str, torch.Tensor]:
     """Targets of the dense head, for the image's T tokens in row order. Each token belongs to the object that covers most of it.
 
-    classes (T,): the class, or BACKGROUND.
-    near (T, 4): distances from the token's center outward to the left, top, right and bottom edge, in pixels of the input.
+    classes, near: as in `nearby`.
     place (T, 4): the object's xyxy as fractions of the image.
     next, next_alike (T, 4): xyxy of the next object in raster order, of any class and of the same class; NONE if there is none.
     ends (T, 4): whether the object is the first, the first of its class, the last, the last of its class.
+    """
+    classes, near, owner = nearby(scene, input_size, cell)
+    if not scene.labels:
+        empty = torch.zeros(len(classes), 4)
+        return {"classes": classes, "near": near} | dict.fromkeys(("place", "next", "next_alike", "ends"), empty)
+    sides = torch.tensor([scene.image.width, scene.image.height] * 2)
+    fractions = torch.tensor(scene.boxes_xyxy, dtype=torch.float32) / sides
+    following, alike = successors(scene, same_class=False), successors(scene, same_class=True)
+    with_none = torch.cat([fractions, torch.full((1, 4), NONE)])  # index -1, no successor, is the last row
+    firsts = [[i not in chain for i in range(len(chain))] for chain in (following, alike)]
+    lasts = [[i < 0 for i in chain] for chain in (following, alike)]
+    return {
+        "classes": classes,
+        "near": near,
+        "place": fractions[owner],
+        "next": with_none[following][owner],
+        "next_alike": with_none[alike][owner],
+        "ends": torch.tensor([firsts[0], firsts[1], lasts[0], lasts[1]], dtype=torch.float32).T[owner],
+    }
 
-    A token is background if no object covers a quarter of it, except the token under an object's center.
+
+def nearby(scene: Scene, input_size: tuple[int, int], cell: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(classes, near, owner) of the T cells of `cell` pixels, in row order.
+
+    classes (T,): the class of the object that covers most of the cell, or BACKGROUND.
+    near (T, 4): distances from the cell's center outward to the left, top, right and bottom edge, in pixels of the input.
+    owner (T,): the object's index.
+
+    A cell is background if no object covers a quarter of it, except the cell under an object's center.
     """
     height, width = input_size
     rows, columns = height // cell, width // cell
     if not scene.labels:
-        empty = torch.zeros(rows * columns, 4)
-        classes = torch.full((rows * columns,), BACKGROUND)
-        return {"classes": classes} | dict.fromkeys(("near", "place", "next", "next_alike", "ends"), empty)
+        count = rows * columns
+        return torch.full((count,), BACKGROUND), torch.zeros(count, 4), torch.zeros(count, dtype=torch.long)
     scale = torch.tensor([width / scene.image.width, height / scene.image.height] * 2)
     boxes_xyxy = torch.tensor(scene.boxes_xyxy, dtype=torch.float32) * scale  # (N, 4), pixels of the input
     y, x = torch.meshgrid(torch.arange(rows) * cell, torch.arange(columns) * cell, indexing="ij")
@@ -48,19 +73,9 @@ def dense_targets(scene: Scene, input_size: tuple[int, int], cell: int) -> dict[
     covered += (x <= center_x) & (center_x < x + cell) & (y <= center_y) & (center_y < y + cell)
     coverage, owner = covered.max(0)
     classes = torch.tensor([CLASSES.index(label) for label in scene.labels])[owner]
-    fractions, center = boxes_xyxy / torch.tensor([width, height] * 2), torch.cat([x, y, x, y]).T + cell / 2
-    following, alike = successors(scene, same_class=False), successors(scene, same_class=True)
-    with_none = torch.cat([fractions, torch.full((1, 4), NONE)])  # index -1, no successor, is the last row
-    firsts = [[i not in chain for i in range(len(chain))] for chain in (following, alike)]
-    lasts = [[i < 0 for i in chain] for chain in (following, alike)]
-    return {
-        "classes": torch.where(coverage >= 0.25, classes, BACKGROUND),
-        "near": (boxes_xyxy[owner] - center) * torch.tensor([-1, -1, 1, 1]),
-        "place": fractions[owner],
-        "next": with_none[following][owner],
-        "next_alike": with_none[alike][owner],
-        "ends": torch.tensor([firsts[0], firsts[1], lasts[0], lasts[1]], dtype=torch.float32).T[owner],
-    }
+    center = torch.cat([x, y, x, y]).T + cell / 2
+    near = (boxes_xyxy[owner] - center) * torch.tensor([-1, -1, 1, 1])
+    return torch.where(coverage >= 0.25, classes, BACKGROUND), near, owner
 
 
 def fine_targets(scene: Scene, input_size: tuple[int, int], patch: int, merge: int) -> dict[str, torch.Tensor]:
@@ -69,12 +84,12 @@ def fine_targets(scene: Scene, input_size: tuple[int, int], patch: int, merge: i
     There the merge × merge patches of each token follow one another.
     """
     rows, columns = (side // patch // merge for side in input_size)
-    targets = dense_targets(scene, input_size, patch)
+    classes, near, _ = nearby(scene, input_size, patch)
 
     def in_blocks(values: torch.Tensor) -> torch.Tensor:
         return values.unflatten(0, (rows, merge, columns, merge)).transpose(1, 2).flatten(0, 3)
 
-    return {key: in_blocks(targets[key]) for key in ("classes", "near")}
+    return {"classes": in_blocks(classes), "near": in_blocks(near)}
 
 
 def successors(scene: Scene, same_class: bool) -> list[int]:
