@@ -80,7 +80,8 @@ STAGES = (
     Stage(300, "vision", (0.7, 0.7), pixels=MANY, **EVERYTHING),
     Stage(300, "language", (1, 1), pixels=SOME, counts=(1, 1, 1, 2), **EASY),
     Stage(700, "language", (1, 0.7), pixels=MANY, **EVERYTHING),
-    Stage(3800, "both", (0.7, 0), pixels=MANY, **EVERYTHING),
+    Stage(1376, "both", (0.7, 0.4465), pixels=MANY, **EVERYTHING),
+    Stage(1000, "both", (0.3, 0), pixels=SOME, **EVERYTHING),
 )
 HELD_OUT_STAGE = Stage(
     0, "both", (0, 0), pixels=FEW, **EVERYTHING | {"talk": 0.0}
