@@ -20,6 +20,7 @@ if __name__ == "__main__":  # before torch is imported
 
 from accelerate import PartialState
 
+from boxtune.answers.stated import add_options, stated_in
 from boxtune.common.errors import UserError, command
 from boxtune.common.files import named, path_argument, replace_folder
 from boxtune.data.dataset import read_info, read_records
@@ -56,7 +57,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--skip-nf4", action="store_true", help="do not measure the difference to the NF4 base with adapter"
     )
-    return parser.parse_args(argv)
+    add_options(parser)
+    args = parser.parse_args(argv)
+    args.command = ["python", "merge_adapter.py", *(sys.argv[1:] if argv is None else argv)]
+    return args
 
 
 def merged_folder(ckpt: str) -> Path:
@@ -97,11 +101,13 @@ def main(argv: list[str] | None = None) -> None:
         return  # only one process saves: if several save at once, the model can be corrupted without an error
 
     # ---- Checkpoint, target folder, and images to compare on
-    checkpoint = open_checkpoint(args.ckpt)
+    checkpoint = open_checkpoint(args.ckpt, stated_in(args), command=args.command)
     if checkpoint.adapter is None:
         raise UserError(f"{args.ckpt} is not an adapter, so there is nothing to merge.")
     out = args.out or merged_folder(args.ckpt)
     check_target(out, checkpoint, args.overwrite)
+    if not (args.data or checkpoint.grounding.data_dir):
+        raise UserError(f"{args.ckpt} does not name the dataset that it was trained on; give --data DIR to compare on.")
     data_dir = args.data or Path(checkpoint.grounding.data_dir)
     records = comparison_records(data_dir, args.samples)
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from boxtune.answers.stated import stated_in
 from boxtune.common.errors import UserError
 from boxtune.inference.detector import Detector
 from boxtune.models.checkpoint import Checkpoint, open_checkpoint
@@ -11,7 +12,7 @@ from boxtune.models.libraries import quiet_libraries
 def open_model(args: argparse.Namespace) -> Checkpoint:
     """Everything of the model except its weights. Raises UserError if it cannot be used."""
     quiet_libraries()
-    checkpoint = open_checkpoint(args.ckpt, args.max_pixels, args.max_new_tokens)
+    checkpoint = open_checkpoint(args.ckpt, stated_in(args), args.max_new_tokens, args.command)
     if args.base and not checkpoint.adapter:
         raise UserError(f"--base: {args.ckpt} is not an adapter, so it has no base to compare with.")
     return checkpoint

@@ -1,15 +1,18 @@
 """The command line of evaluate.py: its options, and which of them each mode reads."""
 
 import argparse
+import sys
 
 from boxtune.answers.confidence import RANKINGS
+from boxtune.answers.stated import NAMES, add_options
 from boxtune.common.errors import UserError
 from boxtune.common.files import folder_problems, path_argument
 from boxtune.inference.address import address_problem
 from boxtune.reports.exports import EXPORTS, wanted_exports
 
 _MODEL = {
-    *("ckpt", "batch_size", "max_new_tokens", "max_pixels", "precision", "server", "served_model", "trust_server"),
+    *("ckpt", "batch_size", "max_new_tokens", "precision", "server", "served_model", "trust_server"),
+    *NAMES,
     *("out", "export"),
 }
 # The options that each mode reads. A mode is named after the option that selects it.
@@ -31,6 +34,7 @@ def parse_arguments(argv: list[str] | None, description: str) -> argparse.Namesp
     given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
     if problems := [*_unread_options(args, given), *_value_problems(args)]:
         raise UserError("these options cannot be used:", problems)
+    args.command = ["python", "evaluate.py", *(sys.argv[1:] if argv is None else argv)]
     return args
 
 
@@ -46,6 +50,7 @@ def _make_parser(description: str) -> argparse.ArgumentParser:
     _add_scoring_options(parser)
     _add_output_options(parser)
     _add_model_options(parser)
+    add_options(parser)
     return parser
 
 
@@ -141,9 +146,6 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="maximum length of a response (default: from the longest training answer)",
-    )
-    parser.add_argument(
-        "--max-pixels", type=int, metavar="N", help="pixel budget, for models that boxtune did not train"
     )
     parser.add_argument(
         "--precision",

@@ -14,9 +14,11 @@ from transformers import PreTrainedModel
 
 from boxtune.answers.grounding import PRECISIONS
 from boxtune.answers.predictions import Prediction
+from boxtune.answers.stated import Stated
 from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import UserError, accepting
 from boxtune.data.records import Record
+from boxtune.families import FAMILIES
 from boxtune.inference.address import address_problem
 from boxtune.inference.client import ServerClient
 from boxtune.inference.detections import Detections
@@ -73,8 +75,12 @@ class Detector:
         server: str | None = None,
         served_model: str | None = None,
         trust_server: bool = False,
-        max_pixels: int | None = None,
         max_new_tokens: int | None = None,
+        family: str | None = None,
+        system_prompt: str | None = None,
+        format_sentence: str | None = None,
+        max_pixels: int | None = None,
+        base_model: str | None = None,
     ) -> "Detector":
         """Open a checkpoint: the folder of an adapter or of a merged model, or a Hub id.
 
@@ -83,11 +89,14 @@ class Detector:
         server: address of an OpenAI-compatible server that serves the checkpoint; no weights are loaded here then.
         served_model: the checkpoint's name on the server, needed if it serves several. trust_server: skip the checks that
         the server runs this checkpoint.
-        max_pixels: pixel budget, only for models that were not trained by boxtune. max_new_tokens: limit of a response's length.
+        max_new_tokens: limit of a response's length.
+        family, system_prompt, format_sentence, max_pixels, base_model: only for models that boxtune did not train; see Stated
+        in boxtune/answers/stated.py. A folder without grounding.json needs them.
         Raises UserError if the checkpoint cannot be used, or if the server is not reachable or serves another model.
         """
-        _check_options(device, precision, server, served_model, trust_server, max_pixels, max_new_tokens)
-        checkpoint = open_checkpoint(os.fspath(path), max_pixels, max_new_tokens)
+        stated = Stated(family, system_prompt, format_sentence, max_pixels, base_model)
+        _check_options(device, precision, server, served_model, trust_server, max_new_tokens, stated)
+        checkpoint = open_checkpoint(os.fspath(path), stated, max_new_tokens)
         if server is not None:
             return cls.from_server(checkpoint, os.fspath(path), server, served_model, trust_server)
         return cls.from_checkpoint(checkpoint, precision, device)
@@ -222,8 +231,8 @@ def _check_options(
     server: str | None,
     served_model: str | None,
     trust_server: bool,
-    max_pixels: int | None,
     max_new_tokens: int | None,
+    stated: Stated,
 ) -> None:
     """Raises UserError that lists every option that cannot be used."""
     problems = []
@@ -237,7 +246,9 @@ def _check_options(
         problems += [f"{name} has no effect with server" for name, given in not_with_server.items() if given]
         if problem := address_problem(server):
             problems.append(f"server {problem}")
-    counts = {"max_pixels": max_pixels, "max_new_tokens": max_new_tokens}
+    if stated.family not in (None, *FAMILIES):
+        problems.append(f"family must be one of {', '.join(FAMILIES)}, got {stated.family!r}")
+    counts = {"max_pixels": stated.max_pixels, "max_new_tokens": max_new_tokens}
     problems += [f"{name} must be at least 1, got {n}" for name, n in counts.items() if n is not None and n < 1]
     if problems:
         raise UserError("these options cannot be used:", problems)

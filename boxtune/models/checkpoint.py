@@ -1,6 +1,7 @@
 """Open a checkpoint in the setup that it was trained with: an adapter on its base, a merged model, or a model of the Hub."""
 
 import hashlib
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,18 +10,22 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers import PreTrainedModel, ProcessorMixin
 
+from boxtune.answers.codecs import CODECS
 from boxtune.answers.conversation import SYSTEM_PROMPT, format_sentence
 from boxtune.answers.grounding import FILE_NAME, Grounding
+from boxtune.answers.stated import Stated
 from boxtune.common.errors import UserError, reading
 from boxtune.common.problems import Problem
 from boxtune.models.config import LOCAL_PREFIXES, codec_for, family_of, load_config
+from boxtune.models.foreign import DEFAULT_MAX_PIXELS, has_processor, named_base, require_stated
 from boxtune.models.hub import download_if_trained_here
 from boxtune.models.loading import load_model
 from boxtune.models.processors import load_processor
 from boxtune.models.quantization import nf4_config, require_dense
 
-# For models that were not trained here: 1,280 image tokens, and responses of about forty boxes.
-DEFAULT_MAX_PIXELS, DEFAULT_MAX_NEW_TOKENS = 1_003_520, 1024
+# For models that were not trained here: responses of about forty boxes.
+DEFAULT_MAX_NEW_TOKENS = 1024
+NOTHING_STATED = Stated()
 
 
 @dataclass
@@ -39,20 +44,28 @@ class Checkpoint:
 # ---- opening -----------------------------------------------------------------------------------------------------------
 
 
-def open_checkpoint(path: str, max_pixels: int | None = None, max_new_tokens: int | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: str,
+    stated: Stated = NOTHING_STATED,
+    max_new_tokens: int | None = None,
+    command: list[str] | None = None,
+) -> Checkpoint:
     """Read everything but the weights. Raises UserError if files are missing or corrupt.
 
-    path: a local folder or a Hub id. max_pixels: only for models without grounding.json; all others have their own pixel
-    budget. max_new_tokens: overrides the limit of the checkpoint.
+    path: a local folder or a Hub id. stated: what the user says about a model without grounding.json; all others know it
+    themselves. max_new_tokens: overrides the limit of the checkpoint. command: the words of the user's command, which the
+    message completes if something must be stated.
     """
     folder = _local_folder(path)
     path = path if folder == Path(path) else str(folder)
     adapter = folder if (folder / "adapter_config.json").is_file() else None
     _require_files(path, folder, adapter)
     if (folder / FILE_NAME).is_file():
-        grounding, processor = _read_trained_here(path, folder, max_pixels)
+        grounding, processor = _read_trained_here(path, folder, stated)
     else:
-        grounding, processor = _read_other_model(path, max_pixels)
+        if folder.is_dir():
+            require_stated(path, folder, stated, command)
+        grounding, processor = _read_other_model(path, adapter, stated)
     if max_new_tokens:
         grounding = replace(grounding, max_new_tokens=max_new_tokens)
     return Checkpoint(path, adapter, grounding, processor)
@@ -79,35 +92,38 @@ def _require_files(path: str, folder: Path, adapter: Path | None) -> None:
         raise UserError(
             f"{path} has no adapter weights (adapter_model.safetensors). Use another checkpoint of the run."
         )
-    if not (adapter / FILE_NAME).is_file():
-        raise UserError(
-            f"{path} has no {FILE_NAME}, so its prompt and pixel budget are unknown. Was it trained with another program?"
-        )
 
 
-def _read_trained_here(path: str, folder: Path, max_pixels: int | None) -> tuple[Grounding, ProcessorMixin]:
+def _read_trained_here(path: str, folder: Path, stated: Stated) -> tuple[Grounding, ProcessorMixin]:
     grounding = Grounding.load(folder)
-    if max_pixels and max_pixels != grounding.max_pixels:
+    if stated.max_pixels and stated.max_pixels != grounding.max_pixels:
         raise UserError(
-            f"{path} was trained with max_pixels {grounding.max_pixels}. Another budget ({max_pixels}) would shift its boxes; "
-            "omit --max-pixels."
+            f"{path} was trained with max_pixels {grounding.max_pixels}. Another budget ({stated.max_pixels}) would shift its "
+            "boxes; omit --max-pixels."
         )
+    if known := [name for name in stated.given() if name != "max_pixels"]:
+        raise UserError(f"{path} was trained by boxtune, and its {FILE_NAME} states {', '.join(known)}; omit these.")
     return grounding, load_processor(str(folder), None, grounding.min_pixels, grounding.max_pixels)
 
 
-def _read_other_model(path: str, max_pixels: int | None) -> tuple[Grounding, ProcessorMixin]:
-    """A model without grounding.json gets the default prompt and limits."""
-    codec = codec_for(load_config(path))
-    processor = load_processor(path, None, None, max_pixels or DEFAULT_MAX_PIXELS)
+def _read_other_model(path: str, adapter: Path | None, stated: Stated) -> tuple[Grounding, ProcessorMixin]:
+    """A model without grounding.json is asked as stated; one of the Hub, by default, with the default prompt and limits."""
+    base = (stated.base_model or named_base(adapter)) if adapter else path
+    own = codec_for(load_config(base))
+    codec = CODECS[stated.family or own.name]
+    if codec.name != own.name:
+        print(f"note: reads boxes as {codec.name} writes them, although the model is a {own.name}", file=sys.stderr)
+    source = (path if has_processor(adapter) else base) if adapter else stated.base_model or path
+    processor = load_processor(source, None, None, stated.max_pixels or DEFAULT_MAX_PIXELS)
     size = processor.image_processor.size
     grounding = Grounding(
         codec=codec.name,
-        system_prompt=SYSTEM_PROMPT,
-        format_sentence=format_sentence(codec),
+        system_prompt=SYSTEM_PROMPT if stated.system_prompt is None else stated.system_prompt,
+        format_sentence=format_sentence(codec) if stated.format_sentence is None else stated.format_sentence,
         min_pixels=size["shortest_edge"],
         max_pixels=size["longest_edge"],
         max_new_tokens=DEFAULT_MAX_NEW_TOKENS,
-        base_model=path,
+        base_model=base,
     )
     return grounding, processor
 
@@ -140,11 +156,13 @@ def load_checkpoint_model(
     the device of this process.
     """
     grounding = checkpoint.grounding
-    precision = precision or grounding.base_precision
-    dtype = getattr(torch, grounding.compute_dtype if precision == "nf4" else precision)
     base = grounding.base_model if checkpoint.adapter else checkpoint.path
     revision = grounding.base_revision if checkpoint.adapter else None
     config = load_config(base, revision)
+    if precision and getattr(config, "quantization_config", None):
+        raise UserError(f"{base} was published quantized and cannot run in {precision}; omit --precision.")
+    precision = precision or grounding.base_precision
+    dtype = getattr(torch, grounding.compute_dtype if precision == "nf4" else precision)
     family = family_of(config)  # fails before any weights are downloaded
     if precision == "nf4":
         require_dense(family, config, base)

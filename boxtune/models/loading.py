@@ -27,13 +27,15 @@ def load_model(
 
     Raises UserError if the weights are corrupt, missing or of the wrong shape, or do not fit the GPU.
     """
+    # None would hide the quantization of a model that was published quantized.
+    quantized = {"quantization_config": quantization} if quantization else {}
     with reading(f"the weights of {model_id}", "Download the model again."):
         try:
             model, report = AutoModelForImageTextToText.from_pretrained(
                 model_id,
                 revision=revision,
                 dtype=dtype,
-                quantization_config=quantization,
+                **quantized,
                 attn_implementation=attn_implementation or best_attention(dtype),
                 device_map=_device_map(device),
                 output_loading_info=True,

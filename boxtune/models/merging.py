@@ -18,6 +18,7 @@ from boxtune.common.errors import UserError, reading
 from boxtune.families.family import Family
 from boxtune.models.checkpoint import Checkpoint
 from boxtune.models.config import family_of, load_config
+from boxtune.models.foreign import unquantized_name
 from boxtune.models.generation_config import greedy_config
 from boxtune.models.weight_files import weight_files
 
@@ -43,7 +44,13 @@ def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
     """
     grounding = checkpoint.grounding
     source = base_folder(grounding.base_model, grounding.base_revision)
-    family = family_of(load_config(str(source)))
+    config = load_config(str(source))
+    if getattr(config, "quantization_config", None):
+        raise UserError(
+            f"the base {grounding.base_model} is quantized, and merging needs the weights that it was quantized from: add "
+            f"--base-model {unquantized_name(grounding.base_model)}"
+        )
+    family = family_of(config)
     loras = read_lora(checkpoint.adapter)
 
     _merge_weights(source, out, family, loras)

@@ -5,7 +5,6 @@ make recipe DATA=data/parts MODEL=Qwen/Qwen2.5-VL-3B-Instruct
 """
 
 import argparse
-import json
 import math
 import re
 import shlex
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
-from boxtune.common.errors import UserError, reading
+from boxtune.common.errors import UserError
 from boxtune.common.files import path_argument, write_whole
 from boxtune.common.templates import text_template
 from boxtune.data.dataset import read_info, read_splits
@@ -23,6 +22,7 @@ from boxtune.data.questions import question
 from boxtune.data.records import Record
 from boxtune.families import FAMILIES
 from boxtune.families.family import Family
+from boxtune.families.recognise import recognise_family
 from data_prep.tools.object_sizes import image_tokens, keeping_budget, too_small
 
 # Bounds on the image tokens of the suggested budget. With fewer, edges blur; with more, an example and its activations do
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Write the recipe, and print the command to check it."""
-    family = FAMILIES[family_of(args.model)]
+    family = FAMILIES[recognise_family(args.model)]
     info = read_info(args.data)
     out = args.out or Path("recipes") / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', args.data.resolve().name)}.yaml"
     if out.exists() and not args.overwrite:
@@ -82,28 +82,6 @@ def _command(target: str, script: str, recipe: Path) -> str:
     if recipe.parent == Path("recipes"):
         return f"make {target} RECIPE={recipe.stem}"
     return f".venv/bin/python {script} --config {shlex.quote(str(recipe))}"
-
-
-def family_of(model: str) -> str:
-    """The name of a model's family: from config.json if `model` is a folder, else from its Hub id.
-
-    Raises UserError if neither identifies a supported family.
-    """
-    config = Path(model) / "config.json"
-    if config.is_file():
-        with reading(str(config), "Download the model again."):
-            values = json.loads(config.read_text(encoding="utf-8"))
-        model_type: object = values.get("model_type") if isinstance(values, dict) else None
-        if not isinstance(model_type, str) or model_type not in FAMILIES:
-            raise UserError(f"{config}: unsupported model_type {model_type!r}; supported: {', '.join(FAMILIES)}.")
-        return model_type
-    found = [name for name, family in FAMILIES.items() if re.search(family.hub_name, model, re.IGNORECASE)]
-    if len(found) != 1:
-        raise UserError(
-            f"--model {model}: the name matches none of the families {', '.join(FAMILIES)}, and there is no folder of that "
-            "name with a config.json."
-        )
-    return found[0]
 
 
 def suggest(

@@ -16,7 +16,6 @@ from boxtune.data.dataset import read_records, write_dataset
 from boxtune.models.processors import load_processor
 from boxtune.training.recipe import load_recipe
 from data_prep.__main__ import main
-from data_prep.tools.suggest import family_of
 
 
 def record(name: str, size: tuple[int, int], boxes: list, labels: list[str], asked: str) -> dict:
@@ -134,19 +133,6 @@ def test_small_images_get_no_larger_budget_than_they_need(tmp_path):
     write_dataset(odd, name="d", source_format="x", classes=["x"], splits=splits, problems=[])
     values = suggested(odd, "Qwen/Qwen3-VL-8B-Instruct")
     assert values["max_pixels"] >= values["min_pixels"] and values["data_dir"] == str(odd)
-
-
-@pytest.mark.parametrize(
-    ("model", "family"),
-    [
-        ("Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl"),
-        ("Qwen/Qwen2.5-VL-3B-Instruct", "qwen2_5_vl"),
-        ("someone/qwen3-vl-8b-tuned", "qwen3_vl"),
-        ("assets/tiny_qwen3_vl", "qwen3_vl"),
-    ],
-)
-def test_a_models_family(model, family):
-    assert family_of(model) == family
 
 
 def test_user_errors(data, tmp_path, capsys):

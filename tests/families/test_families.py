@@ -12,6 +12,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from boxtune.answers.syntaxes import SYNTAXES
 from boxtune.families import FAMILIES
 from boxtune.families.family import LORA_PARTS
+from boxtune.families.recognise import recognise_family
 
 HUB_IDS = {
     "qwen2_vl": ["Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B", "unsloth/Qwen2-VL-72B-Instruct-bnb-4bit"],
@@ -140,3 +141,16 @@ def test_keys_of_a_saved_model_give_module_paths(name, tiny_models):
 def test_image_processors_on_the_hub_use_the_same_patches(name, folder, shared_data):
     settings = json.loads((shared_data / "qwen_tokenizer" / folder / "preprocessor_config.json").read_text())
     assert (settings["patch_size"], settings["merge_size"]) == (FAMILIES[name].patch_size, FAMILIES[name].merge_size)
+
+
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        ("Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl"),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", "qwen2_5_vl"),
+        ("someone/qwen3-vl-8b-tuned", "qwen3_vl"),
+        ("assets/tiny_qwen3_vl", "qwen3_vl"),
+    ],
+)
+def test_a_models_family(model, family):
+    assert recognise_family(model) == family

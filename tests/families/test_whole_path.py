@@ -17,6 +17,7 @@ from boxtune.families import FAMILIES
 from boxtune.models.checkpoint import open_checkpoint
 from boxtune.models.loading import load_model
 from data_prep.__main__ import main as data_prep
+from tests.helpers.stated import stated_words
 from tests.helpers.training import log_history, train
 
 NEWER = ("qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
@@ -109,9 +110,8 @@ def test_a_mixture_of_experts_in_4_bits_is_refused(family, data, tiny_models, tm
     assert f"{2 * 4 * 3 * 64 * 48 * 2:,} bytes would stay unquantized" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     with pytest.raises(SystemExit) as stop:
-        evaluate.main(
-            ["--ckpt", str(tiny_models[family]), "--data", str(data), "--precision", "nf4", "--out", str(tmp_path)]
-        )
+        words = ["--ckpt", str(tiny_models[family]), "--data", str(data), "--precision", "nf4", "--out", str(tmp_path)]
+        evaluate.main([*words, *stated_words(family)])
     assert stop.value.code == 2 and "--precision bfloat16" in capsys.readouterr().err
 
 

@@ -23,6 +23,7 @@ from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
 from tests.helpers.collators import make_collator
 from tests.helpers.records import FAMILIES, ROOT
 from tests.helpers.serving import Behaviour, lora_models, serving
+from tests.helpers.stated import stated_words
 from tests.helpers.training import train
 
 LIMIT = ["--max-new-tokens", "64", "--limit", "4"]
@@ -110,7 +111,7 @@ def test_a_merged_model_is_accepted_as_its_adapter_and_the_base_is_not(run, tune
         evaluate.main(["--ckpt", str(merged), "--server", url, "--out", str(tmp_path / "m"), *LIMIT])
         with pytest.raises(SystemExit):
             base, data = str(ROOT / "assets/tiny_qwen3_vl"), ["--data", str(squares)]
-            evaluate.main(["--ckpt", base, "--server", url, "--out", str(tmp_path / "no"), *data])
+            evaluate.main(["--ckpt", base, "--server", url, "--out", str(tmp_path / "no"), *data, *stated_words()])
         assert f"is served from {merged}, not from {base}" in capsys.readouterr().err
     for models in (lora_models(run)[:1], [{"id": "base"}]):
         with serving(Behaviour(models), tuned) as url:

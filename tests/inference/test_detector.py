@@ -19,6 +19,7 @@ from boxtune.data.dataset import read_records
 from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
 from tests.helpers.records import ROOT
 from tests.helpers.serving import Behaviour, lora_models, serving
+from tests.helpers.stated import stated
 from tests.helpers.training import train
 
 CLASSES = ["red square", "blue square"]
@@ -280,7 +281,7 @@ def test_a_device_and_a_precision_can_be_chosen(run, detector, image_files):
 
 
 def test_a_model_that_was_not_trained_needs_classes(image_files):
-    untrained = Detector.from_pretrained(ROOT / "assets" / "tiny_qwen3_vl", max_pixels=50176, max_new_tokens=8)
+    untrained = Detector.from_pretrained(ROOT / "assets" / "tiny_qwen3_vl", max_new_tokens=8, **stated())
     with pytest.raises(UserError, match="no classes to ask for"):
         untrained(image_files[0])
     assert untrained(image_files[0], classes=["star"]).classes == ["star"]

@@ -19,6 +19,7 @@ from boxtune.common import drawing
 from boxtune.common.errors import UserError
 from boxtune.inference.unlabelled import draw_predictions, remove_copies, unlabelled_records, warn_of_new_sizes
 from tests.helpers.records import ROOT
+from tests.helpers.stated import stated_words
 
 EMBEDDED = "assets/tiny_qwen3_vl"
 
@@ -204,7 +205,16 @@ def without_time(line: str) -> dict:
 def test_a_killed_evaluation_continues_and_ends_like_one_that_was_not_killed(pages, tmp_path):
     def words(out: Path) -> list[str]:
         where = ["--ckpt", EMBEDDED, "--images", str(pages), "--classes", "red square", "--out", str(out)]
-        return [*where, "--max-new-tokens", "40", "--batch-size", "1", "--export", "coco,yolo,supervision"]
+        return [
+            *where,
+            *stated_words(),
+            "--max-new-tokens",
+            "40",
+            "--batch-size",
+            "1",
+            "--export",
+            "coco,yolo,supervision",
+        ]
 
     evaluate.main(words(tmp_path / "whole"))
     out = tmp_path / "killed"

@@ -165,7 +165,8 @@ print(json.dumps(metrics["matching"]))
 def test_its_detector_detects(site, elsewhere, tiny_models):
     program = """
 from boxtune import Detector
-detector = Detector.from_pretrained(sys.argv[4], device="cpu", max_pixels=50_000, max_new_tokens=8)
+stated = {"family": "qwen2_5_vl", "system_prompt": "", "format_sentence": "", "max_pixels": 50_000}
+detector = Detector.from_pretrained(sys.argv[4], device="cpu", max_new_tokens=8, **stated)
 first, second = detector(["source/0.png", "source/1.png"], classes=["cat", "dog"])
 assert first.size == second.size == (100, 80) and first.classes == ["cat", "dog"]
 assert first.boxes_xyxy.shape == (len(first), 4)
