@@ -3,6 +3,7 @@ RECIPE ?= tiny_nutrition_qlora
 OVERLAY ?=
 DATA ?=
 MODEL ?= Qwen/Qwen2.5-VL-3B-Instruct
+GPU_GB ?= 24
 ARGS ?=
 
 comma := ,
@@ -35,9 +36,9 @@ train: $(VENV)/.base ## train RECIPE, compare it with its base model on the test
 		$(PYTHON) evaluate.py --ckpt $(RUN)/final; \
 	fi
 
-recipe: $(VENV)/.base ## write recipes/NAME.yaml for the prepared dataset DATA=data/NAME and MODEL=id
+recipe: $(VENV)/.base ## write recipes/NAME.yaml for the prepared dataset DATA=data/NAME, MODEL=id and a GPU of GPU_GB=24
 	@test -n "$(DATA)" || { echo "error: give the prepared dataset: make recipe DATA=data/NAME"; exit 2; }
-	$(PYTHON) -m data_prep recipe $(DATA) --model $(MODEL) $(ARGS)
+	$(PYTHON) -m data_prep recipe $(DATA) --model $(MODEL) --gpu-gb $(GPU_GB) $(ARGS)
 
 check: $(VENV)/.base ## before training: decode the supervised tokens of RECIPE back to boxes and draw them
 	$(PYTHON) check_recipe.py $(RECIPE_ARGS)

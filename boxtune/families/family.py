@@ -32,7 +32,8 @@ class Family:
     already start with the prefix of a module path are kept.
     llamafactory_template: name of LLaMA-Factory's chat template for the family's instruct models without thinking.
     thinks: whether the family's chat templates can think.
-    unquantized: ends of the paths of further linear layers that NF4 skips.
+    unquantized: ends of the paths of further linear layers that NF4 skips. prefers_16_bits: whether NF4 is reported to cost it
+    more quality than other families.
     experts: regular expression of the paths of modules whose weights are one 3-D parameter for all experts. Neither LoRA nor
     NF4 reaches them. None: there are none.
     """
@@ -52,6 +53,7 @@ class Family:
     llamafactory_template: str
     thinks: bool = False
     unquantized: tuple[str, ...] = ()
+    prefers_16_bits: bool = False
     experts: str | None = None
 
     @property

@@ -25,6 +25,7 @@ FAMILY = Family(
     # Its empty thinking block before each response is that of the models' own templates; qwen3_5_nothink has none.
     llamafactory_template="qwen3_5",
     thinks=True,
+    prefers_16_bits=True,
     # They decide how much of the state each token keeps and overwrites, and have one output per head.
     unquantized=("linear_attn.in_proj_a", "linear_attn.in_proj_b"),
 )

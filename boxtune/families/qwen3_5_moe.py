@@ -26,5 +26,6 @@ FAMILY = Family(
     # Its empty thinking block before each response is that of the models' own templates; qwen3_5_nothink has none.
     llamafactory_template="qwen3_5",
     thinks=True,
+    prefers_16_bits=True,
     experts=r"language_model\.layers\.\d+\.mlp\.experts",
 )

@@ -1,7 +1,7 @@
 """Suggest a recipe for a prepared dataset: values that follow from the data, each with its reason.
 
 python -m data_prep recipe DATA --model Qwen/Qwen2.5-VL-3B-Instruct [--out recipes/NAME.yaml]
-make recipe DATA=data/parts MODEL=Qwen/Qwen2.5-VL-3B-Instruct
+make recipe DATA=data/parts MODEL=Qwen/Qwen2.5-VL-3B-Instruct GPU_GB=24
 """
 
 import argparse
@@ -23,6 +23,7 @@ from boxtune.data.records import Record
 from boxtune.families import FAMILIES
 from boxtune.families.family import Family
 from boxtune.families.recognise import recognise_family
+from data_prep.tools.fit_gpu import LORA_R, Fit, fit_gpu, on_cpu
 from data_prep.tools.object_sizes import image_tokens, keeping_budget, too_small
 
 # Bounds on the image tokens of the suggested budget. With fewer, edges blur; with more, an example and its activations do
@@ -44,12 +45,13 @@ _MIN_EPOCHS, _MAX_EPOCHS = 3, 30
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", type=path_argument, help="a prepared dataset")
     parser.add_argument("--model", metavar="ID", required=True, help="a Qwen-VL model: Hub id or folder")
+    parser.add_argument("--gpu-gb", metavar="GB", type=float, default=24, help="memory of the GPU (default 24)")
     parser.add_argument("--out", metavar="FILE", type=path_argument, help="the recipe (default recipes/NAME.yaml)")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
 
 
 def main(args: argparse.Namespace) -> None:
-    """Write the recipe, and print the command to check it."""
+    """Write the recipe, and print what it is for and the command to check it."""
     family = FAMILIES[recognise_family(args.model)]
     info = read_info(args.data)
     out = args.out or Path("recipes") / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', args.data.resolve().name)}.yaml"
@@ -61,6 +63,8 @@ def main(args: argparse.Namespace) -> None:
     is_tiny = Path(args.model).name.startswith("tiny_")
     values = suggest(splits, info["classes"], family, _TINY_BUDGET_TOKENS if is_tiny else MAX_BUDGET_TOKENS)
     check = _command("check", "check_recipe.py", out)
+    effective, max_length = values["examples_per_step"], values["max_length"]
+    fit = on_cpu(family, max_length) if is_tiny else fit_gpu(args.model, family, args.gpu_gb, max_length, effective)
     budget = ["--family", family.name, "--max-pixels", str(values["max_pixels"])]
     recipe = text_template(Path(__file__).with_suffix(".yaml.jinja")).render(
         values,
@@ -72,9 +76,22 @@ def main(args: argparse.Namespace) -> None:
         data=args.data,
         format=info["format"],
         on_cpu=is_tiny,
+        fit=fit,
+        family=family,
+        lora_r=LORA_R,
+        gpu_gb=f"{args.gpu_gb:g}",
+        gb=lambda count: f"{count / 1e9:.1f}",
+        accumulation=effective // fit.batch_size,
     )
     write_whole(out, recipe)
+    print(_summary(args.model, family, fit))
     print(f"written to {out}; next: {check}")
+
+
+def _summary(model: str, family: Family, fit: Fit) -> str:
+    size = f"{fit.size.parameters / 1e9:.1f} billion parameters" if fit.size else "size unknown"
+    memory = f", about {fit.memory.total / 1e9:.1f} GB" if fit.memory else ""
+    return f"{model}: family {family.name}, {size}; LoRA in {fit.precision}, batch size {fit.batch_size}{memory}"
 
 
 def _command(target: str, script: str, recipe: Path) -> str:
@@ -139,8 +156,8 @@ def _suggest_max_length(most_image_tokens: int, answer_tokens: int, classes: lis
 
 
 def _suggest_schedule(num_train_images: int) -> dict[str, int]:
-    """Gradient accumulation and epochs for about 300 steps, with at least 8 steps per epoch if possible."""
-    accumulation = min(_EFFECTIVE_BATCH, max(1, num_train_images // 8))
-    steps_per_epoch = max(1, math.ceil(num_train_images / accumulation))
+    """Examples of a step and epochs for about 300 steps, with at least 8 steps per epoch if possible."""
+    examples = min(_EFFECTIVE_BATCH, max(1, num_train_images // 8))
+    steps_per_epoch = max(1, math.ceil(num_train_images / examples))
     epochs = min(max(round(_TARGET_STEPS / steps_per_epoch), _MIN_EPOCHS), _MAX_EPOCHS)
-    return {"accumulation": accumulation, "epochs": epochs, "steps": epochs * steps_per_epoch}
+    return {"examples_per_step": examples, "epochs": epochs, "steps": epochs * steps_per_epoch}

@@ -84,7 +84,8 @@ def test_values_follow_from_the_data_and_have_reasons(data, capsys):
     # 99 % of the objects are thicker than 20 px, so the sides of images of 3 million pixels can shrink to 14 / 20.
     assert 0.8 * 3_000_000 * 0.49 < values["max_pixels"] <= 3_000_000 * 0.49 + 784
     assert values["requires_gpu"] and values["eval_strategy"] == "epoch"
-    steps = -(-50 // values["gradient_accumulation_steps"]) * values["num_train_epochs"]
+    examples = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
+    steps = -(-50 // examples) * values["num_train_epochs"]
     assert f"about {steps} steps" in text and 200 <= steps <= 400
     assert "# recipe: 60 images, " in text and "and 25 objects in" in text
     check = f".venv/bin/python check_recipe.py --config {data.parent / 'recipe.yaml'}"
