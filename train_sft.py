@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     data_dir = Path(options.data_dir)
     with PartialState().main_process_first():
         prepare_once(data_dir, options.data_format, options.data_source, options.data_args, say)
-    classes = read_info(data_dir)["classes"]
+    info = read_info(data_dir)
+    classes, descriptions = info["classes"], info.get("descriptions", {})
     splits = read_examples(data_dir, options.object_order)
 
     # ---- Examples and their lengths
@@ -70,9 +71,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     encoder = setup.make_encoder(recipe, config, processor, classes)
     max_pixels = processor.image_processor.size["longest_edge"]
-    variation = setup.make_variation(recipe, splits["train"], classes, max_pixels)
+    variation = setup.make_variation(recipe, splits["train"], classes, max_pixels, descriptions)
     examples = fit_lengths(recipe, splits, encoder)
-    grounding = setup.make_grounding(recipe, encoder, splits["train"], classes, variation, examples.max_new_tokens)
+    grounding = setup.make_grounding(
+        recipe, encoder, splits["train"], classes, variation, examples.max_new_tokens, descriptions
+    )
     collator = DetectionCollator(processor, grounding, data_dir, variation)
     box_validation = setup.make_box_validation(recipe, collator, examples.splits)
 

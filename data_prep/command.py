@@ -14,6 +14,7 @@ from boxtune.common.files import path_argument
 from data_prep.formats import FORMATS
 from data_prep.pipeline import recognise
 from data_prep.pipeline.format_options import READ_BY
+from data_prep.reading.descriptions import read_descriptions
 from data_prep.reading.source import Options
 from data_prep.reading.spool import folder_for_scratch
 
@@ -154,6 +155,14 @@ def _add_class_arguments(parser: argparse.ArgumentParser) -> None:
         help="rename a class; to merge classes, give several the same new name",
     )
     parser.add_argument(
+        "--descriptions",
+        metavar="NAME=TEXT",
+        type=parse_descriptions,
+        action="append",
+        default=[],
+        help="what a class means, for the questions; or a .yaml or .json file with NAME: TEXT for each class",
+    )
+    parser.add_argument(
         "--default-class", metavar="NAME", default="", help="class for objects without a class in the source"
     )
 
@@ -254,6 +263,16 @@ def parse_rename(text: str) -> dict[str, str]:
     return dict(pairs)
 
 
+def parse_descriptions(text: str) -> dict[str, str]:
+    """ "RBC=red blood cell" → {"RBC": "red blood cell"}; the path of a YAML or JSON file → its content."""
+    if Path(text).suffix.lower() in (".yaml", ".yml", ".json"):
+        return read_descriptions(Path(text))
+    name, separator, description = (part.strip() for part in text.partition("="))
+    if not (name and separator and description):
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=TEXT, or name a .yaml or .json file")
+    return {name: description}
+
+
 def _run_conversion(args: argparse.Namespace) -> None:
     from data_prep.pipeline.convert import convert  # imports numpy, Pillow and rich, which -h does not need
 
@@ -269,6 +288,7 @@ def _conversion_options(args: argparse.Namespace, out: Path, scratch: Path) -> O
         images=args.images,
         classes=args.classes,
         rename={old: new for renames in args.rename for old, new in renames.items()},
+        descriptions={name: text for given in args.descriptions for name, text in given.items()},
         default_class=args.default_class.strip(),
         image_field=args.image_field,
         bbox_field=args.bbox_field,

@@ -23,7 +23,8 @@ class Grounding:
     max_new_tokens: the length of the longest target response with some room to spare.
     base_model, base_revision, base_precision ("nf4" or a dtype), compute_dtype: the base and how it was loaded.
     quantized_vision: whether "nf4" included the vision tower.
-    classes, questions: the dataset's classes, and every question wording that training used.
+    classes, questions: the dataset's classes, and every question wording that training used. descriptions: {class: what it
+    means}, as the questions name it.
     calibration: [slope, intercept] that turn scores into hit rates (boxtune/answers/calibration.py); empty if validation had
     too few boxes to fit them.
     seen_pixels, seen_aspects: 5th and 95th percentile of width × height and of width / height of the training images before
@@ -46,6 +47,7 @@ class Grounding:
     quantized_vision: bool = False
     compute_dtype: str = "bfloat16"
     classes: list[str] = field(default_factory=list)
+    descriptions: dict[str, str] = field(default_factory=dict)
     questions: list[str] = field(default_factory=list)
     data_dir: str = ""
     calibration: list[float] = field(default_factory=list)
@@ -102,7 +104,9 @@ def _is_range(values: list[float]) -> bool:
 
 
 def _is_a(value: object, hint: object) -> bool:
-    """Whether a JSON value has one of the types of Grounding: str, int, bool, list[str], list[float] or str | None."""
+    """Whether a JSON value has one of the types of Grounding: str, int, bool, dict, list[str], list[float] or str | None."""
+    if hint == dict[str, str]:
+        return isinstance(value, dict) and all(type(text) is str for text in value.values())
     if hint in (list[str], list[float]):
         kinds = (str,) if hint == list[str] else (int, float)
         return isinstance(value, list) and all(type(item) in kinds for item in value)

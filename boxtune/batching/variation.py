@@ -13,7 +13,7 @@ from PIL import Image
 from boxtune.answers.noise import with_noise
 from boxtune.batching.augmentation import augment
 from boxtune.batching.hard_negatives import Confused, mistake_weight
-from boxtune.data.questions import QUESTIONS, first_question, is_standard, question
+from boxtune.data.questions import QUESTIONS, Descriptions, first_question, is_standard, question
 from boxtune.data.records import Record, in_order, with_objects
 
 # With `prompt_variety`, the share of examples that keep the record's own wording, which evaluation uses.
@@ -30,7 +30,7 @@ class Variation:
 
     operations, negative_questions, prompt_variety, noise_objects: the recipe's keys (`operations` is `augment`).
     object_order, max_length, seed: the recipe's. A varied example that exceeds max_length is not used.
-    classes: those of the dataset. max_pixels: area of the largest resized input.
+    classes, descriptions: those of the dataset. max_pixels: area of the largest resized input.
     confused: what an earlier model mistook for what; with it, `negative_questions` ask for such classes more often.
     epoch: the current epoch, in shared memory, because workers of the data loader may live longer than one epoch.
     """
@@ -44,6 +44,7 @@ class Variation:
     max_pixels: int
     max_length: int | None
     seed: int
+    descriptions: Descriptions = field(default_factory=dict)
     confused: Confused | None = None
     epoch: torch.Tensor = field(default_factory=_epoch_zero)
 
@@ -69,7 +70,7 @@ class Variation:
         if category is not None:
             positions = [i for i, label in enumerate(record["objects"]["category"]) if label == category]
             record = with_objects(record, positions)
-        text = question(self.classes if category is None else [category], wording)
+        text = question(self.classes if category is None else [category], wording, self.descriptions)
         return record | {"messages": [{"role": "user", "content": text}, *record["messages"][1:]]}
 
     def _draw_category(self, record: Record, draw: random.Random) -> str | None:
@@ -102,5 +103,5 @@ class Variation:
         if self.negative_questions and len(self.classes) > 1:
             groups += [[name] for name in self.classes]
         wordings = QUESTIONS if self.prompt_variety else QUESTIONS[:1]
-        drawn = {question(group, wording) for group in groups for wording in wordings}
+        drawn = {question(group, wording, self.descriptions) for group in groups for wording in wordings}
         return own + sorted(drawn - set(own))

@@ -7,13 +7,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from boxtune.common.errors import UserError, reading
 from boxtune.common.files import check_is_text, replace_folder, write_whole
 from boxtune.common.garbage import collector_paused
 from boxtune.common.json_lines import BadLine, read_json_lines, to_json_line
 from boxtune.common.problems import Problem, join_names
+from boxtune.data.questions import NO_DESCRIPTIONS, Descriptions
 from boxtune.data.record_checks import info_problems, record_problems
 from boxtune.data.records import SPLITS, Record
 
@@ -35,11 +36,15 @@ class SplitCounts(TypedDict):
 
 
 class DatasetInfo(TypedDict):
-    """The content of dataset.json. `classes` are in order, `problems` counts the lines of problems.jsonl by kind."""
+    """The content of dataset.json. `classes` are in order, `problems` counts the lines of problems.jsonl by kind.
+
+    descriptions: {class: what it means}, as questions name it; absent if no class has one.
+    """
 
     name: str
     format: str
     classes: list[str]
+    descriptions: NotRequired[dict[str, str]]
     splits: dict[str, SplitCounts]
     problems: dict[str, int]
 
@@ -148,6 +153,7 @@ def write_dataset(
     problems: Iterable[Mapping[str, Any]],
     overwrite: bool = False,
     staged_images: Path | None = None,
+    descriptions: Descriptions = NO_DESCRIPTIONS,
 ) -> None:
     """Write a prepared dataset completely or not at all: into a temporary folder next to `directory`, then renamed.
 
@@ -159,10 +165,12 @@ def write_dataset(
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name[:64]}.", dir=directory.parent))
     try:
         counts = {split: _write_split(temporary / f"{split}.jsonl", records) for split, records in splits.items()}
-        info: DatasetInfo = {
+        described: dict[str, Any] = {"descriptions": dict(descriptions)} if descriptions else {}
+        info = {
             "name": name,
             "format": source_format,
             "classes": classes,
+            **described,
             "splits": counts,
             "problems": _write_problems(temporary / "problems.jsonl", problems),
         }

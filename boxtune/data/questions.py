@@ -1,6 +1,7 @@
 """The wording of questions, and what the conversation of a record asks for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from boxtune.data.records import PLACEHOLDER, Message, Record, with_objects
 
@@ -16,20 +17,32 @@ QUESTIONS = (
 )
 
 
+# {class: what it means}; a class may have none.
+Descriptions = Mapping[str, str]
+NO_DESCRIPTIONS: Descriptions = MappingProxyType({})
+
+
 def join_names(names: list[str], word: str = "and") -> str:
     """["a", "b", "c"] → "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
-def question(classes: list[str], wording: str = QUESTIONS[0]) -> str:
-    """The neutral question for every object of `classes`, in one of the wordings QUESTIONS. It starts with the image."""
-    return IMAGE + wording.format(join_names(classes))
+def question(classes: list[str], wording: str = QUESTIONS[0], descriptions: Descriptions = NO_DESCRIPTIONS) -> str:
+    """The neutral question for every object of `classes`, in one of the wordings QUESTIONS. It starts with the image.
+
+    A description follows its class: "Detect every RBC (red blood cell) and WBC in the image." Answers hold the name alone.
+    """
+    names = [f"{name} ({descriptions[name]})" if name in descriptions else name for name in classes]
+    return IMAGE + wording.format(join_names(names))
 
 
-def turns_for(classes: list[str], category: str | None = None) -> list[Message]:
+def turns_for(
+    classes: list[str], category: str | None = None, descriptions: Descriptions = NO_DESCRIPTIONS
+) -> list[Message]:
     """A question for all `classes`, or for `category` alone, and the placeholder of its answer."""
+    asked = [category] if category else classes
     return [
-        {"role": "user", "content": question([category] if category else classes)},
+        {"role": "user", "content": question(asked, descriptions=descriptions)},
         {"role": "assistant", "content": f"<boxes:{category}>" if category else "<boxes>"},
     ]
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from boxtune.common.errors import shown
-from boxtune.common.problems import Problem
+from boxtune.common.problems import Problem, join_names
 from boxtune.data.images import aspect_problem
 from boxtune.data.records import PLACEHOLDER, SPLITS
 
@@ -38,6 +38,21 @@ def _name_problem(label: str) -> str | None:
     if found := _FORBIDDEN_IN_LABEL.search(label):
         return f"class name {shown(label)} holds {found.group()!r}, part of a special token or a control character"
     return None
+
+
+def description_problems(descriptions: dict[Any, Any], classes: list[str]) -> list[str]:
+    """What is wrong with {class: description}: unknown classes, and texts that no question can hold."""
+    problems = []
+    for name, text in descriptions.items():
+        if name not in classes:
+            problems.append(f"descriptions: unknown class {shown(name)}; known: {join_names(map(str, classes))}")
+        elif not isinstance(text, str) or not text or text != text.strip():
+            problems.append(f"descriptions: {name}: {shown(text)} must be a text without space around it")
+        elif found := _FORBIDDEN_IN_LABEL.search(text):
+            problems.append(
+                f"descriptions: {name}: {shown(text)} holds {found.group()!r}, part of a special token or a control character"
+            )
+    return problems
 
 
 @lru_cache(maxsize=1_000)  # a split asks few questions many times
@@ -180,6 +195,11 @@ def info_problems(info: Any) -> list[str]:
     names = Counter(name for name in info["classes"] if isinstance(name, str))
     problems += [f"classes: {shown(name)} is named {count} times" for name, count in names.items() if count > 1]
     problems += [problem for label in info["classes"] if (problem := label_problem(label))]
+    described = info.get("descriptions", {})
+    if isinstance(described, dict):
+        problems += description_problems(described, info["classes"])
+    else:
+        problems.append(f"descriptions: {shown(described)} must be an object")
     for split, counts in info["splits"].items():
         problems += _split_problems(split, counts)
     problems += [

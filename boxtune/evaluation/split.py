@@ -38,7 +38,7 @@ def read_images(args: argparse.Namespace, grounding: Grounding, copies: Path) ->
     """The images that --images names, asked about --classes or the trained classes. `copies`: see `unlabelled_records`."""
     names = grounding.classes if args.classes is None else args.classes.split(",")
     asked = list(dict.fromkeys(name.strip() for name in names if name.strip()))
-    records = unlabelled_records(args.images, asked, copies, args.skip_bad_images)
+    records = unlabelled_records(args.images, asked, copies, args.skip_bad_images, grounding.descriptions)
     classes = list(dict.fromkeys([*grounding.classes, *asked]))  # the trained classes keep their ids
     return Split(args.images, None, classes, records)
 

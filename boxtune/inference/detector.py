@@ -177,7 +177,8 @@ class Detector:
         inputs = read_images(images)
         digits = len(str(len(inputs)))  # ids of equal length sort in the order of the images
         by_id = {f"images[{i:0{digits}}]": image for i, image in enumerate(inputs)}
-        records = [unlabelled_record(name, image.path, image.size, asked) for name, image in by_id.items()]
+        described = self.checkpoint.grounding.descriptions
+        records = [unlabelled_record(name, image.path, image.size, asked, described) for name, image in by_id.items()]
 
         predictions = self.answer(
             records, batch_size, open_image=lambda record: by_id[record["id"]].open(), classes=asked

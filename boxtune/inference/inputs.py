@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from boxtune.common.errors import UserError
 from boxtune.data.image_checks import BadImage, ImageFacts, check_image
 from boxtune.data.images import aspect_problem, load_image, to_rgb
-from boxtune.data.questions import turns_for
+from boxtune.data.questions import Descriptions, turns_for
 from boxtune.data.record_checks import label_problem
 from boxtune.data.records import Record
 
@@ -103,13 +103,15 @@ def check_classes(classes: Sequence[str]) -> None:
         raise UserError("these classes cannot be asked for:", problems)
 
 
-def unlabelled_record(name: str, path: str, size: tuple[int, int], classes: Sequence[str]) -> Record:
-    """A record without objects that asks for `classes` in an image of `size` (width, height)."""
+def unlabelled_record(
+    name: str, path: str, size: tuple[int, int], classes: Sequence[str], descriptions: Descriptions
+) -> Record:
+    """A record without objects that asks for `classes`, as described, in an image of `size` (width, height)."""
     return {
         "id": name,
         "image": path,
         "width": size[0],
         "height": size[1],
         "objects": {"bbox": [], "category": [], "ignore": []},
-        "messages": turns_for(list(classes), classes[0] if len(classes) == 1 else None),
+        "messages": turns_for(list(classes), classes[0] if len(classes) == 1 else None, descriptions),
     }

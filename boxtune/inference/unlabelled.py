@@ -15,6 +15,7 @@ from boxtune.common.json_lines import read_json_lines
 from boxtune.common.problems import list_problems
 from boxtune.data.image_checks import BadImage, ImageFacts, check_images
 from boxtune.data.images import load_image
+from boxtune.data.questions import NO_DESCRIPTIONS, Descriptions
 from boxtune.data.records import Record
 from boxtune.inference.inputs import check_classes, unlabelled_record
 
@@ -25,7 +26,13 @@ UNLIKE = 2.0
 # ---- from images to records ----------------------------------------------------------------------------------------------
 
 
-def unlabelled_records(place: Path, classes: list[str], copies: Path, skip_bad_images: bool = False) -> list[Record]:
+def unlabelled_records(
+    place: Path,
+    classes: list[str],
+    copies: Path,
+    skip_bad_images: bool = False,
+    descriptions: Descriptions = NO_DESCRIPTIONS,
+) -> list[Record]:
     """Records that ask for `classes` in every image of `place`: a folder, one image, or a .txt with one path per line.
 
     Ids are paths relative to the folder that holds all images. `copies` is the folder of the annotated copies
@@ -37,7 +44,9 @@ def unlabelled_records(place: Path, classes: list[str], copies: Path, skip_bad_i
     _check_copy_names(paths)
     readable = _readable_images(paths, skip_bad_images)
     return [
-        unlabelled_record(path.relative_to(folder).as_posix(), str(path.resolve()), facts.upright, classes)
+        unlabelled_record(
+            path.relative_to(folder).as_posix(), str(path.resolve()), facts.upright, classes, descriptions
+        )
         for path, facts in readable.items()
     ]
 

@@ -18,7 +18,7 @@ from boxtune.batching.hard_negatives import read_confused
 from boxtune.batching.lengths import as_dataset
 from boxtune.batching.variation import Variation
 from boxtune.common.errors import UserError, accepting
-from boxtune.data.questions import first_question, is_standard
+from boxtune.data.questions import NO_DESCRIPTIONS, Descriptions, first_question, is_standard
 from boxtune.data.records import Record
 from boxtune.models.config import codec_for, family_of
 from boxtune.models.hub import commit_of
@@ -55,7 +55,13 @@ def make_encoder(recipe: Recipe, config: PretrainedConfig, processor: ProcessorM
     return Encoder(processor, codec, options.system_prompt, format_sentence(codec), noise_label)
 
 
-def make_variation(recipe: Recipe, records: list[Record], classes: list[str], max_pixels: int) -> Variation | None:
+def make_variation(
+    recipe: Recipe,
+    records: list[Record],
+    classes: list[str],
+    max_pixels: int,
+    descriptions: Descriptions = NO_DESCRIPTIONS,
+) -> Variation | None:
     """How training examples vary from epoch to epoch; None if the recipe does not vary them."""
     options = recipe.options
     varies_questions = options.negative_questions or options.prompt_variety or options.noise_objects
@@ -75,6 +81,7 @@ def make_variation(recipe: Recipe, records: list[Record], classes: list[str], ma
         max_pixels=max_pixels,
         max_length=recipe.training.max_length,
         seed=recipe.training.seed,
+        descriptions=dict(descriptions),
         confused=read_confused(Path(options.negative_from), classes) if options.negative_from else None,
     )
 
@@ -107,6 +114,7 @@ def make_grounding(
     classes: list[str],
     variation: Variation | None,
     max_new_tokens: int,
+    descriptions: Descriptions = NO_DESCRIPTIONS,
 ) -> Grounding:
     """The settings saved with each checkpoint. `records`: the training records. `max_new_tokens`: from their lengths."""
     model, options = recipe.model, recipe.options
@@ -126,6 +134,7 @@ def make_grounding(
         quantized_vision=options.quantize_vision,
         compute_dtype=model.dtype,
         classes=classes,
+        descriptions=dict(descriptions),
         questions=variation.questions(records) if variation else own_questions,
         data_dir=options.data_dir,
         seen_pixels=np.percentile(sides[:, 0] * sides[:, 1], (5, 95)).tolist(),

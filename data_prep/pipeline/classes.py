@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from boxtune.common.problems import join_names
-from boxtune.data.record_checks import label_problem
+from boxtune.data.record_checks import description_problems, label_problem
 from data_prep.reading.source import Options, Row, Source, problem
 
 
@@ -25,7 +25,7 @@ def choose_classes(found: Source, categories: dict[str, str], options: Options) 
     """The classes of --classes; without it the source's own in its order, then all others by name.
 
     `categories` is {category of at least one object, as the source writes it: the first id that has it}. Errors are
-    unknown names in --rename or --classes, and names that cannot be used in a response.
+    unknown names in --rename, --classes or --descriptions, and texts that cannot be used in a response or question.
     """
     first_id: dict[str, str] = {}
     for category, item_id in categories.items():
@@ -39,6 +39,7 @@ def choose_classes(found: Source, categories: dict[str, str], options: Options) 
     known = {*found.classes, *(category or options.default_class for category in categories)}
     errors = [_unknown("--rename", name, known) for name in options.rename if name not in known]
     errors += [_unknown("--classes", name, present) for name in options.classes if name not in present]
+    errors += [f"--{problem}" for problem in description_problems(options.descriptions, names)]
     if not present and not found.errors:
         errors.append("the source has neither objects nor class names, so there is nothing to ask for")
     return Classes(names, errors + _name_errors(names, first_id))

@@ -180,6 +180,7 @@ def _write(
             problems=problems,
             overwrite=options.overwrite,
             staged_images=staged if staged.exists() else None,
+            descriptions=options.descriptions,
         )
     except UnicodeEncodeError as error:
         excerpt = error.object[max(error.start - 40, 0) : error.end + 40]

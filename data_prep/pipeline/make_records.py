@@ -65,7 +65,7 @@ def _make_record(
         "width": width,
         "height": height,
         "objects": as_objects(columns),
-        "messages": ask(image.id, columns, classes, questions),
+        "messages": ask(image.id, columns, classes, questions, options.descriptions),
     }
     key_names = _free_names(list(image.extra), _RECORD_KEYS)
     further = {key_names[key]: plain(value) for key, value in image.extra.items()}

@@ -2,12 +2,18 @@
 
 from typing import Any
 
-from boxtune.data.questions import turns_for
+from boxtune.data.questions import NO_DESCRIPTIONS, Descriptions, turns_for
 from boxtune.data.records import Message
 from data_prep.pipeline.hashing import fraction_of
 
 
-def ask(item_id: str, objects: dict[str, list[Any]], classes: list[str], questions: str) -> list[Message]:
+def ask(
+    item_id: str,
+    objects: dict[str, list[Any]],
+    classes: list[str],
+    questions: str,
+    descriptions: Descriptions = NO_DESCRIPTIONS,
+) -> list[Message]:
     """The question and its placeholder answer, for all classes or for a single one.
 
     `questions` is "all", "mixed" (single classes that are present or absent, drawn by the id) or "most-common".
@@ -18,7 +24,7 @@ def ask(item_id: str, objects: dict[str, list[Any]], classes: list[str], questio
         single = _drawn_class(item_id, present, set(objects["category"]), classes)
     elif questions == "most-common" and present:
         single = max(classes, key=present.count)  # the first one of a tie
-    return turns_for(classes, single)
+    return turns_for(classes, single, descriptions)
 
 
 def _drawn_class(item_id: str, present: list[str], labeled: set[str], classes: list[str]) -> str | None:

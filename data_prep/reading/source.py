@@ -93,6 +93,7 @@ class Options:
     images: Path | None = None
     classes: list[str] = field(default_factory=list)
     rename: dict[str, str] = field(default_factory=dict)
+    descriptions: dict[str, str] = field(default_factory=dict)
     default_class: str = ""
     image_field: str | None = None
     bbox_field: str | None = None

@@ -17,7 +17,7 @@ from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
 from boxtune.common.errors import UserError
 from boxtune.common.files import path_argument, write_whole
 from boxtune.common.templates import text_template
-from boxtune.data.dataset import read_info, read_splits
+from boxtune.data.dataset import DatasetInfo, read_info, read_splits
 from boxtune.data.questions import question
 from boxtune.data.records import Record
 from boxtune.families import FAMILIES
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
     if not splits.get("train"):
         raise UserError(f"{args.data} has no training images; its splits: {', '.join(splits) or 'none'}.")
     is_tiny = Path(args.model).name.startswith("tiny_")
-    values = suggest(splits, info["classes"], family, _TINY_BUDGET_TOKENS if is_tiny else MAX_BUDGET_TOKENS)
+    values = suggest(splits, info, family, _TINY_BUDGET_TOKENS if is_tiny else MAX_BUDGET_TOKENS)
     check = _command("check", "check_recipe.py", out)
     effective, max_length = values["examples_per_step"], values["max_length"]
     fit = on_cpu(family, max_length) if is_tiny else fit_gpu(args.model, family, args.gpu_gb, max_length, effective)
@@ -102,12 +102,13 @@ def _command(target: str, script: str, recipe: Path) -> str:
 
 
 def suggest(
-    splits: dict[str, list[Record]], classes: list[str], family: Family, max_tokens: int = MAX_BUDGET_TOKENS
+    splits: dict[str, list[Record]], info: DatasetInfo, family: Family, max_tokens: int = MAX_BUDGET_TOKENS
 ) -> dict[str, Any]:
     """The values of the recipe that depend on the data, and the figures in its comments.
 
     `max_tokens` limits the image tokens of the budget.
     """
+    classes = info["classes"]
     records = [record for members in splits.values() for record in members]
     max_pixels = suggest_max_pixels(records, family, max_tokens)
     tokens = image_tokens(records, family, max_pixels)
@@ -127,7 +128,7 @@ def suggest(
         "small": int(too_small(records, family, max_pixels).sum()),
         "most_objects": most_objects,
         "answer_tokens": answer_tokens,
-        "max_length": _suggest_max_length(int(tokens.max()), answer_tokens, classes),
+        "max_length": _suggest_max_length(int(tokens.max()), answer_tokens, info),
         **_suggest_schedule(len(splits["train"])),
         "validation": "validation" in splits,
     }
@@ -148,9 +149,10 @@ def _answer_tokens(num_objects: int, classes: list[str]) -> int:
     return num_objects * (_TOKENS_PER_OBJECT + math.ceil(longest_name / _BYTES_PER_TOKEN))
 
 
-def _suggest_max_length(most_image_tokens: int, answer_tokens: int, classes: list[str]) -> int:
+def _suggest_max_length(most_image_tokens: int, answer_tokens: int, info: DatasetInfo) -> int:
     """An estimate of the longest example in tokens, rounded up to a multiple of 128."""
-    prompt = question(classes) + FORMAT_SENTENCES["json_boxes"] + SYSTEM_PROMPT  # the longer one of the box formats
+    asked = question(info["classes"], descriptions=info.get("descriptions", {}))
+    prompt = asked + FORMAT_SENTENCES["json_boxes"] + SYSTEM_PROMPT  # the longer one of the box formats
     length = most_image_tokens + answer_tokens + len(prompt) // _BYTES_PER_TOKEN + _MARKUP_TOKENS
     return 128 * math.ceil(length / 128)
 

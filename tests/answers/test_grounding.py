@@ -56,6 +56,8 @@ def test_reading_back_gives_what_was_written(tmp_path):
         ("calibration", [1.0, 1.0, 1.0], "must be empty"),
         ("calibration", [1.0, float("inf")], "must be empty"),
         ("calibration", ["1", "2"], "must be list"),
+        ("descriptions", {"a": 1}, "must be dict"),
+        ("descriptions", ["a"], "must be dict"),
         ("seen_pixels", [2.0, 1.0], "must be empty, or two finite numbers above 0 in ascending order"),
         ("seen_pixels", [0.0, 1.0], "must be empty, or two"),
         ("seen_pixels", [1.0, float("inf")], "must be empty, or two"),
