@@ -1,5 +1,6 @@
 """The facts about one model family, as plain data. Each of the other files in this folder describes one family."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -69,6 +70,16 @@ class Family:
                 if name.startswith(prefix):
                     return path + name.removeprefix(prefix)
         return name
+
+    @property
+    def renamed_paths(self) -> dict[str, str]:
+        """{regular expression of the start of a module path in transformers before 4.52: its start today}."""
+        today = [path for _, path in self.weight_prefixes]
+        renamed = {}
+        for prefix, path in self.weight_prefixes:
+            ends = "|".join(re.escape(new.removeprefix(prefix)) for new in today if new.startswith(prefix))
+            renamed[rf"^{re.escape(prefix)}{f'(?!{ends})' if ends else ''}"] = path
+        return renamed
 
     def unquantized_modules(self, quantize_vision: bool) -> list[str]:
         """Module names that NF4 skips: the head, the family's own exceptions and, unless `quantize_vision`, the vision tower.

@@ -16,6 +16,7 @@ from boxtune.answers.grounding import FILE_NAME, Grounding
 from boxtune.answers.stated import Stated
 from boxtune.common.errors import UserError, reading
 from boxtune.common.problems import Problem
+from boxtune.families.family import Family
 from boxtune.models.config import LOCAL_PREFIXES, codec_for, family_of, load_config
 from boxtune.models.foreign import DEFAULT_MAX_PIXELS, has_processor, named_base, require_stated
 from boxtune.models.hub import download_if_trained_here
@@ -168,16 +169,16 @@ def load_checkpoint_model(
         require_dense(family, config, base)
     quantization = nf4_config(family, dtype, vision=grounding.quantized_vision) if precision == "nf4" else None
     base_model = load_model(base, dtype=dtype, quantization=quantization, revision=revision, device=device)
-    model = _add_adapter(base_model, checkpoint.adapter, device) if checkpoint.adapter else base_model
+    model = _add_adapter(base_model, checkpoint.adapter, family, device) if checkpoint.adapter else base_model
     return model.eval()
 
 
-def _add_adapter(model: PreTrainedModel, folder: Path, device: str | None) -> PeftModel:
+def _add_adapter(model: PreTrainedModel, folder: Path, family: Family, device: str | None) -> PeftModel:
     # By default PEFT loads the adapter onto a GPU, and moves a model that was placed on the CPU there as well.
     placement = {} if device is None else {"torch_device": device, "device_map": {"": device}}
     with reading(f"the adapter in {folder}", "Use another checkpoint of the run."):
-        adapted = PeftModel.from_pretrained(model, folder, **placement)
-        weights = load_peft_weights(folder, device="cpu")
+        adapted = PeftModel.from_pretrained(model, folder, key_mapping=family.renamed_paths, **placement)
+        weights = load_peft_weights(folder, device="cpu", key_mapping=family.renamed_paths)
     check_adapter(adapted, weights, folder)
     return adapted
 

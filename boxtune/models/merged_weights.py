@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText
 
 from boxtune.common.errors import reading
 from boxtune.common.problems import MAX_EXAMPLES
+from boxtune.families.family import Family
 from boxtune.models.checkpoint import Checkpoint
 from boxtune.models.config import family_of, load_config
 from boxtune.models.merging import PEFT_PREFIX, Lora, base_folder
@@ -36,7 +37,8 @@ def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, An
     """
     grounding = checkpoint.grounding
     source = base_folder(grounding.base_model, grounding.base_revision)
-    family, loras = family_of(load_config(str(source))), peft_loras(source, checkpoint.adapter)
+    family = family_of(load_config(str(source)))
+    loras = peft_loras(source, checkpoint.adapter, family)
     base_files, merged_files = weight_files(source), weight_files(merged_folder)
     different, adapted = base_files.keys() ^ merged_files.keys(), set()
     keys = base_files.keys() & merged_files.keys()
@@ -56,13 +58,13 @@ def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, An
     }
 
 
-def peft_loras(source: Path, adapter: Path) -> dict[str, Lora]:
+def peft_loras(source: Path, adapter: Path, family: Family) -> dict[str, Lora]:
     """{module path: Lora} for each module that PEFT adapts, with PEFT's scale. Raises UserError if weights are missing."""
     with torch.device("meta"):  # the modules without their weights
         model = AutoModelForImageTextToText.from_config(load_config(str(source)))
     with reading(f"the adapter in {adapter}", "Use another checkpoint of the run."):
         adapted = PeftModel(model, PeftConfig.from_pretrained(adapter), low_cpu_mem_usage=True)
-        weights = load_peft_weights(str(adapter), device="cpu")
+        weights = load_peft_weights(str(adapter), device="cpu", key_mapping=family.renamed_paths)
         loras = {}
         for path, module in adapted.named_modules():
             if isinstance(module, LoraLayer):

@@ -51,7 +51,8 @@ def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
             f"--base-model {unquantized_name(grounding.base_model)}"
         )
     family = family_of(config)
-    loras = read_lora(checkpoint.adapter)
+    # Adapters made with an earlier transformers have other paths.
+    loras = {family.module_path(path): lora for path, lora in read_lora(checkpoint.adapter).items()}
 
     _merge_weights(source, out, family, loras)
     _write_config(source, out)

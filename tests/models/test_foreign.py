@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import evaluate
@@ -18,7 +21,9 @@ from boxtune.answers.stated import Stated
 from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records
 from boxtune.families import FAMILIES
-from boxtune.models.checkpoint import open_checkpoint
+from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
+from boxtune.models.merged_weights import compare_weights
+from boxtune.models.merging import merge_shards
 from boxtune.models.quantization import nf4_config
 from tests.helpers.records import ROOT
 from tests.helpers.training import train
@@ -190,6 +195,27 @@ def test_another_familys_box_format_is_read_and_noted(run, squares, tmp_path, ca
         "",
     )
     assert "reads boxes as qwen2_5_vl writes them, although the model is a qwen3_vl" in capsys.readouterr().err
+
+
+def test_an_adapter_with_the_paths_of_an_earlier_transformers_is_read(tiny_models, tmp_path):
+    """Before 4.52, the language model of Qwen2.5-VL was below `model`, and the vision tower beside it."""
+    base = AutoModelForImageTextToText.from_pretrained(tiny_models["qwen2_5_vl"], dtype=torch.float32)
+    config = LoraConfig(r=4, target_modules=["q_proj", "qkv", "gate_proj"], init_lora_weights=False)
+    get_peft_model(base, config).save_pretrained(tmp_path / "new")
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    weights = load_file(tmp_path / "new" / "adapter_model.safetensors")
+    older = {re.sub(r"model\.(language_model|visual)", r"\1", key): tensor for key, tensor in weights.items()}
+    older = {key.replace("base_model.model.language_model", "base_model.model.model"): older[key] for key in older}
+    save_file(older, tmp_path / "old" / "adapter_model.safetensors", metadata={"format": "pt"})
+    assert "base_model.model.visual.blocks.0.attn.qkv.lora_A.weight" in older and not older.keys() & weights.keys()
+
+    opened = [open_checkpoint(str(tmp_path / name), Stated("qwen2_5_vl", "", "", 50_176)) for name in ("new", "old")]
+    new, old = (load_checkpoint_model(checkpoint, "float32", "cpu").state_dict() for checkpoint in opened)
+    assert new.keys() == old.keys() and all(torch.equal(old[key], tensor) for key, tensor in new.items())
+    (tmp_path / "merged").mkdir()
+    assert merge_shards(opened[1], tmp_path / "merged") == len(weights) // 2
+    assert compare_weights(opened[0], tmp_path / "merged")["different"] == 0
+    assert compare_weights(opened[1], tmp_path / "merged")["different"] == 0
 
 
 def test_a_checkpoint_of_boxtune_takes_no_statement(run, capsys):
