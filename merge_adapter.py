@@ -101,9 +101,12 @@ def main(argv: list[str] | None = None) -> None:
         return  # only one process saves: if several save at once, the model can be corrupted without an error
 
     # ---- Checkpoint, target folder, and images to compare on
+    whole = UserError(f"{args.ckpt} is not an adapter, so there is nothing to merge.")
+    if (Path(args.ckpt) / "config.json").is_file() and not (Path(args.ckpt) / "adapter_config.json").is_file():
+        raise whole  # before it is asked how it was trained
     checkpoint = open_checkpoint(args.ckpt, stated_in(args), command=args.command)
     if checkpoint.adapter is None:
-        raise UserError(f"{args.ckpt} is not an adapter, so there is nothing to merge.")
+        raise whole
     out = args.out or merged_folder(args.ckpt)
     check_target(out, checkpoint, args.overwrite)
     if not (args.data or checkpoint.grounding.data_dir):
