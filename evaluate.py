@@ -50,10 +50,10 @@ def evaluate_split(args: argparse.Namespace) -> None:
     check_export(args.export, out, grounding.get_codec().is_click, split.records)
 
     # ---- responses ----
-    warn_of_new_wording(split.records, grounding.questions)
+    warn_of_new_wording(split.records, split.asked, grounding)
     detector = load_detector(args, checkpoint)
     ask = answer_records_with_base if args.base else answer_records
-    answers = ask(detector, split.records, split.classes, split.data_dir, out, args.batch_size)
+    answers = ask(detector, split.records, split.asked, split.data_dir, out, args.batch_size)
 
     # ---- export, metrics and report ----
     write_export(args.export, out, split, answers.tuned)
@@ -89,9 +89,9 @@ def answer_images(args: argparse.Namespace) -> None:
 
     # ---- responses ----
     unlabelled.remove_copies(out / "predictions.jsonl", copies)
-    warn_of_new_wording(split.records, grounding.questions)
+    warn_of_new_wording(split.records, split.asked, grounding)
     detector = load_detector(args, checkpoint)
-    predictions = answer_records(detector, split.records, split.classes, args.images, out, args.batch_size).tuned
+    predictions = answer_records(detector, split.records, split.asked, args.images, out, args.batch_size).tuned
 
     # ---- export and annotated copies ----
     write_export(args.export, out, split, predictions)

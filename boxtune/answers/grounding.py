@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from boxtune.answers.codecs import CODECS, Codec
+from boxtune.answers.decoding import Decoding
 from boxtune.common.errors import UserError, reading
+from boxtune.common.files import write_whole
 
 FILE_NAME = "grounding.json"
 PRECISIONS = ("nf4", "bfloat16", "float16", "float32")
@@ -33,6 +35,7 @@ class Grounding:
     irrelevant_answer: the text that the model writes instead of objects where the image has nothing to do with the question;
     empty if it was trained on none.
     think_prefix: the (empty) think block that the chat template put before each response in training; None if unknown.
+    decoding: how the checkpoint is asked and which objects are kept; chosen after training.
     """
 
     codec: str
@@ -56,20 +59,23 @@ class Grounding:
     noise_label: str = ""
     irrelevant_answer: str = ""
     think_prefix: str | None = None
+    decoding: Decoding = field(default_factory=Decoding)
 
     def get_codec(self) -> Codec:
         return CODECS[self.codec]
 
     def save(self, directory: Path) -> None:
         text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=2) + "\n"
-        (Path(directory) / FILE_NAME).write_text(text, encoding="utf-8")
+        write_whole(Path(directory) / FILE_NAME, text)
 
     @classmethod
     def load(cls, directory: Path) -> "Grounding":
         """Raises UserError if the file is corrupt or from another version."""
         path = Path(directory) / FILE_NAME
         with reading(str(path), "Take it from the run's final/ folder."):
-            grounding = cls(**json.loads(path.read_text(encoding="utf-8-sig")))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+            decoding = Decoding(**content.pop("decoding", {}))  # checkpoints of earlier versions have none
+            grounding = cls(**content, decoding=decoding)
         if problems := grounding.problems():
             raise UserError(f"{path} has values that cannot be used; take it from the run's final/ folder:", problems)
         return grounding
@@ -92,7 +98,18 @@ class Grounding:
         for key, known in choices.items():
             if getattr(self, key) not in known:
                 wrong[key] = f"must be one of {', '.join(known)}"
-        return [f"{key}: {getattr(self, key)!r} {reason}" for key, reason in wrong.items()]
+        return [f"{key}: {getattr(self, key)!r} {reason}" for key, reason in wrong.items()] + [
+            f"decoding.{problem}" for problem in self.decoding_problems()
+        ]
+
+    def decoding_problems(self) -> list[str]:
+        """One line for each decode setting that cannot be used with this checkpoint."""
+        found = self.decoding.problems()
+        if not found and self.decoding.suppress_iou < 1 and self.codec in CODECS and self.get_codec().is_click:
+            found.append(
+                f"suppress_iou: {self.decoding.suppress_iou!r} needs boxes, but this checkpoint responds with points"
+            )
+        return found
 
 
 def _is_calibration(values: list[float]) -> bool:

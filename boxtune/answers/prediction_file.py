@@ -1,5 +1,6 @@
 """Reading and validating predictions.jsonl, which another program may have written."""
 
+from collections import Counter
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,23 @@ from typing import Any
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.confidence import RANKINGS
 from boxtune.answers.noise import NOISE_LABEL
-from boxtune.answers.predictions import KEYS, Prediction, empty_prediction, make_prediction, place_column
+from boxtune.answers.parts import merge_parts
+from boxtune.answers.predictions import (
+    KEYS,
+    KEYS_WITH_PARTS,
+    PART_KEYS,
+    Part,
+    Prediction,
+    empty_prediction,
+    make_prediction,
+    place_column,
+)
+from boxtune.answers.selection import LOW_SCORE, SUPPRESSED
 from boxtune.common.errors import UserError, shown
 from boxtune.common.garbage import collector_paused
 from boxtune.common.json_lines import BadLine, read_json_lines
 from boxtune.common.problems import Problem
-from boxtune.data.questions import asked_classes
+from boxtune.data.questions import asked_classes, question
 from boxtune.data.records import Record
 
 # Coordinates and sizes are smaller. JSON may hold integers that are too large for a float. NaN and infinity fail the
@@ -68,29 +80,55 @@ def read_predictions(
 
 def _reparsed(line: Prediction, record: Record, classes: Sequence[str]) -> Prediction:
     """The line with its text read again. What the text cannot tell is taken from the line."""
-    codec, input_size = line["codec"], line["input_size"]
-    assert codec is not None and input_size is not None  # _line_problems has checked both
-    # The problem "noise" tells that the checkpoint was trained with noise objects.
-    noise_label = NOISE_LABEL if NOISE_LABEL in line["problems"] else ""
-    # A looped response may have been noted as truncated, too, which its text tells again.
-    cut = next((kind for kind in ("looped", "truncated") if kind in line["problems"]), None)
-    prediction = make_prediction(
-        record,
-        codec,
-        input_size,
-        line["text"],
-        0.0,
-        asked=asked_classes(record, classes),
-        noise_label=noise_label,
-        irrelevant_answer=line["text"] if line.get("irrelevant") is True else "",
-        starts_in_thought="thinking" in line["problems"],
-        cut=cut,
-    )
+    if "parts" in line:
+        # Further questions are about one class each (parts.questions_of).
+        asked = {question([name]): [name] for name in asked_classes(record, classes)}
+        parts = [_read_again(line, part, record, asked.get(part["question"], ())) for part in line["parts"]]
+        prediction = merge_parts(line["parts"], parts)
+    else:
+        # A looped response may have been noted as truncated, too, which its text tells again.
+        cut = next((kind for kind in ("looped", "truncated") if kind in line["problems"]), None)
+        response: Part = {"question": "", "tile": None, "input_size": line["input_size"] or [], "text": line["text"]}
+        if cut is not None:
+            response["cut"] = cut
+        if line.get("irrelevant") is True:
+            response["irrelevant"] = True
+        prediction = _read_again(line, response, record, asked_classes(record, classes))
     prediction["seconds"] = line["seconds"]
     before, after = line["objects"], prediction["objects"]
-    if not _object_problems(before) and all(before.get(key) == after[key] for key in after if key != "score"):
-        prediction["objects"] = before  # the same objects: keep their scores
+    dropped = [problem for problem in line["problems"] if problem in (LOW_SCORE, SUPPRESSED)]
+    if not _object_problems(before) and _are_same_objects(before, after, len(dropped)):
+        prediction["objects"] = before  # the same objects: keep their scores, and drop those that were dropped
+        prediction["problems"] += dropped
     return prediction
+
+
+def _read_again(line: Prediction, part: Part, record: Record, asked: Sequence[str]) -> Prediction:
+    """The response `part` of the line, read by the line's codec. `asked`: the classes that its question asked for."""
+    codec = line["codec"]
+    assert codec is not None  # _line_problems has checked it
+    return make_prediction(
+        record,
+        codec,
+        part["input_size"],
+        part["text"],
+        0.0,
+        asked=asked,
+        # The problem "noise" tells that the checkpoint was trained with noise objects.
+        noise_label=NOISE_LABEL if NOISE_LABEL in line["problems"] else "",
+        irrelevant_answer=part["text"] if part.get("irrelevant") is True else "",
+        starts_in_thought="thinking" in line["problems"],
+        cut=part.get("cut"),
+    )
+
+
+def _are_same_objects(before: dict[str, list[Any]], after: dict[str, list[Any]], dropped: int) -> bool:
+    """Whether the objects `before` are those of `after` in any order, without `dropped` of them."""
+    place = place_column(after)
+    if place not in before:
+        return False
+    old, new = (Counter(zip(map(tuple, o[place]), o["category"], strict=True)) for o in (before, after))
+    return not old - new and (new - old).total() == dropped
 
 
 # ---- validation --------------------------------------------------------------------------------------------------------
@@ -106,7 +144,7 @@ def _line_problems(line: Any, records: dict[str, Record], seen: Container[str], 
         return [
             "this is the partial file of an unfinished run; repeat its evaluation with the same options to finish it"
         ]
-    if missing := [key for key in KEYS if key not in line]:
+    if missing := [key for key in (KEYS_WITH_PARTS if "parts" in line else KEYS) if key not in line]:
         return [f"{shown(line.get('id', 'no id'))} lacks the key(s) {', '.join(missing)}; add them"]
     name = line["id"]
     if not isinstance(name, str) or name not in records:
@@ -126,7 +164,9 @@ def _value_problems(line: dict[str, Any], record: Record) -> list[str]:
         problems.append(f"made for {shown(width)} × {shown(height)}, but the image has {actual}; predict it again")
     if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
         problems.append(f"problems {shown(kinds)} must be a list of strings")
-    if not isinstance(line["text"], str):
+    if "parts" in line:
+        problems += _part_problems(line["parts"])
+    elif not isinstance(line["text"], str):
         problems.append(f"text {shown(line['text'])} must be a string")
     if seconds is not None and not _is_number(seconds):
         problems.append(f"seconds {shown(seconds)} must be a number, or null if unknown")
@@ -136,11 +176,32 @@ def _value_problems(line: dict[str, Any], record: Record) -> list[str]:
 def _codec_problems(line: dict[str, Any]) -> list[str]:
     """What is wrong with the values that reading the text again needs."""
     problems = []
-    codec, input_size = line["codec"], line["input_size"]
+    codec = line["codec"]
     if not isinstance(codec, str) or codec not in CODECS:
         problems.append(f"unknown codec {shown(codec)}; choose from {', '.join(CODECS)}")
-    if not _is_size(input_size):
-        problems.append(f"input_size {shown(input_size)} must be [height, width] in whole pixels")
+    responses = [line]
+    if "parts" in line:
+        responses = [] if _part_problems(line["parts"]) else line["parts"]
+    for response in responses:
+        if not _is_size(response["input_size"]):
+            problems.append(f"input_size {shown(response['input_size'])} must be [height, width] in whole pixels")
+        if response.get("tile") is not None:
+            problems.append(f"tile {shown(response['tile'])}: only responses about the whole image can be read again")
+    return problems
+
+
+def _part_problems(parts: Any) -> list[str]:
+    """What is wrong with the parts of a line."""
+    if not isinstance(parts, list) or not parts:
+        return [f"parts {shown(parts)} must be a list with one entry per question"]
+    problems = []
+    for part in parts:
+        if not isinstance(part, dict) or any(key not in part for key in PART_KEYS):
+            problems.append(f"part {shown(part)} must be an object with {', '.join(PART_KEYS)}")
+        elif not isinstance(part["question"], str) or not isinstance(part["text"], str):
+            problems.append(f"question and text of part {shown(part)} must be strings")
+        elif part.get("cut") not in (None, "looped", "truncated"):
+            problems.append(f"cut {shown(part['cut'])} must be looped or truncated")
     return problems
 
 

@@ -15,13 +15,29 @@ from boxtune.common.errors import UserError
 from boxtune.data.records import Record
 
 
+class Part(TypedDict):
+    """One of several questions about an image, and the response to it.
+
+    `tile` is the part of the image that was asked about, None for all of it. `irrelevant` stands only where the text is the
+    checkpoint's `irrelevant_answer`, `cut` ("truncated" or "looped") only where something else than an end token ended it.
+    """
+
+    question: str
+    tile: list[float] | None
+    input_size: list[int]
+    text: str
+    irrelevant: NotRequired[bool]
+    cut: NotRequired[str]
+
+
 class Prediction(TypedDict):
     """One line of predictions.jsonl.
 
     `objects` holds parallel lists: "bbox" (of click answers, "point") in pixels of the upright image, "category", "score",
     and one "score_NAME" per scorer if the probabilities of the tokens were known. `input_size` is (height, width) of the image
     as the model saw it. `codec`, `input_size` and `seconds` are None if they are not known. `irrelevant` stands only in the
-    lines whose text is the checkpoint's `irrelevant_answer`.
+    lines whose text is the checkpoint's `irrelevant_answer`. Where several questions were asked, `parts` stands in place of
+    `input_size` and `text`.
     """
 
     id: str
@@ -29,15 +45,24 @@ class Prediction(TypedDict):
     width: int
     height: int
     codec: str | None
-    input_size: list[int] | None
-    text: str
+    input_size: NotRequired[list[int] | None]
+    text: NotRequired[str]
+    parts: NotRequired[list[Part]]
     objects: dict[str, list[Any]]
     problems: list[str]
     seconds: float | None
     irrelevant: NotRequired[bool]
 
 
-KEYS = tuple(key for key in Prediction.__annotations__ if key in Prediction.__required_keys__)
+# The keys of a line with one response, and of a line with several.
+KEYS = tuple(key for key in Prediction.__annotations__ if key not in ("parts", "irrelevant"))
+KEYS_WITH_PARTS = tuple(key for key in Prediction.__annotations__ if key not in ("input_size", "text", "irrelevant"))
+PART_KEYS = tuple(key for key in Part.__annotations__ if key in Part.__required_keys__)
+
+
+def response_text(prediction: Prediction) -> str:
+    """The response as generated; of several questions, the responses one below the other."""
+    return "\n".join(part["text"] for part in prediction["parts"]) if "parts" in prediction else prediction["text"]
 
 
 def place_column(objects: Mapping[str, object]) -> Literal["bbox", "point"]:

@@ -136,8 +136,14 @@ class DetectionCollator:
         return (varied, varied_image) if fits else (record, image)
 
     def process_images(self, records: list[Record]) -> ProcessedImages:
-        """The records' images, loaded, resized and cut into patches."""
-        return self._process([self.load(record) for record in records])
+        """The records' images, loaded, resized and cut into patches. An image that several records share is read once."""
+        distinct = {record["id"]: record for record in records}
+        features, sizes = self._process([self.load(record) for record in distinct.values()])
+        if len(distinct) == len(records):
+            return features, sizes
+        numbers = {name: number for number, name in enumerate(distinct)}
+        rows = [numbers[record["id"]] for record in records]
+        return select_images(features, rows), [sizes[row] for row in rows]
 
     def _process(self, images: Sequence[Image.Image]) -> ProcessedImages:
         features = self.processor.image_processor(images=list(images), return_tensors="pt")
@@ -193,6 +199,15 @@ class DetectionCollator:
         features, sizes = images or self.process_images(records)
         rows = [self.encoder.encode_question(record, size) for record, size in zip(records, sizes, strict=True)]
         return self.batch(rows, features, side="left"), sizes
+
+
+def select_images(features: dict[str, torch.Tensor], rows: list[int]) -> dict[str, torch.Tensor]:
+    """The features of the images at `rows`, which may repeat. pixel_values holds the patches of one image after the other."""
+    patches = features["pixel_values"].split(features["image_grid_thw"].prod(1).tolist())
+    return {
+        "pixel_values": torch.cat([patches[row] for row in rows]),
+        "image_grid_thw": features["image_grid_thw"][rows],
+    }
 
 
 def _pad(rows: list[list[int]], value: int, side: str) -> torch.Tensor:

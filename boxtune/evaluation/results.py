@@ -1,6 +1,7 @@
 """The results of an evaluation: provenance, metrics.json, report.html, and what the terminal shows."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def checkpoint_provenance(args: argparse.Namespace, grounding: Grounding, split:
         "base_precision": None if args.server else args.precision or grounding.base_precision,
         "server": args.server,
         "max_new_tokens": grounding.max_new_tokens,
+        "decoding": dataclasses.asdict(grounding.decoding),
         "versions": versions(),
     }
 

@@ -16,11 +16,15 @@ from boxtune.inference.unlabelled import unlabelled_records
 
 @dataclass(frozen=True)
 class Split:
-    """The records to evaluate. `name` is None for images without ground truth. `classes` are in the order of their ids."""
+    """The records to evaluate. `name` is None for images without ground truth.
+
+    `classes` are in the order of their ids; `asked` are those that a question about all objects names.
+    """
 
     data_dir: Path
     name: str | None
     classes: list[str]
+    asked: list[str]
     records: list[Record]
 
 
@@ -31,7 +35,7 @@ def read_split(data_dir: Path, name: str, limit: int | None = None, ids: set[str
     """
     classes = read_info(data_dir)["classes"]
     records = [record for record in read_records(data_dir, name)[:limit] if ids is None or record["id"] in ids]
-    return Split(data_dir, name, classes, [as_asked(record) for record in records])
+    return Split(data_dir, name, classes, classes, [as_asked(record) for record in records])
 
 
 def read_images(args: argparse.Namespace, grounding: Grounding, copies: Path) -> Split:
@@ -40,7 +44,7 @@ def read_images(args: argparse.Namespace, grounding: Grounding, copies: Path) ->
     asked = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     records = unlabelled_records(args.images, asked, copies, args.skip_bad_images, grounding.descriptions)
     classes = list(dict.fromkeys([*grounding.classes, *asked]))  # the trained classes keep their ids
-    return Split(args.images, None, classes, records)
+    return Split(args.images, None, classes, asked, records)
 
 
 def data_of_checkpoint(args: argparse.Namespace, grounding: Grounding) -> tuple[Path, str]:

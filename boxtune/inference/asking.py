@@ -1,12 +1,15 @@
 """Ask a detector about every record of a split and keep the predictions in a file; an interrupted call can be resumed."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from boxtune.answers.confidence import SCORERS
+from boxtune.answers.decoding import Decoding
+from boxtune.answers.grounding import Grounding
+from boxtune.answers.parts import questions_of
 from boxtune.answers.prediction_writer import partial_of, predict
 from boxtune.answers.predictions import Prediction
 from boxtune.data.questions import first_question
@@ -54,11 +57,34 @@ def answer_records_with_base(
     return Answers(tuned, base)
 
 
-def generation_settings(detector: Detector, records: list[Record], data_dir: Path) -> dict[str, Any]:
+def answer_records_with_settings(
+    detector: Detector,
+    records: list[Record],
+    classes: list[str],
+    data_dir: Path,
+    folders: dict[Path, Decoding],
+    batch_size: int,
+) -> list[list[Prediction]]:
+    """As `answer_records`, once for each folder and with its decode settings."""
+    found = []
+    for number, (folder, decoding) in enumerate(folders.items(), 1):
+        settings = generation_settings(detector, records, data_dir, decoding)
+        ask = partial(detector.answer, batch_size=batch_size, data_dir=data_dir, classes=classes, decoding=decoding)
+        path, description = folder / "predictions.jsonl", f"{number} of {len(folders)}"
+        found.append(predict(ask, records, path, settings=settings, description=description, keep_partial=True))
+    # All partial files are kept until here, so that an interrupted call repeats none of them.
+    for folder in folders:
+        partial_of(folder / "predictions.jsonl").unlink()
+    return found
+
+
+def generation_settings(
+    detector: Detector, records: list[Record], data_dir: Path, decoding: Decoding | None = None
+) -> dict[str, Any]:
     """Everything that the responses depend on, as JSON values. A call with other settings starts over."""
     settings = {
         "weights": weights_identity(detector.checkpoint),
-        "grounding": vars(detector.checkpoint.grounding),
+        "grounding": asdict(detector.grounding(decoding)),
         "precision": detector.precision,
         "scorers": SCORERS,
         "questions": [[record["id"], first_question(record), *image_identity(record, data_dir)] for record in records],
@@ -75,12 +101,13 @@ def image_identity(record: Record, data_dir: Path) -> list[Any]:
     return [str(path.resolve()), record["width"], record["height"], *stamp]
 
 
-def warn_of_new_wording(records: list[Record], questions: list[str]) -> None:
-    """Print a warning if a record asks a question that is not among `questions`, the ones of training."""
-    new = {first_question(record) for record in records} - set(questions)
-    if questions and new:
+def warn_of_new_wording(records: list[Record], classes: list[str], grounding: Grounding) -> None:
+    """Print a warning if a question about a record is not among those of training. `classes`: see `answer_records`."""
+    asked = [question for record in records for question in questions_of(record, classes, grounding.decoding)]
+    new = {first_question(question) for question in asked} - set(grounding.questions)
+    if grounding.questions and new:
         print(
             f"warning: {len(new)} question(s) were never trained on, such as {min(new)!r}; "
-            f"training used, for example, {questions[0]!r}",
+            f"training used, for example, {grounding.questions[0]!r}",
             file=sys.stderr,
         )

@@ -19,11 +19,12 @@ from PIL import Image
 
 from boxtune.answers.confidence import DEFAULT
 from boxtune.answers.conversation import render_question
-from boxtune.answers.predictions import Prediction, make_prediction
+from boxtune.answers.parts import questions_of
+from boxtune.answers.predictions import Prediction
+from boxtune.answers.responses import Response, read_responses
 from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.encoder import TEMPLATE_OPTIONS
 from boxtune.common.errors import UserError
-from boxtune.data.questions import asked_classes
 from boxtune.data.records import Record
 from boxtune.inference.chat_reply import Reply, read_reply
 from boxtune.inference.server_connection import ServerConnection
@@ -32,7 +33,6 @@ from boxtune.inference.server_connection import ServerConnection
 TOP_LOG_PROBS = 20
 # Not part of OpenAI's API; servers that do not know these fields ignore them.
 SERVER_OPTIONS = {
-    "repetition_penalty": 1.0,  # vLLM would take the one in the Hub's Qwen2.5-VL configs
     "skip_special_tokens": False,  # Qwen2-VL's boxes consist of special tokens
     "spaces_between_special_tokens": False,
     "chat_template_kwargs": TEMPLATE_OPTIONS,
@@ -84,36 +84,34 @@ class ServerClient:
     def answer(self, record: Record) -> Prediction:
         """The prediction for one record; its `seconds` include waiting for simultaneous requests.
 
+        Several questions about an image are sent one after the other, so that a server with a prefix cache encodes it once.
         Raises UserError if the prompt's length on the server differs from the checkpoint's.
         """
-        started, grounding = time.perf_counter(), self.collator.grounding
-        messages, size = self.messages(record)
-        reply = self.ask(messages, self.model["id"])
-        self._check_prompt_length(record, size, reply.prompt_tokens)
-        return make_prediction(
-            record,
-            grounding.codec,
-            size,
-            reply.text,
-            time.perf_counter() - started,
-            reply.tokens,
-            asked=asked_classes(record, grounding.classes),
-            calibration=grounding.calibration,
-            noise_label=grounding.noise_label,
-            irrelevant_answer=grounding.irrelevant_answer,
-            starts_in_thought=self.collator.encoder.prompt_opens_thought,
-            cut=reply.cut,
-        )
+        grounding = self.collator.grounding
+        started = time.perf_counter()
+        image_part, size = self.image(record)
+        questions = questions_of(record, grounding.classes, grounding.decoding)
+        responses = []
+        for question in questions:
+            reply = self.ask(self.messages(question, image_part), self.model["id"])
+            self._check_prompt_length(question, size, reply.prompt_tokens)
+            seconds = time.perf_counter() - started
+            responses.append(Response(reply.text, size, reply.tokens, reply.cut, seconds))
+            started += seconds
+        return read_responses(questions, responses, grounding, self.collator.encoder.prompt_opens_thought)
 
-    def messages(self, record: Record) -> tuple[list[dict[str, Any]], tuple[int, int]]:
-        """(the conversation with the image in it, the (height, width) of that image)."""
+    def image(self, record: Record) -> tuple[dict[str, Any], tuple[int, int]]:
+        """(the record's image as a part of a message, its (height, width))."""
         image = self.collator.resized(record)
-        image_part = {"type": "image_url", "image_url": {"url": _png_url(image)}}
+        return {"type": "image_url", "image_url": {"url": _png_url(image)}}, (image.height, image.width)
+
+    def messages(self, record: Record, image_part: dict[str, Any]) -> list[dict[str, Any]]:
+        """The conversation of the record's first question, with the image in it."""
         grounding = self.collator.grounding
         conversation = render_question(record, grounding.system_prompt, grounding.format_sentence)
         for turn in conversation:
             turn["content"] = [image_part if part["type"] == "image" else part for part in turn["content"]]
-        return conversation, (image.height, image.width)
+        return conversation
 
     def ask(self, messages: list[dict[str, Any]], model: str) -> Reply:
         """The greedy response of the served model with the name `model`."""
@@ -124,7 +122,9 @@ class ServerClient:
             "max_tokens": self.collator.grounding.max_new_tokens,
             "logprobs": True,
             "top_logprobs": TOP_LOG_PROBS,
-            "extra_body": SERVER_OPTIONS,
+            # Always sent, because vLLM would take the penalty in the Hub's Qwen2.5-VL configs. vLLM applies it to the tokens of
+            # prompt and response, and reports the log-probabilities before it.
+            "extra_body": SERVER_OPTIONS | {"repetition_penalty": self.collator.grounding.decoding.repetition_penalty},
         }
         return read_reply(self.connection.complete_chat(request, self.given_up), self.stops, self.url)
 
@@ -158,7 +158,7 @@ class ServerClient:
         A response whose tokens are all nearly certain is no evidence, so the next record is asked.
         """
         for record in records[:RECORDS_TO_CHECK]:
-            messages, _ = self.messages(record)
+            messages = self.messages(record, self.image(record)[0])
             tuned, base = (self.ask(messages, name) for name in (self.model["id"], self.model["parent"]))
             if not _same_responses(tuned, base):
                 self.adapter_has_effect = True

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from boxtune.answers.predictions import Prediction
+from boxtune.answers.predictions import Prediction, response_text
 from boxtune.common.errors import UserError
 from boxtune.data.boxes import box_xyxy_to_xywh
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """N objects of one image, in the order of the model's response.
+    """N objects of one image, in the order of the model's response, or by falling score where it gave several responses.
 
     boxes_xyxy: (N, 4) float64, in pixels of the upright original image; (0, 4) if the checkpoint answers with points.
     points_xy: (N, 2) float64, in the same pixels; (0, 2) if the checkpoint answers with boxes.
@@ -24,7 +24,8 @@ class Detections:
     scores: (N,) float64 from 0 to 1.
     classes: the checkpoint's classes, followed by any other classes that the call asked for.
     size: (width, height) of the upright original image.
-    text: the response as generated. problems: what was wrong with it, such as "truncated" (docs/architecture.md lists them).
+    text: the response as generated; where each class was asked by itself, the responses one below the other.
+    problems: what was wrong with it, such as "truncated" (docs/architecture.md lists them).
     """
 
     boxes_xyxy: np.ndarray
@@ -38,22 +39,20 @@ class Detections:
     problems: list[str]
 
     @classmethod
-    def from_prediction(cls, prediction: Prediction, classes: Sequence[str], threshold: float = 0.0) -> "Detections":
-        """The objects of a line of predictions.jsonl whose score is at least `threshold`."""
+    def from_prediction(cls, prediction: Prediction, classes: Sequence[str]) -> "Detections":
+        """The objects of a line of predictions.jsonl."""
         objects = prediction["objects"]
-        scores = np.array(objects["score"], dtype=float)
-        kept = np.flatnonzero(scores >= threshold)
-        labels = [objects["category"][i] for i in kept]
+        labels = list(objects["category"])
         class_ids = {name: number for number, name in enumerate(classes)}
         return cls(
-            boxes_xyxy=np.array([objects["bbox"][i] for i in kept] if "bbox" in objects else [], float).reshape(-1, 4),
-            points_xy=np.array([objects["point"][i] for i in kept] if "point" in objects else [], float).reshape(-1, 2),
+            boxes_xyxy=np.array(objects.get("bbox", []), dtype=float).reshape(-1, 4),
+            points_xy=np.array(objects.get("point", []), dtype=float).reshape(-1, 2),
             labels=labels,
             class_ids=np.array([class_ids.get(label.strip(), -1) for label in labels], dtype=np.int64),
-            scores=scores[kept],
+            scores=np.array(objects["score"], dtype=float),
             classes=list(classes),
             size=(prediction["width"], prediction["height"]),
-            text=prediction["text"],
+            text=response_text(prediction),
             problems=list(prediction["problems"]),
         )
 

@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import torch
 from peft import PeftModel
 from PIL import Image
 from transformers import PreTrainedModel
 
-from boxtune.answers.grounding import PRECISIONS
+from boxtune.answers.decoding import Decoding
+from boxtune.answers.grounding import PRECISIONS, Grounding
 from boxtune.answers.predictions import Prediction
 from boxtune.answers.stated import Stated
 from boxtune.batching.collator import DetectionCollator
@@ -35,6 +36,14 @@ class Server:
     url: str
     model: dict[str, Any]
     trust: bool
+
+
+class DecodeOptions(TypedDict, total=False):
+    """Decode settings of one call (boxtune/answers/decoding.py); those left out are the checkpoint's."""
+
+    repetition_penalty: float
+    suppress_iou: float
+    ask: str
 
 
 class Detector:
@@ -129,8 +138,9 @@ class Detector:
         images: ImageInput,
         *,
         classes: Sequence[str] | None = None,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         batch_size: int = 16,
+        **options: Unpack[DecodeOptions],
     ) -> Detections: ...
 
     @overload
@@ -139,8 +149,9 @@ class Detector:
         images: Sequence[ImageInput],
         *,
         classes: Sequence[str] | None = None,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         batch_size: int = 16,
+        **options: Unpack[DecodeOptions],
     ) -> list[Detections]: ...
 
     def __call__(
@@ -148,8 +159,9 @@ class Detector:
         images: ImageInput | Sequence[ImageInput],
         *,
         classes: Sequence[str] | None = None,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         batch_size: int = 16,
+        **options: Unpack[DecodeOptions],
     ) -> Detections | list[Detections]:
         """Detect objects in one image, or in every image of a list; a list gives a list in the same order.
 
@@ -157,22 +169,32 @@ class Detector:
         applied, 16-bit gray is scaled, and transparent parts become white.
         classes: names to ask for instead of the trained classes. Class ids are positions in the trained classes, followed by
         those of `classes` that are new.
-        threshold: least score of an object, from 0 to 1. batch_size: images per batch; with a server, concurrent requests.
+        threshold: least score of an object, from 0 to 1; by default that of the checkpoint, which is 0 unless it was tuned.
+        batch_size: questions per batch; with a server, images asked about at the same time.
+        repetition_penalty, suppress_iou, ask: decode settings; by default those of the checkpoint.
         Raises UserError that lists every image that cannot be used.
         """
         if isinstance(images, Sequence) and not isinstance(images, str):
-            return self._detect(images, classes, threshold, batch_size)
-        return self._detect([images], classes, threshold, batch_size)[0]
+            return self._detect(images, classes, threshold, batch_size, options)
+        return self._detect([images], classes, threshold, batch_size, options)[0]
 
     def _detect(
-        self, images: Sequence[ImageInput], classes: Sequence[str] | None, threshold: float, batch_size: int
+        self,
+        images: Sequence[ImageInput],
+        classes: Sequence[str] | None,
+        threshold: float | None,
+        batch_size: int,
+        options: DecodeOptions,
     ) -> list[Detections]:
         check_classes(self.classes if classes is None else classes)
         asked = list(dict.fromkeys(self.classes if classes is None else classes))  # each name once
-        if not 0 <= threshold <= 1:
+        if threshold is not None and not 0 <= threshold <= 1:
             raise UserError(f"threshold must be from 0 to 1, got {threshold!r}.")
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size!r}.")
+        decoding = replace(self.checkpoint.grounding.decoding, **options)
+        if threshold is not None:
+            decoding = replace(decoding, score_threshold=threshold)
 
         inputs = read_images(images)
         digits = len(str(len(inputs)))  # ids of equal length sort in the order of the images
@@ -181,11 +203,11 @@ class Detector:
         records = [unlabelled_record(name, image.path, image.size, asked, described) for name, image in by_id.items()]
 
         predictions = self.answer(
-            records, batch_size, open_image=lambda record: by_id[record["id"]].open(), classes=asked
+            records, batch_size, open_image=lambda record: by_id[record["id"]].open(), classes=asked, decoding=decoding
         )
         prediction_of = {prediction["id"]: prediction for prediction in predictions}
         known_classes = list(dict.fromkeys([*self.classes, *asked]))
-        return [Detections.from_prediction(prediction_of[name], known_classes, threshold) for name in by_id]
+        return [Detections.from_prediction(prediction_of[name], known_classes) for name in by_id]
 
     def answer(
         self,
@@ -194,13 +216,15 @@ class Detector:
         data_dir: Path = Path(),
         open_image: Callable[[Record], Image.Image] | None = None,
         classes: list[str] | None = None,
+        decoding: Decoding | None = None,
     ) -> Iterator[Prediction]:
         """Ask each record's own first question; the predictions come in any order.
 
         Images are read from the records' paths, relative to `data_dir`, unless `open_image` returns them. `classes` are
-        those that the questions name, by default those of the checkpoint.
+        those that the questions name, by default those of the checkpoint, as is `decoding`. Raises UserError if a decode
+        setting cannot be used.
         """
-        grounding = self.checkpoint.grounding
+        grounding = self.grounding(decoding)
         if classes is not None:
             grounding = replace(grounding, classes=classes)
         collator = DetectionCollator(self.checkpoint.processor, grounding, data_dir, open_image=open_image)
@@ -213,14 +237,25 @@ class Detector:
                 # Without its base, the "parent", the adapter is not compared again at the next call.
                 self.server = replace(self.server, model=self.server.model | {"parent": None})
 
+    def grounding(self, decoding: Decoding | None = None) -> Grounding:
+        """The checkpoint's grounding, with other decode settings if they are given. Raises UserError if those cannot be used."""
+        grounding = self.checkpoint.grounding
+        if decoding is not None:
+            grounding = replace(grounding, decoding=decoding)
+        if problems := grounding.decoding_problems():
+            raise UserError("these decode settings cannot be used:", problems)
+        return grounding
+
     @contextmanager
     def without_adapter(self) -> Iterator["Detector"]:
-        """The adapter's base, asked in the same way. Calibration and noise label belong to the adapter and are left out."""
+        """The adapter's base, asked in the same way. Calibration, noise label and the threshold of scores belong to the adapter
+        and are left out."""
         if not isinstance(self.model, PeftModel):
             raise UserError(
                 f"{self.checkpoint.path} is not an adapter whose weights were loaded here, so it has no base."
             )
-        grounding = replace(self.checkpoint.grounding, calibration=[], noise_label="")
+        decoding = replace(self.checkpoint.grounding.decoding, score_threshold=0.0)
+        grounding = replace(self.checkpoint.grounding, calibration=[], noise_label="", decoding=decoding)
         checkpoint = replace(self.checkpoint, grounding=grounding)
         with self.model.disable_adapter():
             yield Detector(checkpoint, model=self.model, precision=self.precision)

@@ -4,7 +4,8 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -15,56 +16,61 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
 )
 
 from boxtune.answers.confidence import TokenScores
-from boxtune.answers.predictions import Prediction, make_prediction
+from boxtune.answers.parts import questions_of
+from boxtune.answers.predictions import Prediction
 from boxtune.answers.repetition import LOOK_EVERY, repeats
+from boxtune.answers.responses import Response, read_responses
 from boxtune.batching.collator import DetectionCollator, ProcessedImages
 from boxtune.batching.encoder import expected_input_size
 from boxtune.common.errors import UserError
-from boxtune.data.questions import asked_classes
 from boxtune.data.records import Record
 from boxtune.models.generation_config import greedy_config, stop_ids
 
 
-@dataclass(frozen=True)
-class Response:
-    """One generated text. `cut` is "truncated" or "looped" if something else than an end token ended it; else None."""
-
-    text: str
-    input_size: tuple[int, int]
-    tokens: TokenScores
-    cut: str | None
-
-
-@torch.no_grad()  # not inference_mode: tensors that the model caches must stay usable in training
 def generate_answers(
     model: PreTrainedModel | PeftModel, collator: DetectionCollator, records: list[Record], batch_size: int
 ) -> Iterator[Prediction]:
-    """Yield a prediction for every record's question, the largest images first.
+    """Yield a prediction for every record, the largest images first.
+
+    `batch_size` counts questions: where each class is asked by itself, an image takes as many rows as it has classes.
+    """
+    grounding = collator.grounding
+    asked = [questions_of(row, grounding.classes, grounding.decoding) for row in largest_first(records, collator)]
+    responses = _generate_responses(model, collator, list(chain(*asked)), batch_size)
+    for questions in asked:
+        own = list(islice(responses, len(questions)))
+        yield read_responses(questions, own, grounding, collator.encoder.prompt_opens_thought)
+
+
+@torch.no_grad()  # not inference_mode: tensors that the model caches must stay usable in training
+def _generate_responses(
+    model: PreTrainedModel | PeftModel, collator: DetectionCollator, questions: list[Record], batch_size: int
+) -> Iterator[Response]:
+    """Yield the response to every question, in order.
 
     A thread reads the images of the next batch while the model responds, and is never further ahead than one batch. If a batch
     does not fit into memory, the batch size is halved for that batch and all later ones. Raises UserError if a single image does
     not fit.
     """
-    grounding = collator.grounding
-    ordered = largest_first(records, collator)
     start = 0
     with ThreadPoolExecutor(max_workers=1) as reader:
 
         def read(first: int) -> Future[ProcessedImages]:
-            return reader.submit(collator.process_images, ordered[first : first + batch_size])
+            return reader.submit(collator.process_images, questions[first : first + batch_size])
 
-        ahead = read(start) if ordered else None
-        while start < len(ordered):
-            rows = ordered[start : start + batch_size]
+        ahead = read(start) if questions else None
+        while start < len(questions):
+            rows = questions[start : start + batch_size]
             after = start + len(rows)
             began = time.perf_counter()
             images = ahead.result()
-            ahead = read(after) if after < len(ordered) else None  # while the model responds to `rows`
+            ahead = read(after) if after < len(questions) else None  # while the model responds to `rows`
             try:
                 responses = generate_batch(model, collator, rows, images)
             except torch.OutOfMemoryError as error:
@@ -78,21 +84,7 @@ def generate_answers(
                 continue
             start = after
             seconds = (time.perf_counter() - began) / len(rows)
-            for record, response in zip(rows, responses, strict=True):
-                yield make_prediction(
-                    record,
-                    grounding.codec,
-                    response.input_size,
-                    response.text,
-                    seconds,
-                    response.tokens,
-                    asked=asked_classes(record, grounding.classes),
-                    calibration=grounding.calibration,
-                    noise_label=grounding.noise_label,
-                    irrelevant_answer=grounding.irrelevant_answer,
-                    starts_in_thought=collator.encoder.prompt_opens_thought,
-                    cut=response.cut,
-                )
+            yield from (replace(response, seconds=seconds) for response in responses)
 
 
 def largest_first(records: list[Record], collator: DetectionCollator) -> list[Record]:
@@ -116,7 +108,7 @@ def generate_batch(
     stops = set(stop_ids(tokenizer))
     batch, input_sizes = collator.collate_questions(records, images)
     prompt_length = batch["input_ids"].shape[1]
-    probabilities = _TokenProbabilities(tokenizer)
+    probabilities = PenalizedProbabilities(tokenizer, collator.grounding.decoding.repetition_penalty)
     loop_stop = LoopStop(prompt_length, len(records), stops)
 
     output = model.generate(
@@ -135,22 +127,35 @@ def generate_batch(
     return responses
 
 
-class _TokenProbabilities(LogitsProcessor):
-    """Keeps the log-probabilities of the chosen token and of the ten digits at every step. It changes no score.
+class PenalizedProbabilities(LogitsProcessor):
+    """Applies the repetition penalty, and keeps the log-probabilities of the chosen token and of the ten digits before it.
 
-    `generate` itself could only keep the whole vocabulary of every step: 150,000 numbers per token instead of 11.
+    They are kept here because `generate` itself could only keep the whole vocabulary of every step, 150,000 numbers per token
+    instead of 11, and because the model's confidence in an object does not depend on which tokens came earlier.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, penalty: float):
         self.digit_ids = tokenizer.convert_tokens_to_ids(list("0123456789"))
+        self.pad_id = tokenizer.pad_token_id
+        self.penalize = RepetitionPenaltyLogitsProcessor(float(penalty)) if penalty != 1 else None
         self.chosen: list[torch.Tensor] = []  # (B,) each
         self.digits: list[torch.Tensor] = []  # (B, 10) each
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        penalized = self._penalized(input_ids, scores)
         normalizer = scores.float().logsumexp(dim=-1, keepdim=True)
-        self.chosen.append((scores.max(dim=-1, keepdim=True).values.float() - normalizer)[:, 0])
+        chosen = scores.gather(-1, penalized.argmax(dim=-1, keepdim=True))
+        self.chosen.append((chosen.float() - normalizer)[:, 0])
         self.digits.append(scores[:, self.digit_ids].float() - normalizer)
-        return scores
+        return penalized
+
+    def _penalized(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Tokens of the prompt count as repeated too, as in vLLM. The padding of a batch does not."""
+        if self.penalize is None:
+            return scores
+        penalized = self.penalize(input_ids, scores)
+        penalized[:, self.pad_id] = scores[:, self.pad_id]
+        return penalized
 
     def rows(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """((T,), (T, 10)) for every row of the batch."""

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from boxtune.answers.predictions import Prediction
+from boxtune.answers.predictions import Prediction, response_text
 from boxtune.batching.collator import DetectionCollator
 from boxtune.data.boxes import box_iou, match_greedy
 from boxtune.data.records import Record
@@ -139,7 +139,9 @@ def compare(merged: Observation, reference: Observation) -> dict[str, Any]:
         "logit_difference": logit_difference(merged.logits, reference.logits),
         "box_agreement": box_agreement(merged.answers, reference.answers),
         "boxes": sum(len(row["objects"]["category"]) for row in merged.answers + reference.answers),
-        "same_answers": sum(a["text"] == b["text"] for a, b in zip(merged.answers, reference.answers, strict=True)),
+        "same_answers": sum(
+            response_text(a) == response_text(b) for a, b in zip(merged.answers, reference.answers, strict=True)
+        ),
         "adapter_moves_logits_by": logit_difference(reference.base_logits, reference.logits),
     }
 

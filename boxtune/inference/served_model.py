@@ -15,8 +15,8 @@ from boxtune.families import FAMILIES
 from boxtune.inference.server_connection import ServerConnection
 from boxtune.models.checkpoint import Checkpoint, weights_identity
 
-# What merging, or the caller's own token limit, changes in the grounding of a checkpoint.
-CHANGED_BY_MERGING = {"base_precision", "compute_dtype", "max_new_tokens"}
+# What merging, the caller's own token limit, or tuning afterwards changes in the grounding of a checkpoint.
+CHANGED_BY_MERGING = {"base_precision", "compute_dtype", "max_new_tokens", "decoding"}
 
 
 def find_model(url: str, name: str | None, ckpt: str, checkpoint: Checkpoint, trust: bool = False) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from boxtune.answers.calibration import reliability
 from boxtune.answers.confidence import RANKINGS
-from boxtune.answers.noise import NOISE_LABEL
 from boxtune.answers.predictions import Prediction
+from boxtune.answers.selection import INTENDED
 from boxtune.data.records import Record
 from boxtune.metrics.average_precision import all_classes, constant_score_ap
 from boxtune.metrics.bootstrap import bootstrap, interval
@@ -162,8 +162,7 @@ def _parse_counts(predictions: list[Prediction]) -> dict:
     problems = Counter(problem for prediction in predictions for problem in prediction["problems"])
     return {
         "images": len(predictions),
-        # Dropping objects that are labeled as noise is part of the trained format and not a problem.
-        "clean": sum(set(prediction["problems"]) <= {NOISE_LABEL} for prediction in predictions),
+        "clean": sum(INTENDED.issuperset(prediction["problems"]) for prediction in predictions),
         "problems": dict(sorted(problems.items())),
     }
 

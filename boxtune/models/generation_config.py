@@ -1,4 +1,4 @@
-"""How every model of this project generates: greedily, without a repetition penalty, up to an end token."""
+"""How every model of this project generates: greedily, up to an end token."""
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
@@ -11,8 +11,8 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def greedy_config(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
     """Greedy decoding.
 
-    The repetition penalty is set explicitly: the Qwen2.5-VL configs on the Hub carry one, and it would suppress digits that
-    an earlier box already used.
+    No repetition penalty is set explicitly: the Qwen2.5-VL configs on the Hub carry one, and it would suppress digits that an
+    earlier box already used. That of the decode settings is applied in boxtune/inference/generation.py.
     """
     return GenerationConfig(
         do_sample=False,

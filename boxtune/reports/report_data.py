@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from boxtune.answers.predictions import Prediction, place_column
+from boxtune.answers.predictions import Prediction, place_column, response_text
 from boxtune.data.boxes import COCO_SIZE_LIMITS, box_area
 from boxtune.data.records import Record
 from boxtune.metrics.matching import ImageMatch
@@ -127,7 +127,7 @@ def gallery_data(
     boxes: list[list[float]] = []  # or points
     gt_boxes: list[list[float]] = []
     places, gt_places = [], []
-    longest = _longest_text([prediction["text"] for prediction in (predictions[i] for i in positions)])
+    longest = _longest_text([response_text(predictions[i]) for i in positions])
     for i in positions:
         record, prediction = records[i], predictions[i]
         own, own_gt = np.arange(first[i], first[i + 1]), np.arange(first_gt[i], first_gt[i + 1])
@@ -151,7 +151,7 @@ def gallery_data(
                 "image": record["image"],
                 "width": record["width"],
                 "height": record["height"],
-                "text": _cut(prediction["text"], longest),
+                "text": _cut(response_text(prediction), longest),
                 "seconds": prediction["seconds"],
                 "problems": prediction["problems"],
                 "mean_iou": matches[i].mean_iou,

@@ -114,11 +114,14 @@ function selectCell(n, [row, column]) {
   return found;
 }
 
+// Problems that a clean response may have (boxtune/answers/selection.py).
+const INTENDED = ["noise", "low_score", "suppressed"];
+
 // How many boxes of the image are selected, null if the image is not selected. A pair counts once.
 function countSelected(n, selected) {
   if (!isFiltered(selected)) return 0;
   if (selected.error === "problem") {
-    if (!images[n].problems.some((kind) => kind !== "noise")) return null; // noise is a trained format
+    if (images[n].problems.every((kind) => INTENDED.includes(kind))) return null;
     if (selected.label === null && selected.size === null) return 0;
   }
   const found = selectObjects(n, selected);

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from boxtune.answers.predictions import make_prediction
-from boxtune.batching.collator import DetectionCollator
+from boxtune.batching.collator import DetectionCollator, select_images
 from boxtune.batching.encoder import IGNORE_INDEX
 from boxtune.data.questions import asked_classes
 from boxtune.data.records import Record
@@ -164,9 +164,5 @@ def until_stop(answers: Tensor, stops: list[int]) -> Tensor:
 
 
 def repeat_images(images: dict[str, Tensor], times: int) -> dict[str, Tensor]:
-    """Each image repeated `times` times in a row; pixel_values holds the patches of all images one after the other."""
-    patches = images["pixel_values"].split(images["image_grid_thw"].prod(1).tolist())
-    return {
-        "pixel_values": torch.cat([chunk for chunk in patches for _ in range(times)]),
-        "image_grid_thw": images["image_grid_thw"].repeat_interleave(times, 0),
-    }
+    """Each image repeated `times` times in a row."""
+    return select_images(images, [i for i in range(len(images["image_grid_thw"])) for _ in range(times)])

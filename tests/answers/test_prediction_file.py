@@ -4,9 +4,13 @@ import math
 
 import pytest
 
+from boxtune.answers.decoding import Decoding
+from boxtune.answers.parts import merge_parts
 from boxtune.answers.prediction_file import read_predictions
 from boxtune.answers.predictions import make_prediction
+from boxtune.answers.selection import keep_objects
 from boxtune.common.errors import UserError
+from boxtune.data.questions import question, turns_for
 from boxtune.metrics.scoring import score
 from tests.helpers.predictions import CAT, cat_prediction, cat_record, write_lines
 
@@ -222,3 +226,80 @@ def test_reparse_needs_codec_and_input_size(tmp_path, changes, expected):
     assert len(read_predictions(path, [cat_record()])[0]) == 1
     (problem,) = problems_of(path, [cat_record()], reparse=True)
     assert expected in problem
+
+
+# ---- lines of several questions ------------------------------------------------------------------------------------------
+
+DOGS = '[{"bbox_2d": [0, 0, 28, 28], "label": "dog"}, {"bbox_2d": [0, 0, 28, 21], "label": "dog"}]'
+ASKED = cat_record() | {"messages": turns_for(["cat", "dog"])}
+
+
+def parted_line(texts=(CAT, DOGS), settings=None, **part):
+    """A line of one question about cats and one about dogs. Scores: the cat 0.5, the dogs 0.9 and 0.2."""
+    names = ("cat", "dog")
+    parts = [
+        {"question": question([name]), "tile": None, "input_size": [280, 280], "text": text} | part
+        for name, text in zip(names, texts, strict=True)
+    ]
+    answers = [cat_prediction(text=text) for text in texts]
+    answers[0]["objects"]["score"], answers[1]["objects"]["score"] = [0.5], [0.9, 0.2]
+    return keep_objects(merge_parts(parts, answers), settings or Decoding())
+
+
+@pytest.mark.parametrize(
+    "settings", [Decoding(), Decoding(suppress_iou=0.5), Decoding(suppress_iou=0.5, score_threshold=0.6)]
+)
+def test_reparse_reads_parts_and_gives_the_same_line(tmp_path, settings):
+    """Scores are kept, and objects that a decode setting dropped stay dropped."""
+    line = parted_line(settings=settings)
+    path = write_lines(tmp_path / "p.jsonl", line)
+    for reparse in (True, False):
+        ((prediction,), _) = read_predictions(path, [ASKED], reparse=reparse, classes=["cat", "dog"])
+        assert prediction == line
+
+
+def test_reparse_reads_each_part_for_the_class_that_it_was_asked_for(tmp_path):
+    line = parted_line() | {"objects": {}, "problems": []}
+    for part, text in zip(
+        line["parts"], (CAT.replace(', "label": "cat"', ""), DOGS.replace("dog", "DOG")), strict=True
+    ):
+        part["text"] = text
+    path = write_lines(tmp_path / "p.jsonl", line)
+    ((prediction,), _) = read_predictions(path, [ASKED], reparse=True, classes=["cat", "dog"])
+    assert prediction["objects"]["category"] == ["cat", "dog", "dog"] and prediction["objects"]["score"] == [1.0] * 3
+    assert prediction["problems"] == ["key_order", "no_label", "label_case", "label_case"]
+
+
+@pytest.mark.parametrize(
+    ("part", "problems"), [({"cut": "looped"}, ["looped"] * 2), ({"irrelevant": True, "text": "no such photo"}, [])]
+)
+def test_reparse_keeps_what_a_part_says_about_its_text(tmp_path, part, problems):
+    path = write_lines(tmp_path / "p.jsonl", parted_line(**part))
+    ((prediction,), _) = read_predictions(path, [ASKED], reparse=True, classes=["cat", "dog"])
+    assert prediction["problems"] == problems
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([], "parts [] must be a list with one entry per question"),
+        ("none", "parts 'none' must be a list"),
+        ([{"question": "q", "tile": None, "text": "[]"}], "must be an object with question, tile, input_size, text"),
+        ([{"question": "q", "tile": None, "input_size": [28, 28], "text": None}], "question and text of part"),
+        ([{"question": "q", "tile": None, "input_size": [28, 28], "text": "[]", "cut": 5}], "cut 5 must be looped or"),
+    ],
+)
+def test_unusable_parts_are_named(tmp_path, parts, expected):
+    path = write_lines(tmp_path / "p.jsonl", parted_line() | {"parts": parts})
+    for reparse in (True, False):
+        (problem,) = problems_of(path, [ASKED], reparse=reparse)
+        assert expected in problem
+
+
+def test_parts_that_cannot_be_read_again_can_be_scored(tmp_path):
+    path = write_lines(tmp_path / "p.jsonl", parted_line(input_size=[28], tile=[0, 0, 10, 10]))
+    assert len(read_predictions(path, [ASKED])[0]) == 1
+    problems = problems_of(path, [ASKED], reparse=True)
+    assert len(problems) == 4 and "input_size [28] must be" in problems[0] and "tile [0, 0, 10, 10]: " in problems[1]
+    lacking = {key: value for key, value in parted_line().items() if key != "codec"}
+    assert "lacks the key(s) codec" in problems_of(write_lines(tmp_path / "q.jsonl", lacking), [ASKED])[0]

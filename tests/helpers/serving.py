@@ -42,6 +42,7 @@ def serving(behaviour: Behaviour, tuned):
                 body["messages"], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
             )
             options = {"max_new_tokens": body["max_tokens"], "do_sample": False, "output_logits": True}
+            options["repetition_penalty"] = float(body["repetition_penalty"])
             if behaviour.adapter and body["model"] == "tuned":
                 output = model.generate(**inputs, **options, return_dict_in_generate=True)
             else:
@@ -53,13 +54,14 @@ def serving(behaviour: Behaviour, tuned):
         ended = ids[-1] == tokenizer.eos_token_id
         content = []
         for token, logits in zip(ids, output.logits, strict=True):
-            best = logits[0].float().log_softmax(-1).topk(body["top_logprobs"])
+            log_probs = logits[0].float().log_softmax(-1)  # before the penalty, as in vLLM
+            best = log_probs.topk(body["top_logprobs"])
             rows = [
                 {"token": tokenizer.decode(i), "logprob": p}
                 for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)
             ]
-            assert rows[0]["token"] == tokenizer.decode(token)
-            content.append(rows[0] | {"top_logprobs": rows})
+            chosen = {"token": tokenizer.decode(token), "logprob": log_probs[token].item()}
+            content.append(chosen | {"top_logprobs": rows})
         text = tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=body["skip_special_tokens"])
         choice = {"message": {"content": text}, "finish_reason": "stop" if ended else "length"}
         choice |= {"logprobs": {"content": content} if behaviour.log_probs else None}

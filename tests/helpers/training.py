@@ -1,9 +1,12 @@
-"""A short training run, which several test files need."""
+"""A short training run, and decode settings for its checkpoint, which several test files need."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import train_sft
+from boxtune.answers.decoding import Decoding
+from boxtune.answers.grounding import Grounding
 
 WEIGHTS = ("--iou_loss_weight", 1.0, "--fp_loss_weight", 0.5, "--fn_loss_weight", 2.0)
 
@@ -16,6 +19,11 @@ def train(data, out, *extra, config="tiny_nutrition_qlora", overlay=None) -> Pat
     fixed += ["--eval_images", 0]
     train_sft.main([str(word) for word in ["--config", config, *overlays, *fixed, *extra]])
     return Path(out)
+
+
+def tune(checkpoint: Path, **settings) -> None:
+    """Store decode settings in a checkpoint."""
+    replace(Grounding.load(checkpoint), decoding=Decoding(**settings)).save(checkpoint)
 
 
 def trainer_state(run: Path, step: int = 2) -> dict:

@@ -24,7 +24,7 @@ from tests.helpers.collators import make_collator
 from tests.helpers.records import FAMILIES, ROOT
 from tests.helpers.serving import Behaviour, lora_models, serving
 from tests.helpers.stated import stated_words
-from tests.helpers.training import train
+from tests.helpers.training import train, tune
 
 LIMIT = ["--max-new-tokens", "64", "--limit", "4"]
 # Records on which adapter and base are compared. Both are certain about the first, which is empty.
@@ -86,6 +86,26 @@ def test_a_served_adapter_gives_the_same_predictions_as_the_local_model(run, loc
     assert behaviour.asked.count("base") == PROBED
 
 
+@pytest.mark.parametrize("settings", [{"repetition_penalty": 1.2}, {"ask": "each", "suppress_iou": 0.2}])
+def test_decode_settings_of_the_checkpoint_hold_on_a_server_too(run, tuned, tmp_path, settings):
+    """Texts, objects and problems are those of the local model."""
+    shutil.copytree(run / "final", tmp_path / "run" / "final")
+    tune(tmp_path / "run" / "final", **settings)
+    words = ["--ckpt", str(tmp_path / "run" / "final"), *LIMIT, "--batch-size", "1"]
+    evaluate.main([*words, "--out", str(tmp_path / "local")])
+    with serving(Behaviour(lora_models(tmp_path / "run")), tuned) as url:
+        evaluate.main([*words, "--server", url, "--served-model", "tuned", "--out", str(tmp_path / "served")])
+    for ours, theirs in zip(read_lines(tmp_path / "local"), read_lines(tmp_path / "served"), strict=True):
+        for key in ours.keys() - {"objects", "seconds"}:
+            assert theirs[key] == ours[key], key
+        assert theirs["objects"]["bbox"] == ours["objects"]["bbox"]
+        assert theirs["objects"]["score"] == pytest.approx(ours["objects"]["score"], abs=1e-3)
+    assert (
+        json.loads((tmp_path / "served" / "metrics.json").read_text())["provenance"]["decoding"].items()
+        >= settings.items()
+    )
+
+
 def test_an_interrupted_evaluation_continues_with_the_missing_records(run, local, tuned, tmp_path, capsys):
     call = ["--served-model", "tuned", "--batch-size", "1"]
     behaviour = Behaviour(lora_models(run))
@@ -107,6 +127,8 @@ def test_a_merged_model_is_accepted_as_its_adapter_and_the_base_is_not(run, tune
     merged = tmp_path / "merged"
     merge_adapter.main(["--ckpt", str(run / "final"), "--out", str(merged), "--samples", "1", "--skip-nf4"])
     with serving(Behaviour([{"id": "tuned", "root": str(merged), "parent": None}]), tuned) as url:
+        assert len(asked(url, run, tmp_path / "out")) == 4
+        tune(merged, repetition_penalty=1.1)  # after merging: the weights are still those of the adapter
         assert len(asked(url, run, tmp_path / "out")) == 4
         evaluate.main(["--ckpt", str(merged), "--server", url, "--out", str(tmp_path / "m"), *LIMIT])
         with pytest.raises(SystemExit):

@@ -1,6 +1,7 @@
 """Detector and Detections: the same results as evaluate.py, every kind of input, and messages about unusable ones."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
 from tests.helpers.records import ROOT
 from tests.helpers.serving import Behaviour, lora_models, serving
 from tests.helpers.stated import stated
-from tests.helpers.training import train
+from tests.helpers.training import train, tune
 
 CLASSES = ["red square", "blue square"]
 
@@ -60,9 +61,9 @@ def same(a: Detections, b: Detections) -> bool:
     return a.text == b.text and a.labels == b.labels and np.array_equal(a.boxes_xyxy, b.boxes_xyxy)
 
 
-def detections_of(objects: dict, problems=(), **options) -> Detections:
+def detections_of(objects: dict, problems=()) -> Detections:
     prediction = {"width": 640, "height": 480, "text": "…", "objects": objects, "problems": list(problems)}
-    return Detections.from_prediction(prediction, ["cat", "dog"], **options)
+    return Detections.from_prediction(prediction, ["cat", "dog"])
 
 
 # ---- the package ---------------------------------------------------------------------------------------------------------
@@ -225,6 +226,24 @@ def test_a_threshold_drops_objects_of_lower_score(detector, image_files):
         assert part.text == all_of_it.text
 
 
+def test_decode_settings_of_a_call_come_before_those_of_the_checkpoint(run, image_files, tmp_path):
+    checkpoint = tmp_path / "final"
+    shutil.copytree(run / "final", checkpoint)
+    plain = Detector.from_pretrained(checkpoint, max_new_tokens=64)(image_files)
+    scores = np.concatenate([found.scores for found in plain])
+    threshold = float(np.median(scores))
+    tune(checkpoint, ask="each", score_threshold=threshold)
+    tuned = Detector.from_pretrained(checkpoint, max_new_tokens=64)
+    assert [same(a, b) for a, b in zip(tuned(image_files, ask="all", threshold=0), plain, strict=True)] == [True] * 6
+    kept = tuned(image_files, ask="all")
+    assert sum(map(len, kept)) == (scores >= threshold).sum() < len(scores)
+    assert sum(found.problems.count("low_score") for found in kept) == (scores < threshold).sum()
+    by_class = tuned(image_files[1], repetition_penalty=1.0, suppress_iou=1.0)
+    parts = [tuned(image_files[1], classes=[name], threshold=0) for name in CLASSES]
+    assert by_class.text == "\n".join(part.text for part in parts)
+    assert len(by_class) == sum((part.scores >= threshold).sum() for part in parts)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -233,6 +252,10 @@ def test_a_threshold_drops_objects_of_lower_score(detector, image_files):
         ({"classes": ["a\nb"]}, "cannot be asked for"),
         ({"threshold": 2}, "threshold must be from 0 to 1, got 2"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        (
+            {"repetition_penalty": 3, "ask": "some"},
+            r"settings cannot be used:\n.*repetition_penalty: 3 .*\n.*ask: 'some'",
+        ),
     ],
 )
 def test_options_of_a_call_are_checked(detector, image_files, options, message):
@@ -304,7 +327,6 @@ def test_arrays_have_the_same_types_and_shapes_with_and_without_objects():
     for found, n in (
         (detections_of(THREE | {"score": [0.9, 0.8, 0.25]}), 3),
         (detections_of({"bbox": [], "category": [], "score": []}), 0),
-        (detections_of(THREE | {"score": [0.9, 0.8, 0.25]}, threshold=0.95), 0),
     ):
         assert found.boxes_xyxy.shape == (n, 4) and found.points_xy.shape == (0, 2)
         assert found.scores.shape == found.class_ids.shape == (n,) and len(found) == len(found.labels) == n

@@ -1,0 +1,35 @@
+"""Decode settings: how a trained checkpoint is asked, and which objects of its responses are kept. See docs/decoding.md."""
+
+from dataclasses import dataclass
+
+ASKS = ("all", "each")
+# (least, greatest) of every number among the settings; vLLM accepts no greater penalty.
+_RANGES = {"repetition_penalty": (1, 2), "suppress_iou": (0, 1), "score_threshold": (0, 1)}
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The settings of a checkpoint. The defaults change nothing.
+
+    repetition_penalty: makes tokens less likely that prompt or response already contain; 1 is none.
+    suppress_iou: of two boxes with the same label and a greater IoU than this, only the one with the higher score is kept; 1
+        keeps both.
+    ask: "all" classes in one question, or "each" class in a question of its own.
+    score_threshold: the least score of an object.
+    """
+
+    repetition_penalty: float = 1.0
+    suppress_iou: float = 1.0
+    ask: str = "all"
+    score_threshold: float = 0.0
+
+    def problems(self) -> list[str]:
+        """One line for each setting that cannot be used."""
+        found = []
+        for name, (least, greatest) in _RANGES.items():
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not least <= value <= greatest:
+                found.append(f"{name}: {value!r} must be a number from {least} to {greatest}")
+        if self.ask not in ASKS:
+            found.append(f"ask: {self.ask!r} must be one of {', '.join(ASKS)}")
+        return found

@@ -1,0 +1,71 @@
+"""What a model or a server responded about an image, read into the image's prediction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from boxtune.answers.confidence import TokenScores
+from boxtune.answers.grounding import Grounding
+from boxtune.answers.parts import merge_parts
+from boxtune.answers.predictions import Part, Prediction, make_prediction
+from boxtune.answers.selection import keep_objects
+from boxtune.data.questions import asked_classes, first_question
+from boxtune.data.records import Record
+
+
+@dataclass(frozen=True)
+class Response:
+    """One generated text.
+
+    input_size: (height, width) of the image as the model saw it. tokens: None if their probabilities are unknown. cut:
+    "truncated" or "looped" if something else than an end token ended the text; else None. seconds: the time it took.
+    """
+
+    text: str
+    input_size: tuple[int, int]
+    tokens: TokenScores | None
+    cut: str | None
+    seconds: float = 0.0
+
+
+def read_responses(
+    questions: Sequence[Record], responses: Sequence[Response], grounding: Grounding, starts_in_thought: bool
+) -> Prediction:
+    """The prediction of one image, from the response to each of its `questions` (parts.questions_of).
+
+    starts_in_thought: prompts end in an open think block.
+    """
+    predictions = [
+        make_prediction(
+            question,
+            grounding.codec,
+            response.input_size,
+            response.text,
+            response.seconds,
+            response.tokens,
+            asked=asked_classes(question, grounding.classes),
+            calibration=grounding.calibration,
+            noise_label=grounding.noise_label,
+            irrelevant_answer=grounding.irrelevant_answer,
+            starts_in_thought=starts_in_thought,
+            cut=response.cut,
+        )
+        for question, response in zip(questions, responses, strict=True)
+    ]
+    if len(predictions) == 1:
+        return keep_objects(predictions[0], grounding.decoding)
+    parts = [_part(*row) for row in zip(questions, responses, predictions, strict=True)]
+    return keep_objects(merge_parts(parts, predictions), grounding.decoding)
+
+
+def _part(question: Record, response: Response, prediction: Prediction) -> Part:
+    part: Part = {
+        "question": first_question(question),
+        "tile": None,
+        "input_size": list(response.input_size),
+        "text": response.text,
+    }
+    if "irrelevant" in prediction:
+        part["irrelevant"] = prediction["irrelevant"]
+    if response.cut is not None:
+        part["cut"] = response.cut
+    return part
