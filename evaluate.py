@@ -1,6 +1,7 @@
 """Evaluate a checkpoint or existing predictions.
 
     python evaluate.py --ckpt DIR [--data DIR] [--split test] [--out DIR]
+    python evaluate.py --ckpt DIR --tune [--metric AP|f1] [--data DIR] [--out DIR]
     python evaluate.py --predictions FILE [--data DIR] [--split test] [--out DIR]
                        [--reparse] [--allow-missing] [--score NAME]
     python evaluate.py --ckpt DIR --images FOLDER|IMAGE|LIST.txt [--classes a,b]
@@ -9,11 +10,11 @@
 
 Except with --compare, --export coco,yolo,supervision also writes the boxes for other tools.
 Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or
-a Hub id; with --server URL, a server with OpenAI's chat API, such as vLLM, runs the model.
---predictions computes the metrics again; it needs neither the model nor the images. --predictions
-and --compare take a run's folder or a predictions.jsonl. The dataset and split are read from the
-metrics.json next to it, unless --data and --split are given. --compare takes two runs on the same
-images and writes comparison.json and comparison.html.
+a Hub id; with --server URL, a server with OpenAI's chat API, such as vLLM, runs the model. --tune
+chooses decode settings on validation. --predictions computes the metrics again without model and
+images. --predictions and --compare take a run's folder or a predictions.jsonl. Dataset and split
+are read from the metrics.json next to it, unless --data and --split are given. --compare takes two
+runs on the same images and writes comparison.json and comparison.html.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from boxtune.evaluation import folders, results
 from boxtune.evaluation.exporting import check_export, write_export
 from boxtune.evaluation.options import mode_of, parse_arguments
 from boxtune.evaluation.split import data_of_checkpoint, data_of_predictions, read_images, read_split
+from boxtune.evaluation.tuning import tune
 from boxtune.metrics.comparison import compare
 from boxtune.metrics.matching import is_click
 from boxtune.reports.comparison import write_comparison
@@ -36,7 +38,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
     # Imported here because it needs torch, which --help and scoring do without.
     from boxtune.evaluation.card import check_push, has_card, push, update_card
     from boxtune.evaluation.model import load_detector, open_model
-    from boxtune.inference.asking import answer_records, answer_records_with_base, warn_of_new_wording
+    from boxtune.inference.asking import answer_records, answer_records_with_base
 
     # ---- checkpoint and records ----
     checkpoint = open_model(args)
@@ -50,7 +52,6 @@ def evaluate_split(args: argparse.Namespace) -> None:
     check_export(args.export, out, grounding.get_codec().is_click, split.records)
 
     # ---- responses ----
-    warn_of_new_wording(split.records, split.asked, grounding)
     detector = load_detector(args, checkpoint)
     ask = answer_records_with_base if args.base else answer_records
     answers = ask(detector, split.records, split.asked, split.data_dir, out, args.batch_size)
@@ -76,7 +77,7 @@ def answer_images(args: argparse.Namespace) -> None:
     """A checkpoint on images without ground truth: predictions, and copies of the images with the detections drawn in."""
     from boxtune.evaluation.model import load_detector, open_model
     from boxtune.inference import unlabelled
-    from boxtune.inference.asking import answer_records, warn_of_new_wording
+    from boxtune.inference.asking import answer_records
 
     # ---- checkpoint and records ----
     checkpoint = open_model(args)
@@ -89,7 +90,6 @@ def answer_images(args: argparse.Namespace) -> None:
 
     # ---- responses ----
     unlabelled.remove_copies(out / "predictions.jsonl", copies)
-    warn_of_new_wording(split.records, split.asked, grounding)
     detector = load_detector(args, checkpoint)
     predictions = answer_records(detector, split.records, split.asked, args.images, out, args.batch_size).tuned
 
@@ -99,7 +99,7 @@ def answer_images(args: argparse.Namespace) -> None:
     results.print_images_summary(predictions, out)
 
 
-def score_predictions(args: argparse.Namespace) -> None:
+def rescore(args: argparse.Namespace) -> None:
     """Existing predictions, without a model."""
     # ---- records and predictions ----
     [path] = folders.find_predictions("--predictions", [args.predictions])
@@ -135,7 +135,7 @@ def compare_runs(args: argparse.Namespace) -> None:
     results.print_comparison(result, out, args.json)
 
 
-MODES = {"ckpt": evaluate_split, "images": answer_images, "predictions": score_predictions, "compare": compare_runs}
+MODES = {"ckpt": evaluate_split, "tune": tune, "images": answer_images, "predictions": rescore, "compare": compare_runs}
 
 
 @command

@@ -24,6 +24,12 @@ def images_folder(ckpt: str) -> Path:
     return evaluated.with_name(f"{evaluated.name}_images")
 
 
+def tuning_folder(ckpt: str) -> Path:
+    """runs/NAME/eval_tuning for runs/NAME/final: the predictions of --tune are not those of the evaluation."""
+    evaluated = evaluation_folder(ckpt)
+    return evaluated.with_name(f"{evaluated.name}_tuning")
+
+
 def rescored_folder(folder: Path) -> Path:
     """The folder of the predictions, or `rescored` in it if it contains metrics of the model itself."""
     path = folder / "metrics.json"

@@ -7,6 +7,7 @@ from boxtune.answers.confidence import RANKINGS
 from boxtune.answers.stated import NAMES, add_options
 from boxtune.common.errors import UserError
 from boxtune.common.files import folder_problems, path_argument
+from boxtune.evaluation.decode_grid import METRICS
 from boxtune.inference.address import address_problem
 from boxtune.reports.exports import EXPORTS, wanted_exports
 
@@ -18,6 +19,7 @@ _MODEL = {
 # The options that each mode reads. A mode is named after the option that selects it.
 READS = {
     "ckpt": _MODEL | {"data", "split", "limit", "base", "push_to_hub", "json"},
+    "tune": (_MODEL - {"max_pixels", "export"}) | {"tune", "metric", "data", "limit", "json"},
     "images": _MODEL | {"images", "classes", "skip_bad_images"},
     "predictions": {"predictions", "data", "split", "out", "export", "reparse", "allow_missing", "score", "json"},
     "compare": {"compare", "data", "split", "out", "json"},
@@ -40,7 +42,8 @@ def parse_arguments(argv: list[str] | None, description: str) -> argparse.Namesp
 
 def mode_of(args: argparse.Namespace) -> str:
     """The key of READS for these arguments."""
-    return next((mode for mode in ("compare", "predictions", "images") if getattr(args, mode) is not None), "ckpt")
+    given = (mode for mode in ("compare", "predictions", "images") if getattr(args, mode) is not None)
+    return next(given, "tune" if args.tune else "ckpt")
 
 
 def _make_parser(description: str) -> argparse.ArgumentParser:
@@ -97,6 +100,14 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_scoring_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="choose decode settings on the validation split, and store them in the checkpoint (docs/decoding.md)",
+    )
+    parser.add_argument(
+        "--metric", choices=METRICS, default=METRICS[0], help="with --tune: what to choose them by (default AP)"
+    )
     parser.add_argument("--reparse", action="store_true", help="parse the text of the predictions again")
     parser.add_argument(
         "--allow-missing", action="store_true", help="count images without a prediction as empty responses"
@@ -114,9 +125,9 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=path_argument,
         metavar="DIR",
-        help="output folder (default with --ckpt: eval/ next to the checkpoint, or eval_images/ with --images; with "
-        "--predictions: next to them, or in rescored/ if metrics of the model itself are there; with --compare: next to the "
-        "predictions of RUN_B)",
+        help="output folder (default with --ckpt: eval/ next to the checkpoint, or eval_images/ with --images, eval_tuning/ with "
+        "--tune; with --predictions: next to them, or in rescored/ if metrics of the model itself are there; with --compare: "
+        "next to the predictions of RUN_B)",
     )
     parser.add_argument(
         "--push-to-hub", metavar="OWNER/NAME", help="upload the model with a model card that contains the results"

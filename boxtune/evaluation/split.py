@@ -49,10 +49,15 @@ def read_images(args: argparse.Namespace, grounding: Grounding, copies: Path) ->
 
 def data_of_checkpoint(args: argparse.Namespace, grounding: Grounding) -> tuple[Path, str]:
     """(prepared dataset, split) to evaluate a checkpoint on: those of the options, by default the dataset of its training."""
+    data_dir = dataset_of_checkpoint(args, grounding)
+    return data_dir, choose_split(data_dir, args.split)
+
+
+def dataset_of_checkpoint(args: argparse.Namespace, grounding: Grounding) -> Path:
+    """The prepared dataset of the options, by default that of the checkpoint's training."""
     if not (args.data or grounding.data_dir):
         raise UserError(f"{args.ckpt} does not name the dataset that it was trained on; give --data DIR.")
-    data_dir = args.data or Path(grounding.data_dir)
-    return data_dir, choose_split(data_dir, args.split)
+    return args.data or Path(grounding.data_dir)
 
 
 def data_of_predictions(args: argparse.Namespace, files: list[Path]) -> tuple[Path, str]:

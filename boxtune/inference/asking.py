@@ -34,6 +34,7 @@ def answer_records(
     classes: those that a question about all objects names. Images are read from the records' paths, relative to `data_dir`. A
     call with the same model, records and settings as an interrupted one generates only what is missing.
     """
+    _warn_of_new_wording(records, classes, detector.grounding())
     settings = generation_settings(detector, records, data_dir)
     description = detector.server.model["id"] if detector.server else "predicting"
     ask = partial(detector.answer, batch_size=batch_size, data_dir=data_dir, classes=classes)
@@ -44,6 +45,7 @@ def answer_records_with_base(
     detector: Detector, records: list[Record], classes: list[str], data_dir: Path, out: Path, batch_size: int
 ) -> Answers:
     """As `answer_records`, and the same for the adapter's base, whose predictions are written to `out`/base."""
+    _warn_of_new_wording(records, classes, detector.grounding())
     settings = generation_settings(detector, records, data_dir)
     base_path = out / "base" / "predictions.jsonl"
     with detector.without_adapter() as base_detector:
@@ -66,11 +68,13 @@ def answer_records_with_settings(
     batch_size: int,
 ) -> list[list[Prediction]]:
     """As `answer_records`, once for each folder and with its decode settings."""
+    for ask in dict.fromkeys(decoding.ask for decoding in folders.values()):
+        _warn_of_new_wording(records, classes, detector.grounding(Decoding(ask=ask)))
     found = []
-    for number, (folder, decoding) in enumerate(folders.items(), 1):
+    for folder, decoding in folders.items():
         settings = generation_settings(detector, records, data_dir, decoding)
         ask = partial(detector.answer, batch_size=batch_size, data_dir=data_dir, classes=classes, decoding=decoding)
-        path, description = folder / "predictions.jsonl", f"{number} of {len(folders)}"
+        path, description = folder / "predictions.jsonl", f"ask {decoding.ask}, penalty {decoding.repetition_penalty:g}"
         found.append(predict(ask, records, path, settings=settings, description=description, keep_partial=True))
     # All partial files are kept until here, so that an interrupted call repeats none of them.
     for folder in folders:
@@ -101,7 +105,7 @@ def image_identity(record: Record, data_dir: Path) -> list[Any]:
     return [str(path.resolve()), record["width"], record["height"], *stamp]
 
 
-def warn_of_new_wording(records: list[Record], classes: list[str], grounding: Grounding) -> None:
+def _warn_of_new_wording(records: list[Record], classes: list[str], grounding: Grounding) -> None:
     """Print a warning if a question about a record is not among those of training. `classes`: see `answer_records`."""
     asked = [question for record in records for question in questions_of(record, classes, grounding.decoding)]
     new = {first_question(question) for question in asked} - set(grounding.questions)
