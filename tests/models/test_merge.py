@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText
 import boxtune.models.merging as merging
 import evaluate
 import merge_adapter
+from boxtune.answers.decoding import Decoding
 from boxtune.answers.grounding import Grounding
 from boxtune.common.errors import UserError
 from boxtune.families import FAMILIES as FAMILY_FACTS
@@ -50,12 +51,15 @@ def runs(tiny_models, squares, tmp_path_factory) -> dict:
 def test_the_shards_equal_the_merge_of_peft(runs, tiny_models, tmp_path, family):
     """Both round the same float32 sum to bf16, so they differ by at most one unit in the last place."""
     checkpoint = open_checkpoint(str(runs[family] / "final"))
+    tuned = Decoding(repetition_penalty=1.05, suppress_iou=0.7, ask="each", score_threshold=0.25)
+    checkpoint.grounding = replace(checkpoint.grounding, decoding=tuned)
     # The language model has 2 layers of 7 linears. The vision tower has 3 blocks of 4 linears (Qwen2.5-VL: 5) and a merger of 2,
     # to which the deepstack mergers of Qwen3-VL add 4.
     assert (
         merge_shards(checkpoint, tmp_path)
         == 14 + {"qwen2_vl": 12 + 2, "qwen2_5_vl": 15 + 2, "qwen3_vl": 12 + 6}[family]
     )
+    assert Grounding.load(tmp_path).decoding == tuned
     ours = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32).state_dict()
     base = AutoModelForImageTextToText.from_pretrained(tiny_models[family], dtype=torch.float32)
     theirs = PeftModel.from_pretrained(base, runs[family] / "final").merge_and_unload().state_dict()
