@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 
 from boxtune.answers.predictions import make_prediction
+from boxtune.answers.selection import INTENDED
 from boxtune.metrics.error_types import ERROR_TYPES, error_types
 from boxtune.metrics.matching import match_images, worst_first
 from boxtune.metrics.misses import MISS_CAUSES
 from boxtune.metrics.scoring import score
 from boxtune.reports.comparison import COLORS
+from boxtune.reports.report import MEANINGS
 from tests.helpers.report_page import (
     Page,
     a_record,
@@ -467,3 +469,17 @@ def test_the_report_of_a_real_dataset(shared_data, tmp_path):
     html, _ = write(tmp_path, records, [answer(record, [[20, 20, 320, 420]]) for record in records])
     assert len(images_of(html)) == 3
     assert "missing or corrupt" not in html
+
+
+def test_an_image_of_several_questions_shows_every_response(folder, three):
+    records, predictions = three
+    line = {key: value for key, value in predictions[0].items() if key not in ("text", "input_size")}
+    parts = [{"question": "?", "tile": None, "input_size": [240, 480], "text": text} for text in ("first", "second")]
+    html, _ = write(folder, records, [line | {"parts": parts}, *predictions[1:]])
+    assert next(image["text"] for image in data_of(html)["images"] if image["id"] == "good") == "first\nsecond"
+
+
+def test_the_script_knows_which_problems_a_clean_response_may_have(folder, three):
+    html, _ = write(folder, *three)
+    [names] = re.findall(r"const INTENDED = \[(.*)\];", html)
+    assert {name.strip('"') for name in names.split(", ")} == INTENDED <= MEANINGS.keys()
