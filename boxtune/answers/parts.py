@@ -6,19 +6,21 @@ from typing import Any
 
 from boxtune.answers.decoding import Decoding
 from boxtune.answers.predictions import Part, Prediction
-from boxtune.data.questions import asked_classes, turns_for
+from boxtune.data.questions import NO_DESCRIPTIONS, Descriptions, asked_classes, turns_for
 from boxtune.data.records import Record
 
 
-def questions_of(record: Record, classes: Sequence[str], decoding: Decoding) -> list[Record]:
+def questions_of(
+    record: Record, classes: Sequence[str], decoding: Decoding, descriptions: Descriptions = NO_DESCRIPTIONS
+) -> list[Record]:
     """The record once for each question to ask: its own first question, or one for each class that this question names.
 
-    classes: those that a question about all objects names.
+    classes: those that a question about all objects names. descriptions: what the questions about one class say of it.
     """
     asked = asked_classes(record, classes)
     if decoding.ask == "all" or len(asked) < 2:
         return [record]
-    return [record | {"messages": turns_for(list(asked), name)} for name in asked]
+    return [record | {"messages": turns_for(list(asked), name, descriptions)} for name in asked]
 
 
 def merge_parts(parts: list[Part], predictions: list[Prediction]) -> Prediction:

@@ -24,7 +24,7 @@ from boxtune.common.errors import UserError, shown
 from boxtune.common.garbage import collector_paused
 from boxtune.common.json_lines import BadLine, read_json_lines
 from boxtune.common.problems import Problem
-from boxtune.data.questions import asked_classes, question
+from boxtune.data.questions import asked_classes, named_class
 from boxtune.data.records import Record
 
 # Coordinates and sizes are smaller. JSON may hold integers that are too large for a float. NaN and infinity fail the
@@ -82,8 +82,8 @@ def _reparsed(line: Prediction, record: Record, classes: Sequence[str]) -> Predi
     """The line with its text read again. What the text cannot tell is taken from the line."""
     if "parts" in line:
         # Further questions are about one class each (parts.questions_of).
-        asked = {question([name]): [name] for name in asked_classes(record, classes)}
-        parts = [_read_again(line, part, record, asked.get(part["question"], ())) for part in line["parts"]]
+        names = asked_classes(record, classes)
+        parts = [_read_again(line, part, record, named_class(part["question"], names)) for part in line["parts"]]
         prediction = merge_parts(line["parts"], parts)
     else:
         # A looped response may have been noted as truncated, too, which its text tells again.

@@ -36,6 +36,14 @@ def question(classes: list[str], wording: str = QUESTIONS[0], descriptions: Desc
     return IMAGE + wording.format(join_names(names))
 
 
+def named_class(text: str, classes: Sequence[str]) -> list[str]:
+    """[the class that a question about one class names, whatever its description]; empty if it is none of `classes`."""
+    found = [name for name in classes if text == question([name])]
+    start, end = question(["{}"]).split("{}")
+    described = [name for name in classes if text.startswith(f"{start}{name} (") and text.endswith(f"){end}")]
+    return (found or sorted(described, key=len))[-1:]
+
+
 def turns_for(
     classes: list[str], category: str | None = None, descriptions: Descriptions = NO_DESCRIPTIONS
 ) -> list[Message]:

@@ -107,7 +107,8 @@ def image_identity(record: Record, data_dir: Path) -> list[Any]:
 
 def _warn_of_new_wording(records: list[Record], classes: list[str], grounding: Grounding) -> None:
     """Print a warning if a question about a record is not among those of training. `classes`: see `answer_records`."""
-    asked = [question for record in records for question in questions_of(record, classes, grounding.decoding)]
+    described = classes, grounding.decoding, grounding.descriptions
+    asked = [question for record in records for question in questions_of(record, *described)]
     new = {first_question(question) for question in asked} - set(grounding.questions)
     if grounding.questions and new:
         print(

@@ -90,7 +90,7 @@ class ServerClient:
         grounding = self.collator.grounding
         started = time.perf_counter()
         image_part, size = self.image(record)
-        questions = questions_of(record, grounding.classes, grounding.decoding)
+        questions = questions_of(record, grounding.classes, grounding.decoding, grounding.descriptions)
         responses = []
         for question in questions:
             reply = self.ask(self.messages(question, image_part), self.model["id"])

@@ -41,7 +41,8 @@ def generate_answers(
     `batch_size` counts questions: where each class is asked by itself, an image takes as many rows as it has classes.
     """
     grounding = collator.grounding
-    asked = [questions_of(row, grounding.classes, grounding.decoding) for row in largest_first(records, collator)]
+    described = grounding.classes, grounding.decoding, grounding.descriptions
+    asked = [questions_of(row, *described) for row in largest_first(records, collator)]
     responses = _generate_responses(model, collator, list(chain(*asked)), batch_size)
     for questions in asked:
         own = list(islice(responses, len(questions)))

@@ -61,6 +61,11 @@ def test_a_question_about_all_classes_becomes_one_for_each():
         "<image>Detect every dog in the image.",
     ]
     assert all(question["id"] == "a" and question["objects"] == record["objects"] for question in asked)
+    described = questions_of(record, ["cat", "dog"], Decoding(ask="each"), {"dog": "any breed"})
+    assert [first_question(question) for question in described] == [
+        "<image>Detect every cat in the image.",
+        "<image>Detect every dog (any breed) in the image.",
+    ]
 
 
 @pytest.mark.parametrize(

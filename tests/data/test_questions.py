@@ -9,6 +9,7 @@ from boxtune.data.questions import (
     first_question,
     is_standard,
     join_names,
+    named_class,
     question,
     turns_for,
 )
@@ -27,6 +28,15 @@ def test_names_are_joined_like_a_sentence():
     assert join_names(["cat", "dog"]) == "cat and dog"
     assert join_names(["cat", "dog", "cow"], "or") == "cat, dog or cow"
     assert question(["cat", "dog"], "Where is each {} here?") == "<image>Where is each cat and dog here?"
+
+
+def test_the_class_of_a_question_is_found_with_and_without_its_description():
+    classes = ["dog", "dog (wild)", "cat"]
+    assert named_class(question(["dog"]), classes) == ["dog"]
+    assert named_class(question(["dog (wild)"]), classes) == ["dog (wild)"]
+    assert named_class(question(["dog"], descriptions={"dog": "any breed"}), classes) == ["dog"]
+    assert named_class(question(["dog (wild)"], descriptions={"dog (wild)": "fox"}), classes) == ["dog (wild)"]
+    assert named_class(question(["dog", "cat"]), classes) == named_class("<image>How many?", classes) == []
 
 
 def test_turns_ask_for_all_classes_or_for_one():
