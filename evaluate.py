@@ -1,6 +1,6 @@
 """Evaluate a checkpoint or existing predictions.
 
-    python evaluate.py --ckpt DIR [--data DIR] [--split test] [--out DIR]
+    python evaluate.py --ckpt DIR [--data DIR] [--split test] [--out DIR] [--absent]
     python evaluate.py --ckpt DIR --tune [--metric AP|f1] [--data DIR] [--out DIR]
     python evaluate.py --predictions FILE [--data DIR] [--split test] [--out DIR]
                        [--reparse] [--allow-missing] [--score NAME]
@@ -10,11 +10,9 @@
 
 Except with --compare, --export coco,yolo,supervision also writes the boxes for other tools.
 Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or
-a Hub id; with --server URL, a server with OpenAI's chat API, such as vLLM, runs the model. --tune
-chooses decode settings on validation. --predictions computes the metrics again without model and
-images. --predictions and --compare take a run's folder or a predictions.jsonl. Dataset and split
-are read from the metrics.json next to it, unless --data and --split are given. --compare takes two
-runs on the same images and writes comparison.json and comparison.html.
+a Hub id; with --server URL, a server with OpenAI's chat API, such as vLLM, runs the model.
+--predictions computes the metrics again without model and images. It and --compare, which writes
+comparison.html, take a run's folder; its metrics.json names the dataset unless --data is given.
 """
 
 import argparse
@@ -36,6 +34,7 @@ from boxtune.reports.comparison import write_comparison
 def evaluate_split(args: argparse.Namespace) -> None:
     """A checkpoint on one split of a prepared dataset."""
     # Imported here because it needs torch, which --help and scoring do without.
+    from boxtune.evaluation.absent import ask_absent
     from boxtune.evaluation.card import check_push, has_card, push, update_card
     from boxtune.evaluation.model import load_detector, open_model
     from boxtune.inference.asking import answer_records, answer_records_with_base
@@ -55,6 +54,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
     detector = load_detector(args, checkpoint)
     ask = answer_records_with_base if args.base else answer_records
     answers = ask(detector, split.records, split.asked, split.data_dir, out, args.batch_size)
+    absent = ask_absent(detector, split, out, args.batch_size) if args.absent else None
 
     # ---- export, metrics and report ----
     write_export(args.export, out, split, answers.tuned)
@@ -62,7 +62,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
     runs = {}
     if args.base:
         runs["base"] = results.write_base_results(out / "base", split, answers.base, provenance)
-    metrics = results.write_results(out, split, answers.tuned, provenance, args.ckpt, baseline=runs.get("base"))
+    metrics = results.write_results(out, split, answers.tuned, provenance, args.ckpt, runs.get("base"), absent)
     runs["tuned" if checkpoint.adapter else args.ckpt] = metrics
 
     # ---- card, tables, upload ----

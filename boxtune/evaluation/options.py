@@ -18,8 +18,8 @@ _MODEL = {
 }
 # The options that each mode reads. A mode is named after the option that selects it.
 READS = {
-    "ckpt": _MODEL | {"data", "split", "limit", "base", "push_to_hub", "json"},
-    "tune": (_MODEL - {"max_pixels", "export"}) | {"tune", "metric", "data", "limit", "json"},
+    "ckpt": _MODEL | {"data", "split", "limit", "base", "absent", "push_to_hub", "json"},
+    "tune": (_MODEL - {*NAMES, "export"}) | {"tune", "metric", "data", "limit", "json"},
     "images": _MODEL | {"images", "classes", "skip_bad_images"},
     "predictions": {"predictions", "data", "split", "out", "export", "reparse", "allow_missing", "score", "json"},
     "compare": {"compare", "data", "split", "out", "json"},
@@ -100,6 +100,11 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_scoring_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--absent",
+        action="store_true",
+        help="also ask about classes that the images lack, and count responses with boxes",
+    )
     parser.add_argument(
         "--tune",
         action="store_true",

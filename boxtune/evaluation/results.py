@@ -60,10 +60,14 @@ def write_results(
     provenance: dict[str, Any],
     title: str,
     baseline: dict[str, Any] | None = None,
+    absent: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write metrics.json and report.html to `out`; returns the metrics. `baseline` holds the metrics of the base model."""
+    """Write metrics.json and report.html to `out`; returns the metrics.
+
+    baseline: the metrics of the base model. absent: the result of absent.ask_absent.
+    """
     shared = share(split.records, predictions, split.classes)
-    metrics = score(split.records, predictions, split.classes, provenance=provenance, shared=shared)
+    metrics = score(split.records, predictions, split.classes, provenance=provenance, shared=shared, absent=absent)
     write_whole(out / "metrics.json", json.dumps(metrics, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     write_report(
         out / "report.html",

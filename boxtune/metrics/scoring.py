@@ -37,6 +37,7 @@ def score(
     seed: int = 0,
     provenance: dict | None = None,
     shared: "Shared | None" = None,
+    absent: dict | None = None,
 ) -> dict:
     """The content of metrics.json. `predictions[i]` belongs to `records[i]`, as `read_predictions` returns them.
 
@@ -45,7 +46,7 @@ def score(
     dataset's classes; a prediction with another label is a false positive and counted in `unknown_label_boxes`. An image
     is empty if it has no ground truth other than ignored boxes. For points the numbers are in `points`, and everything that
     needs an IoU or an area is None.
-    `shared` comes from `share`, if the curves or the report use it again.
+    `shared` comes from `share`, if the curves or the report use it again. `absent` is what questions about absent classes gave.
 
     Raises ValueError if the ids of records and predictions differ.
     """
@@ -74,6 +75,7 @@ def score(
         "matching": {"iou_threshold": iou_threshold} | (dict.fromkeys(matching) if click else matching),
         "parse": _parse_counts(predictions),
         "empty_images": _empty_image_counts(records, images),
+        "absent": absent,
         "unknown_label_boxes": sum(
             label.strip() not in per_class for prediction in predictions for label in prediction["objects"]["category"]
         ),

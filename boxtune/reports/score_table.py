@@ -15,7 +15,7 @@ MAX_HEADING = 12
 
 def headline_rows(metrics: dict) -> dict[str, float | int | None]:
     """{title: value} in reading order. For points, precision, recall and the counts come from `points`."""
-    matching, rates = metrics["matching"], metrics["points"] or metrics["matching"]
+    matching, rates, absent = metrics["matching"], metrics["points"] or metrics["matching"], metrics["absent"] or {}
     return {
         "AP": metrics["AP"],
         "AP50": metrics["AP50"],
@@ -38,6 +38,8 @@ def headline_rows(metrics: dict) -> dict[str, float | int | None]:
         "background boxes": metrics["mistakes"]["background"],
         "empty images": metrics["empty_images"]["images"],
         "empty images with boxes": metrics["empty_images"]["with_false_positives"],
+        "questions about absent classes": absent.get("asked"),
+        "of these with boxes": absent.get("with_boxes"),
         "responses": metrics["parse"]["images"],
         "responses without problems": metrics["parse"]["clean"],
         "unparsable responses": metrics["parse"]["problems"].get("unparsable", 0),

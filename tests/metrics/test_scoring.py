@@ -336,8 +336,8 @@ def test_metrics_have_exactly_the_documented_keys():
     metrics = score_one(a_record(boxes=[[0, 0, 9, 9]]), a_prediction(), provenance={"split": "test"})
     assert list(metrics) == [
         "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100", "AP_constant_score", "score_source",
-        "per_class", "matching", "parse", "empty_images", "unknown_label_boxes", "duplicate_boxes", "mistakes", "misses",
-        "confusion", "sizes", "intervals", "points", "calibration", "provenance",
+        "per_class", "matching", "parse", "empty_images", "absent", "unknown_label_boxes", "duplicate_boxes", "mistakes",
+        "misses", "confusion", "sizes", "intervals", "points", "calibration", "provenance",
     ]  # fmt: skip
     assert list(metrics["matching"]) == [
         "iou_threshold", "tp", "fp", "fn", "precision", "recall", "f1", "f1_macro", "mean_iou_tp", "mean_iou_gt",

@@ -19,9 +19,10 @@ from boxtune.answers.predictions import KEYS, make_prediction
 from boxtune.batching.encoder import expected_input_size
 from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records, write_dataset
-from boxtune.data.questions import as_asked
+from boxtune.data.questions import as_asked, first_question, turns_for
+from boxtune.evaluation.absent import absent_questions
 from boxtune.models.processors import load_processor
-from tests.helpers.records import ROOT
+from tests.helpers.records import ROOT, make_record
 from tests.helpers.training import train
 
 
@@ -74,6 +75,37 @@ def test_the_same_answers_batched_or_alone_and_twice(run, evaluated, tmp_path):
     again = read_lines(out / "predictions.jsonl")
     first = read_lines(evaluated / "predictions.jsonl")
     assert [p["text"] for p in again] == [p["text"] for p in first]
+
+
+def test_questions_about_absent_classes_are_counted(run, squares, tmp_path, capsys):
+    """Every image with red squares lacks blue ones or the other way round, or has both, or lacks both."""
+    words = ["--ckpt", str(run / "final"), "--out", str(tmp_path), "--max-new-tokens", "20", "--absent"]
+    evaluate.main(words)
+    records = read_records(squares, "test")
+    expected = {
+        (f"{record['id']}/{name}", f"<image>Detect every {name} in the image.")
+        for record in records
+        for name in ("red square", "blue square")
+        if name not in record["objects"]["category"]
+    }
+    predictions = read_lines(tmp_path / "absent" / "predictions.jsonl")
+    assert {prediction["id"] for prediction in predictions} == {identity for identity, _ in expected}
+    with_boxes = sum(bool(prediction["objects"]["bbox"]) for prediction in predictions)
+    absent = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["absent"]
+    assert absent == {"asked": len(expected), "with_boxes": with_boxes, "rate": with_boxes / len(expected)}
+    assert "questions about absent classes" in capsys.readouterr().out
+    asked = absent_questions(records, ["red square", "blue square"], {})
+    assert {(question["id"], first_question(question)) for question in asked} == expected
+
+
+def test_at_most_three_absent_classes_of_an_image_are_asked_for_and_always_the_same():
+    classes = ["cat", *"abcdefgh"]
+    record = make_record("one", "one.png", 100, 80, [([0, 0, 9, 9], "cat")], classes=classes)
+    first, again = (absent_questions([record], classes, {"a": "x"}) for _ in range(2))
+    assert first == again and len({question["id"] for question in first}) == 3
+    assert not any("cat" in first_question(question) for question in first)
+    about_one = record | {"messages": turns_for(classes, "cat")}
+    assert absent_questions([about_one], classes, {}) == []  # may contain objects of other classes
 
 
 def write_predictions(path: Path, records, codec="qwen3_vl", change=None) -> list[dict]:
