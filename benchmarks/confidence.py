@@ -22,9 +22,11 @@ import numpy as np
 from benchmarks.results import FOLDER
 from boxtune.answers.calibration import calibrate, fit, reliability
 from boxtune.answers.confidence import DEFAULT, SCORERS
+from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
 from boxtune.answers.prediction_file import read_predictions
 from boxtune.answers.prediction_writer import fingerprint, predict
 from boxtune.answers.predictions import with_score
+from boxtune.answers.stated import Stated
 from boxtune.common.errors import UserError, command
 from boxtune.common.files import write_whole
 from boxtune.data.dataset import read_info, read_records, write_dataset
@@ -37,6 +39,8 @@ from boxtune.metrics.precision_recall import RankedMatches
 
 OUT = Path("runs/confidence")
 EMBEDDED = "assets/tiny_qwen3_vl"
+# What it was pretrained with; it has no grounding.json that would tell. No scene is larger.
+EMBEDDED_FACTS = Stated("qwen3_vl", SYSTEM_PROMPT, FORMAT_SENTENCES["json_boxes"], max_pixels=448 * 448)
 SCENES = "scenes:"
 SCENE_COUNT = 300
 DRAWS, ORDERS = 200, 5
@@ -92,7 +96,7 @@ def ask(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
     seed = word.removeprefix(SCENES) if word.startswith(SCENES) else None
     if seed is not None and not seed.isdecimal():
         raise UserError(f"{word}: the seed must be an integer, as in scenes:2.")
-    checkpoint = open_checkpoint(word if seed is None else EMBEDDED)
+    checkpoint = open_checkpoint(word) if seed is None else open_checkpoint(EMBEDDED, EMBEDDED_FACTS)
     data_dir = Path(checkpoint.grounding.data_dir) if seed is None else scenes(int(seed))
     records = [as_asked(record) for record in read_records(data_dir, split)]
     settings = weights_identity(checkpoint) | {"scorers": SCORERS}

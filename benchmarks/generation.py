@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import StoppingCriteriaList
 
-from benchmarks.confidence import EMBEDDED, scenes
+from benchmarks.confidence import EMBEDDED, EMBEDDED_FACTS, scenes
 from benchmarks.process import at_least_one
+from boxtune.answers.stated import Stated
 from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import command
 from boxtune.common.files import path_argument
@@ -90,7 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max-new-tokens", type=at_least_one)
     args = parser.parse_args(argv)
     quiet_libraries()
-    checkpoint = open_checkpoint(args.ckpt, max_new_tokens=args.max_new_tokens)
+    facts = EMBEDDED_FACTS if args.ckpt == EMBEDDED else Stated()
+    checkpoint = open_checkpoint(args.ckpt, facts, args.max_new_tokens)
     data_dir = args.data or Path(checkpoint.grounding.data_dir or scenes(HELD_OUT_SEED))
     records = read_records(data_dir, args.split)[: args.images]
     model = load_checkpoint_model(checkpoint)
