@@ -151,7 +151,7 @@ def test_a_base_that_is_not_here_or_quantized_is_replaced(run, squares, tmp_path
         (copy / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
 
     # ModelScope's cache on another machine, as ms-swift writes it.
-    name_base("/root/.cache/modelscope/hub/models/Qwen/Qwen2___5-VL-7B-Instruct")
+    name_base("/home/someone/.cache/modelscope/hub/models/Qwen/Qwen2___5-VL-7B-Instruct")
     error = refusal(capsys, evaluate.main, "--ckpt", copy, "--data", squares)
     assert "--base-model Qwen/Qwen2.5-VL-7B-Instruct --family qwen2_5_vl" in error
     words = [*words_for(run / "final", squares), "--base-model", BASE]
