@@ -28,9 +28,8 @@ class BatchedTower(Qwen3VLVisionModel):
             align_corners=self.interpolation_align_corners,
             spatial_merge_size=self.spatial_merge_size,
         )
-        places = (self.pos_embed(indices.to(device)) * weights[:, :, None].to(device)).sum(
-            1
-        )  # (N, D) for the N patches of one image
+        indices, weights = indices.to(device), weights.to(device)
+        places = (self.pos_embed(indices) * weights[:, :, None]).sum(1)  # (N, D) for the N patches of one image
         x = self.patch_embed(hidden_states)
         x = x.view(len(grid_thw), -1, x.shape[-1]) + places.to(x.dtype)  # (B, N, D)
         cos, sin = self.rotary_pos_emb(x, get_vision_position_ids(one, self.spatial_merge_size).to(device))

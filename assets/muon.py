@@ -43,9 +43,8 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
-            alike = defaultdict(
-                list
-            )  # matrices of one shape are orthogonalized together: on a GPU, launches take the time
+            # Matrices of one shape are orthogonalized together: on a GPU, launches take the time.
+            alike = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     alike[parameter.shape].append(parameter)

@@ -309,7 +309,7 @@ def train(args: argparse.Namespace) -> bool:
         recent.append(update(model, heads, optimizers, batch, learning_rate(step, args.warmup), args.dtype))
         done = step + 1
         ends = done == TOTAL_STEPS or stage_at(done)[0] != i  # the next stage has other losses
-        late = done % POOL == 0 and time.monotonic() > limit
+        late = time.monotonic() > limit
         if done % args.log_every and not ends and not late:
             continue
         row = {

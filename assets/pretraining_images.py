@@ -83,9 +83,8 @@ STAGES = (
     Stage(1376, "both", (0.7, 0.4465), pixels=MANY, **EVERYTHING),
     Stage(1000, "both", (0.3, 0), pixels=SOME, **EVERYTHING),
 )
-HELD_OUT_STAGE = Stage(
-    0, "both", (0, 0), pixels=FEW, **EVERYTHING | {"talk": 0.0}
-)  # used for scoring only, never for training
+# Used for scoring only, never for training.
+HELD_OUT_STAGE = Stage(0, "both", (0, 0), pixels=FEW, **EVERYTHING | {"talk": 0.0})
 
 
 @dataclass

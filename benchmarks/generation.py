@@ -19,13 +19,12 @@ from transformers import StoppingCriteriaList
 
 from benchmarks.confidence import EMBEDDED, EMBEDDED_FACTS, scenes
 from benchmarks.process import at_least_one
-from boxtune.answers.stated import Stated
 from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import command
 from boxtune.common.files import path_argument
 from boxtune.data.dataset import read_info, read_records
 from boxtune.inference.generation import LoopStop, generate_answers
-from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
+from boxtune.models.checkpoint import NOTHING_STATED, load_checkpoint_model, open_checkpoint
 from boxtune.models.generation_config import greedy_config
 from boxtune.models.libraries import quiet_libraries
 
@@ -91,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max-new-tokens", type=at_least_one)
     args = parser.parse_args(argv)
     quiet_libraries()
-    facts = EMBEDDED_FACTS if args.ckpt == EMBEDDED else Stated()
+    facts = EMBEDDED_FACTS if args.ckpt == EMBEDDED else NOTHING_STATED
     checkpoint = open_checkpoint(args.ckpt, facts, args.max_new_tokens)
     data_dir = args.data or Path(checkpoint.grounding.data_dir or scenes(HELD_OUT_SEED))
     records = read_records(data_dir, args.split)[: args.images]

@@ -107,9 +107,8 @@ def image_identity(record: Record, data_dir: Path) -> list[Any]:
 
 def _warn_of_new_wording(records: list[Record], classes: list[str], grounding: Grounding) -> None:
     """Print a warning if a question about a record is not among those of training. `classes`: see `answer_records`."""
-    described = classes, grounding.decoding, grounding.descriptions
-    asked = [question for record in records for question in questions_of(record, *described)]
-    new = {first_question(question) for question in asked} - set(grounding.questions)
+    asked = (questions_of(record, classes, grounding.decoding, grounding.descriptions) for record in records)
+    new = {first_question(question) for questions in asked for question in questions} - set(grounding.questions)
     if grounding.questions and new:
         print(
             f"warning: {len(new)} question(s) were never trained on, such as {min(new)!r}; "

@@ -41,8 +41,10 @@ def generate_answers(
     `batch_size` counts questions: where each class is asked by itself, an image takes as many rows as it has classes.
     """
     grounding = collator.grounding
-    described = grounding.classes, grounding.decoding, grounding.descriptions
-    asked = [questions_of(row, *described) for row in largest_first(records, collator)]
+    asked = [
+        questions_of(record, grounding.classes, grounding.decoding, grounding.descriptions)
+        for record in largest_first(records, collator)
+    ]
     responses = _generate_responses(model, collator, list(chain(*asked)), batch_size)
     for questions in asked:
         own = list(islice(responses, len(questions)))
