@@ -1,7 +1,7 @@
 """Evaluate a checkpoint or existing predictions.
 
     python evaluate.py --ckpt DIR [--data DIR] [--split test] [--out DIR] [--absent]
-    python evaluate.py --ckpt DIR --tune [--metric AP|f1] [--data DIR] [--out DIR]
+    python evaluate.py --ckpt DIR --tune [--metric AP|f1] [--verify] [--data DIR] [--out DIR]
     python evaluate.py --predictions FILE [--data DIR] [--split test] [--out DIR]
                        [--reparse] [--allow-missing] [--score NAME]
     python evaluate.py --ckpt DIR --images FOLDER|IMAGE|LIST.txt [--classes a,b]

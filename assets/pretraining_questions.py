@@ -6,13 +6,13 @@
 - images that have nothing to do with the question, where the system prompt has a rule for them
 """
 
-import json
 import random
 
 from assets.pretraining_images import Scene, Stage, draw_scene
 from assets.pretraining_objects import CLASSES, DOCUMENT_PARTS, EMOJI, SHAPES
 from boxtune.answers.codecs import CODECS, Codec
 from boxtune.answers.conversation import FORMAT_SENTENCES
+from boxtune.answers.verifier import NO, YES, box_question
 from boxtune.data.boxes import box_iou
 from boxtune.data.questions import IMAGE, join_names, question
 from boxtune.data.records import in_order, raster_order
@@ -142,7 +142,7 @@ def objects_of(scene: Scene, asked: list[str]) -> dict:
 
 
 def yes_no(value: bool) -> str:
-    return "Yes." if value else "No."
+    return YES if value else NO
 
 
 def ask_class(rng: random.Random, scene: Scene) -> tuple[str, str]:
@@ -166,7 +166,7 @@ def ask_box(rng: random.Random, scene: Scene) -> tuple[str, str]:
         label == name and box_iou([box_xyxy], [other])[0, 0] >= 0.5
         for label, other in zip(scene.labels, scene.boxes_xyxy, strict=True)
     )
-    return f"Is the {name} in the box {written(scene, box_xyxy)}?", yes_no(right)
+    return box_question(name, written(scene, box_xyxy)), yes_no(right)
 
 
 def describe_object(rng: random.Random, scene: Scene) -> tuple[str, str]:
@@ -205,7 +205,7 @@ def moved(rng: random.Random, scene: Scene, box_xyxy: list[float], by: float) ->
     return [x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)]
 
 
-def written(scene: Scene, box_xyxy: list[float]) -> str:
+def written(scene: Scene, box_xyxy: list[float]) -> list[int]:
     """The coordinates of the box as the codec writes them."""
     size = (scene.image.height, scene.image.width)
-    return str(json.loads(CODEC.encode([box_xyxy], [""], size, size).text)[0]["bbox_2d"])
+    return CODEC.frame.box_to_steps(box_xyxy, size, size)[0]

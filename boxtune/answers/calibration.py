@@ -23,10 +23,15 @@ def logit(scores: ArrayLike) -> Floats:
     return np.log(clipped / (1 - clipped))
 
 
+def sigmoid(log_odds: ArrayLike) -> Floats:
+    shares: Floats = 1 / (1 + np.exp(-np.asarray(log_odds, dtype=np.float64)))
+    return shares
+
+
 def calibrate(scores: ArrayLike, calibration: Sequence[float]) -> list[float]:
     """The scores as expected shares of hits. `calibration` is [slope, intercept]."""
     slope, intercept = calibration
-    return [float(share) for share in _sigmoid(slope * logit(scores) + intercept)]
+    return [float(share) for share in sigmoid(slope * logit(scores) + intercept)]
 
 
 def fit(scores: ArrayLike, hits: ArrayLike) -> list[float]:
@@ -56,7 +61,7 @@ def _minimize(features: Floats, targets: Floats, weights: Floats) -> Floats:
         return float(np.logaddexp(0, log_odds).sum() - targets @ log_odds)
 
     for _ in range(_MAX_STEPS):
-        shares = _sigmoid(features @ weights)
+        shares = sigmoid(features @ weights)
         gradient = features.T @ (shares - targets)
         curvature = (features * (shares * (1 - shares))[:, None]).T @ features + 1e-9 * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
@@ -67,11 +72,6 @@ def _minimize(features: Floats, targets: Floats, weights: Floats) -> Floats:
         if np.abs(step).max() < 1e-9:
             break
     return weights
-
-
-def _sigmoid(log_odds: Floats) -> Floats:
-    shares: Floats = 1 / (1 + np.exp(-log_odds))
-    return shares
 
 
 def reliability(scores: ArrayLike, hits: ArrayLike) -> dict[str, object]:

@@ -64,6 +64,16 @@ class Frame:
         x, y = self.extent(input_size)
         return (x, y) if self.steps else (x - 1, y - 1)
 
+    def box_to_steps(self, box_xyxy: Sequence[float], image_size: Size, input_size: Size) -> tuple[list[int], bool]:
+        """(the coordinates of a box given in image pixels, whether it was widened because it would have collapsed)."""
+        x0, y0, x1, y1 = box_xyxy
+        height, width = image_size
+        extent_x, extent_y = self.extent(input_size)
+        last_x, last_y = self.last(input_size)
+        left, right, is_wider = _edges_to_steps(x0, x1, width, extent_x, last_x)
+        top, bottom, is_taller = _edges_to_steps(y0, y1, height, extent_y, last_y)
+        return [left, top, right, bottom], is_wider or is_taller
+
 
 @dataclass(frozen=True)
 class Codec:
@@ -91,10 +101,9 @@ class Codec:
                 y = _to_step((y0 + y1) / 2, height, extent_y, last_y)
                 rows.append([x, y])
                 continue
-            left, right, is_wider = _edges_to_steps(x0, x1, width, extent_x, last_x)
-            top, bottom, is_taller = _edges_to_steps(y0, y1, height, extent_y, last_y)
-            rows.append([left, top, right, bottom])
-            widened += is_wider or is_taller
+            row, is_widened = self.frame.box_to_steps([x0, y0, x1, y1], image_size, input_size)
+            rows.append(row)
+            widened += is_widened
         return Encoded(SYNTAXES[self.syntax].write(rows, labels), widened)
 
     def decode(

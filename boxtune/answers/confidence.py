@@ -26,7 +26,8 @@ from boxtune.answers.codecs import Place
 SCORERS = ("coordinates", "label", "presence", "spread", "minimum", "product")
 DEFAULT = "product"
 CALIBRATED = "calibrated"  # DEFAULT as the expected share of hits
-RANKINGS = (*SCORERS, CALIBRATED)  # what predictions may be ranked by
+VERIFY, VERIFY_CALIBRATED = "verify", "verify_calibrated"  # boxtune/answers/verifier.py
+RANKINGS = (*SCORERS, CALIBRATED, VERIFY, VERIFY_CALIBRATED)  # what predictions may be ranked by
 
 _NUMBER = re.compile(r"[0-9]+")
 _POINT_SIDE = 1000.0  # a point has no side to compare its deviation with

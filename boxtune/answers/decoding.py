@@ -16,12 +16,14 @@ class Decoding:
         keeps both.
     ask: "all" classes in one question, or "each" class in a question of its own.
     score_threshold: the least score of an object.
+    verify: whether each box is scored by the answer to a question about it (boxtune/answers/verifier.py).
     """
 
     repetition_penalty: float = 1.0
     suppress_iou: float = 1.0
     ask: str = "all"
     score_threshold: float = 0.0
+    verify: bool = False
 
     def problems(self) -> list[str]:
         """One line for each setting that cannot be used."""
@@ -32,4 +34,6 @@ class Decoding:
                 found.append(f"{name}: {value!r} must be a number from {least} to {greatest}")
         if self.ask not in ASKS:
             found.append(f"ask: {self.ask!r} must be one of {', '.join(ASKS)}")
+        if type(self.verify) is not bool:
+            found.append(f"verify: {self.verify!r} must be true or false")
         return found

@@ -28,7 +28,7 @@ class Grounding:
     classes, questions: the dataset's classes, and every question wording that training used. descriptions: {class: what it
     means}, as the questions name it.
     calibration: [slope, intercept] that turn scores into hit rates (boxtune/answers/calibration.py); empty if validation had
-    too few boxes to fit them.
+    too few boxes to fit them. verify_calibration: the same for the scores of the verifier; evaluate.py --tune --verify fits it.
     seen_pixels, seen_aspects: 5th and 95th percentile of width × height and of width / height of the training images before
     resizing; empty in checkpoints of earlier versions.
     noise_label: label of the noise objects in target responses (noise.py); empty if there were none.
@@ -54,6 +54,7 @@ class Grounding:
     questions: list[str] = field(default_factory=list)
     data_dir: str = ""
     calibration: list[float] = field(default_factory=list)
+    verify_calibration: list[float] = field(default_factory=list)
     seen_pixels: list[float] = field(default_factory=list)
     seen_aspects: list[float] = field(default_factory=list)
     noise_label: str = ""
@@ -90,8 +91,9 @@ class Grounding:
         counts = ("min_pixels", "max_pixels", "max_new_tokens")
         wrong |= {key: "must be at least 1" for key in counts if key not in wrong and getattr(self, key) < 1}
         choices = {"codec": tuple(CODECS), "base_precision": PRECISIONS, "compute_dtype": PRECISIONS[1:]}
-        if "calibration" not in wrong and not _is_calibration(self.calibration):
-            wrong["calibration"] = "must be empty, or a finite slope above 0 and an intercept"
+        for key in ("calibration", "verify_calibration"):
+            if key not in wrong and not _is_calibration(getattr(self, key)):
+                wrong[key] = "must be empty, or a finite slope above 0 and an intercept"
         for key in ("seen_pixels", "seen_aspects"):
             if key not in wrong and not _is_range(getattr(self, key)):
                 wrong[key] = "must be empty, or two finite numbers above 0 in ascending order"
@@ -105,10 +107,13 @@ class Grounding:
     def decoding_problems(self) -> list[str]:
         """One line for each decode setting that cannot be used with this checkpoint."""
         found = self.decoding.problems()
-        if not found and self.decoding.suppress_iou < 1 and self.codec in CODECS and self.get_codec().is_click:
-            found.append(
-                f"suppress_iou: {self.decoding.suppress_iou!r} needs boxes, but this checkpoint responds with points"
-            )
+        if not found and self.codec in CODECS and self.get_codec().is_click:
+            used = {"suppress_iou": self.decoding.suppress_iou < 1, "verify": self.decoding.verify}
+            found += [
+                f"{name}: {getattr(self.decoding, name)!r} needs boxes, but this checkpoint responds with points"
+                for name, is_used in used.items()
+                if is_used
+            ]
         return found
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from boxtune.answers.calibration import calibrate
 from boxtune.answers.codecs import CODECS, Answer
-from boxtune.answers.confidence import CALIBRATED, DEFAULT, TokenScores, score_objects
+from boxtune.answers.confidence import CALIBRATED, DEFAULT, VERIFY, TokenScores, score_objects
 from boxtune.answers.noise import without_noise
 from boxtune.common.errors import UserError
 from boxtune.data.records import Record
@@ -172,7 +172,10 @@ def with_score(predictions: list[Prediction], scorer: str) -> list[Prediction]:
     column = f"score_{scorer}"
     without = [prediction for prediction in predictions if prediction["objects"].get(column) is None]
     if any(prediction["objects"]["category"] for prediction in without):
-        raise UserError(f"--score {scorer}: {len(without)} prediction(s) have no column {column}; predict them again.")
+        setting = ' with the decode setting "verify": true' if scorer.startswith(VERIFY) else ""
+        raise UserError(
+            f"--score {scorer}: {len(without)} prediction(s) have no column {column}; predict them again{setting}."
+        )
     return [
         prediction | {"objects": prediction["objects"] | {"score": prediction["objects"].get(column, [])}}
         for prediction in predictions

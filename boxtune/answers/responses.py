@@ -1,5 +1,6 @@
 """What a model or a server responded about an image, read into the image's prediction."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from boxtune.answers.grounding import Grounding
 from boxtune.answers.parts import merge_parts
 from boxtune.answers.predictions import Part, Prediction, make_prediction
 from boxtune.answers.selection import keep_objects
+from boxtune.answers.verifier import Verify, verifier_questions, with_verified_scores
 from boxtune.data.questions import asked_classes, first_question
 from boxtune.data.records import Record
 
@@ -28,11 +30,15 @@ class Response:
 
 
 def read_responses(
-    questions: Sequence[Record], responses: Sequence[Response], grounding: Grounding, starts_in_thought: bool
+    questions: Sequence[Record],
+    responses: Sequence[Response],
+    grounding: Grounding,
+    starts_in_thought: bool,
+    verify: Verify,
 ) -> Prediction:
     """The prediction of one image, from the response to each of its `questions` (parts.questions_of).
 
-    starts_in_thought: prompts end in an open think block.
+    starts_in_thought: prompts end in an open think block. verify: asks the verifier's questions, if the decode settings say so.
     """
     predictions = [
         make_prediction(
@@ -51,10 +57,20 @@ def read_responses(
         )
         for question, response in zip(questions, responses, strict=True)
     ]
+    if grounding.decoding.verify:
+        predictions = [_verified(*row, grounding, verify) for row in zip(questions, predictions, strict=True)]
     if len(predictions) == 1:
         return keep_objects(predictions[0], grounding.decoding)
     parts = [_part(*row) for row in zip(questions, responses, predictions, strict=True)]
     return keep_objects(merge_parts(parts, predictions), grounding.decoding)
+
+
+def _verified(question: Record, prediction: Prediction, grounding: Grounding, verify: Verify) -> Prediction:
+    """The prediction with the verifier's scores; its `seconds` include their time."""
+    began = time.perf_counter()
+    log_odds = verify(verifier_questions(question, prediction, grounding.get_codec()))
+    seconds = round((prediction["seconds"] or 0.0) + time.perf_counter() - began, 3)
+    return with_verified_scores(prediction, log_odds, grounding.verify_calibration) | {"seconds": seconds}
 
 
 def _part(question: Record, response: Response, prediction: Prediction) -> Part:

@@ -39,11 +39,18 @@ class Trial:
         return -1.0 if value is None else value
 
 
-def settings_to_generate(records: list[Record], asked: list[str]) -> list[Decoding]:
-    """The settings that need responses of their own. `asked`: the classes that a question about all objects names."""
+def settings_to_generate(records: list[Record], asked: list[str], with_verifier: bool = False) -> list[Decoding]:
+    """The settings that need responses of their own. `asked`: the classes that a question about all objects names.
+
+    with_verifier: each is tried without and with the verifier.
+    """
     has_choice = any(len(asked_classes(record, asked)) > 1 for record in records)
     asks = ASKS if has_choice else ASKS[:1]
-    return [Decoding(repetition_penalty=penalty, ask=ask) for ask, penalty in product(asks, PENALTIES)]
+    verifiers = (False, True) if with_verifier else (False,)
+    return [
+        Decoding(repetition_penalty=penalty, ask=ask, verify=verify)
+        for verify, ask, penalty in product(verifiers, asks, PENALTIES)
+    ]
 
 
 def try_selections(
@@ -77,13 +84,14 @@ def best_of(trials: list[Trial], metric: str) -> Trial:
 def trials_table(trials: list[Trial], metric: str) -> Table:
     """One row for all trials that differ only in their threshold: the best of them. The best of all is bold."""
     table = Table()
-    for title in ("ask", "penalty", "suppress", "threshold", "AP", "F1", "objects", "seconds"):
+    for title in ("verify", "ask", "penalty", "suppress", "threshold", "AP", "F1", "objects", "seconds"):
         table.add_column(title, justify="right", no_wrap=True)
     chosen = best_of(trials, metric)
     for _, group in groupby(trials, key=lambda trial: replace(trial.decoding, score_threshold=0.0)):
         best = best_of(list(group), metric)
         settings = best.decoding
         table.add_row(
+            "yes" if settings.verify else "no",
             settings.ask,
             f"{settings.repetition_penalty:g}",
             "off" if settings.suppress_iou == 1 else f"{settings.suppress_iou:g}",

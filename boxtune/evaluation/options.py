@@ -19,7 +19,7 @@ _MODEL = {
 # The options that each mode reads. A mode is named after the option that selects it.
 READS = {
     "ckpt": _MODEL | {"data", "split", "limit", "base", "absent", "push_to_hub", "json"},
-    "tune": (_MODEL - {*NAMES, "export"}) | {"tune", "metric", "data", "limit", "json"},
+    "tune": (_MODEL - {*NAMES, "export"}) | {"tune", "metric", "verify", "data", "limit", "json"},
     "images": _MODEL | {"images", "classes", "skip_bad_images"},
     "predictions": {"predictions", "data", "split", "out", "export", "reparse", "allow_missing", "score", "json"},
     "compare": {"compare", "data", "split", "out", "json"},
@@ -112,6 +112,11 @@ def _add_scoring_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--metric", choices=METRICS, default=METRICS[0], help="with --tune: what to choose them by (default AP)"
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="with --tune: try each setting with the verifier, too, which scores each box by a question about it",
     )
     parser.add_argument("--reparse", action="store_true", help="parse the text of the predictions again")
     parser.add_argument(

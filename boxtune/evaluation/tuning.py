@@ -7,14 +7,21 @@ from pathlib import Path
 
 from rich.console import Console
 
+from boxtune.answers.calibration import fit
+from boxtune.answers.confidence import VERIFY
+from boxtune.answers.decoding import Decoding
 from boxtune.answers.grounding import FILE_NAME, Grounding
+from boxtune.answers.predictions import Prediction, with_score
+from boxtune.answers.verifier import rank_by_verifier
 from boxtune.common.environment import versions
 from boxtune.common.errors import UserError
 from boxtune.common.files import write_whole
 from boxtune.data.dataset import read_info
+from boxtune.data.records import Record
 from boxtune.evaluation import folders
 from boxtune.evaluation.decode_grid import Trial, best_of, settings_to_generate, trials_table, try_selections
 from boxtune.evaluation.split import Split, dataset_of_checkpoint, read_split
+from boxtune.metrics.matching import match_images, scored_hits
 
 
 def tune(args: argparse.Namespace) -> None:
@@ -28,22 +35,32 @@ def tune(args: argparse.Namespace) -> None:
     checkpoint = open_model(args)
     split = read_validation(dataset_of_checkpoint(args, checkpoint.grounding), args.limit)
     _require_metric(args.metric, split, checkpoint.grounding)
+    if args.verify and checkpoint.grounding.get_codec().is_click:
+        raise UserError(
+            "--verify: this checkpoint responds with points, but the verifier asks about boxes. Leave it out."
+        )
 
     # ---- responses ----
     out = args.out or folders.tuning_folder(args.ckpt)
-    asked = settings_to_generate(split.records, split.asked)
-    places = {out / f"ask_{settings.ask}_penalty_{settings.repetition_penalty:g}": settings for settings in asked}
+    asked = settings_to_generate(split.records, split.asked, args.verify)
+    places = {out / _folder_name(settings): settings for settings in asked}
     detector = load_detector(args, checkpoint)
     found = answer_records_with_settings(detector, split.records, split.asked, split.data_dir, places, args.batch_size)
 
     # ---- scores ----
     trials: list[Trial] = []
+    calibrations: dict[Decoding, list[float]] = {}
     for settings, predictions in zip(asked, found, strict=True):
+        if settings.verify:
+            calibrations[settings] = _fit_verifier(split.records, predictions)
+            predictions = [rank_by_verifier(prediction, calibrations[settings]) for prediction in predictions]
         trials += try_selections(split.records, predictions, split.classes, settings, args.metric)
     best = best_of(trials, args.metric)
 
     # ---- store and show ----
     stored = Grounding.load(Path(args.ckpt))
+    responses = Decoding(best.decoding.repetition_penalty, ask=best.decoding.ask, verify=True)
+    calibration = calibrations.get(responses, stored.verify_calibration)
     result = {
         "checkpoint": args.ckpt,
         "data": str(split.data_dir),
@@ -52,16 +69,28 @@ def tune(args: argparse.Namespace) -> None:
         "metric": args.metric,
         "before": dataclasses.asdict(stored.decoding),
         "chosen": dataclasses.asdict(best.decoding),
+        "verify_calibration": calibration,
         "trials": [dataclasses.asdict(trial) for trial in trials],
         "versions": versions(),
     }
     write_whole(out / "tuning.json", json.dumps(result, indent=2) + "\n")
-    dataclasses.replace(stored, decoding=best.decoding).save(Path(args.ckpt))
+    dataclasses.replace(stored, decoding=best.decoding, verify_calibration=calibration).save(Path(args.ckpt))
     if args.json:
         print(json.dumps(result))
         return
     Console().print(trials_table(trials, args.metric))
     print(f"stored in {Path(args.ckpt) / FILE_NAME}: {json.dumps(result['chosen'])}\nall trials: {out / 'tuning.json'}")
+
+
+def _folder_name(settings: Decoding) -> str:
+    name = f"ask_{settings.ask}_penalty_{settings.repetition_penalty:g}"
+    return f"{name}_verify" if settings.verify else name
+
+
+def _fit_verifier(records: list[Record], predictions: list[Prediction]) -> list[float]:
+    """[slope, intercept] that turn the verifier's scores into hit rates; empty if no fit is possible."""
+    ranked = with_score(predictions, VERIFY)
+    return fit(*scored_hits(match_images(records, ranked), ranked))
 
 
 def read_validation(data_dir: Path, limit: int | None) -> Split:

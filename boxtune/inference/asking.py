@@ -75,6 +75,7 @@ def answer_records_with_settings(
         settings = generation_settings(detector, records, data_dir, decoding)
         ask = partial(detector.answer, batch_size=batch_size, data_dir=data_dir, classes=classes, decoding=decoding)
         path, description = folder / "predictions.jsonl", f"ask {decoding.ask}, penalty {decoding.repetition_penalty:g}"
+        description += ", verify" if decoding.verify else ""
         found.append(predict(ask, records, path, settings=settings, description=description, keep_partial=True))
     # All partial files are kept until here, so that an interrupted call repeats none of them.
     for folder in folders:

@@ -46,10 +46,7 @@ def read_reply(reply: Any, stops: Sequence[str], url: str) -> Reply:
         rows = (choice.get("logprobs") or {}).get("content")
         pieces, log_probs, digit_log_probs = read_log_probs(rows or [])
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        content = json.dumps(reply)[:300]
-        raise UserError(
-            f"{url} does not respond in the format of OpenAI's chat API ({error!r} in {content})."
-        ) from None
+        raise _other_format(reply, error, url) from None
     for stop in stops:
         text = text.partition(stop)[0]
     cut = None if is_complete else "truncated"
@@ -61,6 +58,31 @@ def read_reply(reply: Any, stops: Sequence[str], url: str) -> Reply:
         text, spans, cut = text[: spans[end - 1, 1]], spans[:end], "looped"
     tokens = TokenScores(spans, log_probs[: len(spans)], digit_log_probs[: len(spans)])
     return Reply(text, tokens, cut, prompt_tokens)
+
+
+def _other_format(reply: Any, error: Exception, url: str) -> UserError:
+    return UserError(
+        f"{url} does not respond in the format of OpenAI's chat API ({error!r} in {json.dumps(reply)[:300]})."
+    )
+
+
+def read_log_odds(reply: Any, yes: str, no: str, url: str) -> float:
+    """The log-odds of the first token being `yes` rather than `no`. `url`: the server, for messages.
+
+    A token that the server does not list counts as the least probable of those that it lists, which is more than it has: the
+    log-odds are then nearer to 0 than the model's. Raises UserError if the server lists no tokens.
+    """
+    try:
+        rows = (reply["choices"][0].get("logprobs") or {}).get("content") or [{}]
+        listed = {row["token"]: float(row["logprob"]) for row in rows[0].get("top_logprobs") or []}
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise _other_format(reply, error, url) from None
+    if not listed:
+        raise UserError(
+            f'verify: {url} gives no log-probabilities, which the verifier needs. Turn it off: "verify": false in grounding.json.'
+        )
+    least = min(listed.values())
+    return listed.get(yes, least) - listed.get(no, least)
 
 
 def read_log_probs(rows: list[dict[str, Any]]) -> tuple[list[str], np.ndarray, np.ndarray]:

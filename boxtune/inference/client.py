@@ -26,8 +26,9 @@ from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.encoder import TEMPLATE_OPTIONS
 from boxtune.common.errors import UserError
 from boxtune.data.records import Record
-from boxtune.inference.chat_reply import Reply, read_reply
+from boxtune.inference.chat_reply import Reply, read_log_odds, read_reply
 from boxtune.inference.server_connection import ServerConnection
+from boxtune.inference.verifying import answer_tokens, require_answers
 
 # vLLM's own limit. A digit outside the top 20 counts as impossible; its probability is below one twentieth.
 TOP_LOG_PROBS = 20
@@ -67,6 +68,8 @@ class ServerClient:
         if not records:
             return
         self.given_up.clear()
+        if self.collator.grounding.decoding.verify:
+            require_answers(self.collator.encoder)
         if self.model.get("parent") and not self.trust:
             self.check_adapter(records)
         first = self.answer(records[0])
@@ -98,7 +101,13 @@ class ServerClient:
             seconds = time.perf_counter() - started
             responses.append(Response(reply.text, size, reply.tokens, reply.cut, seconds))
             started += seconds
-        return read_responses(questions, responses, grounding, self.collator.encoder.prompt_opens_thought)
+        return read_responses(
+            questions,
+            responses,
+            grounding,
+            self.collator.encoder.prompt_opens_thought,
+            verify=lambda rows: [self.log_odds(row, image_part) for row in rows],
+        )
 
     def image(self, record: Record) -> tuple[dict[str, Any], tuple[int, int]]:
         """(the record's image as a part of a message, its (height, width))."""
@@ -115,18 +124,27 @@ class ServerClient:
 
     def ask(self, messages: list[dict[str, Any]], model: str) -> Reply:
         """The greedy response of the served model with the name `model`."""
-        request = {
+        request = self._request(messages, model) | {"max_tokens": self.collator.grounding.max_new_tokens}
+        return read_reply(self.connection.complete_chat(request, self.given_up), self.stops, self.url)
+
+    def log_odds(self, question: Record, image_part: dict[str, Any]) -> float:
+        """The answer to a question of the verifier, from the log-probabilities of its first token."""
+        request = self._request(self.messages(question, image_part), self.model["id"]) | {"max_tokens": 1}
+        tokenizer = self.collator.tokenizer
+        yes, no = (tokenizer.decode([token]) for token in answer_tokens(tokenizer))
+        return read_log_odds(self.connection.complete_chat(request, self.given_up), yes, no, self.url)
+
+    def _request(self, messages: list[dict[str, Any]], model: str) -> dict[str, Any]:
+        return {
             "model": model,
             "messages": messages,
             "temperature": 0,
-            "max_tokens": self.collator.grounding.max_new_tokens,
             "logprobs": True,
             "top_logprobs": TOP_LOG_PROBS,
             # Always sent, because vLLM would take the penalty in the Hub's Qwen2.5-VL configs. vLLM applies it to the tokens of
             # prompt and response, and reports the log-probabilities before it.
             "extra_body": SERVER_OPTIONS | {"repetition_penalty": self.collator.grounding.decoding.repetition_penalty},
         }
-        return read_reply(self.connection.complete_chat(request, self.given_up), self.stops, self.url)
 
     def _check_prompt_length(self, record: Record, size: tuple[int, int], prompt_tokens: int | None) -> None:
         """`size`: (height, width) of the sent image. `prompt_tokens`: the prompt's length on the server."""

@@ -44,6 +44,7 @@ class DecodeOptions(TypedDict, total=False):
     repetition_penalty: float
     suppress_iou: float
     ask: str
+    verify: bool
 
 
 class Detector:
@@ -171,7 +172,7 @@ class Detector:
         those of `classes` that are new.
         threshold: least score of an object, from 0 to 1; by default that of the checkpoint, which is 0 unless it was tuned.
         batch_size: questions per batch; with a server, images asked about at the same time.
-        repetition_penalty, suppress_iou, ask: decode settings; by default those of the checkpoint.
+        repetition_penalty, suppress_iou, ask, verify: decode settings; by default those of the checkpoint.
         Raises UserError that lists every image that cannot be used.
         """
         if isinstance(images, Sequence) and not isinstance(images, str):
@@ -255,7 +256,9 @@ class Detector:
                 f"{self.checkpoint.path} is not an adapter whose weights were loaded here, so it has no base."
             )
         decoding = replace(self.checkpoint.grounding.decoding, score_threshold=0.0)
-        grounding = replace(self.checkpoint.grounding, calibration=[], noise_label="", decoding=decoding)
+        grounding = replace(
+            self.checkpoint.grounding, calibration=[], verify_calibration=[], noise_label="", decoding=decoding
+        )
         checkpoint = replace(self.checkpoint, grounding=grounding)
         with self.model.disable_adapter():
             yield Detector(checkpoint, model=self.model, precision=self.precision)

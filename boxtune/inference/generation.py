@@ -1,16 +1,13 @@
 """Ask a model the records' questions in batches. Decoding is greedy, so the same machine gives the same responses."""
 
-import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 
 import numpy as np
 import torch
 from peft import PeftModel
-from tqdm import tqdm
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -28,8 +25,9 @@ from boxtune.answers.repetition import LOOK_EVERY, repeats
 from boxtune.answers.responses import Response, read_responses
 from boxtune.batching.collator import DetectionCollator, ProcessedImages
 from boxtune.batching.encoder import expected_input_size
-from boxtune.common.errors import UserError
 from boxtune.data.records import Record
+from boxtune.inference.batches import in_batches
+from boxtune.inference.verifying import answer_log_odds, require_answers
 from boxtune.models.generation_config import greedy_config, stop_ids
 
 
@@ -41,53 +39,23 @@ def generate_answers(
     `batch_size` counts questions: where each class is asked by itself, an image takes as many rows as it has classes.
     """
     grounding = collator.grounding
+    if grounding.decoding.verify:
+        require_answers(collator.encoder)
     asked = [
         questions_of(record, grounding.classes, grounding.decoding, grounding.descriptions)
         for record in largest_first(records, collator)
     ]
-    responses = _generate_responses(model, collator, list(chain(*asked)), batch_size)
+    generate, verify = (partial(answer, model, collator) for answer in (generate_batch, answer_log_odds))
+    timed_responses = in_batches(collator, list(chain(*asked)), batch_size, generate)
     for questions in asked:
-        own = list(islice(responses, len(questions)))
-        yield read_responses(questions, own, grounding, collator.encoder.prompt_opens_thought)
-
-
-@torch.no_grad()  # not inference_mode: tensors that the model caches must stay usable in training
-def _generate_responses(
-    model: PreTrainedModel | PeftModel, collator: DetectionCollator, questions: list[Record], batch_size: int
-) -> Iterator[Response]:
-    """Yield the response to every question, in order.
-
-    A thread reads the images of the next batch while the model responds, and is never further ahead than one batch. If a batch
-    does not fit into memory, the batch size is halved for that batch and all later ones. Raises UserError if a single image does
-    not fit.
-    """
-    start = 0
-    with ThreadPoolExecutor(max_workers=1) as reader:
-
-        def read(first: int) -> Future[ProcessedImages]:
-            return reader.submit(collator.process_images, questions[first : first + batch_size])
-
-        ahead = read(start) if questions else None
-        while start < len(questions):
-            rows = questions[start : start + batch_size]
-            after = start + len(rows)
-            began = time.perf_counter()
-            images = ahead.result()
-            ahead = read(after) if after < len(questions) else None  # while the model responds to `rows`
-            try:
-                responses = generate_batch(model, collator, rows, images)
-            except torch.OutOfMemoryError as error:
-                if len(rows) == 1:
-                    raise UserError(f"out of memory with a single image ({error}). Use a larger GPU or NF4.") from None
-                batch_size = len(rows) // 2
-                tqdm.write(
-                    f"out of memory with a batch of {len(rows)} images; batch size is now {batch_size}", sys.stderr
-                )
-                ahead = read(start)
-                continue
-            start = after
-            seconds = (time.perf_counter() - began) / len(rows)
-            yield from (replace(response, seconds=seconds) for response in responses)
+        responses = [replace(response, seconds=took) for response, took in islice(timed_responses, len(questions))]
+        yield read_responses(
+            questions,
+            responses,
+            grounding,
+            collator.encoder.prompt_opens_thought,
+            verify=lambda rows: [odds for odds, _ in in_batches(collator, rows, batch_size, verify)],
+        )
 
 
 def largest_first(records: list[Record], collator: DetectionCollator) -> list[Record]:

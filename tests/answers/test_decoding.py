@@ -81,10 +81,14 @@ def test_other_questions_stay_as_they_are(messages, classes):
     assert questions_of(record, classes, Decoding(ask="each")) == [record]
 
 
+def no_answers(questions):
+    raise AssertionError("the verifier is off")
+
+
 def responses_about(record, *texts, cut=None):
     questions = questions_of(record, ["cat", "dog"], Decoding(ask="each"))
     responses = [Response(text, (280, 280), None, cut if i == 0 else None, 0.25) for i, text in enumerate(texts)]
-    return read_responses(questions, responses, EACH, starts_in_thought=False)
+    return read_responses(questions, responses, EACH, starts_in_thought=False, verify=no_answers)
 
 
 def test_a_line_of_several_questions_keeps_each_response_and_all_problems():

@@ -15,7 +15,7 @@ import merge_adapter
 from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records
 from boxtune.inference import server_connection
-from boxtune.inference.chat_reply import place_pieces
+from boxtune.inference.chat_reply import place_pieces, read_log_odds
 from boxtune.inference.client import ServerClient
 from boxtune.inference.generation import token_spans
 from boxtune.inference.server_connection import ServerConnection
@@ -104,6 +104,46 @@ def test_decode_settings_of_the_checkpoint_hold_on_a_server_too(run, tuned, tmp_
         json.loads((tmp_path / "served" / "metrics.json").read_text())["provenance"]["decoding"].items()
         >= settings.items()
     )
+
+
+def test_the_verifier_asks_the_server_and_gives_the_scores_of_the_local_model(run, tuned, tmp_path, capsys):
+    shutil.copytree(run / "final", tmp_path / "run" / "final")
+    tune(tmp_path / "run" / "final", verify=True)
+    words = ["--ckpt", str(tmp_path / "run" / "final"), *LIMIT, "--batch-size", "1"]
+    evaluate.main([*words, "--out", str(tmp_path / "local")])
+    served = [*words, "--served-model", "tuned", "--out", str(tmp_path / "served")]
+    with serving(Behaviour(lora_models(tmp_path / "run")), tuned) as url:
+        evaluate.main([*served, "--server", url])
+    local, other = read_lines(tmp_path / "local"), read_lines(tmp_path / "served")
+    assert sum(len(line["objects"]["score_verify"]) for line in local) > 0
+    for ours, theirs in zip(local, other, strict=True):
+        assert theirs["objects"]["score_verify"] == pytest.approx(ours["objects"]["score_verify"], abs=1e-3)
+        assert theirs["objects"]["score"] == theirs["objects"]["score_verify"]
+    with serving(Behaviour(lora_models(tmp_path / "run"), log_probs=False), tuned) as url:
+        error = refusal(capsys, url, tmp_path / "run", tmp_path / "none", "--served-model", "tuned", "--trust-server")
+    assert "verify: " in error and "gives no log-probabilities" in error
+
+
+@pytest.mark.parametrize(
+    ("listed", "log_odds"),
+    [
+        ({"Yes": -0.1, "No": -2.5, "[": -9.0}, 2.4),
+        ({"Yes": -0.1, "[": -9.0}, 8.9),  # "No" has less than what is listed last
+        ({"[": -0.1, "{": -9.0}, 0.0),
+    ],
+)
+def test_a_word_that_the_server_does_not_list_counts_as_its_least_probable_one(listed, log_odds):
+    rows = [{"token": token, "logprob": value} for token, value in listed.items()]
+    reply = {"choices": [{"logprobs": {"content": [rows[0] | {"top_logprobs": rows}]}}]}
+    assert read_log_odds(reply, "Yes", "No", "http://server") == pytest.approx(log_odds)
+
+
+@pytest.mark.parametrize(
+    "reply", [{}, {"choices": []}, {"choices": [{"logprobs": {"content": [{"top_logprobs": [1]}]}}]}]
+)
+def test_a_reply_of_another_format_is_named(reply):
+    with pytest.raises(UserError, match="http://server does not respond in the format of OpenAI's chat API"):
+        read_log_odds(reply, "Yes", "No", "http://server")
 
 
 def test_an_interrupted_evaluation_continues_with_the_missing_records(run, local, tuned, tmp_path, capsys):

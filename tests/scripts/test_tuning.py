@@ -10,6 +10,7 @@ import evaluate
 from boxtune.answers.decoding import Decoding
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import make_prediction
+from boxtune.answers.verifier import with_verified_scores
 from boxtune.data.dataset import read_records, write_dataset
 from boxtune.data.questions import turns_for
 from boxtune.evaluation.decode_grid import best_of, settings_to_generate, try_selections
@@ -32,6 +33,14 @@ def test_a_single_class_is_not_asked_twice_in_the_same_way():
         *(("each", penalty) for penalty in (1.0, 1.05, 1.1)),
     ]
     assert [s.ask for s in settings_to_generate([one], ["cat"])] == ["all"] * 3
+
+
+def test_the_verifier_is_tried_with_each_setting_only_where_that_is_asked_for():
+    asked = settings_to_generate([cat_record()], ["cat"], with_verifier=True)
+    assert [(s.verify, s.repetition_penalty) for s in asked] == [
+        (v, p) for v in (False, True) for p in (1.0, 1.05, 1.1)
+    ]
+    assert not any(s.verify for s in settings_to_generate([cat_record()], ["cat"]))
 
 
 def trials_of(boxes, scores, metric):
@@ -149,6 +158,38 @@ def test_an_interrupted_call_asks_for_what_is_missing_only(run, data, tmp_path, 
     assert asked == [(1.0, 3), (1.05, 3), (1.0, 0), (1.05, 3), (1.1, 3), (1.0, 3), (1.05, 3), (1.1, 3)]
 
 
+def test_the_verifier_is_calibrated_on_validation_and_its_scores_are_those_of_an_evaluation(
+    run, data, tmp_path, monkeypatch
+):
+    """With 20 boxes, half of them correct, so that a calibration can be fitted: the first question about a box decides."""
+    checkpoint, out = shutil.copytree(run / "final", tmp_path / "final"), tmp_path / "out"
+    names = ["--data", str(data), "--out", str(out), *FAST]
+
+    def answers(model, collator, records, batch_size):
+        for record in records:
+            boxes = [box for box in record["objects"]["bbox"] for _ in range(8)]
+            half = [box if i % 2 else [0, 0, 5, 5] for i, box in enumerate(boxes)]
+            objects = {"bbox": half, "category": [c for c in record["objects"]["category"] for _ in range(8)]}
+            odds = [1.5 if i % 2 and i % 8 < 4 else -1.0 + i % 3 for i in range(len(half))]
+            line = cat_prediction(record["id"], width=record["width"], height=record["height"])
+            line |= {"objects": objects | {"score": [0.5] * len(half)}}
+            decoding, calibration = collator.grounding.decoding, collator.grounding.verify_calibration
+            yield with_verified_scores(line, odds, calibration) if decoding.verify else line
+
+    monkeypatch.setattr(detector, "generate_answers", answers)
+    evaluate.main(["--ckpt", str(checkpoint), "--tune", "--verify", *names])
+    result, after = json.loads((out / "tuning.json").read_text()), Grounding.load(checkpoint)
+    assert len(result["trials"]) == 12 * 3 and (out / "ask_all_penalty_1_verify" / "predictions.jsonl").is_file()
+    assert after.decoding.verify and after.decoding == Decoding(**result["chosen"])
+    assert after.verify_calibration == result["verify_calibration"] and after.verify_calibration[0] > 0
+    assert after.calibration == Grounding.load(run / "final").calibration
+
+    evaluate.main(["--ckpt", str(checkpoint), "--split", "validation", *names])
+    metrics = json.loads((out / "metrics.json").read_text())
+    chosen = max(trial["AP"] for trial in result["trials"])
+    assert metrics["score_source"] == "verify_calibrated" and metrics["AP"] == pytest.approx(chosen)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -166,10 +207,11 @@ def test_calls_that_cannot_tune_are_refused(words, message, capsys):
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_a_metric_without_tune_is_refused(capsys):
+@pytest.mark.parametrize("words", [["--metric", "f1"], ["--verify"]])
+def test_options_of_tune_are_refused_without_it(words, capsys):
     with pytest.raises(SystemExit) as stop:
-        evaluate.main(["--ckpt", "x", "--metric", "f1"])
-    assert stop.value.code == 2 and "--metric has no effect with --ckpt" in capsys.readouterr().err
+        evaluate.main(["--ckpt", "x", *words])
+    assert stop.value.code == 2 and f"{words[0]} has no effect with --ckpt" in capsys.readouterr().err
 
 
 def test_a_dataset_without_validation_or_without_objects_is_refused(run, squares, tmp_path, capsys):
@@ -195,3 +237,6 @@ def test_points_have_no_ap_to_tune_by(run, squares, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         evaluate.main(["--ckpt", str(checkpoint), "--tune", "--data", str(squares)])
     assert stop.value.code == 2 and "Use --metric f1" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--ckpt", str(checkpoint), "--tune", "--metric", "f1", "--verify", "--data", str(squares)])
+    assert stop.value.code == 2 and "--verify: this checkpoint responds with points" in capsys.readouterr().err
