@@ -23,6 +23,16 @@ def questions_of(
     return [record | {"messages": turns_for(list(asked), name, descriptions)} for name in asked]
 
 
+def make_part(question: str, input_size: Sequence[int], text: str, cut: str | None, is_irrelevant: bool) -> Part:
+    """cut: "truncated" or "looped" if something else than an end token ended the text."""
+    part: Part = {"question": question, "tile": None, "input_size": list(input_size), "text": text}
+    if is_irrelevant:
+        part["irrelevant"] = True
+    if cut is not None:
+        part["cut"] = cut
+    return part
+
+
 def merge_parts(parts: list[Part], predictions: list[Prediction]) -> Prediction:
     """One prediction from those of all `parts` of an image: objects by falling score, and the problems of every part."""
     columns = _join([prediction["objects"] for prediction in predictions])

@@ -8,7 +8,7 @@ from typing import Any
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.confidence import RANKINGS
 from boxtune.answers.noise import NOISE_LABEL
-from boxtune.answers.parts import merge_parts
+from boxtune.answers.parts import make_part, merge_parts
 from boxtune.answers.predictions import (
     KEYS,
     KEYS_WITH_PARTS,
@@ -88,11 +88,7 @@ def _reparsed(line: Prediction, record: Record, classes: Sequence[str]) -> Predi
     else:
         # A looped response may have been noted as truncated, too, which its text tells again.
         cut = next((kind for kind in ("looped", "truncated") if kind in line["problems"]), None)
-        response: Part = {"question": "", "tile": None, "input_size": line["input_size"] or [], "text": line["text"]}
-        if cut is not None:
-            response["cut"] = cut
-        if line.get("irrelevant") is True:
-            response["irrelevant"] = True
+        response = make_part("", line["input_size"] or [], line["text"], cut, line.get("irrelevant") is True)
         prediction = _read_again(line, response, record, asked_classes(record, classes))
     prediction["seconds"] = line["seconds"]
     before, after = line["objects"], prediction["objects"]

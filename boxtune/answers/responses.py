@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from boxtune.answers.confidence import TokenScores
 from boxtune.answers.grounding import Grounding
-from boxtune.answers.parts import merge_parts
-from boxtune.answers.predictions import Part, Prediction, make_prediction
+from boxtune.answers.parts import make_part, merge_parts
+from boxtune.answers.predictions import Prediction, make_prediction
 from boxtune.answers.selection import keep_objects
 from boxtune.answers.verifier import Verify, verifier_questions, with_verified_scores
 from boxtune.data.questions import asked_classes, first_question
@@ -61,7 +61,12 @@ def read_responses(
         predictions = [_verified(*row, grounding, verify) for row in zip(questions, predictions, strict=True)]
     if len(predictions) == 1:
         return keep_objects(predictions[0], grounding.decoding)
-    parts = [_part(*row) for row in zip(questions, responses, predictions, strict=True)]
+    parts = [
+        make_part(
+            first_question(question), response.input_size, response.text, response.cut, "irrelevant" in prediction
+        )
+        for question, response, prediction in zip(questions, responses, predictions, strict=True)
+    ]
     return keep_objects(merge_parts(parts, predictions), grounding.decoding)
 
 
@@ -71,17 +76,3 @@ def _verified(question: Record, prediction: Prediction, grounding: Grounding, ve
     log_odds = verify(verifier_questions(question, prediction, grounding.get_codec()))
     seconds = round((prediction["seconds"] or 0.0) + time.perf_counter() - began, 3)
     return with_verified_scores(prediction, log_odds, grounding.verify_calibration) | {"seconds": seconds}
-
-
-def _part(question: Record, response: Response, prediction: Prediction) -> Part:
-    part: Part = {
-        "question": first_question(question),
-        "tile": None,
-        "input_size": list(response.input_size),
-        "text": response.text,
-    }
-    if "irrelevant" in prediction:
-        part["irrelevant"] = prediction["irrelevant"]
-    if response.cut is not None:
-        part["cut"] = response.cut
-    return part

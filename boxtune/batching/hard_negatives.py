@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from boxtune.common.errors import UserError
+from boxtune.common.errors import UserError, reading
 
 # {predicted class: {class of the ground truth, None for background: number of boxes}}, without correct predictions
 Confused = dict[str, dict[str | None, int]]
@@ -14,15 +14,10 @@ def read_confused(path: Path, classes: list[str]) -> Confused:
 
     Raises UserError if the file cannot be read, is no metrics.json, or shares no class with `classes`.
     """
-    try:
+    with reading(f"negative_from: the confusion matrix in {path}", "Give the metrics.json of an evaluation."):
         confusion = json.loads(path.read_text(encoding="utf-8"))["confusion"]
         matrix, columns = confusion["matrix"], confusion["columns"]
         known = confusion["rows"][:-1]  # the last row is background
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"negative_from: cannot read a confusion matrix from {path} ({type(error).__name__}: {error}). Give the metrics.json "
-            "of an evaluation."
-        ) from None
     if not set(classes) & set(known):
         raise UserError(
             f"negative_from: {path} has none of this dataset's classes. It has {', '.join(known[:20])}; the dataset has "

@@ -69,8 +69,8 @@ def _other_format(reply: Any, error: Exception, url: str) -> UserError:
 def read_log_odds(reply: Any, yes: str, no: str, url: str) -> float:
     """The log-odds of the first token being `yes` rather than `no`. `url`: the server, for messages.
 
-    A token that the server does not list counts as the least probable of those that it lists, which is more than it has: the
-    log-odds are then nearer to 0 than the model's. Raises UserError if the server lists no tokens.
+    If the server lists only one of the two, the other counts as the least probable token of the list. That is more than it has:
+    the log-odds are then nearer to 0 than the model's. Raises UserError if the server lists neither.
     """
     try:
         rows = (reply["choices"][0].get("logprobs") or {}).get("content") or [{}]
@@ -80,6 +80,11 @@ def read_log_odds(reply: Any, yes: str, no: str, url: str) -> float:
     if not listed:
         raise UserError(
             f'verify: {url} gives no log-probabilities, which the verifier needs. Turn it off: "verify": false in grounding.json.'
+        )
+    if yes not in listed and no not in listed:
+        raise UserError(
+            f"verify: neither {yes!r} nor {no!r} is among the {len(listed)} most probable tokens that {url} lists for an answer. "
+            'Evaluate without --server, or turn the verifier off: "verify": false in grounding.json.'
         )
     least = min(listed.values())
     return listed.get(yes, least) - listed.get(no, least)

@@ -335,7 +335,7 @@ def test_hard_negatives_ask_for_classes_that_were_predicted_wrongly(tmp_path):
 
 
 def test_hard_negatives_need_a_confusion_matrix_of_these_classes(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read a confusion matrix from .*missing.json \(FileNotFoundError"):
+    with pytest.raises(UserError, match=r"the confusion matrix in .*missing.json cannot be read: FileNotFoundError"):
         read_confused(tmp_path / "missing.json", CLASSES)
     (tmp_path / "other.json").write_text('{"AP": 0.5}')
     with pytest.raises(UserError, match=r"Give the metrics\.json of an evaluation"):

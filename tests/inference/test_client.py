@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import torch
 
 import evaluate
 import merge_adapter
+from boxtune.answers.conversation import SYSTEM_PROMPT
+from boxtune.answers.decoding import Decoding
 from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records
 from boxtune.inference import server_connection
 from boxtune.inference.chat_reply import place_pieces, read_log_odds
 from boxtune.inference.client import ServerClient
-from boxtune.inference.generation import token_spans
+from boxtune.inference.generation import generate_answers, token_spans
 from boxtune.inference.server_connection import ServerConnection
 from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
 from tests.helpers.collators import make_collator
@@ -106,22 +109,32 @@ def test_decode_settings_of_the_checkpoint_hold_on_a_server_too(run, tuned, tmp_
     )
 
 
-def test_the_verifier_asks_the_server_and_gives_the_scores_of_the_local_model(run, tuned, tmp_path, capsys):
-    shutil.copytree(run / "final", tmp_path / "run" / "final")
-    tune(tmp_path / "run" / "final", verify=True)
-    words = ["--ckpt", str(tmp_path / "run" / "final"), *LIMIT, "--batch-size", "1"]
-    evaluate.main([*words, "--out", str(tmp_path / "local")])
-    served = [*words, "--served-model", "tuned", "--out", str(tmp_path / "served")]
-    with serving(Behaviour(lora_models(tmp_path / "run")), tuned) as url:
-        evaluate.main([*served, "--server", url])
-    local, other = read_lines(tmp_path / "local"), read_lines(tmp_path / "served")
-    assert sum(len(line["objects"]["score_verify"]) for line in local) > 0
-    for ours, theirs in zip(local, other, strict=True):
-        assert theirs["objects"]["score_verify"] == pytest.approx(ours["objects"]["score_verify"], abs=1e-3)
-        assert theirs["objects"]["score"] == theirs["objects"]["score_verify"]
-    with serving(Behaviour(lora_models(tmp_path / "run"), log_probs=False), tuned) as url:
-        error = refusal(capsys, url, tmp_path / "run", tmp_path / "none", "--served-model", "tuned", "--trust-server")
-    assert "verify: " in error and "gives no log-probabilities" in error
+def test_the_verifier_asks_the_server_and_gives_the_scores_of_the_local_model(squares, tuned):
+    """The embedded base, which was pretrained with the verifier's question."""
+    folder, model = ROOT / "assets" / "tiny_qwen3_vl", tuned[0]
+    collator = make_collator(folder, squares, system_prompt=SYSTEM_PROMPT, min_pixels=4096, max_pixels=50176)
+    collator.grounding = replace(collator.grounding, decoding=Decoding(verify=True))
+    records = read_records(squares, "test")[1:3]
+    with model.disable_adapter():
+        local = {line["id"]: line["objects"] for line in generate_answers(model, collator, records, 2)}
+    assert sum(len(objects["score_verify"]) for objects in local.values()) > 1
+    with serving(Behaviour([]), tuned) as url:
+        for line in ServerClient(url, {"id": "base"}, collator).answers(records, requests=1):
+            objects = line["objects"]
+            assert objects["bbox"] == local[line["id"]]["bbox"] and objects["score"] == objects["score_verify"]
+            assert objects["score"] == pytest.approx(local[line["id"]]["score"], abs=1e-3)
+    with (
+        serving(Behaviour([], log_probs=False), tuned) as url,
+        pytest.raises(UserError, match=f"verify: {url} gives no log-probabilities"),
+    ):
+        list(ServerClient(url, {"id": "base"}, collator).answers(records, requests=1))
+
+
+def test_a_checkpoint_to_which_neither_answer_is_probable_is_refused():
+    rows = [{"token": token, "logprob": value} for token, value in {"[": -0.1, "{": -9.0}.items()]
+    reply = {"choices": [{"logprobs": {"content": [rows[0] | {"top_logprobs": rows}]}}]}
+    with pytest.raises(UserError, match="verify: neither 'Yes' nor 'No' is among the 2 most probable tokens"):
+        read_log_odds(reply, "Yes", "No", "http://server")
 
 
 @pytest.mark.parametrize(
@@ -129,10 +142,10 @@ def test_the_verifier_asks_the_server_and_gives_the_scores_of_the_local_model(ru
     [
         ({"Yes": -0.1, "No": -2.5, "[": -9.0}, 2.4),
         ({"Yes": -0.1, "[": -9.0}, 8.9),  # "No" has less than what is listed last
-        ({"[": -0.1, "{": -9.0}, 0.0),
+        ({"No": -0.1, "[": -9.0}, -8.9),
     ],
 )
-def test_a_word_that_the_server_does_not_list_counts_as_its_least_probable_one(listed, log_odds):
+def test_an_answer_that_the_server_does_not_list_counts_as_its_least_probable_one(listed, log_odds):
     rows = [{"token": token, "logprob": value} for token, value in listed.items()]
     reply = {"choices": [{"logprobs": {"content": [rows[0] | {"top_logprobs": rows}]}}]}
     assert read_log_odds(reply, "Yes", "No", "http://server") == pytest.approx(log_odds)

@@ -10,6 +10,7 @@ import evaluate
 from boxtune.answers.decoding import Decoding
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import make_prediction
+from boxtune.answers.selection import keep_objects
 from boxtune.answers.verifier import with_verified_scores
 from boxtune.data.dataset import read_records, write_dataset
 from boxtune.data.questions import turns_for
@@ -161,7 +162,7 @@ def test_an_interrupted_call_asks_for_what_is_missing_only(run, data, tmp_path, 
 def test_the_verifier_is_calibrated_on_validation_and_its_scores_are_those_of_an_evaluation(
     run, data, tmp_path, monkeypatch
 ):
-    """With 20 boxes, half of them correct, so that a calibration can be fitted: the first question about a box decides."""
+    """With 20 boxes, half of them correct, so that a calibration can be fitted."""
     checkpoint, out = shutil.copytree(run / "final", tmp_path / "final"), tmp_path / "out"
     names = ["--data", str(data), "--out", str(out), *FAST]
 
@@ -174,7 +175,7 @@ def test_the_verifier_is_calibrated_on_validation_and_its_scores_are_those_of_an
             line = cat_prediction(record["id"], width=record["width"], height=record["height"])
             line |= {"objects": objects | {"score": [0.5] * len(half)}}
             decoding, calibration = collator.grounding.decoding, collator.grounding.verify_calibration
-            yield with_verified_scores(line, odds, calibration) if decoding.verify else line
+            yield keep_objects(with_verified_scores(line, odds, calibration) if decoding.verify else line, decoding)
 
     monkeypatch.setattr(detector, "generate_answers", answers)
     evaluate.main(["--ckpt", str(checkpoint), "--tune", "--verify", *names])
