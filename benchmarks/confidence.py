@@ -1,4 +1,5 @@
-"""Compare the confidence scorers: python -m benchmarks.confidence scenes:2 RUN/final [...] [--split validation] [--write]
+"""Compare the confidence scorers: python -m benchmarks.confidence scenes:2 RUN/final [...] [--split validation] [--verify]
+                                 [--write]
 
 For every model: the AP of the same boxes with each scorer of boxtune/answers/confidence.py and with equal scores, and a 95 %
 interval of the gain. The interval resamples images with replacement; both rankings use the same drawn images (paired).
@@ -9,11 +10,14 @@ A MODEL is one of
 - a pattern such as 'runs/benchmark/NAME-seed0-fold-*/final': the checkpoints of a cross-validation, each on the images that it
   was not trained on.
 
+--verify adds the verifier (boxtune/answers/verifier.py), which needs one more pass over a prompt for each box.
 Predictions are kept in runs/confidence/, keyed by the weights, and are generated if absent. --write puts the table into
 docs/confidence.md.
 """
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +25,9 @@ import numpy as np
 
 from benchmarks.results import FOLDER
 from boxtune.answers.calibration import calibrate, fit, reliability
-from boxtune.answers.confidence import DEFAULT, SCORERS
+from boxtune.answers.confidence import DEFAULT, SCORERS, VERIFY
 from boxtune.answers.conversation import FORMAT_SENTENCES, SYSTEM_PROMPT
+from boxtune.answers.decoding import Decoding
 from boxtune.answers.prediction_file import read_predictions
 from boxtune.answers.prediction_writer import fingerprint, predict
 from boxtune.answers.predictions import with_score
@@ -71,21 +76,21 @@ def scenes(seed: int) -> Path:
     return data_dir
 
 
-def answered(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
+def answered(word: str, split: str, verify: bool) -> tuple[list[dict], list[dict], list[str]]:
     """(records, predictions, classes) of a model, or of all models that a pattern matches.
 
     Raises UserError if the pattern matches none.
     """
     if "*" not in word:
-        return ask(word, split)
-    parts = [ask(str(path), "test") for path in sorted(Path().glob(word))]  # a fold has no validation split
+        return ask(word, split, verify)
+    parts = [ask(str(path), "test", verify) for path in sorted(Path().glob(word))]  # a fold has no validation split
     if not parts:
         raise UserError(f'no checkpoint matches {word}; train the folds: make benchmark ARGS="--only as-is --again"')
     records, predictions = ([row for part in parts for row in part[i]] for i in (0, 1))
     return records, predictions, parts[0][2]
 
 
-def ask(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
+def ask(word: str, split: str, verify: bool) -> tuple[list[dict], list[dict], list[str]]:
     """(records, predictions, classes) of one model; its predictions are generated if absent. Raises UserError for a bad seed."""
     from boxtune.batching.collator import DetectionCollator
     from boxtune.inference.generation import generate_answers
@@ -99,10 +104,11 @@ def ask(word: str, split: str) -> tuple[list[dict], list[dict], list[str]]:
     checkpoint = open_checkpoint(word) if seed is None else open_checkpoint(EMBEDDED, EMBEDDED_FACTS)
     data_dir = Path(checkpoint.grounding.data_dir) if seed is None else scenes(int(seed))
     records = [as_asked(record) for record in read_records(data_dir, split)]
-    settings = weights_identity(checkpoint) | {"scorers": SCORERS}
+    settings = weights_identity(checkpoint) | {"scorers": SCORERS} | ({"verify": True} if verify else {})
+    grounding = replace(checkpoint.grounding, decoding=Decoding(verify=verify))
     path = OUT / f"{word.strip('/').replace('/', '-')}-{fingerprint(settings)[:8]}" / f"{split}.jsonl"
     if not path.is_file():
-        collator = DetectionCollator(checkpoint.processor, checkpoint.grounding, data_dir)
+        collator = DetectionCollator(checkpoint.processor, grounding, data_dir)
         model = load_checkpoint_model(checkpoint)
         answers = partial(generate_answers, model, collator, batch_size=8)
         predict(answers, records, path, settings=settings)
@@ -120,11 +126,11 @@ def shuffled(predictions: list[dict], seed: int) -> list[dict]:
     ]
 
 
-def compare(word: str, split: str) -> list[str]:
+def compare(word: str, split: str, scorers: Sequence[str]) -> list[str]:
     """A table row: the AP with equal scores, and each scorer's AP with the 95 % interval of its gain."""
-    records, predictions, classes = answered(word, split)
+    records, predictions, classes = answered(word, split, VERIFY in scorers)
     boxes = CocoBoxes(records, predictions, all_classes(records, classes))
-    ranked = {name: boxes.match(boxes.scores_of(with_score(predictions, name))) for name in SCORERS}
+    ranked = {name: boxes.match(boxes.scores_of(with_score(predictions, name))) for name in scorers}
     orders = [boxes.match(boxes.scores_of(shuffled(predictions, seed))) for seed in range(ORDERS)]
 
     def equal(weights: np.ndarray | None) -> float:
@@ -168,9 +174,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--split", default="validation")
     parser.add_argument("--write", action="store_true", help="put the table into docs/confidence.md")
+    parser.add_argument("--verify", action="store_true", help="add the verifier, which asks about each box")
     args = parser.parse_args(argv)
-    head = ["model", "images, predicted boxes", "equal scores", *SCORERS, "calibration error"]
-    rows = [head, ["---"] * len(head), *(compare(word, args.split) for word in args.models)]
+    scorers = (*SCORERS, VERIFY) if args.verify else SCORERS
+    head = ["model", "images, predicted boxes", "equal scores", *scorers, "calibration error"]
+    rows = [head, ["---"] * len(head), *(compare(word, args.split, scorers) for word in args.models)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     print(table)
     if args.write:
