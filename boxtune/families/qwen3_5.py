@@ -4,7 +4,7 @@ from boxtune.families.family import Family
 
 FAMILY = Family(
     name="qwen3_5",
-    hub_name=r"qwen3[._][568](?!.*(?:-a\d+b|moe))",
+    hub_name=r"qwen3[._][568](?!.*(?:-a\d+b|moe|flash[-_]next))",  # Qwen3.8-Flash-Next is a qwen4_exp
     syntax="json_boxes",
     coordinate_steps=1000,
     patch_size=16,

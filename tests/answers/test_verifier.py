@@ -35,7 +35,7 @@ def verified(*log_odds, calibration=(), text=BOXES, asked=None, **settings) -> d
     return read_responses([cat_record()], [Response(text, (280, 320), None, None)], known, False, verify)
 
 
-def test_each_box_is_asked_about_as_the_embedded_model_was_taught():
+def test_each_box_is_asked_about_in_the_wording_of_pretraining():
     asked = []
     verified(1, 2, asked=asked)
     texts = [question["messages"][0]["content"] for question in asked]

@@ -57,6 +57,7 @@ def test_linear_attention_is_adapted_where_a_family_has_it():
         ("Qwen2-VL-7B", 24, False, 2),
         ("Qwen2-VL-7B", 16, True, 2),
         ("Qwen3-VL-8B", 80, False, 8),
+        ("Qwen3.5-4B", 24, False, 8),
         ("Qwen3.5-9B", 40, False, 8),
         ("Qwen3-VL-30B-A3B", 80, False, 4),
     ],

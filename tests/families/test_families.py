@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from boxtune.answers.syntaxes import SYNTAXES
+from boxtune.common.errors import UserError
 from boxtune.families import FAMILIES
 from boxtune.families.family import LORA_PARTS
 from boxtune.families.recognise import recognise_family
@@ -154,3 +155,9 @@ def test_image_processors_on_the_hub_use_the_same_patches(name, folder, shared_d
 )
 def test_a_models_family(model, family):
     assert recognise_family(model) == family
+
+
+def test_a_model_of_another_type_is_refused_although_its_name_is_like_that_of_a_family():
+    """Qwen3.8-Flash-Next is a mixture of experts of the type qwen4_exp, with other layers than Qwen3.8."""
+    with pytest.raises(UserError, match=r"Qwen/Qwen3\.8-Flash-Next: the name matches none of the families"):
+        recognise_family("Qwen/Qwen3.8-Flash-Next")

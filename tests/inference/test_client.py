@@ -17,12 +17,13 @@ from boxtune.answers.conversation import SYSTEM_PROMPT
 from boxtune.answers.decoding import Decoding
 from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records
-from boxtune.inference import server_connection
+from boxtune.inference import client, server_connection
 from boxtune.inference.chat_reply import place_pieces, read_log_odds
 from boxtune.inference.client import ServerClient
 from boxtune.inference.generation import generate_answers, token_spans
 from boxtune.inference.server_connection import ServerConnection
 from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
+from boxtune.models.loading import load_model
 from tests.helpers.collators import make_collator
 from tests.helpers.records import FAMILIES, ROOT
 from tests.helpers.serving import Behaviour, lora_models, serving
@@ -109,25 +110,31 @@ def test_decode_settings_of_the_checkpoint_hold_on_a_server_too(run, tuned, tmp_
     )
 
 
-def test_the_verifier_asks_the_server_and_gives_the_scores_of_the_local_model(squares, tuned):
-    """The embedded base, which was pretrained with the verifier's question."""
-    folder, model = ROOT / "assets" / "tiny_qwen3_vl", tuned[0]
-    collator = make_collator(folder, squares, system_prompt=SYSTEM_PROMPT, min_pixels=4096, max_pixels=50176)
+def test_the_verifier_asks_the_server_and_gives_the_scores_of_the_local_model(squares):
+    """On a server that lists all tokens. Among the first 20, there is no answer of a model that never saw such a question."""
+    folder = ROOT / "assets" / "tiny_qwen3_vl"
+    collator, other = (
+        make_collator(folder, squares, system_prompt=SYSTEM_PROMPT, min_pixels=4096, max_pixels=50176) for _ in range(2)
+    )
     collator.grounding = replace(collator.grounding, decoding=Decoding(verify=True))
-    records = read_records(squares, "test")[1:3]
-    with model.disable_adapter():
-        local = {line["id"]: line["objects"] for line in generate_answers(model, collator, records, 2)}
+    model, records = load_model(str(folder), dtype=torch.float32).eval(), read_records(squares, "test")[1:3]
+    local = {line["id"]: line["objects"] for line in generate_answers(model, collator, records, 2)}
     assert sum(len(objects["score_verify"]) for objects in local.values()) > 1
-    with serving(Behaviour([]), tuned) as url:
-        for line in ServerClient(url, {"id": "base"}, collator).answers(records, requests=1):
-            objects = line["objects"]
-            assert objects["bbox"] == local[line["id"]]["bbox"] and objects["score"] == objects["score_verify"]
-            assert objects["score"] == pytest.approx(local[line["id"]]["score"], abs=1e-3)
+    with serving(Behaviour([]), (model, other.processor)) as url:
+        served = ServerClient(url, {"id": "tuned"}, collator)
+        with pytest.raises(UserError, match=r"verify: neither .* is among the 20 most probable tokens"):
+            list(served.answers(records, requests=1))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(client, "TOP_LOG_PROBS", len(collator.tokenizer))
+            for line in served.answers(records, requests=1):
+                objects = line["objects"]
+                assert objects["bbox"] == local[line["id"]]["bbox"] and objects["score"] == objects["score_verify"]
+                assert objects["score"] == pytest.approx(local[line["id"]]["score"], abs=1e-3)
     with (
-        serving(Behaviour([], log_probs=False), tuned) as url,
+        serving(Behaviour([], log_probs=False), (model, other.processor)) as url,
         pytest.raises(UserError, match=f"verify: {url} gives no log-probabilities"),
     ):
-        list(ServerClient(url, {"id": "base"}, collator).answers(records, requests=1))
+        list(ServerClient(url, {"id": "tuned"}, collator).answers(records, requests=1))
 
 
 def test_a_checkpoint_to_which_neither_answer_is_probable_is_refused():

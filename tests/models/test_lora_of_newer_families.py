@@ -21,6 +21,14 @@ VISION = {
     "vision_mlp": dict.fromkeys(("linear_fc1", "linear_fc2"), 27),
 }
 FACTS = {
+    "Qwen3.5-4B": {
+        "language_attention": dict.fromkeys(ATTENTION, 8),
+        "language_linear_attention": dict.fromkeys(DELTA_NET, 24),
+        "language_mlp": dict.fromkeys(GATED, 32),
+        "vision_attention": dict.fromkeys(("proj", "qkv"), 24),
+        "vision_mlp": dict.fromkeys(("linear_fc1", "linear_fc2"), 24),
+        "merger": dict.fromkeys(("linear_fc1", "linear_fc2"), 1),
+    },
     "Qwen3.5-9B": {
         "language_attention": dict.fromkeys(ATTENTION, 8),
         "language_linear_attention": dict.fromkeys(DELTA_NET, 24),
