@@ -49,7 +49,7 @@ def make_trainer(data_dir: str, options: tuple[str, ...]) -> DetectionTrainer:
     config = load_config(name, revision)
     folder, values = Path(data_dir), recipe.options
     prepare_once(folder, values.data_format, values.data_source, values.data_args, print)
-    classes, splits = read_info(folder)["classes"], read_examples(folder, values.object_order)
+    classes, splits = read_info(folder)["classes"], read_examples(folder, values.object_order, values.tiles)
     processor = load_processor(name, revision, values.min_pixels, values.max_pixels)
     encoder = setup.make_encoder(recipe, config, processor, classes)
     variation = setup.make_variation(recipe, splits["train"], classes, processor.image_processor.size["longest_edge"])

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 ASKS = ("all", "each")
 # (least, greatest) of every number among the settings; vLLM accepts no greater penalty.
 _RANGES = {"repetition_penalty": (1, 2), "suppress_iou": (0, 1), "score_threshold": (0, 1)}
+# The smallest tile, in pixels. It is the largest size factor of a family: one image token.
+LEAST_TILE = 32
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Decoding:
         keeps both.
     ask: "all" classes in one question, or "each" class in a question of its own.
     score_threshold: the least score of an object.
+    tiles: side in pixels of the tiles that are asked about besides the whole image (boxtune/data/tiles.py); 0 is none.
     verify: whether each box is scored by the answer to a question about it (boxtune/answers/verifier.py).
     """
 
@@ -23,6 +26,7 @@ class Decoding:
     suppress_iou: float = 1.0
     ask: str = "all"
     score_threshold: float = 0.0
+    tiles: int = 0
     verify: bool = False
 
     def problems(self) -> list[str]:
@@ -34,6 +38,10 @@ class Decoding:
                 found.append(f"{name}: {value!r} must be a number from {least} to {greatest}")
         if self.ask not in ASKS:
             found.append(f"ask: {self.ask!r} must be one of {', '.join(ASKS)}")
+        if type(self.tiles) is not int or 0 != self.tiles < LEAST_TILE:
+            found.append(
+                f"tiles: {self.tiles!r} must be a whole number of pixels, {LEAST_TILE} or more, or 0 for no tiles"
+            )
         if type(self.verify) is not bool:
             found.append(f"verify: {self.verify!r} must be true or false")
         return found

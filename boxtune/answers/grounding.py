@@ -29,13 +29,13 @@ class Grounding:
     means}, as the questions name it.
     calibration: [slope, intercept] that turn scores into hit rates (boxtune/answers/calibration.py); empty if validation had
     too few boxes to fit them. verify_calibration: the same for the scores of the verifier; evaluate.py --tune --verify fits it.
-    seen_pixels, seen_aspects: 5th and 95th percentile of width × height and of width / height of the training images before
-    resizing; empty in checkpoints of earlier versions.
+    seen_pixels, seen_aspects: 5th and 95th percentile of width × height and of width / height of the training images, tiles
+    included, before resizing; empty in checkpoints of earlier versions.
     noise_label: label of the noise objects in target responses (noise.py); empty if there were none.
     irrelevant_answer: the text that the model writes instead of objects where the image has nothing to do with the question;
     empty if it was trained on none.
     think_prefix: the (empty) think block that the chat template put before each response in training; None if unknown.
-    decoding: how the checkpoint is asked and which objects are kept; chosen after training.
+    decoding: how the checkpoint is asked and which objects are kept; chosen after training, except for `tiles` of the recipe.
     """
 
     codec: str
@@ -107,14 +107,18 @@ class Grounding:
     def decoding_problems(self) -> list[str]:
         """One line for each decode setting that cannot be used with this checkpoint."""
         found = self.decoding.problems()
-        if not found and self.codec in CODECS and self.get_codec().is_click:
-            used = {"suppress_iou": self.decoding.suppress_iou < 1, "verify": self.decoding.verify}
-            found += [
-                f"{name}: {getattr(self.decoding, name)!r} needs boxes, but this checkpoint responds with points"
-                for name, is_used in used.items()
-                if is_used
-            ]
-        return found
+        if found or self.codec not in CODECS or not self.get_codec().is_click:
+            return found
+        needs_boxes = {
+            "suppress_iou": self.decoding.suppress_iou < 1,
+            "tiles": self.decoding.tiles > 0,
+            "verify": self.decoding.verify,
+        }
+        return [
+            f"{name}: {getattr(self.decoding, name)!r} needs boxes, but this checkpoint responds with points"
+            for name, is_set in needs_boxes.items()
+            if is_set
+        ]
 
 
 def _is_calibration(values: list[float]) -> bool:

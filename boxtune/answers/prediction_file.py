@@ -24,8 +24,9 @@ from boxtune.common.errors import UserError, shown
 from boxtune.common.garbage import collector_paused
 from boxtune.common.json_lines import BadLine, read_json_lines
 from boxtune.common.problems import Problem
-from boxtune.data.questions import asked_classes, named_class
-from boxtune.data.records import Record
+from boxtune.data.questions import asked_classes, first_question, named_class
+from boxtune.data.records import Record, with_objects
+from boxtune.data.tiles import cut
 
 # Coordinates and sizes are smaller. JSON may hold integers that are too large for a float. NaN and infinity fail the
 # comparison, too.
@@ -81,10 +82,8 @@ def read_predictions(
 def _reparsed(line: Prediction, record: Record, classes: Sequence[str]) -> Prediction:
     """The line with its text read again. What the text cannot tell is taken from the line."""
     if "parts" in line:
-        # Further questions are about one class each (parts.questions_of).
-        names = asked_classes(record, classes)
-        parts = [_read_again(line, part, record, named_class(part["question"], names)) for part in line["parts"]]
-        prediction = merge_parts(line["parts"], parts)
+        parts = [_read_again(line, part, *_asked_in(part, record, classes)) for part in line["parts"]]
+        prediction = merge_parts(record, line["parts"], parts)
     else:
         # A looped response may have been noted as truncated, too, which its text tells again.
         cut = next((kind for kind in ("looped", "truncated") if kind in line["problems"]), None)
@@ -99,8 +98,17 @@ def _reparsed(line: Prediction, record: Record, classes: Sequence[str]) -> Predi
     return prediction
 
 
+def _asked_in(part: Part, record: Record, classes: Sequence[str]) -> tuple[Record, Sequence[str]]:
+    """(the tile or whole image that a part is about, the classes that its question asked for)."""
+    view = record if part["tile"] is None else cut(with_objects(record, []), part["tile"])
+    names = asked_classes(record, classes)
+    # Questions other than the record's own are about one class each (parts.questions_of).
+    is_own = part["question"] == first_question(record)
+    return view, names if is_own else named_class(part["question"], names)
+
+
 def _read_again(line: Prediction, part: Part, record: Record, asked: Sequence[str]) -> Prediction:
-    """The response `part` of the line, read by the line's codec. `asked`: the classes that its question asked for."""
+    """The response `part` of the line about `record`, read by the line's codec. `asked`: the classes that were asked for."""
     codec = line["codec"]
     assert codec is not None  # _line_problems has checked it
     return make_prediction(
@@ -147,7 +155,7 @@ def _line_problems(line: Any, records: dict[str, Record], seen: Container[str], 
         return [f"id {shown(name)} is not in this split; check --data and --split"]
     problems = [f"duplicate id {name!r}; keep one line"] if name in seen else []
     found = _value_problems(line, records[name])
-    found += _codec_problems(line) if reparse else _object_problems(line["objects"])
+    found += _codec_problems(line, records[name]) if reparse else _object_problems(line["objects"])
     return problems + [Problem(name, problem) for problem in found]
 
 
@@ -169,7 +177,7 @@ def _value_problems(line: dict[str, Any], record: Record) -> list[str]:
     return problems
 
 
-def _codec_problems(line: dict[str, Any]) -> list[str]:
+def _codec_problems(line: dict[str, Any], record: Record) -> list[str]:
     """What is wrong with the values that reading the text again needs."""
     problems = []
     codec = line["codec"]
@@ -182,8 +190,20 @@ def _codec_problems(line: dict[str, Any]) -> list[str]:
         if not _is_size(response["input_size"]):
             problems.append(f"input_size {shown(response['input_size'])} must be [height, width] in whole pixels")
         if response.get("tile") is not None:
-            problems.append(f"tile {shown(response['tile'])}: only responses about the whole image can be read again")
+            problems += _tile_problems(response["tile"], codec, record)
     return problems
+
+
+def _tile_problems(tile: Any, codec: Any, record: Record) -> list[str]:
+    """Why a response about a tile of the record's image cannot be read again."""
+    width, height = record["width"], record["height"]
+    if not (_is_box(tile) and min(tile) >= 0 and tile[2] <= width and tile[3] <= height):
+        return [f"tile {shown(tile)} is not [x0, y0, x1, y1] inside {width} × {height}"]
+    if any(value != int(value) for value in tile):
+        return [f"tile {shown(tile)} must be in whole pixels"]
+    if isinstance(codec, str) and codec in CODECS and CODECS[codec].is_click:
+        return [f"tile {shown(tile)}: points of several tiles cannot be merged"]
+    return []
 
 
 def _part_problems(parts: Any) -> list[str]:

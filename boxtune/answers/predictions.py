@@ -18,8 +18,9 @@ from boxtune.data.records import Record
 class Part(TypedDict):
     """One of several questions about an image, and the response to it.
 
-    `tile` is the part of the image that was asked about, None for all of it. `irrelevant` stands only where the text is the
-    checkpoint's `irrelevant_answer`, `cut` ("truncated" or "looped") only where something else than an end token ended it.
+    `tile` (xyxy in pixels of the image) is the part of the image that was asked about, None for all of it. `irrelevant` stands
+    only where the text is the checkpoint's `irrelevant_answer`, `cut` ("truncated" or "looped") only where something else than
+    an end token ended it.
     """
 
     question: str
@@ -133,7 +134,7 @@ def _object_columns(
 ) -> dict[str, list[Any]]:
     """The parallel lists of a prediction. `scores` has one column per scorer, or is empty if nothing is known."""
     place, values = ("point", answer.points_xy) if is_click else ("bbox", answer.boxes_xyxy)
-    columns: dict[str, list[Any]] = {place: [_rounded(value) for value in values], "category": answer.labels}
+    columns: dict[str, list[Any]] = {place: [rounded_box(value) for value in values], "category": answer.labels}
     if not scores:
         return columns | {"score": [1.0] * len(values)}
     if calibration:
@@ -143,8 +144,8 @@ def _object_columns(
     return columns | {f"score_{name}": column for name, column in scores.items()}
 
 
-def _rounded(values: list[float]) -> list[float]:
-    """Rounded to three decimals, except a box so thin that it would collapse."""
+def rounded_box(values: list[float]) -> list[float]:
+    """A box or point rounded to three decimals, except a box so thin that it would collapse."""
     rounded = [round(value, 3) for value in values]
     collapses = len(values) == 4 and (rounded[0] >= rounded[2] or rounded[1] >= rounded[3])
     return list(values) if collapses else rounded

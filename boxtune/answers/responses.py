@@ -12,6 +12,7 @@ from boxtune.answers.selection import keep_objects
 from boxtune.answers.verifier import Verify, verifier_questions, with_verified_scores
 from boxtune.data.questions import asked_classes, first_question
 from boxtune.data.records import Record
+from boxtune.data.tiles import tile_of, whole_of
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,16 @@ def read_responses(
         return keep_objects(predictions[0], grounding.decoding)
     parts = [
         make_part(
-            first_question(question), response.input_size, response.text, response.cut, "irrelevant" in prediction
+            question=first_question(question),
+            tile=tile_of(question),
+            input_size=response.input_size,
+            text=response.text,
+            cut=response.cut,
+            is_irrelevant="irrelevant" in prediction,
         )
         for question, response, prediction in zip(questions, responses, predictions, strict=True)
     ]
-    return keep_objects(merge_parts(parts, predictions), grounding.decoding)
+    return keep_objects(merge_parts(whole_of(questions[0]), parts, predictions), grounding.decoding)
 
 
 def _verified(question: Record, prediction: Prediction, grounding: Grounding, verify: Verify) -> Prediction:

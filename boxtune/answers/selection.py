@@ -7,12 +7,13 @@ import numpy as np
 from boxtune.answers.decoding import Decoding
 from boxtune.answers.noise import NOISE_LABEL
 from boxtune.answers.predictions import Prediction
+from boxtune.answers.tile_merging import MERGED
 from boxtune.data.boxes import box_iou
 
 # Each dropped object adds one of these to the problems of its prediction.
 LOW_SCORE, SUPPRESSED = "low_score", "suppressed"
-# The problems that a clean response may have: these objects were dropped on purpose.
-INTENDED = frozenset({NOISE_LABEL, LOW_SCORE, SUPPRESSED})
+# The problems that a clean response may have: these objects were dropped or merged on purpose.
+INTENDED = frozenset({NOISE_LABEL, LOW_SCORE, SUPPRESSED, MERGED})
 
 
 def keep_objects(prediction: Prediction, decoding: Decoding) -> Prediction:

@@ -9,24 +9,18 @@ pixel.
 import math
 import random
 
-import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import BoundingBoxes
 
-from boxtune.data.boxes import box_area
 from boxtune.data.images import MAX_ASPECT_RATIO
-from boxtune.data.questions import answer_category
-from boxtune.data.records import Record, with_objects
+from boxtune.data.questions import answers_are_boxes
+from boxtune.data.records import Record, visible_objects
 
 # In the order in which they are applied. A flip mirrors text, so it suits only images in which left and right are equivalent.
 OPERATIONS = ("crop", "flip", "resize", "color", "blur", "jpeg")
-
-# A cropped object stays part of the answer if at least this share of its area is visible. A quarter is the least that is
-# visible of a box whose center is inside the crop, which is the rule of SSD (arXiv 1512.02325).
-MIN_VISIBLE = 0.25
 
 # Ranges from which the strengths are drawn. Crop sides are shares of the image's sides.
 _CROP_SIDES, _SCALES, _ASPECTS = (0.6, 1.0), (0.6, 1.4), (0.95, 1.05)
@@ -39,10 +33,10 @@ def augment(
 ) -> tuple[Record, Image.Image]:
     """(record, RGB image) after the named OPERATIONS, with every random choice taken from `draw`.
 
-    Boxes are floats in pixels of the new image. An object with less than MIN_VISIBLE of its area left becomes ignored; an
-    object with nothing left is removed. A record with an answer in plain text is neither cropped nor flipped, because either
-    could make the text wrong. An image of more than `max_pixels` is resized to that limit before its pixels are changed; the
-    processor would do so anyway, and blur and JPEG then have the same strength for large and small images.
+    Boxes are floats in pixels of the new image; `visible_objects` decides what becomes of cropped objects. A record with an
+    answer in plain text is neither cropped nor flipped, because either could make the text wrong. An image of more than
+    `max_pixels` is resized to that limit before its pixels are changed; the processor would do so anyway, and blur and JPEG
+    then have the same strength for large and small images.
     """
     boxes = BoundingBoxes(
         torch.tensor(record["objects"]["bbox"], dtype=torch.float64).reshape(-1, 4),
@@ -50,14 +44,10 @@ def augment(
         canvas_size=(image.height, image.width),
         clamping_mode=None,  # keep the parts outside a crop, so that the visible share can be computed
     )
-    image, boxes = _change_geometry(image, boxes, operations, _can_move(record), max_pixels, draw)
+    image, boxes = _change_geometry(image, boxes, operations, answers_are_boxes(record), max_pixels, draw)
     image = _change_pixels(image, operations, draw)
-    return _with_boxes(record, boxes.numpy(), image.size), image
-
-
-def _can_move(record: Record) -> bool:
-    """Whether every answer stands for boxes, so that it stays right when objects move."""
-    return all(answer_category(turn["content"])[0] for turn in record["messages"] if turn["role"] == "assistant")
+    objects = visible_objects(record, boxes.numpy(), image.size)
+    return record | {"width": image.width, "height": image.height, "objects": objects}, image
 
 
 def _change_geometry(
@@ -116,16 +106,3 @@ def _draw_size(image_size: tuple[int, int], jitter: bool, max_pixels: int, draw:
     if max(new_width, new_height) > MAX_ASPECT_RATIO * min(new_width, new_height):
         return height, width
     return new_height, new_width
-
-
-def _with_boxes(record: Record, boxes_xyxy: np.ndarray, image_size: tuple[int, int]) -> Record:
-    """The record with new boxes, clipped to an image of (width, height) `image_size`."""
-    width, height = image_size
-    inside = boxes_xyxy.clip(0, [width, height, width, height])
-    visible = np.minimum(inside[:, 2] - inside[:, 0], inside[:, 3] - inside[:, 1]) > 0
-    shares = np.divide(box_area(inside), box_area(boxes_xyxy), out=np.zeros(len(inside)), where=visible)
-    kept = np.flatnonzero(visible).tolist()
-    objects = with_objects(record, kept)["objects"]
-    objects["bbox"] = inside[kept].tolist()
-    objects["ignore"] = [bool(record["objects"]["ignore"][i] or shares[i] < MIN_VISIBLE) for i in kept]
-    return record | {"width": width, "height": height, "objects": objects}

@@ -6,7 +6,8 @@ Coordinates refer to the size that the image processor really produced (image_gr
 import copy
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from boxtune.common.errors import UserError
 from boxtune.data.images import load_image
 from boxtune.data.questions import as_asked
 from boxtune.data.records import Record, image_path
+from boxtune.data.tiles import cut_image, whole_of
 
 # ({pixel_values, image_grid_thw}, (height, width) of each resized image)
 ProcessedImages = tuple[dict[str, torch.Tensor], list[tuple[int, int]]]
@@ -35,7 +37,7 @@ class DetectionCollator:
     """Turns rows {"record": JSON text} into a padded batch: input_ids, attention_mask, labels, pixel_values, image_grid_thw.
 
     Rows with {"varied": True}, which are those of training, are changed by `variation`.
-    `open_image` returns a record's image; without it, the image is read from the file that the record names.
+    `open_image` returns a record's whole image; without it, the image is read from the file that the record names.
     `for_losses` returns a collator that adds the targets of the box losses to its batches.
     """
 
@@ -87,7 +89,20 @@ class DetectionCollator:
     # ---- one record ----------------------------------------------------------------------------------------------------
 
     def load(self, record: Record) -> Image.Image:
-        """The record's image. Raises UserError where it is missing, corrupt or of another size than the record states."""
+        """The record's image, or the tile that the record is. Raises UserError if the image cannot be used."""
+        return self.load_all([record])[0]
+
+    def load_all(self, records: Iterable[Record]) -> list[Image.Image]:
+        """`load` for every record. An image of which consecutive records are tiles is read once."""
+        images = []
+        for _, views in groupby(records, key=lambda record: whole_of(record)["id"]):
+            first, *others = views
+            whole = self._load_whole(whole_of(first))
+            images += [cut_image(whole, view) for view in (first, *others)]
+        return images
+
+    def _load_whole(self, record: Record) -> Image.Image:
+        """Raises UserError where the image is missing, corrupt or of another size than the record states."""
         if self.open_image:
             return self.open_image(record)
         path = image_path(record, self.data_dir)
@@ -102,11 +117,11 @@ class DetectionCollator:
             )
         return image
 
-    def resized(self, record: Record) -> Image.Image:
-        """The record's image with exactly the pixels to which `process_images` resizes it, before normalization."""
+    def resized(self, image: Image.Image) -> Image.Image:
+        """An image with exactly the pixels to which `process_images` resizes it, before normalization."""
         image_processor = self.processor.image_processor
         pixels = image_processor.resize(
-            pil_to_tensor(self.load(record)),
+            pil_to_tensor(image),
             size=SizeDict(**image_processor.size),
             resample=image_processor.resample,
             factor=token_side(self.processor),
@@ -138,7 +153,7 @@ class DetectionCollator:
     def process_images(self, records: list[Record]) -> ProcessedImages:
         """The records' images, loaded, resized and cut into patches. An image that several records share is read once."""
         distinct = {record["id"]: record for record in records}
-        features, sizes = self._process([self.load(record) for record in distinct.values()])
+        features, sizes = self._process(self.load_all(distinct.values()))
         if len(distinct) == len(records):
             return features, sizes
         numbers = {name: number for number, name in enumerate(distinct)}

@@ -61,6 +61,11 @@ def answer_category(turn: str) -> tuple[bool, str | None]:
     return (match is not None, match.group(1) if match else None)
 
 
+def answers_are_boxes(record: Record) -> bool:
+    """Whether every answer stands for boxes, so that it stays right when objects move or are cut off."""
+    return all(answer_category(turn["content"])[0] for turn in record["messages"] if turn["role"] == "assistant")
+
+
 def first_question(record: Record) -> str:
     """The first user turn of the record. It is the question that evaluation asks."""
     return record["messages"][0]["content"]

@@ -83,8 +83,10 @@ def record_problems(record: Any) -> list[str]:
 def _keys_problem(record: Any) -> str | None:
     if not isinstance(record, dict):
         return f"a line must be a JSON object, got {type(record).__name__}"
-    missing = [key for key in _RECORD_KEYS if key not in record]
-    return Problem(shown(record.get("id", "?")), f"missing {', '.join(missing)}") if missing else None
+    name = shown(record.get("id", "?"))
+    if missing := [key for key in _RECORD_KEYS if key not in record]:
+        return Problem(name, f"missing {', '.join(missing)}")
+    return Problem(name, "the key cut_from stands for tiles in memory; rename it") if "cut_from" in record else None
 
 
 def _identity_problem(record: dict[str, Any]) -> str | None:

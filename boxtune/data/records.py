@@ -8,11 +8,18 @@ import random
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from boxtune.data.boxes import box_area
 
 SPLITS = ("train", "validation", "test")
+
+# Where an image is cropped, an object stays part of the answer if at least this share of its area is visible. A quarter is the
+# least that is visible of a box whose center is inside the crop, which is the rule of SSD (arXiv 1512.02325).
+MIN_VISIBLE = 0.25
 
 # An assistant turn that stands for all objects, or for the objects of one category. It must be the whole turn.
 PLACEHOLDER = re.compile(r"<boxes(?::(.+))?>", re.DOTALL)
@@ -38,11 +45,21 @@ class Objects(TypedDict):
     ignore: list[bool]
 
 
+class CutFrom(TypedDict):
+    """Where a tile lies: `tile` is xyxy in pixels of the image with this id, width and height."""
+
+    tile: list[float]
+    id: str
+    width: int
+    height: int
+
+
 class Record(TypedDict):
     """One line of a split file.
 
     `image` is an absolute path or relative to the dataset folder; `width` and `height` are those of the upright image.
-    A record may hold further keys, which are kept when it is changed or written.
+    A record may hold further keys, which are kept when it is changed or written. Only tiles (tiles.py), which exist in memory
+    alone, have `cut_from`.
     """
 
     id: str
@@ -51,6 +68,7 @@ class Record(TypedDict):
     height: int
     objects: Objects
     messages: list[Message]
+    cut_from: NotRequired[CutFrom]
 
 
 def object_columns(objects: Objects) -> dict[str, list[Any]]:
@@ -99,6 +117,24 @@ def with_objects(record: Record, positions: Iterable[int]) -> Record:
     positions = list(positions)
     columns = object_columns(record["objects"])
     return record | {"objects": as_objects({key: [column[i] for i in positions] for key, column in columns.items()})}
+
+
+def visible_objects(record: Record, boxes_xyxy: ArrayLike, image_size: tuple[int, int]) -> Objects:
+    """The record's objects in a cropped image of (width, height) `image_size`.
+
+    boxes_xyxy: all their boxes in pixels of that image, which may extend beyond it. They are clipped to the image. An object
+    with less than MIN_VISIBLE of its area left becomes ignored, and one with nothing left is removed.
+    """
+    whole = np.asarray(boxes_xyxy, dtype=float).reshape(-1, 4)
+    width, height = image_size
+    inside = whole.clip(0, [width, height, width, height])
+    visible = np.minimum(inside[:, 2] - inside[:, 0], inside[:, 3] - inside[:, 1]) > 0
+    shares = np.divide(box_area(inside), box_area(whole), out=np.zeros(len(inside)), where=visible)
+    kept = np.flatnonzero(visible).tolist()
+    objects = with_objects(record, kept)["objects"]
+    objects["bbox"] = inside[kept].tolist()
+    objects["ignore"] = [bool(record["objects"]["ignore"][i] or shares[i] < MIN_VISIBLE) for i in kept]
+    return objects
 
 
 def answer_objects(record: Record, category: str | None = None) -> tuple[list[list[float]], list[str]]:

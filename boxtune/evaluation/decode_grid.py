@@ -39,16 +39,18 @@ class Trial:
         return -1.0 if value is None else value
 
 
-def settings_to_generate(records: list[Record], asked: list[str], with_verifier: bool = False) -> list[Decoding]:
-    """The settings that need responses of their own. `asked`: the classes that a question about all objects names.
+def settings_to_generate(
+    records: list[Record], asked: list[str], tiles: int = 0, with_verifier: bool = False
+) -> list[Decoding]:
+    """The settings that need responses of their own, all with the same `tiles`.
 
-    with_verifier: each is tried without and with the verifier.
+    asked: the classes that a question about all objects names. with_verifier: each is tried without and with the verifier.
     """
     has_choice = any(len(asked_classes(record, asked)) > 1 for record in records)
     asks = ASKS if has_choice else ASKS[:1]
     verifiers = (False, True) if with_verifier else (False,)
     return [
-        Decoding(repetition_penalty=penalty, ask=ask, verify=verify)
+        Decoding(repetition_penalty=penalty, ask=ask, tiles=tiles, verify=verify)
         for verify, ask, penalty in product(verifiers, asks, PENALTIES)
     ]
 

@@ -42,7 +42,7 @@ def tune(args: argparse.Namespace) -> None:
 
     # ---- responses ----
     out = args.out or folders.tuning_folder(args.ckpt)
-    asked = settings_to_generate(split.records, split.asked, args.verify)
+    asked = settings_to_generate(split.records, split.asked, checkpoint.grounding.decoding.tiles, args.verify)
     places = {out / _folder_name(settings): settings for settings in asked}
     detector = load_detector(args, checkpoint)
     found = answer_records_with_settings(detector, split.records, split.asked, split.data_dir, places, args.batch_size)

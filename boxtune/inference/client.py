@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -87,32 +88,36 @@ class ServerClient:
     def answer(self, record: Record) -> Prediction:
         """The prediction for one record; its `seconds` include waiting for simultaneous requests.
 
-        Several questions about an image are sent one after the other, so that a server with a prefix cache encodes it once.
-        Raises UserError if the prompt's length on the server differs from the checkpoint's.
+        Several questions about an image, or about a tile of it, are sent one after the other, so that a server with a prefix
+        cache encodes it once. Raises UserError if the prompt's length on the server differs from the checkpoint's.
         """
         grounding = self.collator.grounding
         started = time.perf_counter()
-        image_part, size = self.image(record)
         questions = questions_of(record, grounding.classes, grounding.decoding, grounding.descriptions)
+        views = {question["id"]: question for question in questions}  # the whole image and its tiles
+        images = dict(zip(views, self.collator.load_all(views.values()), strict=True))
         responses = []
-        for question in questions:
-            reply = self.ask(self.messages(question, image_part), self.model["id"])
-            self._check_prompt_length(question, size, reply.prompt_tokens)
-            seconds = time.perf_counter() - started
-            responses.append(Response(reply.text, size, reply.tokens, reply.cut, seconds))
-            started += seconds
+        image_parts = {}
+        for name, same_image in groupby(questions, key=lambda question: question["id"]):
+            image_parts[name], size = self.image_part(images[name])
+            for question in same_image:
+                reply = self.ask(self.messages(question, image_parts[name]), self.model["id"])
+                self._check_prompt_length(question, size, reply.prompt_tokens)
+                seconds = time.perf_counter() - started
+                responses.append(Response(reply.text, size, reply.tokens, reply.cut, seconds))
+                started += seconds
         return read_responses(
             questions,
             responses,
             grounding,
             self.collator.encoder.prompt_opens_thought,
-            verify=lambda rows: [self.log_odds(row, image_part) for row in rows],
+            verify=lambda rows: [self.log_odds(row, image_parts[row["id"]]) for row in rows],
         )
 
-    def image(self, record: Record) -> tuple[dict[str, Any], tuple[int, int]]:
-        """(the record's image as a part of a message, its (height, width))."""
-        image = self.collator.resized(record)
-        return {"type": "image_url", "image_url": {"url": _png_url(image)}}, (image.height, image.width)
+    def image_part(self, image: Image.Image) -> tuple[dict[str, Any], tuple[int, int]]:
+        """(the image, resized, as a part of a message, its (height, width) then)."""
+        resized = self.collator.resized(image)
+        return {"type": "image_url", "image_url": {"url": _png_url(resized)}}, (resized.height, resized.width)
 
     def messages(self, record: Record, image_part: dict[str, Any]) -> list[dict[str, Any]]:
         """The conversation of the record's first question, with the image in it."""
@@ -176,7 +181,7 @@ class ServerClient:
         A response whose tokens are all nearly certain is no evidence, so the next record is asked.
         """
         for record in records[:RECORDS_TO_CHECK]:
-            messages = self.messages(record, self.image(record)[0])
+            messages = self.messages(record, self.image_part(self.collator.load(record))[0])
             tuned, base = (self.ask(messages, name) for name in (self.model["id"], self.model["parent"]))
             if not _same_responses(tuned, base):
                 self.adapter_has_effect = True

@@ -24,7 +24,7 @@ class Detections:
     scores: (N,) float64 from 0 to 1.
     classes: the checkpoint's classes, followed by any other classes that the call asked for.
     size: (width, height) of the upright original image.
-    text: the response as generated; where each class was asked by itself, the responses one below the other.
+    text: the response as generated; where several questions were asked about the image, the responses one below the other.
     problems: what was wrong with it, such as "truncated" (docs/architecture.md lists them).
     """
 

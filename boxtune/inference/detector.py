@@ -44,6 +44,7 @@ class DecodeOptions(TypedDict, total=False):
     repetition_penalty: float
     suppress_iou: float
     ask: str
+    tiles: int
     verify: bool
 
 
@@ -172,7 +173,7 @@ class Detector:
         those of `classes` that are new.
         threshold: least score of an object, from 0 to 1; by default that of the checkpoint, which is 0 unless it was tuned.
         batch_size: questions per batch; with a server, images asked about at the same time.
-        repetition_penalty, suppress_iou, ask, verify: decode settings; by default those of the checkpoint.
+        repetition_penalty, suppress_iou, ask, tiles, verify: decode settings; by default those of the checkpoint.
         Raises UserError that lists every image that cannot be used.
         """
         if isinstance(images, Sequence) and not isinstance(images, str):

@@ -36,7 +36,7 @@ def generate_answers(
 ) -> Iterator[Prediction]:
     """Yield a prediction for every record, the largest images first.
 
-    `batch_size` counts questions: where each class is asked by itself, an image takes as many rows as it has classes.
+    `batch_size` counts questions: an image takes one row for each class that is asked by itself and each tile.
     """
     grounding = collator.grounding
     if grounding.decoding.verify:

@@ -17,6 +17,7 @@ from boxtune.data.image_checks import BadImage, ImageFacts, check_images
 from boxtune.data.images import load_image
 from boxtune.data.questions import NO_DESCRIPTIONS, Descriptions
 from boxtune.data.records import Record
+from boxtune.data.tiles import views_of
 from boxtune.inference.inputs import check_classes, unlabelled_record
 
 # An image whose side is this many times smaller or larger than in training, or whose aspect ratio is, gives a warning.
@@ -122,19 +123,25 @@ def _is_below(path: Path, folder: Path) -> bool:
 def warn_of_new_sizes(records: list[Record], grounding: Grounding) -> None:
     """Print one warning, with the number of images and an example of each kind, if images are unlike those of training.
 
-    A checkpoint of an earlier version does not hold the sizes of its training images and gives no warning.
+    Tiles that will be asked about count as images. A checkpoint of an earlier version does not hold the sizes of its training
+    images and gives no warning.
     """
     if not (grounding.seen_pixels and grounding.seen_aspects):
         return
     examples: dict[str, list[str]] = {}
-    for record in records:
+    views = [view for record in records for view in views_of(record, grounding.decoding.tiles)]
+    for record in views:
         if found := _difference_from_training(record, grounding):
             kind, example = found
             examples.setdefault(kind, []).append(example)
     if examples:
         count = sum(map(len, examples.values()))
+        kind_of_views = " and tiles" if grounding.decoding.tiles else ""
         kinds = "; ".join(f"{len(found)} {kind}, such as {found[0]}" for kind, found in examples.items())
-        print(f"warning: {count} of {len(records)} images are unlike those of training: {kinds}", file=sys.stderr)
+        print(
+            f"warning: {count} of {len(views)} images{kind_of_views} are unlike those of training: {kinds}",
+            file=sys.stderr,
+        )
 
 
 def _difference_from_training(record: Record, grounding: Grounding) -> tuple[str, str] | None:

@@ -66,6 +66,7 @@ MEANINGS = {
     "noise": "the model itself labeled the object as noise; it was dropped, and the response counts as clean",
     "low_score": "the score is below score_threshold; the object was dropped, the response is clean",
     "suppressed": "a box of the same label overlaps it by more than suppress_iou; the object was dropped, the response is clean",
+    "merged": "several tiles showed the object; its boxes became one, the response is clean",
     "missing": "there is no prediction for the image; it counts as an empty response",
 }
 

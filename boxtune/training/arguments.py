@@ -56,6 +56,13 @@ class BoxtuneArguments:
             "choices": list(OPERATIONS),
         },
     )
+    tiles: int = field(
+        default=0,
+        metadata={
+            "help": "Also train on overlapping tiles of each training image, with this side in pixels, and evaluate with them; "
+            "0 for none."
+        },
+    )
     negative_questions: float = field(
         default=0.0,
         metadata={

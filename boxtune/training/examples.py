@@ -9,6 +9,7 @@ from boxtune.common.errors import UserError
 from boxtune.common.problems import list_problems
 from boxtune.data.dataset import read_splits
 from boxtune.data.records import Record, image_path, in_order
+from boxtune.data.tiles import tile_of, training_views
 from boxtune.training.console import say
 from boxtune.training.recipe import Recipe
 
@@ -23,9 +24,14 @@ class Examples:
     max_new_tokens: int
 
 
-def read_examples(data_dir: Path, object_order: str) -> Splits:
-    """The records of train and, if it exists, validation. Raises UserError if train is empty or images are missing."""
+def read_examples(data_dir: Path, object_order: str, tiles: int = 0) -> Splits:
+    """The records of train and, if it exists, validation; with `tiles`, train has the tiles of its images, too.
+
+    Raises UserError if train is empty or images are missing.
+    """
     splits = read_splits(data_dir, ("train", "validation"))
+    if tiles and splits.get("train"):
+        splits["train"] = _with_tiles(splits["train"], tiles)
     splits = {split: [in_order(record, object_order) for record in records] for split, records in splits.items()}
     if not splits.get("train"):
         raise UserError(f"{data_dir} has no training images.")
@@ -33,6 +39,17 @@ def read_examples(data_dir: Path, object_order: str) -> Splits:
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise UserError(f"{len(missing)} of {len(paths)} images are missing. Prepare the data again:", missing)
     return splits
+
+
+def _with_tiles(records: list[Record], side: int) -> list[Record]:
+    views = [view for record in records for view in training_views(record, side)]
+    found = [view for view in views if tile_of(view)]
+    empty = sum(all(view["objects"]["ignore"]) for view in found)
+    say(
+        f"tiles: {len(records)} training images give {len(views)} examples: {len(views) - len(found)} whole images and "
+        f"{len(found)} tiles, of which {empty} contain no object"
+    )
+    return views
 
 
 def measure_splits(splits: Splits, encoder: Encoder, noise_objects: float) -> dict[str, list[Lengths]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import ModelConfig, SFTConfig
 
+from boxtune.answers.decoding import Decoding
 from boxtune.common.errors import UserError
 from boxtune.data.record_checks import breaks_turns
 from boxtune.families import FAMILIES
@@ -120,7 +121,10 @@ def _of_the_answer(options: BoxtuneArguments) -> Iterator[str]:
         yield f"min_pixels: {options.min_pixels} must not exceed max_pixels, {options.max_pixels}"
     if options.codec is not None and options.codec not in FAMILIES:
         yield f"codec: {options.codec!r} must be one of {', '.join(FAMILIES)}, or null for the model's own"
+    yield from Decoding(tiles=options.tiles).problems()
     if options.answer == "click":
+        if options.tiles:
+            yield "tiles: points of several tiles cannot be merged; omit it with answer: click"
         if options.codec is not None:
             yield "codec: has no effect with answer: click; omit it"
         if options.iou_loss_weight:

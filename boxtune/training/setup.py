@@ -10,6 +10,7 @@ from transformers import EarlyStoppingCallback, PretrainedConfig, PreTrainedMode
 from trl import SFTConfig
 
 from boxtune.answers.conversation import format_sentence
+from boxtune.answers.decoding import Decoding
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.noise import NOISE_LABEL, require_free_label
 from boxtune.batching.collator import DetectionCollator
@@ -142,6 +143,7 @@ def make_grounding(
         noise_label=encoder.noise_label,
         irrelevant_answer=options.irrelevant_answer,
         think_prefix=encoder.think_prefix,
+        decoding=Decoding(tiles=options.tiles),
     )
 
 

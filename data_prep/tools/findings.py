@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from boxtune.data.images import FAITHFUL_ASPECT_RATIO
 from boxtune.data.records import Record
 from boxtune.families.family import Family
 from data_prep.pipeline.dataset_warnings import untrained_warnings
@@ -32,6 +33,7 @@ def find(
         *_missing_objects(splits),
         *[Finding("untrained class", f"{text}.", []) for text in untrained_warnings(splits, classes)],
         *_small_objects(records, family, max_pixels),
+        *_long_images(records),
         *_duplicate_boxes(records),
         *_similar_images(splits, data_dir),
         *_similar_names(classes),
@@ -69,6 +71,21 @@ def _small_objects(records: list[Record], family: Family, max_pixels: int) -> li
     ids = [record["id"] for record in records for _ in record["objects"]["bbox"]]
     counts = Counter(item_id for item_id, is_small in zip(ids, small, strict=True) if is_small)
     return [Finding("too small", text, [f"{item_id}: {n}" for item_id, n in counts.most_common(_MAX_EXAMPLES)])]
+
+
+def _long_images(records: list[Record]) -> list[Finding]:
+    sizes = [(record["id"], record["width"], record["height"]) for record in records]
+    ratios = [(max(width, height) / min(width, height), name, width, height) for name, width, height in sizes]
+    longer = sorted((row for row in ratios if row[0] > FAITHFUL_ASPECT_RATIO), reverse=True)
+    if not longer:
+        return []
+    text = (
+        f"{len(longer)} of {len(records)} images are longer than {FAITHFUL_ASPECT_RATIO}:1. Some model families are reported "
+        "to shift boxes in such images. Set `tiles` in the recipe, for example tiles: 1024: then they are cut into tiles that "
+        "are no longer than that, in training and in evaluation (docs/decoding.md)."
+    )
+    examples = [f"{name}: {width} × {height}, {ratio:.1f}:1" for ratio, name, width, height in longer[:_MAX_EXAMPLES]]
+    return [Finding("long images", text, examples)]
 
 
 def _duplicate_boxes(records: list[Record]) -> list[Finding]:

@@ -108,21 +108,31 @@ def test_a_line_of_several_questions_keeps_each_response_and_all_problems():
     assert line["seconds"] == 0.5
 
 
+def whole(count):
+    """Parts about the whole image."""
+    return [{"question": "q", "tile": None, "input_size": [280, 280], "text": ""}] * count
+
+
 def test_merged_objects_are_in_the_order_of_their_scores():
     def part(labels, scores, **columns):
         boxes = [[i, 0, i + 1, 1] for i in range(len(labels))]
         return cat_prediction(objects={"bbox": boxes, "category": labels, "score": scores, **columns})
 
     parts = [part(["a", "b"], [0.2, 0.9], score_label=[0.3, 0.4]), part(["c", "d"], [0.5, 0.2], score_label=[0.1, 0.2])]
-    assert merge_parts([], parts)["objects"] == {
+    assert merge_parts(cat_record(), whole(2), parts)["objects"] == {
         "bbox": [[1, 0, 2, 1], [0, 0, 1, 1], [0, 0, 1, 1], [1, 0, 2, 1]],
         "category": ["b", "c", "a", "d"],
         "score": [0.9, 0.5, 0.2, 0.2],
         "score_label": [0.4, 0.1, 0.3, 0.2],
     }
     without = part([], []), part(["c"], [1.0])
-    assert set(merge_parts([], [parts[0], without[0]])["objects"]) == {"bbox", "category", "score", "score_label"}
-    assert set(merge_parts([], [parts[0], without[1]])["objects"]) == {"bbox", "category", "score"}
+    assert set(merge_parts(cat_record(), whole(2), [parts[0], without[0]])["objects"]) == {
+        "bbox",
+        "category",
+        "score",
+        "score_label",
+    }
+    assert set(merge_parts(cat_record(), whole(2), [parts[0], without[1]])["objects"]) == {"bbox", "category", "score"}
 
 
 # ---- which objects are kept ----------------------------------------------------------------------------------------------

@@ -243,7 +243,7 @@ def parted_line(texts=(CAT, DOGS), settings=None, **part):
     ]
     answers = [cat_prediction(text=text) for text in texts]
     answers[0]["objects"]["score"], answers[1]["objects"]["score"] = [0.5], [0.9, 0.2]
-    return keep_objects(merge_parts(parts, answers), settings or Decoding())
+    return keep_objects(merge_parts(ASKED, parts, answers), settings or Decoding())
 
 
 @pytest.mark.parametrize(
@@ -297,9 +297,9 @@ def test_unusable_parts_are_named(tmp_path, parts, expected):
 
 
 def test_parts_that_cannot_be_read_again_can_be_scored(tmp_path):
-    path = write_lines(tmp_path / "p.jsonl", parted_line(input_size=[28], tile=[0, 0, 10, 10]))
+    path = write_lines(tmp_path / "p.jsonl", parted_line(input_size=[28], tile=[0, 0, 10, 999]))
     assert len(read_predictions(path, [ASKED])[0]) == 1
     problems = problems_of(path, [ASKED], reparse=True)
-    assert len(problems) == 4 and "input_size [28] must be" in problems[0] and "tile [0, 0, 10, 10]: " in problems[1]
+    assert len(problems) == 4 and "input_size [28] must be" in problems[0] and "tile [0, 0, 10, 999] is" in problems[1]
     lacking = {key: value for key, value in parted_line().items() if key != "codec"}
     assert "lacks the key(s) codec" in problems_of(write_lines(tmp_path / "q.jsonl", lacking), [ASKED])[0]

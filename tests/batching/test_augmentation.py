@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from boxtune.batching.augmentation import MIN_VISIBLE, OPERATIONS, augment
+from boxtune.batching.augmentation import OPERATIONS, augment
 from boxtune.data.boxes import box_area
 from boxtune.data.record_checks import record_problems
+from boxtune.data.records import MIN_VISIBLE
 from tests.helpers.records import make_record
 
 GROUND = (128, 128, 128)
