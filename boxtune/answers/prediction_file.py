@@ -87,7 +87,7 @@ def _reparsed(line: Prediction, record: Record, classes: Sequence[str]) -> Predi
     else:
         # A looped response may have been noted as truncated, too, which its text tells again.
         cut = next((kind for kind in ("looped", "truncated") if kind in line["problems"]), None)
-        response = make_part("", line["input_size"] or [], line["text"], cut, line.get("irrelevant") is True)
+        response = make_part("", None, line["input_size"] or [], line["text"], cut, line.get("irrelevant") is True)
         prediction = _read_again(line, response, record, asked_classes(record, classes))
     prediction["seconds"] = line["seconds"]
     before, after = line["objects"], prediction["objects"]

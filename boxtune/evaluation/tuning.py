@@ -59,7 +59,7 @@ def tune(args: argparse.Namespace) -> None:
 
     # ---- store and show ----
     stored = Grounding.load(Path(args.ckpt))
-    responses = Decoding(best.decoding.repetition_penalty, ask=best.decoding.ask, verify=True)
+    responses = dataclasses.replace(best.decoding, suppress_iou=1.0, score_threshold=0.0, verify=True)
     calibration = calibrations.get(responses, stored.verify_calibration)
     result = {
         "checkpoint": args.ckpt,

@@ -136,6 +136,13 @@ def test_the_command_passes_and_draws_the_examples(squares, tmp_path, capsys):
     assert "red square" in page
 
 
+def test_tiles_decode_back_to_their_boxes(squares, tmp_path, capsys):
+    """The sample is drawn from whole images and tiles."""
+    assert run_check(squares, tmp_path, "--tiles", "100") == 0
+    printed, page = capsys.readouterr().out, (tmp_path / "check.html").read_text(encoding="utf-8")
+    assert "32 of 32 sampled examples decode back to the boxes" in printed and "(tile " in page
+
+
 def test_a_class_without_training_objects_is_named(squares, tmp_path, capsys):
     shutil.copytree(squares, tmp_path / "data")
     records = list(read_records(squares, "validation"))

@@ -139,6 +139,19 @@ def test_a_clean_dataset_has_no_findings(tmp_path, capsys):
     assert capsys.readouterr().out == f"nothing suspicious\nwritten to {tmp_path / 'page.html'}\n"
 
 
+def test_images_that_are_too_long_are_named_with_the_remedy(tmp_path, capsys):
+    members = []
+    for name, size in (("fine", (300, 100)), ("wide", (301, 100)), ("high", (40, 200))):
+        Image.new("RGB", size, "white").save(tmp_path / f"{name}.png")
+        members.append(record(name, [[5, 5, 35, 65]], size, image=str(tmp_path / f"{name}.png")))
+    write_dataset(tmp_path / "d", name="d", source_format="x", classes=["cell"], splits={"train": members}, problems=[])
+    main(["show", str(tmp_path / "d")])
+    printed = capsys.readouterr().out
+    assert "long images: 2 of 3 images are longer than 3:1." in printed and "Set `tiles` in the recipe" in printed
+    page = (tmp_path / "d.html").read_text()
+    assert "high: 40 × 200, 5.0:1" in page and "wide: 301 × 100, 3.0:1" in page and "fine: 300 × 100" not in page
+
+
 @pytest.mark.parametrize("splits", [("train", "test"), ()])
 def test_a_split_without_objects_that_count_is_suspicious(tmp_path, capsys, splits):
     path = str(scenery(tmp_path / "a.png", 1))

@@ -15,8 +15,9 @@ from boxtune.answers.predictions import make_prediction
 from boxtune.common.json_lines import to_json_line
 from boxtune.data.dataset import read_records
 from boxtune.data.images import load_image
-from boxtune.data.questions import asked_classes, turns_for
+from boxtune.data.questions import asked_classes, question, turns_for
 from boxtune.data.records import image_path
+from boxtune.data.tiles import tile_grid
 from boxtune.inference.generation import (
     LoopStop,
     PenalizedProbabilities,
@@ -145,6 +146,63 @@ def test_a_token_that_is_only_padding_is_not_penalized(make):
     assert penalized[0, [5, 6, tokenizer.pad_token_id]].tolist() == [2.0, -8.0, 3.0]
     [(log_probs, _)] = probabilities.rows()
     assert log_probs.tolist() == pytest.approx([scores[0].log_softmax(-1)[tokenizer.pad_token_id].item()])
+
+
+# ---- tiles -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ask", ["all", "each"])
+def test_tiles_are_asked_about_like_images_of_their_own_and_each_image_is_read_once_per_batch(
+    model, make, records, ask
+):
+    records = records[1:3]
+    collator, opened = make(tiles=100, ask=ask), Counter()
+
+    def open_image(record):
+        opened[record["id"]] += 1
+        return load_image(image_path(record, Path()))
+
+    collator.open_image = open_image
+    merged = by_id(generate_answers(model, collator, records, 100))
+    assert set(opened.values()) == {1} and opened.keys() == {record["id"] for record in records} == merged.keys()
+
+    grids = {record["id"]: tile_grid(record["width"], record["height"], 100) for record in records}
+    assert all(grids.values())
+    collator = make()
+    paths = {record["id"]: image_path(record, Path()) for record in records}
+    alone = [
+        record | {"id": f"{record['id']} {x0} {y0}", "width": x1 - x0, "height": y1 - y0, "messages": turns}
+        for record in records
+        for x0, y0, x1, y1 in grids[record["id"]]
+        for turns in ([record["messages"]] if ask == "all" else [turns_for(CLASSES, CLASSES[1])])
+    ]
+    crops = {
+        f"{name} {tile[0]} {tile[1]}": load_image(paths[name]).crop(tile)
+        for name, grid in grids.items()
+        for tile in grid
+    }
+    collator.open_image = lambda record: crops[record["id"]]
+    answers = by_id(generate_answers(model, collator, alone, 100))
+    found = 0
+    for name, prediction in merged.items():
+        parts = [part for part in prediction["parts"] if part["tile"] and part["question"] != question(CLASSES[:1])]
+        assert [part["tile"] for part in parts] == grids[name]
+        for part in parts:
+            x, y = part["tile"][:2]
+            answer = answers[f"{name} {x} {y}"]
+            assert (part["text"], part["input_size"]) == (answer["text"], answer["input_size"])
+            found += len(answer["objects"]["bbox"])
+        boxes = prediction["objects"]["bbox"]
+        assert all(
+            0 <= x0 < x1 <= prediction["width"] and 0 <= y0 < y1 <= prediction["height"] for x0, y0, x1, y1 in boxes
+        )
+        assert (prediction["width"], prediction["height"]) != (100, 100)
+    assert found > 1
+
+
+def test_images_no_larger_than_a_tile_give_the_bytes_of_a_run_without_tiles(model, make, records):
+    with_tiles, without = (generate_answers(model, make(tiles=side), records[:3], 4) for side in (240, 0))
+    assert lines_of(with_tiles) == lines_of(without)
 
 
 # ---- a question for each class -------------------------------------------------------------------------------------------

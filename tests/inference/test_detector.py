@@ -90,6 +90,27 @@ def test_an_adapter_detects_what_evaluate_predicts(run, detector, image_files, t
     assert_same(detector(image_files, batch_size=batch_size), predictions)
 
 
+def test_with_tiles_the_detector_evaluate_and_reparse_agree(run, detector, image_files, squares, tmp_path):
+    """The tiles are those of the call, or of the checkpoint."""
+    checkpoint = tmp_path / "final"
+    shutil.copytree(run / "final", checkpoint)
+    tune(checkpoint, tiles=120)
+    predictions = predictions_of("--ckpt", str(checkpoint), "--limit", "3", out=tmp_path / "eval")
+    assert any(prediction["objects"]["bbox"] for prediction in predictions)
+    detections = detector(image_files[:3], tiles=120)
+    for found, prediction in zip(detections, predictions, strict=True):
+        assert found.text == "\n".join(part["text"] for part in prediction["parts"])
+        assert found.boxes_xyxy.tolist() == prediction["objects"]["bbox"]
+        assert found.scores.tolist() == prediction["objects"]["score"] and found.problems == prediction["problems"]
+
+    words = ["--predictions", str(tmp_path / "eval" / "predictions.jsonl"), "--data", str(squares), "--allow-missing"]
+    evaluate.main([*words, "--reparse", "--out", str(tmp_path / "again")])
+    first, again = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("eval", "again"))
+    assert again["parse"]["problems"].pop("missing") == 3
+    assert again["parse"]["problems"] == first["parse"]["problems"]
+    assert again["matching"]["tp"] == first["matching"]["tp"] and again["matching"]["fp"] == first["matching"]["fp"]
+
+
 @pytest.mark.slow
 def test_a_merged_model_detects_what_evaluate_predicts(run, image_files, tmp_path):
     merged = tmp_path / "merged"

@@ -36,6 +36,10 @@ def test_a_single_class_is_not_asked_twice_in_the_same_way():
     assert [s.ask for s in settings_to_generate([one], ["cat"])] == ["all"] * 3
 
 
+def test_the_tiles_of_the_checkpoint_stay():
+    assert {settings.tiles for settings in settings_to_generate([cat_record()], ["cat"], 640)} == {640}
+
+
 def test_the_verifier_is_tried_with_each_setting_only_where_that_is_asked_for():
     asked = settings_to_generate([cat_record()], ["cat"], with_verifier=True)
     assert [(s.verify, s.repetition_penalty) for s in asked] == [
@@ -101,7 +105,7 @@ def lines_of(folder: Path) -> list[dict]:
 def test_the_best_settings_are_stored_and_used_and_test_is_never_read(run, data, tmp_path, capsys):
     checkpoint, out = tmp_path / "final", tmp_path / "tuning"
     shutil.copytree(run / "final", checkpoint)
-    tune(checkpoint, suppress_iou=0.3)
+    tune(checkpoint, suppress_iou=0.3, tiles=240)
     before = Grounding.load(checkpoint)
     evaluate.main(
         ["--ckpt", str(checkpoint), "--tune", "--metric", "f1", "--data", str(data), "--out", str(out), *FAST]
@@ -111,7 +115,7 @@ def test_the_best_settings_are_stored_and_used_and_test_is_never_read(run, data,
 
     result = json.loads((out / "tuning.json").read_text())
     assert (result["split"], result["metric"], len(result["trials"])) == ("validation", "f1", 6 * 3 * 11)
-    assert result["before"]["suppress_iou"] == 0.3
+    assert result["before"]["suppress_iou"] == 0.3 and result["chosen"]["tiles"] == 240
     chosen = Decoding(**result["chosen"])
     assert max(trial["f1"] or 0 for trial in result["trials"]) == next(
         trial["f1"] or 0 for trial in result["trials"] if trial["decoding"] == result["chosen"]

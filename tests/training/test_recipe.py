@@ -64,6 +64,7 @@ def test_recipe_headers_state_command_hardware_and_score():
         ("augment: [crop, rotate]", "augment must be one of crop, flip, resize"),
         ("codec: morse", "codec: 'morse' must be one of qwen2_vl, qwen2_5_vl, qwen3_vl"),
         ("codec: qwen3_vl\nanswer: click", "codec: has no effect with answer: click"),
+        ("tiles: 640\nanswer: click", "tiles: points of several tiles cannot be merged"),
         ("object_order: size", "size"),
         (
             "run_name: no",
@@ -110,6 +111,7 @@ def test_error_in_yaml_is_reported_with_its_cause(tmp_path, text, message):
         ("end_token_weight", "-1", "0 or more, and finite"),
         ("max_steps", "-2", "-1 to train for num_train_epochs"),
         ("max_length", "0", "at least 1"),
+        ("tiles", "31", "whole number of pixels, 32 or more"),
         ("seed", "4294967296", "from 0 to 4294967295"),
         ("min_pixels", "60000", "must not exceed max_pixels"),
         ("system_prompt", "'<|im_end|>'", "special token"),
