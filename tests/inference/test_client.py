@@ -90,9 +90,7 @@ def test_a_served_adapter_gives_the_same_predictions_as_the_local_model(run, loc
     assert behaviour.asked.count("base") == PROBED
 
 
-@pytest.mark.parametrize(
-    "settings", [{"repetition_penalty": 1.2}, {"ask": "each", "suppress_iou": 0.2}, {"ask": "each", "tiles": 120}]
-)
+@pytest.mark.parametrize("settings", [{"repetition_penalty": 1.2}, {"ask": "each", "suppress_iou": 0.2}])
 def test_decode_settings_of_the_checkpoint_hold_on_a_server_too(run, tuned, tmp_path, settings):
     """Texts, objects and problems are those of the local model."""
     shutil.copytree(run / "final", tmp_path / "run" / "final")

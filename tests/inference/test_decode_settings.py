@@ -18,6 +18,7 @@ from boxtune.data.images import load_image
 from boxtune.data.questions import asked_classes, question, turns_for
 from boxtune.data.records import image_path
 from boxtune.data.tiles import tile_grid
+from boxtune.inference.client import ServerClient
 from boxtune.inference.generation import (
     LoopStop,
     PenalizedProbabilities,
@@ -30,6 +31,7 @@ from boxtune.models.generation_config import stop_ids
 from boxtune.models.loading import load_model
 from tests.helpers.collators import make_collator
 from tests.helpers.records import ROOT
+from tests.helpers.serving import Behaviour, serving
 
 EMBEDDED = ROOT / "assets" / "tiny_qwen3_vl"
 CLASSES = ["red square", "blue square"]
@@ -198,6 +200,20 @@ def test_tiles_are_asked_about_like_images_of_their_own_and_each_image_is_read_o
         )
         assert (prediction["width"], prediction["height"]) != (100, 100)
     assert found > 1
+
+
+def test_a_server_is_asked_about_the_same_tiles(model, make, records):
+    collator = make(tiles=200, ask="each")
+    record = next(r for r in records if len(tile_grid(r["width"], r["height"], 200)) == 2)
+    with serving(Behaviour([]), (model, collator.processor)) as url:
+        served = ServerClient(url, {"id": "tuned"}, collator).answer(record)
+    [local] = generate_answers(model, collator, [record], 1)
+    assert len(served["parts"]) == 6
+    assert {key: served[key] for key in ("id", "parts", "problems")} == {
+        key: local[key] for key in ("id", "parts", "problems")
+    }
+    assert served["objects"]["bbox"] == local["objects"]["bbox"]
+    assert served["objects"]["score"] == pytest.approx(local["objects"]["score"], abs=1e-3)
 
 
 def test_images_no_larger_than_a_tile_give_the_bytes_of_a_run_without_tiles(model, make, records):
