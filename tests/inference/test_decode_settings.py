@@ -204,6 +204,7 @@ def test_tiles_are_asked_about_like_images_of_their_own_and_each_image_is_read_o
 
 def test_a_server_is_asked_about_the_same_tiles(model, make, records):
     collator = make(tiles=200, ask="each")
+    collator.grounding = replace(collator.grounding, max_new_tokens=20)
     record = next(r for r in records if len(tile_grid(r["width"], r["height"], 200)) == 2)
     with serving(Behaviour([]), (model, collator.processor)) as url:
         served = ServerClient(url, {"id": "tuned"}, collator).answer(record)
