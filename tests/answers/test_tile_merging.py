@@ -40,7 +40,11 @@ def text_of(tile, found) -> str:
     return json.dumps([{"bbox_2d": [b[0] - x, b[1] - y, b[2] - x, b[3] - y], "label": n} for b, n in found])
 
 
-def merged(whole=(), left=(), right=(), grounding=GROUNDING) -> dict:
+def verify_nothing(questions):
+    raise AssertionError("the verifier is off")
+
+
+def merged(whole=(), left=(), right=(), grounding=GROUNDING, verify=verify_nothing) -> dict:
     """The prediction from what was seen in the whole image and the two tiles. They are not resized."""
     questions = questions_of(RECORD, grounding.classes, grounding.decoding)
     assert [tile_of(question) for question in questions] == [WHOLE, LEFT, RIGHT]
@@ -49,7 +53,7 @@ def merged(whole=(), left=(), right=(), grounding=GROUNDING) -> dict:
         Response(text_of(tile_of(question), found), (question["height"], question["width"]), None, None)
         for question, found in seen
     ]
-    return read_responses(questions, responses, grounding, False)
+    return read_responses(questions, responses, grounding, False, verify)
 
 
 def boxes(prediction, label="cat"):
@@ -70,6 +74,23 @@ def test_a_box_that_a_border_cuts_becomes_one_with_the_whole_box_of_another_view
     assert boxes(merged([(complete, "cat")], [(cut, "cat")])) == [complete]  # of the whole image
     assert boxes(merged([], [([230, 50, 270, 90], "cat")], [([240, 50, 270, 90], "cat")])) == [[230, 50, 270, 90]]
     assert boxes(merged([(complete, "cat")], [(cut, "cat")], [([240, 50, 340, 90], "cat")])) == [complete]
+
+
+def test_the_verifier_is_asked_about_each_box_in_the_tile_that_showed_it_and_the_best_score_stays():
+    asked, log_odds = [], iter([-1.0, 2.0, 0.0])
+
+    def verify(questions):
+        asked.extend((tile_of(question), question["messages"][0]["content"]) for question in questions)
+        return [next(log_odds) for _ in questions]
+
+    box, verifying = [255, 50, 285, 90], replace(GROUNDING, decoding=Decoding(tiles=SIDE, verify=True))
+    line = merged([(box, "cat")], [(box, "cat")], [(box, "cat")], verifying, verify)
+    assert asked == [
+        (WHOLE, "<image>Is the cat in the box [255, 50, 285, 90]?"),
+        (LEFT, "<image>Is the cat in the box [255, 50, 285, 90]?"),
+        (RIGHT, "<image>Is the cat in the box [15, 50, 45, 90]?"),
+    ]
+    assert boxes(line) == [box] and line["objects"]["score"] == [pytest.approx(0.880797)]
 
 
 def test_an_object_that_is_cut_in_both_tiles_becomes_one_box_around_both_parts():
