@@ -12,18 +12,19 @@ CKPT ?= $(RUN)/final
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
+VLLM ?= .venv-vllm
 # Several GPUs: make train RECIPE=nutrition_qlora LAUNCH=".venv/bin/accelerate launch --config_file recipes/accelerate/ddp.yaml"
 LAUNCH ?= $(PYTHON)
 # On a stop signal, several training processes finish their step and save a checkpoint. torch would kill them after 30 seconds.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 600
 RECIPE_ARGS = --config $(RECIPE) $(if $(OVERLAY),--overlay $(OVERLAY)) --output_dir $(RUN) $(ARGS)
 
-.PHONY: help train recipe check eval merge benchmark test mutants quality format install clean
+.PHONY: help train recipe check eval merge benchmark test test-vllm mutants quality format install clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@echo "make TARGET [RECIPE=$(RECIPE)] [OVERLAY=quality,small_gpu] [ARGS=\"--learning_rate 2e-4\"] [RUN=runs/NAME]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "recipes:  $(basename $(notdir $(wildcard recipes/*.yaml)))"
 	@echo "overlays: $(basename $(notdir $(wildcard recipes/overlays/*.yaml)))"
 
@@ -55,6 +56,13 @@ benchmark: $(VENV)/.base ## run the benchmarks of docs/results.md that have no r
 test: $(VENV)/.dev ## run all tests
 	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+test-vllm: $(VENV)/.dev $(VLLM)/.ready ## compare a real vLLM with generation here; installs it for the CPU in .venv-vllm (6 GB)
+	BOXTUNE_VLLM=$(abspath $(VLLM))/bin/vllm $(PYTHON) -m pytest tests/inference/test_vllm.py $(ARGS)
+
+$(VLLM)/.ready: $(VENV)/.dev benchmarks/vllm_environment.py
+	$(PYTHON) -m benchmarks.vllm_environment $(VLLM)
+	@touch $@
+
 mutants: $(VENV)/.dev ## make small wrong changes to the packages without torch and see whether a test fails
 	$(PYTHON) -m benchmarks.mutants $(ARGS)
 
@@ -70,8 +78,8 @@ format: $(VENV)/.dev ## format, and fix what the linter can fix
 
 install: $(VENV)/.base ## create .venv
 
-clean: ## remove .venv and caches; keep data/ and runs/
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+clean: ## remove environments and caches; keep data/ and runs/
+	rm -rf $(VENV) $(VLLM) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 $(VENV)/.python:
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

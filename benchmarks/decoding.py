@@ -1,0 +1,153 @@
+"""What each decode setting gains and costs: python -m benchmarks.decoding nutrition bccd_voc marmot_tables_csv [--write]
+
+A NAME is an experiment of `make benchmark` (benchmarks/plan.py). Its checkpoints in runs/benchmark/, one per seed, are asked once
+with each setting, on validation, because defaults follow from this table. Checkpoints of a cross-validation have no validation
+split; each is asked about the images that it was not trained on.
+
+A cell is the mean over the seeds, and the 95 % interval of the gain over the defaults. The interval resamples images with
+replacement; all settings and seeds use the same drawn images (paired). Seconds are those of the responses, on one thread.
+
+Predictions are kept in runs/decoding/. --write puts the tables into docs/decoding.md.
+"""
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.plan import EXPERIMENTS, SEEDS
+from benchmarks.results import DOCS
+from benchmarks.run import RUNS
+from boxtune.answers.decoding import Decoding
+from boxtune.answers.selection import keep_objects
+from boxtune.common.errors import UserError, command
+from boxtune.common.files import write_whole
+from boxtune.data.dataset import read_info, read_records
+from boxtune.data.questions import as_asked
+from boxtune.inference.asking import answer_records_with_settings
+from boxtune.inference.detector import Detector
+from boxtune.metrics.average_precision import all_classes
+from boxtune.metrics.bootstrap import bootstrap, interval
+from boxtune.metrics.coco_matching import CocoBoxes
+from boxtune.metrics.matching import match_images
+from boxtune.metrics.scoring import total_rates
+from boxtune.models.libraries import quiet_libraries
+
+OUT = Path("runs/decoding")
+DEFAULTS = Decoding()
+GENERATED = {  # settings that need responses of their own
+    "defaults": DEFAULTS,
+    "repetition_penalty 1.05": Decoding(repetition_penalty=1.05),
+    "repetition_penalty 1.1": Decoding(repetition_penalty=1.1),
+    "ask each": Decoding(ask="each"),
+    "tiles 320": Decoding(tiles=320),
+    "verify": Decoding(verify=True),
+}
+SELECTED = {  # settings that choose among the objects of the defaults' responses
+    "suppress_iou 0.85": Decoding(suppress_iou=0.85),
+    "suppress_iou 0.7": Decoding(suppress_iou=0.7),
+    "score_threshold 0.3": Decoding(score_threshold=0.3),
+}
+METRICS = ("AP", "f1")
+PAGE = DOCS / "decoding.md"
+START, END = "<!-- table -->", "<!-- end of table -->"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one seed's checkpoint gives with one setting: METRICS, the same for each bootstrap draw, seconds per image."""
+
+    values: dict[str, float]
+    samples: dict[str, np.ndarray]
+    seconds: float
+
+
+def checkpoints(name: str, seed: int) -> list[Path]:
+    """The checkpoint of a seed, or those of its folds. Raises UserError if they do not exist."""
+    folds = EXPERIMENTS[name].folds
+    found = sorted(RUNS.glob(f"{name}-seed{seed}{'-fold-*' if folds else ''}/final"))
+    if len(found) != max(1, folds):
+        raise UserError(
+            f"{name}, seed {seed}: {len(found)} of {max(1, folds)} checkpoints are in {RUNS}. "
+            f'Train them: make benchmark ARGS="--only {name} --again"'
+        )
+    return found
+
+
+def answers_of(path: Path, split: str, batch_size: int) -> tuple[list[dict], list[str], dict[str, list[dict]]]:
+    """(records, classes, {setting: predictions}) of one checkpoint."""
+    detector = Detector.from_pretrained(path)
+    data_dir = Path(detector.checkpoint.grounding.data_dir)
+    records = [as_asked(record) for record in read_records(data_dir, split)]
+    classes = read_info(data_dir)["classes"]
+    generated = {title: setting for title, setting in GENERATED.items() if setting.ask == "all" or len(classes) > 1}
+    places = {OUT / path.parent.name / title.replace(" ", "-"): setting for title, setting in generated.items()}
+    answers = answer_records_with_settings(detector, records, classes, data_dir, places, batch_size)
+    found = dict(zip(generated, answers, strict=True))
+    for title, setting in SELECTED.items():
+        found[title] = [keep_objects(prediction, setting) for prediction in found["defaults"]]
+    return records, classes, found
+
+
+def outcome(records: list[dict], predictions: list[dict], classes: list[str]) -> Outcome:
+    boxes, images = CocoBoxes(records, predictions, all_classes(records, classes)), match_images(records, predictions)
+    matches = boxes.match(boxes.scores)
+    values = {"AP": matches.accumulate().ap() or 0.0, "f1": total_rates(images)["f1"] or 0.0}
+    seconds = sum(prediction["seconds"] for prediction in predictions) / len(predictions)
+    return Outcome(values, bootstrap(matches, images, seed=0), seconds)
+
+
+def outcomes(name: str, seed: int, batch_size: int) -> tuple[int, dict[str, Outcome]]:
+    """(number of images, {setting: its outcome}) of one seed; the images of all folds are scored together."""
+    split = "test" if EXPERIMENTS[name].folds else "validation"
+    parts = [answers_of(path, split, batch_size) for path in checkpoints(name, seed)]
+    records, classes = [record for part in parts for record in part[0]], parts[0][1]
+    return len(records), {
+        title: outcome(records, [prediction for part in parts for prediction in part[2][title]], classes)
+        for title in parts[0][2]
+    }
+
+
+def rows(by_seed: list[dict[str, Outcome]]) -> Iterable[list[str]]:
+    """A table row for each setting."""
+    for title in by_seed[0]:
+        cells = [title]
+        for metric in METRICS:
+            value = np.mean([seed[title].values[metric] for seed in by_seed])
+            gains = [seed[title].samples[metric] - seed["defaults"].samples[metric] for seed in by_seed]
+            low, high = interval(np.nan_to_num(np.mean(gains, axis=0))) or (0.0, 0.0)
+            cells.append(f"{value:.3f}" + ("" if title == "defaults" else f" ({low:+.3f} to {high:+.3f})"))
+        seconds = np.mean([seed[title].seconds for seed in by_seed])
+        cells.append(f"{seconds:.2f}" if title in GENERATED else "as the defaults")
+        yield cells
+
+
+def table(name: str, batch_size: int) -> str:
+    found = [outcomes(name, seed, batch_size) for seed in SEEDS]
+    head = [f"{name}, {found[0][0]} images", "AP", "F1", "seconds per image"]
+    lines = [head, ["---"] * len(head), *rows([by_setting for _, by_setting in found])]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=list(EXPERIMENTS), metavar="NAME")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/decoding.md")
+    args = parser.parse_args(argv)
+    quiet_libraries()
+    torch.set_num_threads(1)
+    tables = "\n\n".join(table(name, args.batch_size) for name in args.names)
+    print(tables)
+    if args.write:
+        page = PAGE.read_text(encoding="utf-8")
+        before, after = page.split(START)[0], page.split(END)[1]
+        write_whole(PAGE, f"{before}{START}\n\n{tables}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
