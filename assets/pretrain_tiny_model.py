@@ -123,17 +123,20 @@ def to_device(batch: dict, device: torch.device) -> dict:
     return moved
 
 
-def losses(model, heads: torch.nn.ModuleDict, batch: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def losses(
+    model, heads: torch.nn.ModuleDict, batch: dict, dtype: torch.dtype, short: float = 0.0
+) -> dict[str, torch.Tensor]:
     """The losses of a batch: those of the heads if it has their targets, and those of the answers if it has labels.
 
-    "answer" is the summed cross-entropy of the answer tokens, divided by TOKENS_PER_ANSWER per example. "loss" is its mean, for
-    logging only. Layers compute in `dtype`, losses in float32.
+    "answer" is the summed cross-entropy of the answer tokens, divided by TOKENS_PER_ANSWER per example. `short` > 0 gives the
+    tokens of shorter answers more weight (see Stage). "loss" is the mean over all answer tokens, for logging only. Layers compute
+    in `dtype`, losses in float32.
     """
     with torch.autocast(batch["pixel_values"].device.type, dtype=dtype, enabled=dtype != torch.float32):
-        return _losses(model, heads, batch)
+        return _losses(model, heads, batch, short)
 
 
-def _losses(model, heads: torch.nn.ModuleDict, batch: dict) -> dict[str, torch.Tensor]:
+def _losses(model, heads: torch.nn.ModuleDict, batch: dict, short: float) -> dict[str, torch.Tensor]:
     dense, fine = batch.pop("dense", None), batch.pop("fine", None)
     labels, found = batch.pop("labels", None), {}
     if labels is None:
@@ -145,8 +148,13 @@ def _losses(model, heads: torch.nn.ModuleDict, batch: dict) -> dict[str, torch.T
             seen = output.hidden_states[0][batch["mm_token_type_ids"] == 1]
         supervised = labels[:, 1:] != IGNORE_INDEX
         logits = model.lm_head(output.last_hidden_state[:, :-1][supervised]).float()
-        mean_loss = functional.cross_entropy(logits, labels[:, 1:][supervised])
-        found = {"answer": mean_loss * supervised.sum() / (TOKENS_PER_ANSWER * len(labels)), "loss": mean_loss.detach()}
+        token_losses = functional.cross_entropy(logits, labels[:, 1:][supervised], reduction="none")
+        lengths = supervised.sum(1)
+        weights = (TOKENS_PER_ANSWER / lengths) ** short / (TOKENS_PER_ANSWER * len(labels))
+        found = {
+            "answer": (token_losses * weights.repeat_interleave(lengths)).sum(),
+            "loss": token_losses.detach().mean(),
+        }
     if fine is not None:
         patches = model.model.visual.merger.norm(output.last_hidden_state)
         scores, near = heads["fine"](patches).float().split(FINE_PARTS, dim=1)
@@ -269,7 +277,7 @@ def set_stage(model, stage: Stage) -> None:
 
 
 def update(
-    model, heads, optimizers: list[torch.optim.Optimizer], batch: dict, rate: float, dtype: torch.dtype
+    model, heads, optimizers: list[torch.optim.Optimizer], batch: dict, rate: float, dtype: torch.dtype, short: float
 ) -> dict[str, torch.Tensor]:
     """One optimizer step at `rate` times the peak learning rates. Returns the losses that the curve shows.
 
@@ -278,7 +286,7 @@ def update(
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
-    found = losses(model, heads, batch, dtype)
+    found = losses(model, heads, batch, dtype, short)
     sum(value for key, value in found.items() if key != "loss").backward()
     torch.nn.utils.clip_grad_norm_([*model.parameters(), *heads.parameters()], 1.0)
     for optimizer in optimizers:
@@ -306,7 +314,8 @@ def train(args: argparse.Namespace) -> bool:
         set_stage(model, STAGES[i])
         asks = "labels" in batch
         batch = to_device(batch, args.device)
-        recent.append(update(model, heads, optimizers, batch, learning_rate(step, args.warmup), args.dtype))
+        rate = learning_rate(step, args.warmup)
+        recent.append(update(model, heads, optimizers, batch, rate, args.dtype, STAGES[i].short))
         done = step + 1
         ends = done == TOTAL_STEPS or stage_at(done)[0] != i  # the next stage has other losses
         late = time.monotonic() > limit

@@ -58,7 +58,10 @@ class Stage:
     pixels: int  # of the images of a batch
     raster: float = 1.0  # fraction of answers in reading order; the others are ordered by area or at random
     photo: bool = False  # whether objects are rotated, on cards, cut by the border or out of focus
+    absent: float = 0.12  # fraction of box questions that ask for one class, which the image lacks
     talk: float = 0.0  # fraction of conversations about something other than boxes
+    talks: tuple[int, ...] = (2, 1, 1, 1, 1, 2)  # their weights, in the order of pretraining_questions.TALKS
+    short: float = 0.0  # the weight of an answer's tokens is its length to the power of -short
 
 
 EVERYTHING = {
@@ -73,6 +76,8 @@ EVERYTHING = {
 FEW = 8 * 224 * 224  # pixels: batches for a CPU
 SOME, MANY = 2 * FEW, 8 * FEW  # for a GPU
 SMALL = EVERYTHING | {"area": (112 * 112, 224 * 224)}
+# Whether there is an object at all, and what a box contains: the last stage trains more on such decisions of a few tokens.
+DECISIONS = {"absent": 0.25, "talks": (2, 1, 2, 1, 1, 1), "short": 0.5}
 EASY = {"kinds": ("scatter",), "shares": (0.20, 0.85), "area": (112 * 112, 192 * 192)}
 STAGES = (
     Stage(1500, "vision", (1, 1), pixels=FEW, counts=(1, 2, 2, 3, 4), **EASY),
@@ -81,7 +86,7 @@ STAGES = (
     Stage(300, "language", (1, 1), pixels=SOME, counts=(1, 1, 1, 2), **EASY),
     Stage(700, "language", (1, 0.7), pixels=MANY, **EVERYTHING),
     Stage(1376, "both", (0.7, 0.4465), pixels=MANY, **EVERYTHING),
-    Stage(1000, "both", (0.3, 0), pixels=SOME, **EVERYTHING),
+    Stage(1500, "both", (0.4465, 0), pixels=SOME, **EVERYTHING | DECISIONS),
 )
 # Used for scoring only, never for training.
 HELD_OUT_STAGE = Stage(0, "both", (0, 0), pixels=FEW, **EVERYTHING | {"talk": 0.0})

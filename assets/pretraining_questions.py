@@ -22,7 +22,6 @@ CODEC: Codec = CODECS[FAMILY]
 IRRELEVANT = "无关图片"
 RULE = f" If the image has nothing to do with the question, answer {IRRELEVANT}."  # appended to the system prompt
 TALKS = ("example", "class", "box", "object caption", "scene caption", "irrelevant")
-TALK_WEIGHTS = (2, 1, 1, 1, 1, 2)
 THEMES = (list(EMOJI), list(SHAPES), list(DOCUMENT_PARTS))
 
 
@@ -39,8 +38,10 @@ def themes_of(labels: list[str]) -> list[list[str]]:
     return [theme for theme in THEMES if set(theme) & set(labels)]
 
 
-def choose_question(rng: random.Random, labels: list[str]) -> list[str]:
+def choose_question(rng: random.Random, labels: list[str], absent_only: float) -> list[str]:
     """The classes to ask for: one that is present, all that are present plus some absent ones, or one that is absent.
+
+    The last happens with probability `absent_only`, and always for images without objects.
 
     Half of the absent ones are of the same theme as those in the image.
     """
@@ -50,7 +51,7 @@ def choose_question(rng: random.Random, labels: list[str]) -> list[str]:
     def absent() -> str:
         return rng.choice(alike if alike and rng.random() < 0.5 else [n for n in CLASSES if n not in present])
 
-    if not present or rng.random() < 0.12:
+    if not present or rng.random() < absent_only:
         return [absent()]
     if rng.random() < 0.35:
         return [rng.choice(present)]
@@ -73,7 +74,7 @@ def make_record(name: str, stage: Stage, size: tuple[int, int], talk: str | None
     rng = random.Random(name)
     scene = draw_scene(rng, stage, size)
     if talk is None:
-        talk = rng.choices(TALKS, TALK_WEIGHTS)[0] if rng.random() < stage.talk else "boxes"
+        talk = rng.choices(TALKS, stage.talks)[0] if rng.random() < stage.talk else "boxes"
     if not scene.labels and talk in {"box", "object caption", "irrelevant"}:
         talk = "boxes"
     record = {
@@ -97,7 +98,7 @@ def make_record(name: str, stage: Stage, size: tuple[int, int], talk: str | None
 def add_boxes(record: dict, rng: random.Random, stage: Stage) -> None:
     """A question for boxes, with an example before it or with the rule for unrelated images if `talk` says so."""
     scene, talk = record["scenes"][0], record["talk"]
-    asked = choose_question(rng, scene.labels)
+    asked = choose_question(rng, scene.labels, stage.absent)
     turns: list[dict] = []
     if talk == "example":
         example = draw_scene(rng, stage, (record["width"], record["height"]))

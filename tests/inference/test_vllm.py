@@ -53,10 +53,10 @@ def scenes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(scenes, tmp_path_factory) -> Path:
-    """An adapter of the language model, trained so little that the base's answers remain, and the merged model beside it."""
+    """An adapter of the language model that changes the base a little, and the merged model beside it."""
     out = tmp_path_factory.mktemp("run") / "run"
     options = ("--lora_vision", "false", "--load_in_4bit", "false", "--max_pixels", 448 * 448)
-    train(scenes, out, "--learning_rate", "1e-4", *options)
+    train(scenes, out, "--learning_rate", "1e-3", "--warmup_steps", 0, *options)
     merge_adapter.main(["--ckpt", str(out / "final"), "--out", str(out / "merged")])
     return out
 
@@ -128,7 +128,7 @@ def test_merged_model_gives_the_same_boxes_with_every_decode_setting(run, tmp_pa
 def test_adapter_gives_the_same_boxes_without_merging(run, tmp_path):
     base = tmp_path / "base"  # vLLM serves the base by a folder, and the client knows it by the same
     shutil.copytree(EMBEDDED, base)
-    lora = ("--enable-lora", "--max-lora-rank", "32", "--lora-modules", f"tuned={run / 'final'}")
+    lora = ("--enable-lora", "--max-lora-rank", "64", "--lora-modules", f"tuned={run / 'final'}")
     tune(run / "final", repetition_penalty=1.05)
     with serving(tmp_path / "vllm.log", str(base), "--dtype", "float32", *lora) as url:
         pairs = compare(run / "final", url, tmp_path, "--served-model", "tuned")
