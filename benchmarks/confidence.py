@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.page_table import markdown_table, replace_table
 from benchmarks.results import FOLDER
 from boxtune.answers.calibration import calibrate, fit, reliability
 from boxtune.answers.confidence import DEFAULT, SCORERS, VERIFY
@@ -33,7 +34,6 @@ from boxtune.answers.prediction_writer import fingerprint, predict
 from boxtune.answers.predictions import with_score
 from boxtune.answers.stated import Stated
 from boxtune.common.errors import UserError, command
-from boxtune.common.files import write_whole
 from boxtune.data.dataset import read_info, read_records, write_dataset
 from boxtune.data.questions import as_asked
 from boxtune.metrics.average_precision import all_classes
@@ -50,7 +50,6 @@ SCENES = "scenes:"
 SCENE_COUNT = 300
 DRAWS, ORDERS = 200, 5
 PAGE = FOLDER.parent / "docs" / "confidence.md"
-START, END = "<!-- table -->", "<!-- end of table -->"
 
 
 def scenes(seed: int) -> Path:
@@ -178,13 +177,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     scorers = (*SCORERS, VERIFY) if args.verify else SCORERS
     head = ["model", "images, predicted boxes", "equal scores", *scorers, "calibration error"]
-    rows = [head, ["---"] * len(head), *(compare(word, args.split, scorers) for word in args.models)]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    table = markdown_table(head, (compare(word, args.split, scorers) for word in args.models))
     print(table)
     if args.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, after = page.split(START)[0], page.split(END)[1]
-        write_whole(PAGE, f"{before}{START}\n\n{table}\n\n{END}{after}")
+        replace_table(PAGE, table)
 
 
 if __name__ == "__main__":

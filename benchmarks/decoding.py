@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.page_table import markdown_table, replace_table
 from benchmarks.plan import EXPERIMENTS, SEEDS
 from benchmarks.results import DOCS
 from benchmarks.run import RUNS
 from boxtune.answers.decoding import Decoding
 from boxtune.answers.selection import keep_objects
 from boxtune.common.errors import UserError, command
-from boxtune.common.files import write_whole
 from boxtune.data.dataset import read_info, read_records
 from boxtune.data.questions import as_asked
 from boxtune.inference.asking import answer_records_with_settings
@@ -53,7 +53,6 @@ SELECTED = {  # settings that choose among the objects of the defaults' response
 }
 METRICS = ("AP", "f1")
 PAGE = DOCS / "decoding.md"
-START, END = "<!-- table -->", "<!-- end of table -->"
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,7 @@ def rows(by_seed: list[dict[str, Outcome]]) -> Iterable[list[str]]:
 def table(name: str, batch_size: int) -> str:
     found = [outcomes(name, seed, batch_size) for seed in SEEDS]
     head = [f"{name}, {found[0][0]} images", "AP", "F1", "seconds per image"]
-    lines = [head, ["---"] * len(head), *rows([by_setting for _, by_setting in found])]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, rows([by_setting for _, by_setting in found]))
 
 
 @command
@@ -144,9 +142,7 @@ def main(argv: list[str] | None = None) -> None:
     tables = "\n\n".join(table(name, args.batch_size) for name in args.names)
     print(tables)
     if args.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, after = page.split(START)[0], page.split(END)[1]
-        write_whole(PAGE, f"{before}{START}\n\n{tables}\n\n{END}{after}")
+        replace_table(PAGE, tables)
 
 
 if __name__ == "__main__":

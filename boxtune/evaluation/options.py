@@ -123,7 +123,10 @@ def _add_scoring_options(parser: argparse.ArgumentParser) -> None:
         "--allow-missing", action="store_true", help="count images without a prediction as empty responses"
     )
     parser.add_argument(
-        "--score", choices=RANKINGS, help="rank predictions by another confidence score (docs/confidence.md)"
+        "--score",
+        choices=RANKINGS,
+        metavar="NAME",
+        help="rank predictions by another confidence score (docs/confidence.md)",
     )
     parser.add_argument(
         "--base", action="store_true", help="with an adapter: also evaluate its base model, for comparison"

@@ -17,7 +17,7 @@ from boxtune.answers.conversation import SYSTEM_PROMPT
 from boxtune.answers.decoding import Decoding
 from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records
-from boxtune.inference import client, server_connection
+from boxtune.inference import server_connection
 from boxtune.inference.chat_reply import place_pieces, read_log_odds
 from boxtune.inference.client import ServerClient
 from boxtune.inference.generation import generate_answers, token_spans
@@ -111,7 +111,7 @@ def test_decode_settings_of_the_checkpoint_hold_on_a_server_too(run, tuned, tmp_
 
 
 def test_the_verifier_asks_the_server_and_gives_the_scores_of_the_local_model(squares):
-    """On a server that lists all tokens. Among the first 20, there is no answer of a model that never saw such a question."""
+    """The embedded model was pretrained with such questions, so both answers are among the 20 tokens that a server lists."""
     folder = ROOT / "assets" / "tiny_qwen3_vl"
     collator, other = (
         make_collator(folder, squares, system_prompt=SYSTEM_PROMPT, min_pixels=4096, max_pixels=50176) for _ in range(2)
@@ -122,14 +122,10 @@ def test_the_verifier_asks_the_server_and_gives_the_scores_of_the_local_model(sq
     assert sum(len(objects["score_verify"]) for objects in local.values()) > 1
     with serving(Behaviour([]), (model, other.processor)) as url:
         served = ServerClient(url, {"id": "tuned"}, collator)
-        with pytest.raises(UserError, match=r"verify: neither .* is among the 20 most probable tokens"):
-            list(served.answers(records, requests=1))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(client, "TOP_LOG_PROBS", len(collator.tokenizer))
-            for line in served.answers(records, requests=1):
-                objects = line["objects"]
-                assert objects["bbox"] == local[line["id"]]["bbox"] and objects["score"] == objects["score_verify"]
-                assert objects["score"] == pytest.approx(local[line["id"]]["score"], abs=1e-3)
+        for line in served.answers(records, requests=1):
+            objects = line["objects"]
+            assert objects["bbox"] == local[line["id"]]["bbox"] and objects["score"] == objects["score_verify"]
+            assert objects["score"] == pytest.approx(local[line["id"]]["score"], abs=1e-3)
     with (
         serving(Behaviour([], log_probs=False), (model, other.processor)) as url,
         pytest.raises(UserError, match=f"verify: {url} gives no log-probabilities"),

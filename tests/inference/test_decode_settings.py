@@ -9,11 +9,8 @@ import torch
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from boxtune.answers.confidence import DEFAULT
-from boxtune.answers.conversation import SYSTEM_PROMPT
-from boxtune.answers.decoding import Decoding
 from boxtune.answers.predictions import make_prediction
 from boxtune.common.json_lines import to_json_line
-from boxtune.data.dataset import read_records
 from boxtune.data.images import load_image
 from boxtune.data.questions import asked_classes, question, turns_for
 from boxtune.data.records import image_path
@@ -28,34 +25,9 @@ from boxtune.inference.generation import (
     token_spans,
 )
 from boxtune.models.generation_config import stop_ids
-from boxtune.models.loading import load_model
-from tests.helpers.collators import make_collator
-from tests.helpers.records import ROOT
 from tests.helpers.serving import Behaviour, serving
 
-EMBEDDED = ROOT / "assets" / "tiny_qwen3_vl"
 CLASSES = ["red square", "blue square"]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return load_model(str(EMBEDDED), dtype=torch.float32).eval()
-
-
-@pytest.fixture(scope="module")
-def records(squares) -> list[dict]:
-    return read_records(squares, "train")[:6]
-
-
-@pytest.fixture
-def make(squares):
-    def with_settings(**settings):
-        budget = {"min_pixels": 4096, "max_pixels": 50176}
-        collator = make_collator(EMBEDDED, squares, system_prompt=SYSTEM_PROMPT, **budget)
-        collator.grounding = replace(collator.grounding, classes=CLASSES, decoding=Decoding(**settings))
-        return collator
-
-    return with_settings
 
 
 def by_id(predictions) -> dict[str, dict]:

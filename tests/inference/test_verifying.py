@@ -1,7 +1,6 @@
 """The verifier asks the model: its scores are those of a plain forward pass, in batches of any size."""
 
 import json
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,41 +8,18 @@ import torch
 
 from boxtune.answers.confidence import SCORERS
 from boxtune.answers.conversation import SYSTEM_PROMPT
-from boxtune.answers.decoding import Decoding
 from boxtune.common.errors import UserError
 from boxtune.common.json_lines import to_json_line
-from boxtune.data.dataset import read_records
 from boxtune.data.images import load_image
 from boxtune.data.records import image_path
 from boxtune.inference.batches import in_batches
 from boxtune.inference.generation import generate_answers
 from boxtune.inference.verifying import answer_log_odds
 from boxtune.models.loading import load_model
-from tests.helpers.collators import make_collator
 from tests.helpers.records import ROOT
 
 EMBEDDED = ROOT / "assets" / "tiny_qwen3_vl"
 CLASSES = ["red square", "blue square"]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return load_model(str(EMBEDDED), dtype=torch.float32).eval()
-
-
-@pytest.fixture(scope="module")
-def records(squares) -> list[dict]:
-    return read_records(squares, "train")[:6]
-
-
-@pytest.fixture(scope="module")
-def make(squares):
-    def with_settings(folder=EMBEDDED, **settings):
-        collator = make_collator(folder, squares, system_prompt=SYSTEM_PROMPT, min_pixels=4096, max_pixels=50176)
-        collator.grounding = replace(collator.grounding, classes=CLASSES, decoding=Decoding(**settings))
-        return collator
-
-    return with_settings
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,12 @@ def sampling_collator(data_dir: Path) -> DetectionCollator:
 
 
 def records_with_objects(data_dir: Path, count: int) -> list[Record]:
-    return [record for record in read_records(data_dir, "train") if record["objects"]["bbox"]][:count]
+    """Images with squares, and a question about the class `square`, which the embedded model knows."""
+    shown = [record for record in read_records(data_dir, "train") if record["objects"]["bbox"]][:count]
+    return [
+        make_record(r["id"], r["image"], r["width"], r["height"], [(box, "square") for box in r["objects"]["bbox"]])
+        for r in shown
+    ]
 
 
 def recording_forward(model: PreTrainedModel) -> tuple[Callable, list[dict]]:

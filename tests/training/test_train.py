@@ -181,10 +181,10 @@ def test_rare_recipe_options_train_and_evaluate(squares, tmp_path, capsys):
         *("--adapter_dtype", "bfloat16", "--codec", "qwen2_5_vl", "--object_order", "area"),
     )
     modules = json.loads((run / "run.json").read_text())["modules"]
-    assert modules["quantised"]["vision"] == {"nf4": 34, "full": 0}  # 7 blocks of 4 linears, 3 mergers of 2
+    assert modules["quantised"]["vision"] == {"nf4": 36, "full": 0}  # 8 blocks of 4 linears, 2 mergers of 2
     assert modules["quantised"]["head"]["nf4"] == 0
-    assert modules["adapted"]["vision_attention"] == {"proj": 7, "qkv": 7}
-    assert modules["adapted"]["vision_mlp"] == {"linear_fc1": 7, "linear_fc2": 7}
+    assert modules["adapted"]["vision_attention"] == {"proj": 8, "qkv": 8}
+    assert modules["adapted"]["vision_mlp"] == {"linear_fc1": 8, "linear_fc2": 8}
     assert modules["adapted"]["merger"] == {}
     assert {tensor.dtype for tensor in load_file(run / "final" / "adapter_model.safetensors").values()} == {
         torch.bfloat16
@@ -194,7 +194,7 @@ def test_rare_recipe_options_train_and_evaluate(squares, tmp_path, capsys):
     evaluate.main(["--ckpt", str(run / "final"), "--limit", "1", "--max-new-tokens", "8"])
     assert json.loads((run / "eval" / "predictions.jsonl").read_text())["codec"] == "qwen2_5_vl"
     model = load_checkpoint_model(open_checkpoint(str(run / "final")))
-    assert quantized_modules(model)["vision"]["nf4"] == 34
+    assert quantized_modules(model)["vision"]["nf4"] == 36
 
 
 def test_full_fine_tuning_saves_a_whole_model_with_greedy_generation(squares, tmp_path, tiny_models, capsys):
