@@ -292,6 +292,15 @@ def test_a_baseline_is_compared(folder, crowd, browse):
     assert "baseline" not in write(folder, records, predictions)[0].split("<script>")[0]
 
 
+def test_a_number_that_the_baseline_lacks_has_no_change(folder, crowd):
+    """A base that finds nothing has no precision."""
+    records, predictions = crowd
+    nothing = score(records, list(kept(predictions, 1.1)), ["cat", "dog"])
+    assert nothing["matching"]["precision"] is None
+    html, _ = write(folder, records, predictions, baseline_metrics=nothing)
+    assert "– from –" not in Page(html).text and "from 0.000" in Page(html).text
+
+
 def test_the_page_says_which_numbers_a_minimum_score_does_not_change(folder, crowd, browse):
     records, predictions = crowd
     baseline = score(records, predictions, ["cat", "dog"])
