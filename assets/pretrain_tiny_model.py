@@ -123,9 +123,7 @@ def to_device(batch: dict, device: torch.device) -> dict:
     return moved
 
 
-def losses(
-    model, heads: torch.nn.ModuleDict, batch: dict, dtype: torch.dtype, short: float = 0.0
-) -> dict[str, torch.Tensor]:
+def losses(model, heads: torch.nn.ModuleDict, batch: dict, dtype: torch.dtype, short: float) -> dict[str, torch.Tensor]:
     """The losses of a batch: those of the heads if it has their targets, and those of the answers if it has labels.
 
     "answer" is the summed cross-entropy of the answer tokens, divided by TOKENS_PER_ANSWER per example. `short` > 0 gives the

@@ -41,9 +41,8 @@ def themes_of(labels: list[str]) -> list[list[str]]:
 def choose_question(rng: random.Random, labels: list[str], absent_only: float) -> list[str]:
     """The classes to ask for: one that is present, all that are present plus some absent ones, or one that is absent.
 
-    The last happens with probability `absent_only`, and always for images without objects.
-
-    Half of the absent ones are of the same theme as those in the image.
+    The last happens with probability `absent_only`, and always for images without objects. Half of the absent ones are
+    of the same theme as those in the image.
     """
     present = sorted(set(labels))
     alike = [name for theme in themes_of(present) for name in theme if name not in present]

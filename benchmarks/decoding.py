@@ -30,10 +30,8 @@ from boxtune.data.questions import as_asked
 from boxtune.inference.asking import answer_records_with_settings
 from boxtune.inference.detector import Detector
 from boxtune.metrics.average_precision import all_classes
-from boxtune.metrics.bootstrap import bootstrap, interval
-from boxtune.metrics.coco_matching import CocoBoxes
-from boxtune.metrics.matching import match_images
-from boxtune.metrics.scoring import total_rates
+from boxtune.metrics.bootstrap import interval
+from boxtune.metrics.comparison import Run, evaluate_run
 from boxtune.models.libraries import quiet_libraries
 
 OUT = Path("runs/decoding")
@@ -57,10 +55,9 @@ PAGE = DOCS / "decoding.md"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one seed's checkpoint gives with one setting: METRICS, the same for each bootstrap draw, seconds per image."""
+    """What one seed's checkpoint gives with one setting, and the seconds per image."""
 
-    values: dict[str, float]
-    samples: dict[str, np.ndarray]
+    run: Run
     seconds: float
 
 
@@ -92,11 +89,8 @@ def answers_of(path: Path, split: str, batch_size: int) -> tuple[list[dict], lis
 
 
 def outcome(records: list[dict], predictions: list[dict], classes: list[str]) -> Outcome:
-    boxes, images = CocoBoxes(records, predictions, all_classes(records, classes)), match_images(records, predictions)
-    matches = boxes.match(boxes.scores)
-    values = {"AP": matches.accumulate().ap() or 0.0, "f1": total_rates(images)["f1"] or 0.0}
-    seconds = sum(prediction["seconds"] for prediction in predictions) / len(predictions)
-    return Outcome(values, bootstrap(matches, images, seed=0), seconds)
+    run = evaluate_run(records, predictions, all_classes(records, classes), seed=0)
+    return Outcome(run, sum(prediction["seconds"] for prediction in predictions) / len(predictions))
 
 
 def outcomes(name: str, seed: int, batch_size: int) -> tuple[int, dict[str, Outcome]]:
@@ -115,8 +109,8 @@ def rows(by_seed: list[dict[str, Outcome]]) -> Iterable[list[str]]:
     for title in by_seed[0]:
         cells = [title]
         for metric in METRICS:
-            value = np.mean([seed[title].values[metric] for seed in by_seed])
-            gains = [seed[title].samples[metric] - seed["defaults"].samples[metric] for seed in by_seed]
+            value = np.mean([seed[title].run.values[metric] or 0.0 for seed in by_seed])
+            gains = [seed[title].run.samples[metric] - seed["defaults"].run.samples[metric] for seed in by_seed]
             low, high = interval(np.nan_to_num(np.mean(gains, axis=0))) or (0.0, 0.0)
             cells.append(f"{value:.3f}" + ("" if title == "defaults" else f" ({low:+.3f} to {high:+.3f})"))
         seconds = np.mean([seed[title].seconds for seed in by_seed])

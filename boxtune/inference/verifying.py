@@ -15,7 +15,7 @@ def answer_log_odds(
 ) -> list[float]:
     """The log-odds of YES against NO for each question, from one pass over the prompts. `images`: theirs, from the collator.
 
-    The image is encoded once for every question about it.
+    The vision tower runs again for each question, also about the same image.
     """
     batch, _ = collator.collate_questions(questions, images)
     inputs = {key: value.to(model.device) for key, value in batch.items()}

@@ -42,8 +42,8 @@ def compare(
             "Compare two runs of the same kind."
         )
     classes = all_classes(records, classes)
-    a = _evaluate(records, predictions_a, classes, seed)
-    b = _evaluate(records, predictions_b, classes, seed)
+    a = evaluate_run(records, predictions_a, classes, seed)
+    b = evaluate_run(records, predictions_b, classes, seed)
     decided = _decided_images(a.images, b.images)
     return {
         "values": {key: _compare_value(key, a, b) for key in VALUES},
@@ -57,7 +57,7 @@ def compare(
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """One run's numbers (VALUES), the same numbers for each bootstrap draw, and the match of each image."""
 
     values: dict[str, float | int | None]
@@ -65,7 +65,8 @@ class _Run:
     images: list[ImageMatch]
 
 
-def _evaluate(records: list[Record], predictions: list[Prediction], classes: list[str], seed: int) -> _Run:
+def evaluate_run(records: list[Record], predictions: list[Prediction], classes: list[str], seed: int) -> Run:
+    """`classes`: all of them, also those that only the records name (all_classes). `seed`: of the bootstrap draws."""
     images = match_images(records, predictions)
     rates = total_rates(images)
     values = {
@@ -80,10 +81,10 @@ def _evaluate(records: list[Record], predictions: list[Prediction], classes: lis
         matches = boxes.match(boxes.scores)
         result = matches.accumulate()
         values |= {"AP": result.ap(), "AP50": result.ap(threshold=0)}
-    return _Run(values=values, samples=bootstrap(matches, images, seed), images=images)
+    return Run(values=values, samples=bootstrap(matches, images, seed), images=images)
 
 
-def _compare_value(key: str, a: _Run, b: _Run) -> dict:
+def _compare_value(key: str, a: Run, b: Run) -> dict:
     before, after = a.values[key], b.values[key]
     return {
         "A": before,

@@ -6,10 +6,12 @@ import pytest
 from benchmarks import decoding
 from benchmarks.decoding import Outcome, rows
 from boxtune.common.errors import UserError
+from boxtune.metrics.comparison import Run
 
 
 def outcome(ap: float, seconds: float, samples: tuple[float, ...]) -> Outcome:
-    return Outcome({"AP": ap, "f1": ap}, {"AP": np.array(samples), "f1": np.array(samples)}, seconds)
+    drawn = np.array(samples)
+    return Outcome(Run({"AP": ap, "f1": ap}, {"AP": drawn, "f1": drawn}, images=[]), seconds)
 
 
 def test_gains_are_paired_by_seed_and_draw():

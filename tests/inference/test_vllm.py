@@ -5,7 +5,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -126,10 +125,8 @@ def test_merged_model_gives_the_same_boxes_with_every_decode_setting(run, tmp_pa
 
 
 def test_adapter_gives_the_same_boxes_without_merging(run, tmp_path):
-    base = tmp_path / "base"  # vLLM serves the base by a folder, and the client knows it by the same
-    shutil.copytree(EMBEDDED, base)
     lora = ("--enable-lora", "--max-lora-rank", "64", "--lora-modules", f"tuned={run / 'final'}")
     tune(run / "final", repetition_penalty=1.05)
-    with serving(tmp_path / "vllm.log", str(base), "--dtype", "float32", *lora) as url:
+    with serving(tmp_path / "vllm.log", str(EMBEDDED), "--dtype", "float32", *lora) as url:
         pairs = compare(run / "final", url, tmp_path, "--served-model", "tuned")
     assert sum(texts_of(here) == texts_of(there) for here, there in pairs) == len(pairs)
