@@ -28,7 +28,15 @@ from boxtune.training.console import say
 from boxtune.training.examples import fit_lengths, read_examples
 from boxtune.training.machine import require_machine
 from boxtune.training.recipe import load_recipe
-from boxtune.training.run import fit_calibration, push_final, record_start, run_training, say_changes, will_push
+from boxtune.training.run import (
+    fit_calibration,
+    fit_head_threshold,
+    push_final,
+    record_start,
+    run_training,
+    say_changes,
+    will_push,
+)
 from boxtune.training.run_folder import resolve_output, save_final
 from boxtune.training.trackers import start_trackers
 from data_prep.prepare_once import prepare_once
@@ -97,6 +105,9 @@ def main(argv: list[str] | None = None) -> None:
     if box_validation:
         calibration = fit_calibration(trainer, collator, examples.splits["validation"])
         trainer.grounding = replace(grounding, calibration=calibration)
+        if options.detection_head:
+            threshold = fit_head_threshold(trainer, collator, examples.splits["validation"])
+            trainer.grounding = replace(trainer.grounding, head_threshold=threshold)
 
     # ---- Save and push
     save_final(trainer, output_dir)

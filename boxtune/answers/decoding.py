@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 ASKS = ("all", "each")
+TEXT, HEAD, BOTH = DECODERS = ("text", "head", "both")
 # (least, greatest) of every number among the settings; vLLM accepts no greater penalty.
 _RANGES = {"repetition_penalty": (1, 2), "suppress_iou": (0, 1), "score_threshold": (0, 1)}
 # The smallest tile, in pixels. It is the largest size factor of a family: one image token.
@@ -20,6 +21,7 @@ class Decoding:
     score_threshold: the least score of an object.
     tiles: side in pixels of the tiles that are asked about besides the whole image (boxtune/data/tiles.py); 0 is none.
     verify: whether each box is scored by the answer to a question about it (boxtune/answers/verifier.py).
+    decoder: where the boxes come from: the generated "text", the detection "head", or "both" (boxtune/answers/head_merging.py).
     """
 
     repetition_penalty: float = 1.0
@@ -28,6 +30,7 @@ class Decoding:
     score_threshold: float = 0.0
     tiles: int = 0
     verify: bool = False
+    decoder: str = TEXT
 
     def problems(self) -> list[str]:
         """One line for each setting that cannot be used."""
@@ -44,4 +47,9 @@ class Decoding:
             )
         if type(self.verify) is not bool:
             found.append(f"verify: {self.verify!r} must be true or false")
+        if self.decoder not in DECODERS:
+            found.append(f"decoder: {self.decoder!r} must be one of {', '.join(DECODERS)}")
+        elif self.decoder != TEXT:
+            text_only = {"ask": self.ask != "all", "tiles": self.tiles > 0, "verify": self.verify}
+            found += [f"{name}: needs decoder text, got {self.decoder}" for name, is_set in text_only.items() if is_set]
         return found

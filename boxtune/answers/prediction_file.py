@@ -7,6 +7,7 @@ from typing import Any
 
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.confidence import RANKINGS
+from boxtune.answers.decoding import TEXT
 from boxtune.answers.noise import NOISE_LABEL
 from boxtune.answers.parts import make_part, merge_parts
 from boxtune.answers.predictions import (
@@ -180,6 +181,8 @@ def _value_problems(line: dict[str, Any], record: Record) -> list[str]:
 def _codec_problems(line: dict[str, Any], record: Record) -> list[str]:
     """What is wrong with the values that reading the text again needs."""
     problems = []
+    if line.get("decoder", TEXT) != TEXT:
+        problems.append(f"decoder {shown(line['decoder'])}: its boxes are not in the text; leave out --reparse")
     codec = line["codec"]
     if not isinstance(codec, str) or codec not in CODECS:
         problems.append(f"unknown codec {shown(codec)}; choose from {', '.join(CODECS)}")

@@ -38,7 +38,8 @@ class Prediction(TypedDict):
     and one "score_NAME" per scorer if the probabilities of the tokens were known. `input_size` is (height, width) of the image
     as the model saw it. `codec`, `input_size` and `seconds` are None if they are not known. `irrelevant` stands only in the
     lines whose text is the checkpoint's `irrelevant_answer`. Where several questions were asked, `parts` stands in place of
-    `input_size` and `text`.
+    `input_size` and `text`. `decoder` stands only where the detection head had a part: "head", or "both" for head and text. The
+    text of "head" is empty.
     """
 
     id: str
@@ -53,11 +54,13 @@ class Prediction(TypedDict):
     problems: list[str]
     seconds: float | None
     irrelevant: NotRequired[bool]
+    decoder: NotRequired[str]
 
 
 # The keys of a line with one response, and of a line with several.
-KEYS = tuple(key for key in Prediction.__annotations__ if key not in ("parts", "irrelevant"))
-KEYS_WITH_PARTS = tuple(key for key in Prediction.__annotations__ if key not in ("input_size", "text", "irrelevant"))
+_SOMETIMES = ("parts", "irrelevant", "decoder")
+KEYS = tuple(key for key in Prediction.__annotations__ if key not in _SOMETIMES)
+KEYS_WITH_PARTS = ("parts", *(key for key in KEYS if key not in ("input_size", "text")))
 PART_KEYS = tuple(key for key in Part.__annotations__ if key in Part.__required_keys__)
 
 

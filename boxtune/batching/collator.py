@@ -22,6 +22,7 @@ from boxtune.answers.grounding import Grounding
 from boxtune.answers.noise import true_objects
 from boxtune.batching.box_targets import collate_targets
 from boxtune.batching.encoder import IGNORE_INDEX, Encoder, expected_input_size, grid_input_size, token_side
+from boxtune.batching.head_targets import collate_head_targets
 from boxtune.batching.variation import Variation
 from boxtune.common.errors import UserError
 from boxtune.data.images import load_image
@@ -61,16 +62,19 @@ class DetectionCollator:
         self.image_token_id = self.encoder.image_token_id
         self.adds_targets = False
         self.adds_questions = False
+        self.adds_head_targets = False
 
-    def for_losses(self, teacher_forced: bool, sampled: bool) -> "DetectionCollator":
+    def for_losses(self, teacher_forced: bool, sampled: bool, head: bool = False) -> "DetectionCollator":
         """A copy with more in its batches.
 
-        `teacher_forced` adds `targets` (box_targets.collate_targets), `sampled` adds `asked` (collate_asked).
+        `teacher_forced` adds `targets` (box_targets.collate_targets), `sampled` adds `asked` (collate_asked), `head` adds
+        `head_targets` (head_targets.collate_head_targets).
         """
         other = copy.copy(self)
         other.encoder = self._make_encoder(locate_boxes=teacher_forced)
         other.adds_targets = teacher_forced
         other.adds_questions = sampled
+        other.adds_head_targets = head
         return other
 
     def _make_encoder(self, locate_boxes: bool = False) -> Encoder:
@@ -188,6 +192,9 @@ class DetectionCollator:
             batch["targets"] = collate_targets(answers, sizes, self.codec)
         if self.adds_questions:
             batch["asked"] = self.collate_asked(records, sizes)
+        if self.adds_head_targets:
+            grounding = self.grounding
+            batch["head_targets"] = collate_head_targets(records, encoded, grounding.classes, grounding.noise_label)
         return batch
 
     def collate_asked(self, records: list[Record], sizes: list[tuple[int, int]]) -> dict[str, Any]:

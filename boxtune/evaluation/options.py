@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from boxtune.answers.confidence import RANKINGS
+from boxtune.answers.decoding import DECODERS
 from boxtune.answers.stated import NAMES, add_options
 from boxtune.common.errors import UserError
 from boxtune.common.files import folder_problems, path_argument
@@ -12,20 +13,20 @@ from boxtune.inference.address import address_problem
 from boxtune.reports.exports import EXPORTS, wanted_exports
 
 _MODEL = {
-    *("ckpt", "batch_size", "max_new_tokens", "precision", "server", "served_model", "trust_server"),
+    *("ckpt", "batch_size", "max_new_tokens", "precision", "decoder", "server", "served_model", "trust_server"),
     *NAMES,
     *("out", "export"),
 }
 # The options that each mode reads. A mode is named after the option that selects it.
 READS = {
     "ckpt": _MODEL | {"data", "split", "limit", "base", "absent", "push_to_hub", "json"},
-    "tune": (_MODEL - {*NAMES, "export"}) | {"tune", "metric", "verify", "data", "limit", "json"},
+    "tune": (_MODEL - {*NAMES, "export", "decoder"}) | {"tune", "metric", "verify", "data", "limit", "json"},
     "images": _MODEL | {"images", "classes", "skip_bad_images"},
     "predictions": {"predictions", "data", "split", "out", "export", "reparse", "allow_missing", "score", "json"},
     "compare": {"compare", "data", "split", "out", "json"},
 }
 # Options about weights on this machine, and options about a server that is used in their place.
-LOCAL_ONLY = {"base", "precision", "push_to_hub"}
+LOCAL_ONLY = {"base", "precision", "push_to_hub", "decoder"}
 SERVER_ONLY = {"served_model", "trust_server"}
 
 
@@ -175,6 +176,11 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=["nf4", "bfloat16", "float16", "float32"],
         help="precision of the base model (default: as in training)",
+    )
+    parser.add_argument(
+        "--decoder",
+        choices=DECODERS,
+        help="where boxes come from: generated text, the checkpoint's detection head, or both (default: its own setting)",
     )
     parser.add_argument(
         "--server", metavar="URL", help="server that runs the model, for example http://localhost:8000/v1"

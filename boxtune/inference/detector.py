@@ -12,8 +12,9 @@ from peft import PeftModel
 from PIL import Image
 from transformers import PreTrainedModel
 
-from boxtune.answers.decoding import Decoding
+from boxtune.answers.decoding import HEAD, TEXT, Decoding
 from boxtune.answers.grounding import PRECISIONS, Grounding
+from boxtune.answers.head_merging import merge_decoders
 from boxtune.answers.predictions import Prediction
 from boxtune.answers.stated import Stated
 from boxtune.batching.collator import DetectionCollator
@@ -24,6 +25,7 @@ from boxtune.inference.address import address_problem
 from boxtune.inference.client import ServerClient
 from boxtune.inference.detections import Detections
 from boxtune.inference.generation import generate_answers
+from boxtune.inference.head_answers import head_answers
 from boxtune.inference.inputs import ImageInput, check_classes, read_images, unlabelled_record
 from boxtune.inference.served_model import find_model
 from boxtune.models.checkpoint import Checkpoint, load_checkpoint_model, open_checkpoint
@@ -46,6 +48,7 @@ class DecodeOptions(TypedDict, total=False):
     ask: str
     tiles: int
     verify: bool
+    decoder: str
 
 
 class Detector:
@@ -173,7 +176,7 @@ class Detector:
         those of `classes` that are new.
         threshold: least score of an object, from 0 to 1; by default that of the checkpoint, which is 0 unless it was tuned.
         batch_size: questions per batch; with a server, images asked about at the same time.
-        repetition_penalty, suppress_iou, ask, tiles, verify: decode settings; by default those of the checkpoint.
+        repetition_penalty, suppress_iou, ask, tiles, verify, decoder: decode settings; by default those of the checkpoint.
         Raises UserError that lists every image that cannot be used.
         """
         if isinstance(images, Sequence) and not isinstance(images, str):
@@ -231,7 +234,7 @@ class Detector:
             grounding = replace(grounding, classes=classes)
         collator = DetectionCollator(self.checkpoint.processor, grounding, data_dir, open_image=open_image)
         if self.model is not None:
-            yield from generate_answers(self.model, collator, records, batch_size)
+            yield from _answers(self.model, collator, records, batch_size)
         if self.server is not None:
             client = ServerClient(self.server.url, self.server.model, collator, self.server.trust)
             yield from client.answers(records, requests=batch_size)
@@ -244,25 +247,51 @@ class Detector:
         grounding = self.checkpoint.grounding
         if decoding is not None:
             grounding = replace(grounding, decoding=decoding)
-        if problems := grounding.decoding_problems():
+        if problems := [*grounding.decoding_problems(), *self._decoder_problems(grounding.decoding)]:
             raise UserError("these decode settings cannot be used:", problems)
         return grounding
 
+    def _decoder_problems(self, decoding: Decoding) -> list[str]:
+        if decoding.decoder == TEXT:
+            return []
+        if self.server is not None:
+            return [f"decoder: {decoding.decoder!r} needs the weights here, because a server only generates text"]
+        if self.checkpoint.head is None:
+            return [f"decoder: {decoding.decoder!r} needs a detection head, and {self.checkpoint.path} has none"]
+        return []
+
     @contextmanager
     def without_adapter(self) -> Iterator["Detector"]:
-        """The adapter's base, asked in the same way. Calibration, noise label and the threshold of scores belong to the adapter
-        and are left out."""
+        """The adapter's base, asked in the same way. Calibration, noise label, the threshold of scores and the detection head
+        belong to the adapter and are left out."""
         if not isinstance(self.model, PeftModel):
             raise UserError(
                 f"{self.checkpoint.path} is not an adapter whose weights were loaded here, so it has no base."
             )
-        decoding = replace(self.checkpoint.grounding.decoding, score_threshold=0.0)
+        decoding = replace(self.checkpoint.grounding.decoding, score_threshold=0.0, decoder=TEXT)
         grounding = replace(
             self.checkpoint.grounding, calibration=[], verify_calibration=[], noise_label="", decoding=decoding
         )
         checkpoint = replace(self.checkpoint, grounding=grounding)
         with self.model.disable_adapter():
             yield Detector(checkpoint, model=self.model, precision=self.precision)
+
+
+def _answers(
+    model: PreTrainedModel | PeftModel, collator: DetectionCollator, records: list[Record], batch_size: int
+) -> Iterator[Prediction]:
+    """A prediction for each record, by the decoder of the decode settings."""
+    decoder = collator.grounding.decoding.decoder
+    if decoder == TEXT:
+        yield from generate_answers(model, collator, records, batch_size)
+        return
+    found = head_answers(model, collator, records, batch_size)
+    if decoder == HEAD:
+        yield from found
+        return
+    by_id = {prediction["id"]: prediction for prediction in found}
+    for prediction in generate_answers(model, collator, records, batch_size):
+        yield merge_decoders(prediction, by_id[prediction["id"]])
 
 
 def _check_options(

@@ -19,6 +19,7 @@ from boxtune.common.problems import Problem
 from boxtune.families.family import Family
 from boxtune.models.config import LOCAL_PREFIXES, codec_for, family_of, load_config
 from boxtune.models.foreign import DEFAULT_MAX_PIXELS, has_processor, named_base, require_stated
+from boxtune.models.head_files import has_head, head_weights, load_head
 from boxtune.models.hub import download_if_trained_here
 from boxtune.models.loading import load_model
 from boxtune.models.processors import load_processor
@@ -33,13 +34,15 @@ NOTHING_STATED = Stated()
 class Checkpoint:
     """Everything of a checkpoint but its weights.
 
-    path: the model's folder, or a Hub id. adapter: the folder of the LoRA weights; None for a whole model.
+    path: the model's folder, or a Hub id. adapter: the folder of the LoRA weights; None for a whole model. head: the folder of
+    the checkpoint if it has a detection head.
     """
 
     path: str
     adapter: Path | None
     grounding: Grounding
     processor: ProcessorMixin
+    head: Path | None = None
 
 
 # ---- opening -----------------------------------------------------------------------------------------------------------
@@ -69,7 +72,7 @@ def open_checkpoint(
         grounding, processor = _read_other_model(path, adapter, stated)
     if max_new_tokens:
         grounding = replace(grounding, max_new_tokens=max_new_tokens)
-    return Checkpoint(path, adapter, grounding, processor)
+    return Checkpoint(path, adapter, grounding, processor, folder if has_head(folder) else None)
 
 
 def _local_folder(path: str) -> Path:
@@ -143,6 +146,8 @@ def weights_identity(checkpoint: Checkpoint) -> dict[str, str | list[int]]:
     identity: dict[str, str | list[int]] = {}
     for path in adapter_files:
         identity[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if checkpoint.head:
+        identity["detection_head"] = hashlib.sha256(head_weights(checkpoint.head).read_bytes()).hexdigest()
     for path in sorted(Path(model).glob("*.safetensors")):
         identity[path.name] = [path.stat().st_size, path.stat().st_mtime_ns]
     return identity
@@ -170,6 +175,8 @@ def load_checkpoint_model(
     quantization = nf4_config(family, dtype, vision=grounding.quantized_vision) if precision == "nf4" else None
     base_model = load_model(base, dtype=dtype, quantization=quantization, revision=revision, device=device)
     model = _add_adapter(base_model, checkpoint.adapter, family, device) if checkpoint.adapter else base_model
+    if checkpoint.head:  # after the adapter, so that PEFT does not take the head for a part of the base
+        load_head(base_model, checkpoint.head)
     return model.eval()
 
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from boxtune.families.family import Family
 from boxtune.models.config import family_of
+from boxtune.models.head_files import is_of_head
 from boxtune.models.lora import adapted_modules, format_counts
 
 
@@ -24,6 +25,8 @@ def quantized_modules(model: PreTrainedModel | PeftModel) -> dict[str, dict[str,
     family = family_of(model.config)
     counts: dict[str, Counter[str]] = {name: Counter(nf4=0, full=0) for name in ("vision", "language", "head")}
     for path, module in model.named_modules():
+        if is_of_head(path):  # counted by itself
+            continue
         if type(module) is bnb.nn.Linear4bit:
             counts[tower(path, family)]["nf4"] += 1
         elif type(module) is torch.nn.Linear and ".lora_" not in path:
@@ -51,6 +54,8 @@ def describe_modules(model: PreTrainedModel | PeftModel) -> str:
         lines.append(f"  {name:9s} linears: {counts['nf4']} in NF4, {counts['full']} in full precision")
     for part, counts in adapted_modules(model).items():
         lines.append(f"  LoRA on {part}: {format_counts(counts)}")
+    if head := sum(parameter.numel() for path, parameter in model.named_parameters() if is_of_head(path)):
+        lines.append(f"  detection head: {head:,} parameters")
     trainable, total = trainable_parameters(model)
     lines.append(f"  trainable: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Merge a LoRA adapter into the bf16 weights of its base, one shard of the base at a time."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from boxtune.models.checkpoint import Checkpoint
 from boxtune.models.config import family_of, load_config
 from boxtune.models.foreign import unquantized_name
 from boxtune.models.generation_config import greedy_config
+from boxtune.models.head_files import HEAD_FOLDER
 from boxtune.models.weight_files import weight_files
 
 PEFT_PREFIX = "base_model.model."  # PEFT's wrapping, in front of every module path
@@ -59,6 +61,8 @@ def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
     # Servers read generation_config.json. The base's own asks for sampling and a repetition penalty, evaluation for neither.
     greedy_config(checkpoint.processor.tokenizer, grounding.max_new_tokens).save_pretrained(out)
     checkpoint.processor.save_pretrained(out)
+    if checkpoint.head:
+        shutil.copytree(checkpoint.head / HEAD_FOLDER, out / HEAD_FOLDER)
     replace(grounding, base_precision="bfloat16", compute_dtype="bfloat16").save(out)
     return len(loras)
 

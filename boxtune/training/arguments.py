@@ -163,6 +163,24 @@ class BoxtuneArguments:
     )
     grounding_every: int = field(default=10, metadata={"help": "Sample responses every this many steps."})
     grounding_samples: int = field(default=4, metadata={"help": "Number of responses sampled per question."})
+    detection_head: bool = field(
+        default=False,
+        metadata={
+            "help": "Train a detection head too, which finds boxes without generating text (docs/detection_head.md)."
+        },
+    )
+    detection_hidden_size: int = field(
+        default=256, metadata={"help": "Hidden size of the detection head, a multiple of 16."}
+    )
+    detection_queries: int = field(
+        default=100, metadata={"help": "Most objects that the detection head finds in an image."}
+    )
+    detection_decoder_layers: int = field(default=2, metadata={"help": "Decoder layers of the detection head, 1 to 6."})
+    detection_bbox_weight: float = field(default=5.0, metadata={"help": "Weight of the head's L1 loss."})
+    detection_giou_weight: float = field(default=2.0, metadata={"help": "Weight of the head's GIoU loss."})
+    detection_objectness_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the head's focal loss on objectness and class."}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without improvement."}
     )

@@ -137,6 +137,7 @@ _SHOWN_METRICS = {
     "loss": "loss",
     "AP": "AP",
     "AP50": "AP50",
+    "head_AP50": "head AP50",
     "f1": "F1",
     "mean_iou": "mean IoU",
     "fp": "FP",

@@ -12,7 +12,7 @@ from boxtune.data.record_checks import breaks_turns
 from boxtune.families import FAMILIES
 from boxtune.families.family import LORA_PARTS
 from boxtune.training.arguments import BoxtuneArguments
-from boxtune.training.box_validation import COSTS, LIBRARY_METRICS, METRICS
+from boxtune.training.box_validation import COSTS, HEAD_METRICS, LIBRARY_METRICS, METRICS
 from boxtune.training.losses import LOSSES
 
 # {TRL key: its only allowed value}. Other values would have no effect here or would invalidate checks made before training.
@@ -46,7 +46,7 @@ _RANGES = (
     ("must be at least 1", lambda value: value >= 1, (
         "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
         "max_length", "min_pixels", "max_pixels", "early_stopping_patience", "save_total_limit", "dataset_num_proc",
-        "eval_accumulation_steps", "torch_empty_cache_steps", "grounding_every",
+        "eval_accumulation_steps", "torch_empty_cache_steps", "grounding_every", "detection_queries",
     )),
     ("must be above 0, and finite", lambda value: 0 < value < math.inf, (
         "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon",
@@ -54,6 +54,7 @@ _RANGES = (
     ("must be 0 or more, and finite", lambda value: 0 <= value < math.inf, (
         "weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha", "eval_images",
         "iou_loss_weight", "fp_loss_weight", "fn_loss_weight", "noise_objects", "end_token_weight",
+        "detection_bbox_weight", "detection_giou_weight", "detection_objectness_weight",
     )),
     ("must be from 0 to 1", lambda value: 0 <= value <= 1, (
         "lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor",
@@ -100,6 +101,10 @@ def _of_the_model(options: BoxtuneArguments, model: ModelConfig) -> Iterator[str
     if attention and attention not in _ATTENTION and "/" not in attention:
         known = ", ".join(_ATTENTION)
         yield f"attn_implementation: {attention!r} must be one of {known}, or a kernel on the Hub (OWNER/NAME)"
+    if options.detection_hidden_size < 16 or options.detection_hidden_size % 16:
+        yield f"detection_hidden_size: {options.detection_hidden_size} must be a multiple of 16"
+    if not 1 <= options.detection_decoder_layers <= 6:
+        yield f"detection_decoder_layers: {options.detection_decoder_layers} must be from 1 to 6"
     if options.quantize_vision and not model.load_in_4bit:
         yield "quantize_vision: true has no effect without load_in_4bit: true"
     if model.load_in_4bit and not model.use_peft:
@@ -127,6 +132,8 @@ def _of_the_answer(options: BoxtuneArguments) -> Iterator[str]:
             yield "tiles: points of several tiles cannot be merged; omit it with answer: click"
         if options.codec is not None:
             yield "codec: has no effect with answer: click; omit it"
+        if options.detection_head:
+            yield "detection_head: finds boxes; omit it with answer: click"
         if options.iou_loss_weight:
             yield "iou_loss_weight: a point has no IoU; omit it with answer: click"
         if options.grounding_mode != "teacher_forced":
@@ -158,10 +165,10 @@ def _of_the_losses(options: BoxtuneArguments, training: SFTConfig) -> Iterator[s
             f"grounding_mode: {options.grounding_mode} has no effect while iou_loss_weight, fp_loss_weight and "
             "fn_loss_weight are 0"
         )
-    if training.torch_compile and (_has_box_losses(options) or weighs_ends):
+    if training.torch_compile and (_has_box_losses(options) or weighs_ends or options.detection_head):
         yield (
-            "torch_compile: box losses read hidden states through a hook, which a compiled model may bypass; omit one of "
-            "the two"
+            "torch_compile: box losses and detection_head read hidden states through a hook, which a compiled model may bypass; "
+            "omit one of the two"
         )
 
 
@@ -175,14 +182,17 @@ def _of_the_best_checkpoint(options: BoxtuneArguments, training: SFTConfig) -> I
     teacher_forced = options.grounding_mode != "policy" and _has_box_losses(options)
     if teacher_forced or options.end_token_weight != 1:
         logged += LOSSES
+    if options.detection_head:
+        logged += HEAD_METRICS
     if metric not in logged:
         yield f"metric_for_best_model: {metric!r} is not logged; choose one of {', '.join(logged)}"
-    if metric in METRICS and not options.eval_images:
+    of_boxes = metric in (*METRICS, *HEAD_METRICS)
+    if of_boxes and not options.eval_images:
         yield f"metric_for_best_model: {metric} is measured only if eval_images is above 0"
     if metric in ("AP", "AP50", "mean_iou") and options.answer == "click":
         yield f"metric_for_best_model: points have no {metric}; use f1 with answer: click"
     is_cost = metric in COSTS or metric.endswith("loss")
-    is_gain = metric in METRICS or metric == "mean_token_accuracy"
+    is_gain = of_boxes or metric == "mean_token_accuracy"
     if (is_gain or is_cost) and training.greater_is_better != (not is_cost):
         right = str(not is_cost).lower()
         yield f"greater_is_better: set it to {right} with {metric}, otherwise the worst checkpoint would be kept as the best"

@@ -8,10 +8,14 @@ from pathlib import Path
 import torch
 
 from boxtune.answers.calibration import fit
+from boxtune.answers.decoding import Decoding
+from boxtune.answers.selection import keep_objects
 from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import UserError
 from boxtune.data.records import Record
+from boxtune.inference.head_answers import head_answers
 from boxtune.metrics.matching import match_images, scored_hits
+from boxtune.metrics.scoring import total_rates
 from boxtune.models.hub import LOG_IN, is_logged_in, push_folder
 from boxtune.reports.model_card import model_name
 from boxtune.training.box_validation import BoxValidation
@@ -23,6 +27,8 @@ from boxtune.training.trainer import DetectionTrainer
 
 # Largest number of validation images on which scores are calibrated.
 CALIBRATION_IMAGES = 100
+# Thresholds of the detection head's scores to choose from.
+THRESHOLDS = [step / 20 for step in range(1, 19)]
 
 
 def will_push(recipe: Recipe) -> bool:
@@ -86,6 +92,19 @@ def fit_calibration(trainer: DetectionTrainer, collator: DetectionCollator, reco
         correct = f"{sum(hits)} of {len(hits)} boxes on validation images are correct"
         say(f"note: scores stay uncalibrated, because no calibration can be fitted: {correct}")
     return calibration
+
+
+def fit_head_threshold(trainer: DetectionTrainer, collator: DetectionCollator, records: list[Record]) -> float:
+    """The least score of the detection head's objects: of THRESHOLDS, the one with the best F1 on validation records."""
+    validation = BoxValidation(collator, records, CALIBRATION_IMAGES, trainer.args.per_device_eval_batch_size)
+    trainer.model.eval()
+    predictions = validation.predict(trainer.model, "choosing the head's threshold", head_answers)
+
+    def f1(threshold: float) -> float:
+        kept = [keep_objects(prediction, Decoding(score_threshold=threshold)) for prediction in predictions]
+        return total_rates(match_images(validation.records, kept))["f1"] or 0.0
+
+    return max(THRESHOLDS, key=f1)
 
 
 def push_final(recipe: Recipe, final: Path) -> None:

@@ -22,12 +22,13 @@ from boxtune.common.errors import UserError, accepting
 from boxtune.data.questions import NO_DESCRIPTIONS, Descriptions, first_question, is_standard
 from boxtune.data.records import Record
 from boxtune.models.config import codec_for, family_of
+from boxtune.models.detection_head import HeadShape
 from boxtune.models.hub import commit_of
 from boxtune.models.loading import load_model, uses_fsdp
 from boxtune.models.lora import lora_config, lora_targets, present_parts
 from boxtune.models.quantization import nf4_config
 from boxtune.training.arguments import BoxtuneArguments
-from boxtune.training.box_validation import METRICS, BoxValidation, require_objects
+from boxtune.training.box_validation import HEAD_METRICS, METRICS, BoxValidation, require_objects
 from boxtune.training.callbacks import (
     EpochCallback,
     InterruptCallback,
@@ -36,6 +37,7 @@ from boxtune.training.callbacks import (
     SkippedStepsCallback,
 )
 from boxtune.training.console import say
+from boxtune.training.detection_loss import DetectionLoss
 from boxtune.training.examples import Examples, Splits
 from boxtune.training.losses import BoxLosses
 from boxtune.training.machine import workers_that_fit
@@ -175,6 +177,20 @@ def choose_losses(recipe: Recipe) -> tuple[BoxLosses | None, PolicyLoss | None]:
     return chosen
 
 
+def head_shape(recipe: Recipe, model: PreTrainedModel) -> HeadShape | None:
+    """The detection head that the recipe asks for; None if it asks for none. Raises UserError under FSDP."""
+    options = recipe.options
+    if not options.detection_head:
+        return None
+    if uses_fsdp():
+        raise UserError(
+            "detection_head needs the last hidden states of whole layers, but FSDP shards the model. Launch with "
+            "recipes/accelerate/ddp.yaml, or omit it."
+        )
+    size = model.get_input_embeddings().embedding_dim
+    return HeadShape(size, options.detection_hidden_size, options.detection_queries, options.detection_decoder_layers)
+
+
 def build_model(recipe: Recipe, config: PretrainedConfig) -> PreTrainedModel:
     """The base model, quantized if the recipe has `load_in_4bit: true`."""
     options = recipe.model
@@ -264,13 +280,14 @@ def make_box_validation(recipe: Recipe, collator: DetectionCollator, splits: Spl
     if not records or not count:
         return None
     if uses_fsdp():  # each process would generate for different images but hold only a part of the weights
-        if metric in METRICS:
+        if metric in (*METRICS, *HEAD_METRICS):
             raise UserError(
                 f"metric_for_best_model: {training.metric_for_best_model} is not measured under FSDP; use eval_loss."
             )
         say("note: box metrics are not measured under FSDP")
         return None
-    return BoxValidation(collator, records, count, training.per_device_eval_batch_size)
+    with_head = recipe.options.detection_head
+    return BoxValidation(collator, records, count, training.per_device_eval_batch_size, with_head)
 
 
 def _lora_parts(options: BoxtuneArguments, model: PreTrainedModel) -> list[str] | None:
@@ -306,6 +323,10 @@ def build_trainer(
         targets = lora_targets(model, _lora_parts(options, model), lora.lora_target_modules, options.lora_vision)
         peft_config = lora_config(lora.lora_r, lora.lora_alpha, lora.lora_dropout, targets, lora.use_rslora)
     validation = splits.get("validation")
+    detection_loss = None
+    if options.detection_head:
+        weights = options.detection_bbox_weight, options.detection_giou_weight, options.detection_objectness_weight
+        detection_loss = DetectionLoss(*weights)
     with accepting(f"{recipe.name}: the trainer rejects a value"):
         trainer = DetectionTrainer(
             model=model,
@@ -315,7 +336,11 @@ def build_trainer(
             box_validation=box_validation,
             box_losses=box_losses,
             policy_loss=policy_loss,
-            data_collator=collator.for_losses(teacher_forced=box_losses is not None, sampled=policy_loss is not None),
+            detection_loss=detection_loss,
+            head_shape=head_shape(recipe, model),
+            data_collator=collator.for_losses(
+                teacher_forced=box_losses is not None, sampled=policy_loss is not None, head=detection_loss is not None
+            ),
             train_dataset=as_dataset(splits["train"], collator.data_dir, varied=True),
             eval_dataset=as_dataset(validation, collator.data_dir) if validation else None,
             processing_class=collator.processor,

@@ -1,8 +1,6 @@
 """DetectionTrainer: TRL's SFTTrainer with box losses, fp32 adapters, box metrics and complete checkpoints."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,8 +16,12 @@ from boxtune.batching.box_targets import target_counts
 from boxtune.batching.encoder import IGNORE_INDEX
 from boxtune.common.errors import UserError, accepting, is_out_of_space, reading
 from boxtune.families import FAMILIES
+from boxtune.models.detection_head import HeadShape, label_embeddings, seen_in
+from boxtune.models.head_files import attach_head, detection_head, load_head, save_head, without_head
+from boxtune.models.language_states import LanguageStates, language_states
 from boxtune.training.box_validation import BoxValidation
 from boxtune.training.callbacks import OTHER_PRECISION
+from boxtune.training.detection_loss import DetectionLoss
 from boxtune.training.losses import BoxLosses
 from boxtune.training.policy import PolicyLoss
 from boxtune.training.tracked_images import log_images
@@ -33,30 +35,12 @@ RESUME_REMEDY = (
 TRACKED_IMAGES = 8
 
 
-@contextmanager
-def last_hidden_states(backbone: torch.nn.Module) -> Iterator[list[Tensor]]:
-    """A list that holds the (N, T, H) last hidden states of the latest forward pass inside the `with` block.
-
-    TRL's fused LM head does not return them.
-    """
-    found: list[Tensor] = []
-
-    def keep(module, args, output) -> None:
-        # Replaced, not appended: generation makes one pass per token, and all their states would fill the memory.
-        found[:] = [output.last_hidden_state]
-
-    hook = backbone.register_forward_hook(keep)
-    try:
-        yield found
-    finally:
-        hook.remove()
-
-
 class DetectionTrainer(SFTTrainer):
     """SFTTrainer that saves grounding.json with every checkpoint, evaluates boxes and adds box losses.
 
     `box_validation` generates boxes at every evaluation. `box_losses` are added for batches that hold `targets`, `policy_loss`
-    for batches that hold `asked` (see DetectionCollator.for_losses). All other arguments are SFTTrainer's.
+    for batches that hold `asked`, `detection_loss` for those that hold `head_targets` (see DetectionCollator.for_losses).
+    `head_shape`: a new detection head is trained with the model. All other arguments are SFTTrainer's.
     """
 
     def __init__(
@@ -67,6 +51,8 @@ class DetectionTrainer(SFTTrainer):
         box_validation: BoxValidation | None = None,
         box_losses: BoxLosses | None = None,
         policy_loss: PolicyLoss | None = None,
+        detection_loss: DetectionLoss | None = None,
+        head_shape: HeadShape | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -77,6 +63,7 @@ class DetectionTrainer(SFTTrainer):
         self.grounding = grounding
         self.box_losses = box_losses
         self.policy_loss = policy_loss
+        self.detection_loss = detection_loss
         # Squared norm of each weighted term's gradient on the last hidden states, summed since the last log entry.
         self.gradient_squares: dict[str, Tensor] = {}
         self.digit_ids = self.processing_class.tokenizer.convert_tokens_to_ids(list("0123456789"))
@@ -84,6 +71,8 @@ class DetectionTrainer(SFTTrainer):
         self.adapter_dtype = adapter_dtype
         self._cast_adapters()
         self._detach_frozen_tower()
+        if head_shape:  # after PEFT has wrapped the model, so that it neither freezes nor saves the head
+            attach_head(self._base(), head_shape)
 
     def _cast_adapters(self) -> None:
         """Cast the trained weights to `adapter_dtype`.
@@ -116,10 +105,17 @@ class DetectionTrainer(SFTTrainer):
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches and "targets" in batches[0]:
             counts = sum(target_counts(batch["targets"]) for batch in batches).to(device)
-            if self._processes > 1:
-                counts = self.accelerator.reduce(counts, "sum")
-            self.step_counts = counts.clamp(min=1) / self._processes
+            self.step_counts = self._share_of_processes(counts)
+        if batches and "head_targets" in batches[0]:
+            boxes = torch.tensor(sum(len(batch["head_targets"]["boxes"]) for batch in batches), device=device)
+            self.step_boxes = self._share_of_processes(boxes)
         return batches, tokens
+
+    def _share_of_processes(self, counts: Tensor) -> Tensor:
+        """The counts of all processes, at least 1, divided by the number of processes."""
+        if self._processes > 1:
+            counts = self.accelerator.reduce(counts, "sum")
+        return counts.clamp(min=1) / self._processes
 
     @property
     def _processes(self) -> int:
@@ -127,18 +123,20 @@ class DetectionTrainer(SFTTrainer):
         return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The LM loss. Training adds the weighted box terms and, in steps that sample responses, the policy loss."""
+        """The LM loss. Training adds the weighted box terms, the loss of the detection head and, in steps that sample responses,
+        the policy loss."""
         targets, asked = inputs.pop("targets", None), inputs.pop("asked", None)
-        if targets is None and asked is None:
+        head_targets = inputs.pop("head_targets", None)
+        if targets is None and asked is None and head_targets is None:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             self._require_finite_start(result[0] if return_outputs else result)
             return result
 
-        with last_hidden_states(self._base().base_model) as hidden_states:
+        with language_states(self._base()) as states:
             # SFTTrainer runs a second forward pass to return outputs, so they are requested only if needed.
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         lm_loss, outputs = result if return_outputs else (result, None)
-        hidden = hidden_states[0]
+        hidden = states[0].last
         in_step = num_items_in_batch is not None and model.training
         micro_batches = self.current_gradient_accumulation_steps if in_step else 1
 
@@ -146,11 +144,13 @@ class DetectionTrainer(SFTTrainer):
         if targets is not None:
             terms["lm"] = self._reweight_end_tokens(lm_loss, hidden, inputs["labels"], targets, num_items_in_batch)
             terms |= self._box_terms(hidden, targets, in_step)
-        self._log_mean({f"{name}_loss": term * micro_batches for name, term in terms.items()})
+        found = self._head_terms(states[0], inputs, head_targets, in_step) if head_targets is not None else {}
+        logged = terms | {f"detection_{name}": term for name, term in found.items()}
+        self._log_mean({f"{name}_loss": term * micro_batches for name, term in logged.items()})
 
         loss = terms["lm"]  # evaluation returns only this, so that runs with different weights can be compared
         if model.training:
-            loss = self._weighted_total(terms, hidden)
+            loss = self._weighted_total(terms, found, hidden)
             if asked is not None and self._samples():
                 loss = loss + self._sampled_loss(model, inputs, asked, micro_batches)
         self._require_finite_start(loss)
@@ -183,10 +183,27 @@ class DetectionTrainer(SFTTrainer):
         terms = self.box_losses.terms(hidden, self._base().get_output_embeddings(), self.digit_ids, targets)
         return {name: share * term for share, (name, term) in zip(shares, terms.items(), strict=True)}
 
-    def _weighted_total(self, terms: dict[str, Tensor], hidden: Tensor) -> Tensor:
-        """The LM loss plus the weighted box terms. Records the gradient of each."""
+    def _head_terms(
+        self, states: LanguageStates, inputs: dict[str, Tensor], targets: dict[str, Tensor], in_step: bool
+    ) -> dict[str, Tensor]:
+        """{"bbox", "giou", "objectness"}: this micro-batch's share of each unweighted term of the detection head."""
+        base, ids, tokenizer = self._base(), inputs["input_ids"], self.processing_class.tokenizer
+        # Responses are padded on the right, so everything before the response is the question.
+        is_question = torch.arange(ids.shape[1], device=ids.device) < targets["question_end"].to(ids.device)[:, None]
+        merge_size = self.processing_class.image_processor.merge_size
+        seen = seen_in(ids, is_question, inputs["image_grid_thw"], self.data_collator.image_token_id, merge_size)
+        labels = label_embeddings(base.get_input_embeddings(), tokenizer, self.grounding.classes)
+        layers = detection_head(base)(states, seen, labels)
+        boxes = self.step_boxes if in_step else max(1, len(targets["boxes"]))
+        return {name: term / boxes for name, term in self.detection_loss.terms(layers, targets).items()}
+
+    def _weighted_total(self, terms: dict[str, Tensor], head_terms: dict[str, Tensor], hidden: Tensor) -> Tensor:
+        """The LM loss plus the weighted terms of the box losses and the detection head. Records the gradient of each."""
         box_terms = {name: term for name, term in terms.items() if name != "lm"}
         weighted = {"lm": terms["lm"], **(self.box_losses.weigh(box_terms) if box_terms else {})}
+        if head_terms:
+            found = self.detection_loss.weigh(head_terms)
+            weighted |= {f"detection_{name}": term for name, term in found.items()}
         self._record_gradients(weighted, hidden)
         return sum(weighted.values())
 
@@ -196,11 +213,11 @@ class DetectionTrainer(SFTTrainer):
 
     def _sampled_loss(self, model, inputs: dict[str, Tensor], asked: dict, micro_batches: int) -> Tensor:
         """This micro-batch's share of the step's policy loss. `micro_batches`: their number in the step."""
-        with last_hidden_states(self._base().base_model) as hidden_states:
+        with language_states(self._base()) as states:
             unwrapped = self.accelerator.unwrap_model(model)
             loss, statistics = self.policy_loss(model, unwrapped, self.data_collator, inputs, asked)
         self._log_mean({"policy_loss": loss, **{name: loss.new_tensor(value) for name, value in statistics.items()}})
-        self._record_gradients({"policy": loss / micro_batches}, hidden_states[0])
+        self._record_gradients({"policy": loss / micro_batches}, states[0].last)
         return loss / micro_batches
 
     def _require_finite_start(self, loss: Tensor) -> None:
@@ -284,6 +301,8 @@ class DetectionTrainer(SFTTrainer):
         with reading(resume_from_checkpoint, RESUME_REMEDY):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._cast_adapters()  # PEFT loads them as fp32, regardless of their dtype in the file
+        if self.detection_loss:
+            load_head(self._base(), Path(resume_from_checkpoint))
 
     def _load_callback_state(self) -> None:
         """Restore what the callbacks counted, but keep the recipe's own settings, which may have changed since."""
@@ -312,9 +331,14 @@ class DetectionTrainer(SFTTrainer):
             )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        base, folder = self._base(), Path(output_dir or self.args.output_dir)
+        if self.detection_loss and state_dict is None:
+            state_dict = without_head(self.model.state_dict())
         super()._save(output_dir, state_dict)
         if self.args.should_save:  # every process calls this, but only one writes
-            self.grounding.save(Path(output_dir or self.args.output_dir))
+            self.grounding.save(folder)
+            if self.detection_loss:
+                save_head(base, folder)
 
     def _save_checkpoint(self, model, trial) -> None:
         """Save a complete checkpoint or none: a full disk must not leave one that resuming would pick up."""

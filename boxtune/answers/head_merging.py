@@ -1,0 +1,46 @@
+"""Decoder "both": the boxes of the generated text and those of the detection head, merged.
+
+Of a box of the text and a box of the head with the same label and an IoU of at least MERGE_IOU, the one with the higher score
+is kept, and its score is the mean of both. The score of a box that only one of them found is halved, as in weighted boxes
+fusion (arXiv 1910.13302): it is the mean with 0, the score that the other gave it.
+"""
+
+import numpy as np
+
+from boxtune.answers.decoding import BOTH
+from boxtune.answers.predictions import Prediction
+from boxtune.data.boxes import box_iou, match_greedy
+
+MERGE_IOU = 0.5
+
+
+def merge_decoders(text: Prediction, head: Prediction) -> Prediction:
+    """The prediction of the text with the merged objects, by falling score. Both are about the same image."""
+    ours, theirs = text["objects"], head["objects"]
+    partner = _partners(text, head)
+    rows = []
+    for i, (box, label, score) in enumerate(zip(ours["bbox"], ours["category"], ours["score"], strict=True)):
+        other = partner.get(i)
+        other_score = 0.0 if other is None else theirs["score"][other]
+        if other is not None and other_score > score:
+            box = theirs["bbox"][other]
+        rows.append(((score + other_score) / 2, box, label))
+    taken = set(partner.values())
+    for j, (box, label, score) in enumerate(zip(theirs["bbox"], theirs["category"], theirs["score"], strict=True)):
+        if j not in taken:
+            rows.append((score / 2, box, label))
+    rows.sort(key=lambda row: -row[0])
+    objects = {
+        "bbox": [box for _, box, _ in rows],
+        "category": [label for _, _, label in rows],
+        "score": [round(score, 6) for score, _, _ in rows],
+    }
+    seconds = round((text["seconds"] or 0.0) + (head["seconds"] or 0.0), 3)
+    return text | {"objects": objects, "seconds": seconds, "decoder": BOTH}
+
+
+def _partners(text: Prediction, head: Prediction) -> dict[int, int]:
+    """{box of the text: box of the head on the same object}."""
+    ious = box_iou(text["objects"]["bbox"], head["objects"]["bbox"])
+    ours, theirs = (np.array(side["objects"]["category"], dtype=object) for side in (text, head))
+    return dict(match_greedy(np.where(ours[:, None] == theirs[None], ious, 0.0), MERGE_IOU))
