@@ -272,7 +272,7 @@ class Detector:
         grounding = replace(
             self.checkpoint.grounding, calibration=[], verify_calibration=[], noise_label="", decoding=decoding
         )
-        checkpoint = replace(self.checkpoint, grounding=grounding)
+        checkpoint = replace(self.checkpoint, grounding=grounding, head=None)
         with self.model.disable_adapter():
             yield Detector(checkpoint, model=self.model, precision=self.precision)
 

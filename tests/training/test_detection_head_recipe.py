@@ -1,0 +1,105 @@
+"""The recipe tiny_detection_head, from annotations to detections."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import check_recipe
+import evaluate
+import merge_adapter
+from boxtune import Detector
+from boxtune.answers.grounding import Grounding
+from boxtune.answers.prediction_file import read_predictions
+from boxtune.common.errors import UserError
+from boxtune.data.dataset import read_records
+from boxtune.data.records import image_path
+from boxtune.models.checkpoint import open_checkpoint, weights_identity
+from boxtune.models.head_files import HEAD_FOLDER
+from data_prep.__main__ import main as data_prep
+from tests.helpers.training import log_history, train
+
+TERMS = ("bbox", "giou", "objectness")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("head") / "data"
+    data_prep(["nutrition", "--out", str(folder), "--num-images", "40", "--seed", "0"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory) -> Path:
+    """A run of six steps, which calibrates on validation."""
+    out = tmp_path_factory.mktemp("head") / "run"
+    options = ["--max_steps", 6, "--save_strategy", "steps", "--save_steps", 3, "--eval_images", 4]
+    return train(data, out, *options, "--per_device_train_batch_size", 2, config="tiny_detection_head")
+
+
+def test_from_annotations_to_detections(data, run, tmp_path, capsys):
+    check_recipe.main(["--config", "tiny_detection_head", "--data_dir", str(data), "--output_dir", str(tmp_path / "run")])
+    for row in log_history(run, 3):
+        weighted = 5 * row["detection_bbox_loss"] + 2 * row["detection_giou_loss"] + row["detection_objectness_loss"]
+        assert row["loss"] == pytest.approx(row["lm_loss"] + weighted, rel=1e-4)
+        shares = {key for key in row if key.startswith("grad_share/")}
+        assert shares == {"grad_share/lm", *(f"grad_share/detection_{name}" for name in TERMS)}
+        assert row["grad_share/detection_objectness"] > 0
+
+    # ---- evaluation by each decoder
+    final, records = run / "final", read_records(data, "test")
+    assert 0 < Grounding.load(final).head_threshold < 1
+    predictions = {}
+    for decoder in ("text", "head", "both"):
+        out = tmp_path / decoder
+        evaluate.main(["--ckpt", str(final), "--decoder", decoder, "--out", str(out), "--max-new-tokens", "8"])
+        predictions[decoder] = read_predictions(out / "predictions.jsonl", records)[0]
+        assert json.loads((out / "metrics.json").read_text())["provenance"]["decoding"]["decoder"] == decoder
+        assert all(row.get("decoder", "text") == decoder for row in predictions[decoder])
+    assert all(row["text"] == "" for row in predictions["head"])
+    assert [row["text"] for row in predictions["both"]] == [row["text"] for row in predictions["text"]]
+    with pytest.raises(SystemExit):
+        evaluate.main(["--predictions", str(tmp_path / "head"), "--data", str(data), "--reparse"])
+    assert "leave out --reparse" in capsys.readouterr().err
+
+    # ---- merged model and Detector
+    merge_adapter.main(["--ckpt", str(final), "--samples", "2", "--skip-nf4"])
+    merged = run / "final_merged"
+    weights = [load_file(folder / HEAD_FOLDER / "model.safetensors") for folder in (final, merged)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    image = image_path(records[0], data)
+    for folder in (final, merged):
+        found = Detector.from_pretrained(folder)(image, decoder="head", threshold=0.001)
+        assert found.labels and set(found.labels) == {"nutrition-table"}
+        corners = np.asarray(found.boxes_xyxy)
+        assert (corners[:, :2] >= 0).all() and (corners[:, 2:] <= [records[0]["width"], records[0]["height"]]).all()
+        assert (np.diff(found.scores) <= 0).all()
+
+
+def test_a_resumed_run_ends_with_the_same_head(data, run, tmp_path):
+    # resumed from step 3 of the same six
+    options = ["--max_steps", 6, "--save_strategy", "no", "--eval_images", 4, "--per_device_train_batch_size", 2]
+    options += ["--resume_from_checkpoint", run / "checkpoint-3"]
+    other = train(data, tmp_path / "run", *options, config="tiny_detection_head")
+    for name in ("adapter_model.safetensors", f"{HEAD_FOLDER}/model.safetensors"):
+        before, after = (load_file(folder / "final" / name) for folder in (run, other))
+        assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before), name
+
+
+def test_a_checkpoint_knows_its_head(run, tmp_path):
+    identity = weights_identity(open_checkpoint(str(run / "final")))
+    assert "detection_head" in identity
+
+
+def test_the_base_and_a_checkpoint_without_head_refuse_its_decoders(run, squares, tmp_path):
+    detector = Detector.from_pretrained(run / "final")
+    with detector.without_adapter() as base, pytest.raises(UserError, match="detection head"):
+        base(np.zeros((64, 64, 3), dtype=np.uint8), decoder="head")
+    plain = Detector.from_pretrained(train(squares, tmp_path / "plain") / "final")
+    with pytest.raises(UserError, match="needs a detection head, and .* has none"):
+        plain(np.zeros((64, 64, 3), dtype=np.uint8), decoder="both")
+    with pytest.raises(UserError, match="ask: needs decoder text"):
+        detector(np.zeros((64, 64, 3), dtype=np.uint8), decoder="head", ask="each")
