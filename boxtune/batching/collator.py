@@ -194,7 +194,9 @@ class DetectionCollator:
             batch["asked"] = self.collate_asked(records, sizes)
         if self.adds_head_targets:
             grounding = self.grounding
-            batch["head_targets"] = collate_head_targets(records, encoded, grounding.classes, grounding.noise_label)
+            batch["head_targets"] = collate_head_targets(
+                records, encoded, grounding.classes, grounding.noise_label, self.tokenizer
+            )
         return batch
 
     def collate_asked(self, records: list[Record], sizes: list[tuple[int, int]]) -> dict[str, Any]:

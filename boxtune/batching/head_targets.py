@@ -4,42 +4,58 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
 
 from boxtune.answers.noise import true_objects
 from boxtune.batching.encoder import IGNORE_INDEX, EncodedRecord
 from boxtune.data.questions import answer_category, as_asked, asked_classes
-from boxtune.data.records import Record, answer_objects
+from boxtune.data.records import Record, object_columns
 
 # Coordinates are stored as integers, in millionths of the image: DeepSpeed casts floating-point inputs to the model's dtype.
 UNITS = 1_000_000
 
 
 def collate_head_targets(
-    records: Sequence[Record], encoded: Sequence[EncodedRecord], classes: Sequence[str], noise_label: str
+    records: Sequence[Record],
+    encoded: Sequence[EncodedRecord],
+    classes: Sequence[str],
+    noise_label: str,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Tensor]:
     """The targets of N examples with B boxes in all and C `classes`.
 
     question_end (N,): position of the first token of the response. asks_for_boxes (N,): examples whose first question is
     answered by text only teach the head nothing. asked (N, C): the classes that the first question asks for.
-    boxes (B, 4): cxcywh in UNITS. label (B,): position in `classes`. row (B,): example. Ignored and noise objects are left out.
+    boxes (B, 4): cxcywh in UNITS. label (B,): position in `classes`. row (B,): example. captions (B, L): tokens of the object's
+    caption, or of its class where it has none, and the end token, padded with IGNORE_INDEX. Ignored and noise objects are
+    left out.
     """
-    boxes, labels, rows, asked = [], [], [], []
+    boxes, labels, rows, asked, captions = [], [], [], [], []
     for row, record in enumerate(records):
         names = asked_classes(record, classes)
         asked.append([name in names for name in classes])
-        boxes_xyxy, categories = answer_objects(true_objects(as_asked(record), noise_label))
-        for (x0, y0, x1, y1), category in zip(boxes_xyxy, categories, strict=True):
-            width, height = record["width"] / UNITS, record["height"] / UNITS
+        objects = object_columns(true_objects(as_asked(record), noise_label)["objects"])
+        width, height = record["width"] / UNITS, record["height"] / UNITS
+        for i, (x0, y0, x1, y1) in enumerate(objects["bbox"]):
+            if objects["ignore"][i]:
+                continue
+            category = objects["category"][i]
             middle_and_size = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height]
             boxes.append([round(value) for value in middle_and_size])
             labels.append(classes.index(category))
             rows.append(row)
+            written = objects["caption"][i] if "caption" in objects else None
+            tokens = tokenizer(written or category, add_special_tokens=False)["input_ids"]
+            captions.append(torch.tensor([*tokens, tokenizer.eos_token_id]))
+    padded = pad_sequence(captions, batch_first=True, padding_value=IGNORE_INDEX) if captions else torch.zeros(0, 1)
     return {
         "question_end": torch.tensor([_response_start(example) for example in encoded]),
         "asks_for_boxes": torch.tensor([answer_category(r["messages"][1]["content"])[0] for r in records]),
         "asked": torch.tensor(asked, dtype=torch.bool).reshape(len(records), len(classes)),
         "boxes": torch.tensor(boxes, dtype=torch.long).reshape(-1, 4),
         "label": torch.tensor(labels, dtype=torch.long),
+        "captions": padded.long(),
         "row": torch.tensor(rows, dtype=torch.long),
     }
 

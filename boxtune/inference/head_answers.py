@@ -15,7 +15,7 @@ from boxtune.data.questions import asked_classes
 from boxtune.data.records import Record
 from boxtune.inference.batches import in_batches
 from boxtune.inference.generation import largest_first
-from boxtune.models.detection_head import Layer, label_embeddings, seen_in
+from boxtune.models.detection_head import Found, label_embeddings, seen_in
 from boxtune.models.head_files import detection_head
 from boxtune.models.language_states import language_states
 
@@ -33,16 +33,20 @@ def _answer_batch(
     model: PreTrainedModel | PeftModel, collator: DetectionCollator, records: list[Record], images: ProcessedImages
 ) -> list[Prediction]:
     batch, input_sizes = collator.collate_questions(records, images)
-    layer = find_objects(model, collator, {key: value.to(model.device) for key, value in batch.items()})
-    boxes, scores = layer.boxes_cxcywh.cpu(), layer.logits.sigmoid().cpu()
+    found = find_objects(model, collator, {key: value.to(model.device) for key, value in batch.items()})
+    result = found.layers[-1]
+    boxes, scores = result.boxes_cxcywh.cpu(), result.logits.sigmoid().cpu()
     rows = zip(records, boxes, scores, input_sizes, strict=True)
-    return [_prediction(record, *found, collator) for record, *found in rows]
+    kept = [_kept_objects(record, *of_image, collator) for record, *of_image, _ in rows]
+    captions = _captions(model, collator, found, [[query for query, *_ in objects] for objects in kept])
+    rows = zip(records, kept, captions, input_sizes, strict=True)
+    return [_prediction(*row, collator.grounding.codec) for row in rows]
 
 
 def find_objects(
     model: PreTrainedModel | PeftModel, collator: DetectionCollator, batch: dict[str, torch.Tensor]
-) -> Layer:
-    """The result of the head for a batch of prompts. Its classes are those of the checkpoint."""
+) -> Found:
+    """What the head finds in a batch of prompts. Its classes are those of the checkpoint."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     with language_states(base) as states:
         model(**batch, use_cache=False, logits_to_keep=1)
@@ -50,35 +54,72 @@ def find_objects(
     is_question = batch["attention_mask"].bool()
     seen = seen_in(batch["input_ids"], is_question, batch["image_grid_thw"], collator.image_token_id, merge_size)
     labels = label_embeddings(base.get_input_embeddings(), collator.tokenizer, collator.grounding.classes)
-    return detection_head(base)(states[0], seen, labels)[-1]
+    return detection_head(base)(states[0], seen, labels)
 
 
-def _prediction(
-    record: Record, boxes_cxcywh: torch.Tensor, scores: torch.Tensor, size: tuple[int, int], collator: DetectionCollator
-) -> Prediction:
-    """boxes_cxcywh: (Q, 4), scores: (Q, C). Each query is the most likely of the asked classes."""
+def _kept_objects(
+    record: Record, boxes_cxcywh: torch.Tensor, scores: torch.Tensor, collator: DetectionCollator
+) -> list[tuple[int, list[float], str, float]]:
+    """(query, box_xyxy in pixels, class, score) of the objects above the threshold, by falling score.
+
+    boxes_cxcywh: (Q, 4), scores: (Q, C). The class of a query is the most likely one of those that were asked for.
+    """
     grounding = collator.grounding
     asked = asked_classes(record, grounding.classes)
     columns = [i for i, name in enumerate(grounding.classes) if name in asked]
-    objects: dict[str, list] = {"bbox": [], "category": [], "score": []}
-    if columns:
-        best, column = scores[:, columns].max(dim=-1)
-        least = grounding.decoding.score_threshold or grounding.head_threshold
-        # Infinitesimal boxes would collapse when they are rounded, and boxes of the head may reach over the border.
-        boxes_xyxy = box_cxcywh_to_xyxy(boxes_cxcywh.double().numpy()).clip(0, 1)
-        boxes_xyxy *= [record["width"], record["height"]] * 2
-        for i in best.argsort(descending=True).tolist():
-            box = boxes_xyxy[i].tolist()
-            if best[i] >= least and box[0] < box[2] and box[1] < box[3]:
-                objects["bbox"].append(rounded_box(box))
-                objects["category"].append(grounding.classes[columns[column[i]]])
-                objects["score"].append(round(best[i].item(), 6))
+    if not columns:
+        return []
+    best, column = scores[:, columns].max(dim=-1)
+    least = grounding.decoding.score_threshold or grounding.head_threshold
+    boxes_xyxy = box_cxcywh_to_xyxy(boxes_cxcywh.double().numpy()).clip(0, 1)  # they may reach over the border
+    boxes_xyxy *= [record["width"], record["height"]] * 2
+    kept = []
+    for i in best.argsort(descending=True).tolist():
+        box = boxes_xyxy[i].tolist()
+        if best[i] >= least and box[0] < box[2] and box[1] < box[3]:
+            kept.append((i, rounded_box(box), grounding.classes[columns[column[i]]], round(best[i].item(), 6)))
+    return kept
+
+
+def _captions(
+    model: PreTrainedModel | PeftModel, collator: DetectionCollator, found: Found, queries: list[list[int]]
+) -> list[list[str] | None]:
+    """The captions of the `queries` of each image; None for each image if the head writes no captions."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    decoder = detection_head(base).captions
+    if decoder is None:
+        return [None] * len(queries)
+    rows = torch.tensor([row for row, of_image in enumerate(queries) for _ in of_image], dtype=torch.long)
+    chosen = torch.tensor([query for of_image in queries for query in of_image], dtype=torch.long)
+    texts: list[str] = []
+    if len(rows):
+        embeddings, end = base.get_input_embeddings().weight, collator.tokenizer.eos_token_id
+        written = decoder.write(found.queries[rows, chosen], found.memory[rows], found.is_memory[rows], embeddings, end)
+        texts = collator.tokenizer.batch_decode(written, skip_special_tokens=True)
+    left = iter(texts)
+    return [[next(left) for _ in of_image] for of_image in queries]
+
+
+def _prediction(
+    record: Record,
+    kept: list[tuple[int, list[float], str, float]],
+    captions: list[str] | None,
+    size: tuple[int, int],
+    codec: str,
+) -> Prediction:
+    objects: dict[str, list] = {
+        "bbox": [box for _, box, _, _ in kept],
+        "category": [label for _, _, label, _ in kept],
+        "score": [score for *_, score in kept],
+    }
+    if captions is not None:
+        objects["caption"] = captions
     return {
         "id": record["id"],
         "image": record["image"],
         "width": record["width"],
         "height": record["height"],
-        "codec": grounding.codec,
+        "codec": codec,
         "input_size": list(size),
         "text": "",
         "objects": objects,

@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DetrConfig, PreTrainedTokenizerBase
 from transformers.models.detr.modeling_detr import DetrDecoderLayer
 
+from boxtune.models.caption_decoder import CaptionDecoder
 from boxtune.models.language_states import LanguageStates
 
 # Hidden size of a residual adapter: the model's, divided by this.
@@ -39,12 +40,14 @@ HEADS = 8
 
 @dataclass(frozen=True)
 class HeadShape:
-    """llm_hidden_size: of the language model. hidden_size: of the head. queries: the most objects of an image."""
+    """llm_hidden_size: of the language model. hidden_size: of the head. queries: the most objects of an image. caption_layers: of
+    the caption decoder; 0 for none."""
 
     llm_hidden_size: int
     hidden_size: int = 256
     queries: int = 100
     decoder_layers: int = 2
+    caption_layers: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,19 @@ class Layer:
     logits: Tensor
     exists: Tensor
     has_classes: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """layers: the proposals, then what each decoder layer finds; the last is the result.
+
+    queries: (N, Q, d) last states of the queries, with memory (N, M, d) and is_memory (N, M), for captions.
+    """
+
+    layers: list[Layer]
+    queries: Tensor
+    memory: Tensor
+    is_memory: Tensor
 
 
 class ResidualAdapter(nn.Module):
@@ -126,6 +142,8 @@ class DetectionHead(nn.Module):
         # ---- classes
         self.label = nn.Linear(llm, size)
         self.likeness = nn.Linear(size, size)
+        # ---- captions
+        self.captions = CaptionDecoder(config, llm, shape.caption_layers) if shape.caption_layers else None
         self._start_unsure()
 
     def _start_unsure(self) -> None:
@@ -136,8 +154,8 @@ class DetectionHead(nn.Module):
         for score in (self.proposal_score, *self.objectness):
             nn.init.constant_(score.bias, math.log(FIRST_SCORE / (1 - FIRST_SCORE)))
 
-    def forward(self, states: LanguageStates, seen: Seen, labels: Tensor) -> list[Layer]:
-        """The proposals, then the objects that each decoder layer finds; the last is the result.
+    def forward(self, states: LanguageStates, seen: Seen, labels: Tensor) -> Found:
+        """What the head finds in N prompts.
 
         labels: (C, H) embeddings of the asked classes, from `label_embeddings`.
         """
@@ -154,7 +172,7 @@ class DetectionHead(nn.Module):
         kinds = torch.where(of_image, self.kinds[1], self.kinds[2])
         memory = torch.cat([vision, hidden], dim=1)
         memory_place = torch.cat([place + self.kinds[0], hidden_place + kinds], dim=1)
-        is_memory = torch.cat([is_vision, is_hidden], dim=1)[:, None, None]
+        is_memory = torch.cat([is_vision, is_hidden], dim=1)
 
         # ---- one proposal for each image token
         hidden_of_image = torch.zeros_like(vision).masked_scatter(is_vision[..., None], hidden[of_image[..., 0]])
@@ -178,14 +196,14 @@ class DetectionHead(nn.Module):
                 spatial_position_embeddings=memory_place,
                 object_queries_position_embeddings=self.query_position(_waves(reference, self.shape.hidden_size // 2)),
                 encoder_hidden_states=memory,
-                encoder_attention_mask=is_memory,
+                encoder_attention_mask=is_memory[:, None, None],
             )
             boxes = _moved(reference, box(query))
             likeness = self.likeness(query) @ label_keys.T / math.sqrt(self.shape.hidden_size)
             logits = (objectness(query) + likeness).masked_fill(~exists[..., None], IMPOSSIBLE)
             found.append(Layer(boxes, logits, exists, has_classes=True))
             reference = boxes.detach()
-        return found
+        return Found(found, query, memory, is_memory)
 
 
 def seen_in(

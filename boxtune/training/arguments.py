@@ -181,6 +181,15 @@ class BoxtuneArguments:
     detection_objectness_weight: float = field(
         default=1.0, metadata={"help": "Weight of the head's focal loss on objectness and class."}
     )
+    detection_caption_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the head's loss on captions (the objects' `caption`, or else their class); 0: it writes none."
+        },
+    )
+    detection_caption_layers: int = field(
+        default=4, metadata={"help": "Layers of the head's caption decoder, if detection_caption_weight is above 0."}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without improvement."}
     )

@@ -1,9 +1,10 @@
 """The loss of the detection head: Hungarian assignment, then L1, GIoU and focal objectness for every layer.
 
-    Σ over proposals and layers of  bbox · L1 + giou · (1 − GIoU) + objectness · focal
+    Σ over proposals and layers of  bbox · L1 + giou · (1 − GIoU) + objectness · focal,   + caption · cross-entropy
 
 The terms are sums over matched boxes (L1, GIoU) or all queries (focal), divided by the number of ground-truth boxes. Assignment
-and focal loss are those of Deformable DETR (arXiv 2010.04159), whose constants are kept here.
+and focal loss are those of Deformable DETR (arXiv 2010.04159), whose constants are kept here. The caption term is the mean
+cross-entropy of a caption's tokens, summed over the boxes that the last layer matches, divided by the number of examples.
 """
 
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torchvision.ops import box_convert, generalized_box_iou
 
+from boxtune.batching.encoder import IGNORE_INDEX
 from boxtune.batching.head_targets import UNITS
-from boxtune.models.detection_head import Layer
+from boxtune.models.caption_decoder import MAX_TOKENS
+from boxtune.models.detection_head import DetectionHead, Found, Layer
 from boxtune.training.losses import paired_giou
 
 # Costs of an assignment: class, L1 and GIoU.
@@ -35,18 +38,20 @@ class DetectionLoss:
     bbox: float = 5.0
     giou: float = 2.0
     objectness: float = 1.0
+    caption: float = 0.0
 
     def terms(self, layers: list[Layer], targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """{term: its unweighted sum over boxes or queries of all layers}; not yet divided by the number of boxes.
 
-        The first of `layers` are the proposals, which have no class. `targets`: from `collate_head_targets`.
+        The first of `layers` are the proposals, which have no class. `targets`: from `collate_head_targets`. The caption term is
+        `caption_loss`.
         """
         targets = {key: value.to(layers[0].logits.device) for key, value in targets.items()}
         sums = [self._layer_terms(layer, targets) for layer in layers]
         return {name: torch.stack([terms[name] for terms in sums]).sum() for name in HEAD_TERMS}
 
     def weigh(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: getattr(self, name) * terms[name] for name in HEAD_TERMS}
+        return {name: getattr(self, name) * term for name, term in terms.items()}
 
     def _layer_terms(self, layer: Layer, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         row, query, box = assign(layer, targets)
@@ -61,6 +66,19 @@ class DetectionLoss:
             "giou": (1 - paired_giou(_corners(found_cxcywh), _corners(true_cxcywh))).sum(),
             "objectness": focal(layer.logits, goal)[counts].sum(),
         }
+
+
+def caption_loss(head: DetectionHead, found: Found, targets: dict[str, Tensor], embeddings: Tensor) -> Tensor:
+    """The mean cross-entropy of each matched box's caption, summed over the boxes. `embeddings`: (V, H) of the language model."""
+    targets = {key: value.to(found.queries.device) for key, value in targets.items()}
+    row, query, box = assign(found.layers[-1], targets)
+    if not len(box):
+        return found.queries.sum() * 0.0
+    captions = targets["captions"][box][:, :MAX_TOKENS]
+    words = captions[:, :-1].clamp(min=0)  # padding comes after the end, so that nothing that counts sees it
+    logits = head.captions(found.queries[row, query], found.memory[row], found.is_memory[row], words, embeddings)
+    losses = cross_entropy(logits.transpose(1, 2), captions, ignore_index=IGNORE_INDEX, reduction="none")
+    return (losses.sum(1) / (captions != IGNORE_INDEX).sum(1)).sum()
 
 
 @torch.no_grad()

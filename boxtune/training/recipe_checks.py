@@ -46,7 +46,7 @@ _RANGES = (
     ("must be at least 1", lambda value: value >= 1, (
         "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
         "max_length", "min_pixels", "max_pixels", "early_stopping_patience", "save_total_limit", "dataset_num_proc",
-        "eval_accumulation_steps", "torch_empty_cache_steps", "grounding_every", "detection_queries",
+        "eval_accumulation_steps", "torch_empty_cache_steps", "grounding_every", "detection_queries", "detection_caption_layers",
     )),
     ("must be above 0, and finite", lambda value: 0 < value < math.inf, (
         "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon",
@@ -55,6 +55,7 @@ _RANGES = (
         "weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha", "eval_images",
         "iou_loss_weight", "fp_loss_weight", "fn_loss_weight", "noise_objects", "end_token_weight",
         "detection_bbox_weight", "detection_giou_weight", "detection_objectness_weight",
+        "detection_caption_weight",
     )),
     ("must be from 0 to 1", lambda value: 0 <= value <= 1, (
         "lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor",

@@ -188,7 +188,13 @@ def head_shape(recipe: Recipe, model: PreTrainedModel) -> HeadShape | None:
             "recipes/accelerate/ddp.yaml, or omit it."
         )
     size = model.get_input_embeddings().embedding_dim
-    return HeadShape(size, options.detection_hidden_size, options.detection_queries, options.detection_decoder_layers)
+    return HeadShape(
+        llm_hidden_size=size,
+        hidden_size=options.detection_hidden_size,
+        queries=options.detection_queries,
+        decoder_layers=options.detection_decoder_layers,
+        caption_layers=options.detection_caption_layers if options.detection_caption_weight else 0,
+    )
 
 
 def build_model(recipe: Recipe, config: PretrainedConfig) -> PreTrainedModel:
@@ -325,8 +331,12 @@ def build_trainer(
     validation = splits.get("validation")
     detection_loss = None
     if options.detection_head:
-        weights = options.detection_bbox_weight, options.detection_giou_weight, options.detection_objectness_weight
-        detection_loss = DetectionLoss(*weights)
+        detection_loss = DetectionLoss(
+            bbox=options.detection_bbox_weight,
+            giou=options.detection_giou_weight,
+            objectness=options.detection_objectness_weight,
+            caption=options.detection_caption_weight,
+        )
     with accepting(f"{recipe.name}: the trainer rejects a value"):
         trainer = DetectionTrainer(
             model=model,

@@ -21,7 +21,7 @@ from boxtune.models.head_files import attach_head, detection_head, load_head, sa
 from boxtune.models.language_states import LanguageStates, language_states
 from boxtune.training.box_validation import BoxValidation
 from boxtune.training.callbacks import OTHER_PRECISION
-from boxtune.training.detection_loss import DetectionLoss
+from boxtune.training.detection_loss import DetectionLoss, caption_loss
 from boxtune.training.losses import BoxLosses
 from boxtune.training.policy import PolicyLoss
 from boxtune.training.tracked_images import log_images
@@ -186,16 +186,22 @@ class DetectionTrainer(SFTTrainer):
     def _head_terms(
         self, states: LanguageStates, inputs: dict[str, Tensor], targets: dict[str, Tensor], in_step: bool
     ) -> dict[str, Tensor]:
-        """{"bbox", "giou", "objectness"}: this micro-batch's share of each unweighted term of the detection head."""
+        """{"bbox", "giou", "objectness", "caption"}: this micro-batch's share of each unweighted term of the detection head."""
         base, ids, tokenizer = self._base(), inputs["input_ids"], self.processing_class.tokenizer
         # Responses are padded on the right, so everything before the response is the question.
         is_question = torch.arange(ids.shape[1], device=ids.device) < targets["question_end"].to(ids.device)[:, None]
         merge_size = self.processing_class.image_processor.merge_size
         seen = seen_in(ids, is_question, inputs["image_grid_thw"], self.data_collator.image_token_id, merge_size)
         labels = label_embeddings(base.get_input_embeddings(), tokenizer, self.grounding.classes)
-        layers = detection_head(base)(states, seen, labels)
+        head = detection_head(base)
+        found = head(states, seen, labels)
         boxes = self.step_boxes if in_step else max(1, len(targets["boxes"]))
-        return {name: term / boxes for name, term in self.detection_loss.terms(layers, targets).items()}
+        terms = {name: term / boxes for name, term in self.detection_loss.terms(found.layers, targets).items()}
+        if self.detection_loss.caption:
+            loss = caption_loss(head, found, targets, base.get_input_embeddings().weight)
+            examples = len(ids) * (self.current_gradient_accumulation_steps if in_step else 1)
+            terms["caption"] = loss / examples
+        return terms
 
     def _weighted_total(self, terms: dict[str, Tensor], head_terms: dict[str, Tensor], hidden: Tensor) -> Tensor:
         """The LM loss plus the weighted terms of the box losses and the detection head. Records the gradient of each."""

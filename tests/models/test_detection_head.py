@@ -45,7 +45,7 @@ def found_in(model, batch: dict, collator) -> Layer:
     seen = seen_in(ids, is_question, batch["image_grid_thw"], collator.image_token_id, merge_size)
     labels = label_embeddings(model.get_input_embeddings(), collator.tokenizer, CLASSES)
     with torch.no_grad():
-        return detection_head(model)(states[0], seen, labels)[-1]
+        return detection_head(model)(states[0], seen, labels).layers[-1]
 
 
 def head_collator(model, data_dir):
@@ -89,7 +89,7 @@ def test_a_new_head_proposes_a_box_around_each_image_token():
     seen = type(
         "Seen", (), {"is_image": is_image, "is_question": torch.ones(1, 9, dtype=torch.bool), "grids": [(2, 3)]}
     )
-    proposals, *_, last = head(states, seen, torch.randn(2, 64))
+    proposals, *_, last = head(states, seen, torch.randn(2, 64)).layers
     expected = [[(column + 0.5) / 3, (row + 0.5) / 2, 0.2, 0.2] for row in range(2) for column in range(3)]
     torch.testing.assert_close(proposals.boxes_cxcywh[0], torch.tensor(expected))
     assert last.logits.shape == (1, 6, 2) and last.logits.sigmoid().max() < 0.1
