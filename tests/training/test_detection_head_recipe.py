@@ -107,7 +107,7 @@ def test_the_head_writes_captions(data, tmp_path):
     ]
     run = train(data, tmp_path / "run", *options, config="tiny_detection_head")
     losses = [row["detection_caption_loss"] for row in log_history(run, 10)[:-1]]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < losses[0] - 0.1
     record = read_records(data, "test")[0]
     detector = Detector.from_pretrained(run / "final")
     [prediction] = detector.answer(
