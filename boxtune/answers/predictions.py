@@ -58,9 +58,9 @@ class Prediction(TypedDict):
 
 
 # The keys of a line with one response, and of a line with several.
-_SOMETIMES = ("parts", "irrelevant", "decoder")
-KEYS = tuple(key for key in Prediction.__annotations__ if key not in _SOMETIMES)
-KEYS_WITH_PARTS = ("parts", *(key for key in KEYS if key not in ("input_size", "text")))
+_ONE_RESPONSE, _SOMETIMES = ("input_size", "text"), ("irrelevant", "decoder")
+KEYS = tuple(key for key in Prediction.__annotations__ if key not in ("parts", *_SOMETIMES))
+KEYS_WITH_PARTS = tuple(key for key in Prediction.__annotations__ if key not in (*_ONE_RESPONSE, *_SOMETIMES))
 PART_KEYS = tuple(key for key in Part.__annotations__ if key in Part.__required_keys__)
 
 
