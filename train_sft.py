@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     if model_options.load_in_4bit:
         require_dense(family, config, model_options.model_name_or_path)
     box_losses, policy_loss = setup.choose_losses(recipe)
+    rates = setup.choose_rates(recipe)
 
     # ---- Run folder
     output_dir = Path(recipe.training.output_dir)
@@ -92,7 +93,9 @@ def main(argv: list[str] | None = None) -> None:
     push = will_push(recipe)
     arguments = setup.trainer_arguments(recipe, examples.splits, max_pixels, trackers)
     model = setup.build_model(recipe, config)
-    trainer = setup.build_trainer(recipe, arguments, model, collator, examples, box_validation, box_losses, policy_loss)
+    trainer = setup.build_trainer(
+        recipe, arguments, model, collator, examples, box_validation, box_losses, policy_loss, rates
+    )
     say(describe_modules(trainer.model))
 
     # ---- Train

@@ -139,7 +139,8 @@ class DetectionCollator:
         _leave_process_group()
         records, images = zip(*map(self._read, examples), strict=True)
         features, sizes = self._process(images)
-        return self.batch_conversations(list(records), features, sizes)
+        # The trainer names the records of a step that it skips.
+        return {**self.batch_conversations(list(records), features, sizes), "ids": [record["id"] for record in records]}
 
     def _read(self, example: dict[str, Any]) -> tuple[Record, Image.Image]:
         """A row's record and image. They are varied if the row says so and the result does not exceed max_length."""

@@ -66,6 +66,11 @@ def uses_fsdp() -> bool:
     return parse_flag_from_env("ACCELERATE_USE_FSDP")
 
 
+def uses_deepspeed() -> bool:
+    """Whether accelerate was launched with DeepSpeed."""
+    return parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+
+
 def _device_map(device: str | None) -> dict[str, str | int] | None:
     """FSDP distributes the weights itself, from main memory; otherwise each process loads onto its own GPU."""
     if device is not None:

@@ -190,6 +190,67 @@ class BoxtuneArguments:
     detection_caption_layers: int = field(
         default=4, metadata={"help": "Layers of the head's caption decoder, if detection_caption_weight is above 0."}
     )
+    vision_lr: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the vision tower without its merger; learning_rate by default, 0 freezes it."
+        },
+    )
+    merger_lr: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the merger between vision tower and language model, deepstack mergers included."
+        },
+    )
+    llm_lr: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of the language model, its embeddings, its head and the soft prompt."},
+    )
+    detection_lr: float | None = field(
+        default=None, metadata={"help": "Learning rate of the detection head without its adapters."}
+    )
+    adapter_lr: float | None = field(default=None, metadata={"help": "Learning rate of the detection head's adapters."})
+    peft_lr: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of all LoRA and soft prompt weights; by default that of the part they adapt."},
+    )
+    phases: list[dict] | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rates by epoch, in a recipe file only: a list of {until: EPOCH, llm_lr: RATE, …}. Until an epoch, "
+            "they replace the keys ending in _lr."
+        },
+    )
+    detection_freeze_epochs: float = field(
+        default=0.0, metadata={"help": "Keep the detection head and its adapters unchanged until this epoch."}
+    )
+    vision_warmup_steps: int = field(
+        default=0,
+        metadata={"help": "Linear warm-up of the vision tower and merger, in addition to that of the schedule."},
+    )
+    llm_lr_tail: float = field(
+        default=1.0,
+        metadata={"help": "Factor of the language model's learning rate in the last quarter of the run, such as 0.1."},
+    )
+    skipped_steps_limit: int = field(
+        default=5,
+        metadata={
+            "help": "Stop after this many steps in a row that were skipped because the loss or a gradient was not finite."
+        },
+    )
+    recovery_steps: int = field(
+        default=10,
+        metadata={"help": "Number of steps after a skipped step with lower learning rates and a lower max_grad_norm."},
+    )
+    recovery_factor: float = field(
+        default=0.5, metadata={"help": "What the learning rates and max_grad_norm are multiplied by in those steps."}
+    )
+    detect_anomaly: bool = field(
+        default=False,
+        metadata={
+            "help": "Name the operation whose gradient is NaN and stop there; slow (torch.autograd.detect_anomaly)."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without improvement."}
     )

@@ -9,15 +9,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from boxtune.batching.variation import Variation
-from boxtune.common.errors import UserError
 from boxtune.training.console import say
-
-OTHER_PRECISION = (
-    "Train in bf16 (a GPU of compute capability 8.0 or later) or float32: --dtype float32 --bf16 false --fp16 false"
-)
-# fp16 training scales the loss by 2^16 at first and halves the scale at each skipped step. Gradients that still overflow after 16
-# skipped steps in a row do so unscaled.
-MAX_SKIPPED_IN_A_ROW = 20
 
 
 class InterruptCallback(TrainerCallback):
@@ -99,36 +91,6 @@ class ShortRunCallback(TrainerCallback):
             say(
                 f"warning: eval_steps: {state.eval_steps} exceeds the {state.max_steps} steps of this run, so it is evaluated "
                 "only at its end. Lower eval_steps"
-            )
-
-
-class SkippedStepsCallback(TrainerCallback):
-    """Counts the steps that fp16 training skips because a gradient is not finite, and stops a run that skips every step.
-
-    Skipping is silent and keeps the weights finite, and the log repeats earlier losses in place of one that is not finite. So a
-    model that has become unstable would go on to the end and be saved as if it had been trained.
-    """
-
-    def __init__(self):
-        self.total = self.in_a_row = 0
-
-    def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
-        if not optimizer.step_was_skipped:
-            self.in_a_row = 0
-            return
-        self.total += 1
-        self.in_a_row += 1
-        if self.in_a_row == MAX_SKIPPED_IN_A_ROW:
-            raise UserError(
-                f"training stopped at step {state.global_step + 1}: the gradients of the last {self.in_a_row} steps were not "
-                f"finite, so nothing was learned. Earlier checkpoints in {args.output_dir} are intact. {OTHER_PRECISION}; "
-                "or lower learning_rate."
-            )
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.total:
-            say(
-                f"note: {self.total} of {state.global_step} steps were skipped, because a gradient was not finite in fp16"
             )
 
 

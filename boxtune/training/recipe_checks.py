@@ -14,6 +14,7 @@ from boxtune.families.family import LORA_PARTS
 from boxtune.training.arguments import BoxtuneArguments
 from boxtune.training.box_validation import COSTS, HEAD_METRICS, LIBRARY_METRICS, METRICS
 from boxtune.training.losses import LOSSES
+from boxtune.training.phases import RATE_KEYS, ends_early, phase_problems, read_phases
 
 # {TRL key: its only allowed value}. Other values would have no effect here or would invalidate checks made before training.
 _FIXED = {
@@ -47,6 +48,7 @@ _RANGES = (
         "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
         "max_length", "min_pixels", "max_pixels", "early_stopping_patience", "save_total_limit", "dataset_num_proc",
         "eval_accumulation_steps", "torch_empty_cache_steps", "grounding_every", "detection_queries", "detection_caption_layers",
+        "skipped_steps_limit",
     )),
     ("must be above 0, and finite", lambda value: 0 < value < math.inf, (
         "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon",
@@ -55,11 +57,12 @@ _RANGES = (
         "weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha", "eval_images",
         "iou_loss_weight", "fp_loss_weight", "fn_loss_weight", "noise_objects", "end_token_weight",
         "detection_bbox_weight", "detection_giou_weight", "detection_objectness_weight",
-        "detection_caption_weight",
+        "detection_caption_weight", *RATE_KEYS, "detection_freeze_epochs", "vision_warmup_steps", "recovery_steps",
     )),
     ("must be from 0 to 1", lambda value: 0 <= value <= 1, (
         "lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor",
     )),
+    ("must be above 0, at most 1", lambda value: 0 < value <= 1, ("llm_lr_tail", "recovery_factor")),
     ("must be at least 2, because each response is compared with the others", lambda value: value >= 2, ("grounding_samples",)),
     ("must be from 0 to 0.5", lambda value: 0 <= value <= 0.5, ("negative_questions",)),
     ("must be from 0 to 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
@@ -78,6 +81,7 @@ def check_values(options: BoxtuneArguments, training: SFTConfig, model: ModelCon
         *_of_the_negatives(options),
         *_of_the_losses(options, training),
         *_of_the_best_checkpoint(options, training),
+        *_of_the_learning_rates(options, training),
     ]
     if problems:
         raise UserError("values that cannot be used:", problems)
@@ -197,3 +201,19 @@ def _of_the_best_checkpoint(options: BoxtuneArguments, training: SFTConfig) -> I
     if (is_gain or is_cost) and training.greater_is_better != (not is_cost):
         right = str(not is_cost).lower()
         yield f"greater_is_better: set it to {right} with {metric}, otherwise the worst checkpoint would be kept as the best"
+
+
+# Optimizers that change the weights during the backward pass, at one learning rate.
+_LAYERWISE = ("lomo", "adalomo")
+
+
+def _of_the_learning_rates(options: BoxtuneArguments, training: SFTConfig) -> Iterator[str]:
+    problems = [*phase_problems(options.phases)]
+    yield from problems
+    # With max_steps, the number of epochs is known only when training begins.
+    epochs = training.num_train_epochs if training.max_steps == -1 and not problems else 0
+    if epochs and (problem := ends_early(read_phases(options.phases), epochs)):
+        yield problem
+    optimizer = str(getattr(training.optim, "value", training.optim))
+    if optimizer in _LAYERWISE or optimizer.endswith("_layerwise"):
+        yield f"optim: {optimizer} changes weights during the backward pass, so no step could be skipped; use another"

@@ -12,21 +12,12 @@ from boxtune.common.files import replace_folder
 from boxtune.common.problems import join_names
 from boxtune.models.generation_config import greedy_config
 from boxtune.reports.model_card import model_name, write_card
+from boxtune.training.last_checkpoint import last_whole_checkpoint
 from boxtune.training.recipe import Recipe
 from boxtune.training.trainer import RESUME_REMEDY, DetectionTrainer
 
 # Subfolders that a run creates.
 RUN_FOLDERS = (f"{PREFIX_CHECKPOINT_DIR}-*", "final", "final_merged", "eval", "eval_*")
-
-
-def last_whole_checkpoint(output_dir: Path) -> Path | None:
-    """The latest complete checkpoint. trainer_state.json is written last, so a checkpoint that has it is complete."""
-    steps = {}
-    for state in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
-        step = state.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step.isdecimal():  # skips copies such as checkpoint-10-backup
-            steps[int(step)] = state.parent
-    return steps[max(steps)] if steps else None
 
 
 def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:

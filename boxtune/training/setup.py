@@ -24,7 +24,7 @@ from boxtune.data.records import Record
 from boxtune.models.config import codec_for, family_of
 from boxtune.models.detection_head import HeadShape
 from boxtune.models.hub import commit_of
-from boxtune.models.loading import load_model, uses_fsdp
+from boxtune.models.loading import load_model, uses_deepspeed, uses_fsdp
 from boxtune.models.lora import lora_config, lora_targets, present_parts
 from boxtune.models.quantization import nf4_config
 from boxtune.training.arguments import BoxtuneArguments
@@ -34,15 +34,16 @@ from boxtune.training.callbacks import (
     InterruptCallback,
     ProgressLine,
     ShortRunCallback,
-    SkippedStepsCallback,
 )
 from boxtune.training.console import say
 from boxtune.training.detection_loss import DetectionLoss
 from boxtune.training.examples import Examples, Splits
 from boxtune.training.losses import BoxLosses
 from boxtune.training.machine import workers_that_fit
+from boxtune.training.phases import PARTS, PEFT, LearningRates, read_phases
 from boxtune.training.policy import PolicyLoss
 from boxtune.training.recipe import Recipe
+from boxtune.training.skipped_steps import SkippedSteps
 from boxtune.training.trainer import DetectionTrainer
 
 # ---- How examples are written --------------------------------------------------------------------------------------------
@@ -197,6 +198,29 @@ def head_shape(recipe: Recipe, model: PreTrainedModel) -> HeadShape | None:
     )
 
 
+def choose_rates(recipe: Recipe) -> LearningRates:
+    """The learning rates of the model's parts. Raises UserError if the recipe has any under FSDP or DeepSpeed.
+
+    FSDP replaces the weights, and DeepSpeed makes its step before the rates of the parts could be set.
+    """
+    options = recipe.options
+    stated = {name: getattr(options, f"{name}_lr") for name in (*PARTS, PEFT)}
+    rates = LearningRates(
+        recipe.training.learning_rate,
+        {name: rate for name, rate in stated.items() if rate is not None},
+        read_phases(options.phases),
+        options.detection_freeze_epochs,
+        options.vision_warmup_steps,
+        options.llm_lr_tail,
+    )
+    if rates and (uses_fsdp() or uses_deepspeed() or recipe.training.deepspeed):
+        raise UserError(
+            "learning rates by part (keys ending in _lr, phases, detection_freeze_epochs, vision_warmup_steps and llm_lr_tail) "
+            "work in one process or under DDP. Launch with recipes/accelerate/ddp.yaml, or omit these keys."
+        )
+    return rates
+
+
 def build_model(recipe: Recipe, config: PretrainedConfig) -> PreTrainedModel:
     """The base model, quantized if the recipe has `load_in_4bit: true`."""
     options = recipe.model
@@ -316,9 +340,10 @@ def build_trainer(
     box_validation: BoxValidation | None,
     box_losses: BoxLosses | None,
     policy_loss: PolicyLoss | None,
+    rates: LearningRates,
 ) -> DetectionTrainer:
     options, splits = recipe.options, examples.splits
-    callbacks = [InterruptCallback(), SkippedStepsCallback(), ShortRunCallback()]
+    callbacks = [InterruptCallback(), ShortRunCallback()]
     if collator.variation:
         callbacks.append(EpochCallback(collator.variation))
     if stops_early(recipe, splits):
@@ -342,6 +367,8 @@ def build_trainer(
             model=model,
             args=arguments,
             grounding=collator.grounding,
+            learning_rates=rates,
+            skipped_steps=SkippedSteps(options.skipped_steps_limit, options.recovery_steps, options.recovery_factor),
             adapter_dtype=getattr(torch, options.adapter_dtype),
             box_validation=box_validation,
             box_losses=box_losses,

@@ -17,13 +17,18 @@ from boxtune.batching.encoder import IGNORE_INDEX
 from boxtune.common.errors import UserError, accepting, is_out_of_space, reading
 from boxtune.families import FAMILIES
 from boxtune.models.detection_head import HeadShape, label_embeddings, seen_in
-from boxtune.models.head_files import attach_head, detection_head, load_head, save_head, without_head
+from boxtune.models.head_files import attach_head, detection_head, is_of_head, load_head, save_head, without_head
 from boxtune.models.language_states import LanguageStates, language_states
 from boxtune.training.box_validation import BoxValidation
-from boxtune.training.callbacks import OTHER_PRECISION
+from boxtune.training.console import say
 from boxtune.training.detection_loss import DetectionLoss, caption_loss
+from boxtune.training.kept_state import keeping_state
 from boxtune.training.losses import BoxLosses
+from boxtune.training.memory import memory_gb
+from boxtune.training.parameter_groups import GroupRates, describe_rates, freeze, split_groups
+from boxtune.training.phases import LearningRates
 from boxtune.training.policy import PolicyLoss
+from boxtune.training.skipped_steps import OTHER_PRECISION, SkippedSteps
 from boxtune.training.tracked_images import log_images
 
 RESUME_REMEDY = (
@@ -40,13 +45,16 @@ class DetectionTrainer(SFTTrainer):
 
     `box_validation` generates boxes at every evaluation. `box_losses` are added for batches that hold `targets`, `policy_loss`
     for batches that hold `asked`, `detection_loss` for those that hold `head_targets` (see DetectionCollator.for_losses).
-    `head_shape`: a new detection head is trained with the model. All other arguments are SFTTrainer's.
+    `head_shape`: a new detection head is trained with the model. `learning_rates`: of the model's parts. `skipped_steps`:
+    decides which steps are skipped. All other arguments are SFTTrainer's.
     """
 
     def __init__(
         self,
         *args,
         grounding: Grounding,
+        learning_rates: LearningRates,
+        skipped_steps: SkippedSteps,
         adapter_dtype: torch.dtype = torch.float32,
         box_validation: BoxValidation | None = None,
         box_losses: BoxLosses | None = None,
@@ -69,21 +77,28 @@ class DetectionTrainer(SFTTrainer):
         self.digit_ids = self.processing_class.tokenizer.convert_tokens_to_ids(list("0123456789"))
         self.box_validation = box_validation
         self.adapter_dtype = adapter_dtype
-        self._cast_adapters()
-        self._detach_frozen_tower()
+        self.learning_rates, self.skipped_steps = learning_rates, skipped_steps
+        self.group_rates = GroupRates(learning_rates, skipped_steps)
+        self.add_callback(skipped_steps)
+        self.add_callback(self.group_rates)
         if head_shape:  # after PEFT has wrapped the model, so that it neither freezes nor saves the head
             attach_head(self._base(), head_shape)
+        if learning_rates:
+            say(describe_rates(self.model, learning_rates))
+            freeze(self.model, learning_rates)
+        self._cast_adapters()
+        self._detach_frozen_tower()
 
     def _cast_adapters(self) -> None:
-        """Cast the trained weights to `adapter_dtype`.
+        """Cast the trained weights to `adapter_dtype`. The detection head stays in float32.
 
         TRL casts the adapters of a 4-bit model to bf16. Small updates round to zero there, and a GradScaler rejects bf16.
         FSDP2 shards each tensor by itself. FSDP1 needs a single dtype, so there the adapters stay as TRL made them.
         """
         if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             return
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not is_of_head(name):
                 parameter.data = parameter.data.to(self.adapter_dtype)
 
     def _detach_frozen_tower(self) -> None:
@@ -96,6 +111,32 @@ class DetectionTrainer(SFTTrainer):
         blocks = self._base().base_model.get_submodule(family.vision_blocks)
         if not any(parameter.requires_grad for parameter in blocks.parameters()):
             blocks[0].register_forward_pre_hook(lambda module, args: (args[0].detach(), *args[1:]))
+
+    # ---- Step ----------------------------------------------------------------------------------------------------------
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.skipped_steps.add_loss(loss, inputs["ids"])
+        if self.learning_rates and self.accelerator.sync_gradients:  # the gradients of the step are complete
+            self.group_rates.clear_frozen(self.optimizer, self.state)
+            if self._logs_this_step:
+                scale = self.accelerator.scaler.get_scale() if self.accelerator.scaler else 1.0
+                self._log_mean(self.group_rates.measure(self.optimizer, self.state, scale))
+        return loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The norm of a step's gradients. Also clears them if the step must be skipped: without gradients, the optimizer changes
+        neither weights nor moments. DeepSpeed has already made its step."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if not self.is_deepspeed_enabled and self.skipped_steps.must_skip(
+            norm, self.accelerator, self.state, self.args.output_dir
+        ):
+            model.zero_grad()
+        return norm
+
+    @property
+    def _logs_this_step(self) -> bool:
+        return (self.state.global_step + 1) % self.state.logging_steps == 0
 
     # ---- Loss ----------------------------------------------------------------------------------------------------------
 
@@ -125,11 +166,10 @@ class DetectionTrainer(SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The LM loss. Training adds the weighted box terms, the loss of the detection head and, in steps that sample responses,
         the policy loss."""
-        targets, asked = inputs.pop("targets", None), inputs.pop("asked", None)
-        head_targets = inputs.pop("head_targets", None)
+        targets, asked, head_targets, _ = (inputs.pop(key, None) for key in ("targets", "asked", "head_targets", "ids"))
         if targets is None and asked is None and head_targets is None:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            self._require_finite_start(result[0] if return_outputs else result)
+            self._require_usable(result[0] if return_outputs else result)
             return result
 
         with language_states(self._base()) as states:
@@ -153,7 +193,7 @@ class DetectionTrainer(SFTTrainer):
             loss = self._weighted_total(terms, found, hidden)
             if asked is not None and self._samples():
                 loss = loss + self._sampled_loss(model, inputs, asked, micro_batches)
-        self._require_finite_start(loss)
+        self._require_usable(loss)
         return (loss, outputs) if return_outputs else loss
 
     def _base(self) -> torch.nn.Module:
@@ -226,12 +266,19 @@ class DetectionTrainer(SFTTrainer):
         self._record_gradients({"policy": loss / micro_batches}, states[0].last)
         return loss / micro_batches
 
-    def _require_finite_start(self, loss: Tensor) -> None:
-        """Raises UserError if the loss of the first step is not finite."""
-        if self.state.global_step == 0 and not torch.isfinite(loss):
+    def _require_usable(self, loss: Tensor) -> None:
+        """Raises UserError if the first loss is not finite or, under DeepSpeed, which cannot skip a step, any loss."""
+        if torch.isfinite(loss):
+            return
+        if self.state.global_step == 0:
             raise UserError(
                 f"the first loss is {loss.item()}: this model overflows in {self.args.mixed_precision or 'this precision'}. "
                 f"{OTHER_PRECISION}."
+            )
+        if self.is_deepspeed_enabled and self.model.training:
+            raise UserError(
+                f"the loss of step {self.state.global_step + 1} is {loss.item()}, and steps cannot be skipped under DeepSpeed. "
+                f"Launch with recipes/accelerate/ddp.yaml, or lower learning_rate. {OTHER_PRECISION}."
             )
 
     # ---- Logging -------------------------------------------------------------------------------------------------------
@@ -242,9 +289,7 @@ class DetectionTrainer(SFTTrainer):
         All terms meet at the last hidden states, so no layer needs an extra backward pass. Micro-batches and processes have
         separate states, so the squared norms add up. Measured only in steps that log or, with a policy loss, that sample.
         """
-        is_measured = (
-            self._samples() if self.policy_loss else (self.state.global_step + 1) % self.state.logging_steps == 0
-        )
+        is_measured = self._samples() if self.policy_loss else self._logs_this_step
         # Offloaded activations can be fetched for only one backward pass, and this would be a second one. DeepSpeed's hooks take
         # any backward pass for that of the step.
         if is_measured and not self.args.activation_offloading and not self.is_deepspeed_enabled:
@@ -260,7 +305,9 @@ class DetectionTrainer(SFTTrainer):
             log[name].append(mean)
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Adds `grad_share/NAME`: each loss's share of the summed gradient norms since the last entry."""
+        """Adds `grad_share/NAME`, each loss's share of the summed gradient norms since the last entry, and the memory."""
+        if "loss" in logs:  # an entry of training steps
+            logs["memory_gb"] = memory_gb()
         if self.gradient_squares:
             norms = self.accelerator.reduce(torch.stack(list(self.gradient_squares.values())), "sum").sqrt()
             shares = norms / norms.sum().clamp(min=1e-30)
@@ -271,6 +318,10 @@ class DetectionTrainer(SFTTrainer):
         super().log(logs, *args, **kwargs)
 
     # ---- Evaluation ----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, *args, **kwargs):
+        with keeping_state(self.model):
+            return super().evaluate(*args, **kwargs)
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         """The loss and the metrics of `box_validation`.
@@ -294,8 +345,13 @@ class DetectionTrainer(SFTTrainer):
     # ---- Optimizer -----------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, *args, **kwargs):
+        if self.learning_rates:
+            freeze(self.model, self.learning_rates)  # PEFT makes weights trainable again when it loads a checkpoint
         with accepting("the optimizer cannot be created with these values"):
-            return super().create_optimizer(*args, **kwargs)
+            optimizer = super().create_optimizer(*args, **kwargs)
+        if self.learning_rates:
+            split_groups(optimizer, self.model)
+        return optimizer
 
     def create_scheduler(self, *args, **kwargs):
         with accepting("the learning rate schedule cannot be created with these values"):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import merge_adapter
 from boxtune.answers.grounding import Grounding
 from boxtune.data.dataset import read_records
-from boxtune.training.run_folder import last_whole_checkpoint
+from boxtune.training.last_checkpoint import last_whole_checkpoint
 from tests.helpers.records import ROOT
 from tests.helpers.training import log_history, train
 
@@ -37,6 +37,37 @@ def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_run(adapter_dtype
     assert {str(tensor.dtype) for tensor in resumed.values()} == {f"torch.{adapter_dtype}"}
     assert resumed.keys() == reference.keys()
     assert all(torch.equal(resumed[key], reference[key]) for key in reference)
+
+
+def test_resumed_run_continues_in_its_phase(squares, tmp_path):
+    """16 steps are an epoch. The run is interrupted in the first phase, whose frozen weights learn in the second."""
+    phases = tmp_path / "phases.yaml"
+    phases.write_text("phases: [{until: 0.1875, vision_lr: 0}, {until: 1, llm_lr: 1e-4, vision_lr: 1e-3}]\n")
+    options = ["--max_steps", 5, "--save_steps", 1, "--save_total_limit", 9, "--lora_dropout", 0.1, "--merger_lr", 0]
+    options += [
+        "--lora_parts",
+        "language_attention",
+        "vision_mlp",
+        "merger",
+        "--vision_warmup_steps",
+        5,
+        "--llm_lr_tail",
+        0.1,
+    ]
+    run = train(squares, tmp_path / "run", *options, overlay=phases)
+    reference = load_file(run / "final" / "adapter_model.safetensors")
+    rows = [row for row in log_history(run, 5) if "loss" in row]
+    interrupt_at(run, 2)
+    train(squares, run, *options, "--resume_from_checkpoint", "true", overlay=phases)
+    resumed = load_file(run / "final" / "adapter_model.safetensors")
+    assert all(torch.equal(resumed[key], reference[key]) for key in reference)
+    keys = ("loss", "grad_norm", "learning_rate/vision", "learning_rate/llm", "weight_norm/vision")
+    again = [row for row in log_history(run, 5) if "loss" in row]
+    assert [[row[key] for key in keys] for row in again] == [[row[key] for key in keys] for row in rows]
+    assert [row["learning_rate/vision"] > 0 for row in rows] == [False, False, False, True, True]
+    changed = {key: weight.any().item() for key, weight in resumed.items() if "lora_B" in key}
+    assert {any_change for key, any_change in changed.items() if "merger" in key} == {False}
+    assert {any_change for key, any_change in changed.items() if "merger" not in key} == {True}
 
 
 # The loss hardly changes, so the first checkpoint stays the best.

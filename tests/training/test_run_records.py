@@ -14,9 +14,9 @@ from boxtune.common.errors import UserError
 from boxtune.data.dataset import data_hash
 from boxtune.training.box_validation import drawn_records, require_objects
 from boxtune.training.callbacks import EpochCallback, InterruptCallback, ProgressLine
+from boxtune.training.last_checkpoint import last_whole_checkpoint
 from boxtune.training.recipe import load_recipe
 from boxtune.training.run import say_changes
-from boxtune.training.run_folder import last_whole_checkpoint
 from boxtune.training.run_info import changed_data, changed_keys, describe_batch
 from boxtune.training.trackers import usable_trackers
 from tests.helpers.records import make_record
