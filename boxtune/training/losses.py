@@ -23,6 +23,37 @@ BOX_LOSSES = ("giou", "l1", "w1")
 LOSSES = ("lm_loss", "iou_loss", "fp_loss", "fn_loss")
 
 
+# {target: its shape}, as in collate_targets. A letter is a size that several targets share.
+_TARGET_SHAPES = {
+    "digit_at": ("D", 2),
+    "digit": ("D",),
+    "place": ("D",),
+    "edge": ("D",),
+    "boxes_xyxy": ("B", 4),
+    "sides": ("B", 4),
+    "decision_at": ("S", 2),
+    "decision_tokens": ("S", 2),
+    "goes_on": ("S",),
+}
+
+
+def require_shapes(hidden: Tensor, targets: dict[str, Tensor]) -> None:
+    """Raises ValueError that lists the tensors of the wrong shape. Broadcasting would make a loss of them all the same."""
+    problems = [] if hidden.ndim == 3 else [f"hidden states have shape {tuple(hidden.shape)} instead of (N, T, H)"]
+    sizes: dict[str | int, int] = {}
+    for name, expected in _TARGET_SHAPES.items():
+        shape = tuple(targets[name].shape)
+        wanted = tuple(size if isinstance(size, int) else sizes.get(size, size) for size in expected)
+        if len(shape) != len(wanted) or any(isinstance(b, int) and a != b for a, b in zip(shape, wanted, strict=True)):
+            problems.append(
+                f"{name} has shape {shape} instead of ({', '.join(map(str, wanted))}{',' * (len(wanted) == 1)})"
+            )
+        else:
+            sizes |= {size: length for size, length in zip(expected, shape, strict=True) if isinstance(size, str)}
+    if problems:
+        raise ValueError(f"the box losses cannot be computed: {'; '.join(problems)}.")
+
+
 @dataclass(frozen=True)
 class BoxLosses:
     """The weights of the terms, and the kind of IoU term, one of BOX_LOSSES.
@@ -62,6 +93,7 @@ class BoxLosses:
         `hidden`: (N, T, H) last hidden states. `head`: projects them onto the vocabulary. `digit_ids`: tokens of the ten digits.
         `targets`: from `collate_targets`.
         """
+        require_shapes(hidden, targets)
         digits = _project(hidden, targets["digit_at"], head, torch.tensor(digit_ids, device=hidden.device))
         decisions = _project(hidden, targets["decision_at"], head, targets["decision_tokens"])
         fp_loss, fn_loss = decision_losses(decisions, targets["goes_on"])

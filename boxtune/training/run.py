@@ -22,7 +22,7 @@ from boxtune.training.box_validation import BoxValidation
 from boxtune.training.callbacks import BeginCallback, InterruptCallback
 from boxtune.training.console import say
 from boxtune.training.recipe import Recipe
-from boxtune.training.run_info import changed_data, changed_keys, describe_batch, save_run_info
+from boxtune.training.run_info import changed_data, changed_keys, describe_batch, describe_tokens, save_run_info
 from boxtune.training.trainer import DetectionTrainer
 
 # Largest number of validation images on which scores are calibrated.
@@ -55,7 +55,14 @@ def record_start(trainer: DetectionTrainer, recipe: Recipe, replaced: list[Path]
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
     output_dir = Path(recipe.training.output_dir)
     # Kept as text: the batch itself, with its images, would stay on the GPU for the whole run.
-    first_batch = describe_batch(trainer.processing_class, next(iter(trainer.get_train_dataloader())))
+    processor, batch = trainer.processing_class, next(iter(trainer.get_train_dataloader()))
+    first_batch = f"{describe_batch(processor, batch)}\n{describe_tokens(processor, batch)}"
+    if trainer.eval_dataset:  # without a data loader, which would draw a random number
+        batch = trainer.data_collator([trainer.eval_dataset[0]])
+        first_batch += (
+            f"\n--- first evaluation example\n{describe_batch(processor, batch)}\n{describe_tokens(processor, batch)}"
+        )
+    del batch
     save = partial(save_run_info, output_dir, recipe, trainer.model, first_batch)
     trainer.add_callback(BeginCallback(save))
 
@@ -66,7 +73,8 @@ def run_training(trainer: DetectionTrainer, recipe: Recipe, resume_from: Path | 
     Raises UserError if memory runs out or an optional package is missing.
     """
     try:
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        with torch.autograd.set_detect_anomaly(recipe.options.detect_anomaly):
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except torch.OutOfMemoryError as error:
         fewer = "fewer grounding_samples, " if trainer.policy_loss else ""
         raise UserError(

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -71,3 +72,24 @@ def describe_batch(processor, batch: dict) -> str:
         supervised = processor.tokenizer.decode(labels[labels != IGNORE_INDEX])
         sections.append(f"--- example {i}\n{text}\n--- supervised\n{supervised}\n")
     return "\n".join(sections)
+
+
+def describe_tokens(processor, batch: dict) -> str:
+    """The tokens of the first example of a batch, one per line: position, id, whether it is supervised (+), text.
+
+    Image tokens share a line.
+    """
+    length = int(batch["attention_mask"][0].sum())  # padding is on the right
+    ids, labels = (batch[key][0, :length].tolist() for key in ("input_ids", "labels"))
+    tokens = [processor.tokenizer.decode(torch.tensor([token])) for token in ids]
+    images = sum(token == processor.image_token for token in tokens)
+    supervised = sum(label != IGNORE_INDEX for label in labels)
+    lines = [f"--- {length} tokens: {images} of images, {supervised} supervised"]
+    for is_image, run in groupby(range(length), key=lambda position: tokens[position] == processor.image_token):
+        first, *others = run
+        shown = [first] if is_image else [first, *others]
+        for position in shown:
+            mark = " " if labels[position] == IGNORE_INDEX else "+"
+            count = f" × {1 + len(others)}" if is_image else ""
+            lines.append(f"{position:6} {ids[position]:7} {mark} {tokens[position]!r}{count}")
+    return "\n".join(lines) + "\n"

@@ -1,11 +1,16 @@
 """Box metrics during training: they do not change training, and they can select the best checkpoint."""
 
 import json
+import random
 import shutil
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import evaluate
+import train_sft
 from boxtune.answers import calibration
 from boxtune.answers.grounding import Grounding
 from boxtune.training import run as training_run
@@ -30,13 +35,55 @@ def test_predicting_boxes_during_training_changes_no_step(squares, tmp_path):
 
 
 def test_evaluation_does_not_change_4_bit_training(squares, tmp_path):
-    """This includes CPUs whose inference kernels use another weight layout."""
-    steps = []
+    """This includes CPUs whose inference kernels use another weight layout, dropout and gradient checkpointing."""
+    steps, weights = [], []
     for strategy in ("no", "steps"):
-        options = ("--eval_strategy", strategy, "--eval_steps", 1, "--eval_images", 2, "--max_steps", 3)
-        run = train(squares, tmp_path / strategy, *options, "--learning_rate", 1e-3, "--warmup_steps", 0)
+        options = (
+            "--eval_strategy",
+            strategy,
+            "--eval_steps",
+            1,
+            "--eval_images",
+            2,
+            "--max_steps",
+            3,
+            "--lora_dropout",
+            0.1,
+        )
+        options += ("--gradient_checkpointing", "true", "--learning_rate", 1e-3, "--warmup_steps", 0)
+        run = train(squares, tmp_path / strategy, *options)
         steps.append(losses_and_norms(log_history(run, step=3)))
+        weights.append(load_file(run / "final" / "adapter_model.safetensors"))
     assert len(steps[0]) == 3 and steps[0] == steps[1]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+class RunEndError(Exception):
+    """Ends a run before it trains."""
+
+
+def state_of(model: torch.nn.Module) -> list:
+    """What training must find as it left it."""
+    modules = [(module.training, getattr(module, "gradient_checkpointing", None)) for module in model.modules()]
+    configs = model.config.to_dict(), model.config.get_text_config().use_cache, model.generation_config.to_dict()
+    weights = [(weight.requires_grad, weight.dtype, weight.double().sum().item()) for weight in model.parameters()]
+    numbers = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    return [modules, configs, weights, numbers]
+
+
+def test_evaluation_leaves_the_state_of_training(squares, tmp_path, monkeypatch):
+    def inspect(trainer, recipe, resume_from):
+        trainer.model.train()
+        trainer.model.base_model.model.model.visual.eval()  # a part that does not train
+        before = state_of(trainer.model)
+        assert "eval_AP50" in trainer.evaluate()
+        for one, two in zip(before, state_of(trainer.model), strict=True):
+            assert one == two
+        raise RunEndError
+
+    monkeypatch.setattr(train_sft, "run_training", inspect)
+    with pytest.raises(RunEndError):
+        train(squares, tmp_path / "run", "--eval_images", 2, "--load_in_4bit", "false", "--disable_tqdm", "true")
 
 
 def test_box_metrics_in_training_equal_those_of_evaluate(squares, tmp_path):

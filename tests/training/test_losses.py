@@ -22,6 +22,7 @@ from boxtune.training.losses import (
     decision_losses,
     expected_boxes,
     paired_giou,
+    require_shapes,
 )
 from tests.helpers.collators import make_collator
 from tests.helpers.records import FAMILIES, make_record
@@ -239,3 +240,23 @@ def test_batch_targets_locate_digits_and_decisions(tiny_models, tmp_path, family
     chosen = targets["decision_tokens"].gather(1, (~targets["goes_on"]).long()[:, None])[:, 0]
     assert (batch["input_ids"][rows, positions + 1] == chosen).all()
     assert targets["goes_on"].tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "problem"),
+    [
+        ("digit", (6, 1), r"digit has shape \(6, 1\) instead of \(6,\)"),
+        ("place", (1,), r"place has shape \(1,\) instead of \(6,\)"),
+        ("sides", (4,), r"sides has shape \(4,\) instead of \(2, 4\)"),
+        ("goes_on", (2,), r"goes_on has shape \(2,\) instead of \(3,\)"),
+        ("hidden", (6, 8), r"hidden states have shape \(6, 8\) instead of \(N, T, H\)"),
+    ],
+)
+def test_tensors_of_the_wrong_shape_are_named(name, shape, problem):
+    shapes = {"digit_at": (6, 2), "digit": (6,), "place": (6,), "edge": (6,), "boxes_xyxy": (2, 4), "sides": (2, 4)}
+    shapes |= {"decision_at": (3, 2), "decision_tokens": (3, 2), "goes_on": (3,), "hidden": (1, 6, 8)}
+    tensors = {key: torch.zeros(each) for key, each in shapes.items()}
+    require_shapes(tensors["hidden"], tensors)
+    tensors[name] = torch.zeros(shape)
+    with pytest.raises(ValueError, match=problem):
+        require_shapes(tensors["hidden"], tensors)

@@ -17,7 +17,7 @@ from boxtune.training.callbacks import EpochCallback, InterruptCallback, Progres
 from boxtune.training.last_checkpoint import last_whole_checkpoint
 from boxtune.training.recipe import load_recipe
 from boxtune.training.run import say_changes
-from boxtune.training.run_info import changed_data, changed_keys, describe_batch
+from boxtune.training.run_info import changed_data, changed_keys, describe_batch, describe_tokens
 from boxtune.training.trackers import usable_trackers
 from tests.helpers.records import make_record
 
@@ -77,6 +77,22 @@ def test_the_text_of_a_batch_counts_images_and_shows_what_is_supervised():
         "--- example 0\n[3 image tokens]Where?Here.\n--- supervised\nHere.\n\n"
         "--- example 1\nWhere?Here.\n--- supervised\nHere.\n"
     )
+
+
+def test_the_tokens_of_the_first_example_are_listed_with_their_supervision():
+    words = {1: "<image>", 2: "Where", 3: "?", 4: "Here", 5: ".", 0: "<pad>"}
+    tokenizer = SimpleNamespace(decode=lambda ids: "".join(words[i] for i in ids.tolist()))
+    batch = {
+        "input_ids": torch.tensor([[2, 1, 1, 1, 3, 4, 5, 0], [2] * 8]),
+        "attention_mask": torch.tensor([[1] * 7 + [0], [1] * 8]),
+        "labels": torch.tensor([[IGNORE_INDEX] * 5 + [4, 5, IGNORE_INDEX], [2] * 8]),
+    }
+    lines = describe_tokens(SimpleNamespace(tokenizer=tokenizer, image_token="<image>"), batch).splitlines()
+    assert lines[0] == "--- 7 tokens: 3 of images, 2 supervised"
+    assert [line.split(maxsplit=2) for line in lines[1:]] == [
+        *(["0", "2", "'Where'"], ["1", "1", "'<image>' × 3"], ["4", "3", "'?'"]),
+        *(["5", "4", "+ 'Here'"], ["6", "5", "+ '.'"]),
+    ]
 
 
 # ---- Validation sample ---------------------------------------------------------------------------------------------------

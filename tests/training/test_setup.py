@@ -11,8 +11,9 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 from torch.distributed.run import determine_local_world_size
 
 from boxtune.training import setup
+from boxtune.training.callbacks import InterruptCallback
 from boxtune.training.recipe import load_recipe
-from boxtune.training.run import record_start
+from boxtune.training.run import record_start, run_training
 from boxtune.training.trainer import DetectionTrainer
 from tests.helpers.records import ROOT
 
@@ -100,6 +101,23 @@ def test_gradient_shares_are_not_measured_under_deepspeed(deepspeed):
     )
 
 
+@pytest.mark.parametrize("words", [[], ["--detect_anomaly", "true"]])
+def test_anomaly_detection_is_on_during_training_only_if_the_recipe_says_so(words):
+    weight, found = torch.ones(1, requires_grad=True), []
+
+    def train(resume_from_checkpoint):
+        try:
+            (weight * torch.nan).sqrt().backward()
+        except RuntimeError as error:
+            found.append(str(error))
+
+    callbacks = [SimpleNamespace(__class__=InterruptCallback, interrupted=False)]
+    trainer = SimpleNamespace(train=train, callback_handler=SimpleNamespace(callbacks=callbacks))
+    run_training(trainer, load_recipe(["--config", "tiny_nutrition_qlora", *words]), None)
+    assert len(found) == bool(words) and all("returned nan values" in error for error in found)
+    assert not torch.is_anomaly_enabled()
+
+
 def test_the_first_batch_is_kept_as_text_only():
     """Its images would stay in GPU memory for the whole run."""
     words = torch.tensor([[5, 7, 9]])
@@ -112,6 +130,7 @@ def test_the_first_batch_is_kept_as_text_only():
         is_world_process_zero=lambda: True,
         get_train_dataloader=lambda: iter(batches.pop, None),
         add_callback=callbacks.append,
+        eval_dataset=None,
         processing_class=processor,
         model=None,
     )

@@ -79,7 +79,7 @@ def test_every_recipe_trains_two_steps_on_the_tiny_model(name, squares, tmp_path
     grounding = json.loads((run / "final" / "grounding.json").read_text())
     assert grounding["codec"] == ("qwen3_vl_click" if "click" in name else "qwen3_vl")
     assert grounding["max_pixels"] == 50176
-    supervised = (run / "first_batch.txt").read_text().split("--- supervised\n")[1]
+    supervised = (run / "first_batch.txt").read_text().split("--- supervised\n")[1].split("\n---")[0]
     assert supervised.strip().endswith("<|im_end|>")
 
 
