@@ -268,6 +268,11 @@ class Detector:
             raise UserError(
                 f"{self.checkpoint.path} is not an adapter whose weights were loaded here, so it has no base."
             )
+        if any(config.bias != "none" for config in self.model.peft_config.values()):
+            raise UserError(
+                f"{self.checkpoint.path} was trained with lora_bias, so its base has other biases. Open the base by itself: "
+                f"{self.checkpoint.grounding.base_model}."
+            )
         decoding = replace(self.checkpoint.grounding.decoding, score_threshold=0.0, decoder=TEXT)
         grounding = replace(
             self.checkpoint.grounding, calibration=[], verify_calibration=[], noise_label="", decoding=decoding

@@ -21,6 +21,9 @@ VISION_BLOCKS = ["vision_attention", "vision_mlp"]
 # The names that `lora_target_modules` selects by default, in the language model of every family.
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
+# Which biases of the base are trained with LoRA: none, those of all layers, or those of the adapted layers.
+BIASES = ("none", "all", "lora_only")
+
 LinearCounts = dict[str, dict[str, int]]  # {part: {name of the linear below the part's place: count}}
 
 
@@ -131,8 +134,10 @@ def _any_of(names: Iterable[str]) -> str:
     return rf"(?:{'|'.join(map(re.escape, names))})"
 
 
-def lora_config(r: int, alpha: float, dropout: float, targets: str, use_rslora: bool = False) -> LoraConfig:
-    """The PEFT config. `targets` is a pattern of `lora_targets`."""
+def lora_config(
+    r: int, alpha: float, dropout: float, targets: str, use_rslora: bool = False, bias: str = "none"
+) -> LoraConfig:
+    """The PEFT config. `targets` is a pattern of `lora_targets`. bias: one of BIASES."""
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=r,
@@ -140,5 +145,5 @@ def lora_config(r: int, alpha: float, dropout: float, targets: str, use_rslora: 
         lora_dropout=dropout,
         target_modules=targets,
         use_rslora=use_rslora,
-        bias="none",
+        bias=bias,
     )

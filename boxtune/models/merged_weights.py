@@ -29,7 +29,7 @@ SUM_NOISE, PRODUCT_NOISE = 2.0**-10, 2.0**-20
 
 
 def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, Any]:
-    """Every tensor of the merged model against base + scale · (B · A), computed in float32 and rounded to bf16.
+    """Every tensor of the merged model against base + scale · (B · A), or the trained bias, in float32 and rounded to bf16.
 
     {"compared", "adapted", "different": numbers of tensors, "examples": keys of different ones}. A tensor differs if an element
     is not the bf16 number nearest to the float32 value, or if only the base or only the merged model has it. Holds one tensor
@@ -38,7 +38,7 @@ def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, An
     grounding = checkpoint.grounding
     source = base_folder(grounding.base_model, grounding.base_revision)
     family = family_of(load_config(str(source)))
-    loras = peft_loras(source, checkpoint.adapter, family)
+    loras, biases = peft_loras(source, checkpoint.adapter, family), peft_biases(checkpoint.adapter, family)
     base_files, merged_files = weight_files(source), weight_files(merged_folder)
     different, adapted = base_files.keys() ^ merged_files.keys(), set()
     keys = base_files.keys() & merged_files.keys()
@@ -47,9 +47,10 @@ def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, An
         lora = loras.get(path) if key.endswith(".weight") else None
         if lora:
             adapted.add(path)
-        if not is_nearest_bf16(_read(merged_files[key], key), _read(base_files[key], key), lora):
+        base = biases.pop(path) if path in biases else _read(base_files[key], key)
+        if not is_nearest_bf16(_read(merged_files[key], key), base, lora):
             different.add(key)
-    different |= loras.keys() - adapted
+    different |= (loras.keys() - adapted) | biases.keys()
     return {
         "compared": len(base_files.keys() | merged_files.keys()),
         "adapted": len(adapted),
@@ -71,6 +72,14 @@ def peft_loras(source: Path, adapter: Path, family: Family) -> dict[str, Lora]:
                 a, b = (weights[f"{path}.{name}.weight"].float() for name in ("lora_A", "lora_B"))
                 loras[path.removeprefix(PEFT_PREFIX)] = Lora(a, b, module.scaling["default"])
     return loras
+
+
+def peft_biases(adapter: Path, family: Family) -> dict[str, torch.Tensor]:
+    """{path of a bias: its value} for each bias of the base that was trained."""
+    with reading(f"the adapter in {adapter}", "Use another checkpoint of the run."):
+        weights = load_peft_weights(str(adapter), device="cpu", key_mapping=family.renamed_paths)
+    paths = {key: key.removeprefix(PEFT_PREFIX).replace("base_layer.bias", "bias") for key in weights}
+    return {path: weights[key] for key, path in paths.items() if path.endswith(".bias")}
 
 
 def _read(file: Path, key: str) -> torch.Tensor:

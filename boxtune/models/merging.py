@@ -55,8 +55,9 @@ def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
     family = family_of(config)
     # Adapters made with an earlier transformers have other paths.
     loras = {family.module_path(path): lora for path, lora in read_lora(checkpoint.adapter).items()}
+    biases = {family.module_path(path): bias for path, bias in read_biases(checkpoint.adapter).items()}
 
-    _merge_weights(source, out, family, loras)
+    _merge_weights(source, out, family, loras, biases)
     _write_config(source, out)
     # Servers read generation_config.json. The base's own asks for sampling and a repetition penalty, evaluation for neither.
     greedy_config(checkpoint.processor.tokenizer, grounding.max_new_tokens).save_pretrained(out)
@@ -80,7 +81,7 @@ def read_lora(adapter: Path) -> dict[str, Lora]:
     """{module path: Lora} of an adapter folder. Raises UserError if the adapter is unreadable or more than a plain LoRA."""
     with reading(f"the adapter in {adapter}", "Use another checkpoint of the run."):
         config = PeftConfig.from_pretrained(adapter)
-        weights = load_file(adapter / "adapter_model.safetensors")
+        weights = {key: weight for key, weight in _read_adapter(adapter).items() if not key.endswith(".bias")}
     if not _is_plain_lora(config):
         raise UserError(f"{adapter} is not a plain LoRA with one rank for all modules; merge it with peft instead.")
     loras = {}
@@ -97,9 +98,24 @@ def read_lora(adapter: Path) -> dict[str, Lora]:
     return loras
 
 
+def read_biases(adapter: Path) -> dict[str, torch.Tensor]:
+    """{path of a bias: its trained value} of an adapter folder: the base's own biases, if they were trained with LoRA."""
+    with reading(f"the adapter in {adapter}", "Use another checkpoint of the run."):
+        weights = _read_adapter(adapter)
+    return {
+        key.removeprefix(PEFT_PREFIX).replace(".base_layer.", "."): weight
+        for key, weight in weights.items()
+        if key.endswith(".bias")
+    }
+
+
+def _read_adapter(adapter: Path) -> dict[str, torch.Tensor]:
+    return load_file(adapter / "adapter_model.safetensors")
+
+
 def _is_plain_lora(config: PeftConfig) -> bool:
-    """Whether LoRA pairs of one rank and scale are all that the adapter consists of."""
-    if not isinstance(config, LoraConfig) or config.bias != "none":
+    """Whether LoRA pairs of one rank and scale, and perhaps biases, are all that the adapter consists of."""
+    if not isinstance(config, LoraConfig) or config.lora_bias:  # biases of LoRA's own layers
         return False
     return not (config.use_dora or config.modules_to_save or config.rank_pattern or config.alpha_pattern)
 
@@ -107,20 +123,26 @@ def _is_plain_lora(config: PeftConfig) -> bool:
 # ---- the merged model --------------------------------------------------------------------------------------------------
 
 
-def _merge_weights(source: Path, out: Path, family: Family, loras: Mapping[str, Lora]) -> None:
-    """Write the weights that transformers reads from `source`, with the LoRAs added, under the names of their files."""
+def _merge_weights(
+    source: Path, out: Path, family: Family, loras: Mapping[str, Lora], biases: Mapping[str, torch.Tensor]
+) -> None:
+    """Write the weights that transformers reads from `source`, with the LoRAs added and the trained biases in place of the
+    base's, under the names of their files."""
     shards: dict[Path, list[str]] = {}
     for key, shard in weight_files(source).items():
         shards.setdefault(shard, []).append(key)
-    unused, total_size = set(loras), 0
+    unused, total_size = {*loras, *biases}, 0
     for shard, keys in tqdm(shards.items(), desc="merging", unit="shard"):
-        tensors, merged = _merge_shard(shard, keys, family, {path: loras[path] for path in unused})
+        tensors, merged = _merge_shard(
+            shard, keys, family, {path: loras[path] for path in unused & loras.keys()}, biases
+        )
         save_file(tensors, out / shard.name, metadata={"format": "pt"})
         unused -= merged
         total_size += sum(tensor.nbytes for tensor in tensors.values())
     if unused:
         raise UserError(
-            f"{len(unused)} adapted modules have no weight in {source}. Is it the base that the adapter was trained on?",
+            f"{len(unused)} adapted modules or biases have no weight in {source}. Is it the base that the adapter was "
+            "trained on?",
             sorted(unused),
         )
     if [shard.name for shard in shards] != [SAFE_WEIGHTS_NAME]:
@@ -129,9 +151,10 @@ def _merge_weights(source: Path, out: Path, family: Family, loras: Mapping[str, 
 
 
 def _merge_shard(
-    shard: Path, keys: list[str], family: Family, loras: Mapping[str, Lora]
+    shard: Path, keys: list[str], family: Family, loras: Mapping[str, Lora], biases: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], set[str]]:
-    """({key: merged tensor}, paths of the modules whose LoRA was added). Floating-point tensors become bf16."""
+    """({key: merged tensor}, paths of the modules whose LoRA was added and of the biases that were replaced). Floating-point
+    tensors become bf16."""
     tensors, merged = {}, set()
     with safe_open(shard, framework="pt") as weights:
         for key in keys:
@@ -139,6 +162,9 @@ def _merge_shard(
             path = family.module_path(key)
             if key.endswith(".weight") and path in loras and path not in merged:
                 tensor = _add_lora(tensor, loras[path], path, shard.parent)
+                merged.add(path)
+            elif path in biases:
+                tensor = _replace_bias(tensor, biases[path], path, shard.parent)
                 merged.add(path)
             tensors[key] = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
     return tensors, merged
@@ -153,6 +179,15 @@ def _add_lora(weight: torch.Tensor, lora: Lora, path: str, source: Path) -> torc
             f"{list(weight.shape)}. Is {source} the base that the adapter was trained on?"
         )
     return weight.float() + lora.scale * (lora.b @ lora.a)
+
+
+def _replace_bias(bias: torch.Tensor, trained: torch.Tensor, path: str, source: Path) -> torch.Tensor:
+    if bias.shape != trained.shape:
+        raise UserError(
+            f"{path}: the adapter has shape {list(trained.shape)}, but the base {list(bias.shape)}. Is {source} the base that "
+            "the adapter was trained on?"
+        )
+    return trained.float()
 
 
 # Keys of the base's config that are not true of the merged model.

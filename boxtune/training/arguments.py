@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from boxtune.answers.conversation import SYSTEM_PROMPT
 from boxtune.batching.augmentation import OPERATIONS
 from boxtune.families.family import LORA_PARTS
+from boxtune.models.lora import BIASES
 from boxtune.training.losses import BOX_LOSSES
 
 GROUNDING_MODES = ("teacher_forced", "policy", "both")
@@ -111,6 +112,13 @@ class BoxtuneArguments:
     lora_vision: bool = field(
         default=False,
         metadata={"help": "In addition to lora_target_modules, adapt the linear layers of the vision blocks."},
+    )
+    lora_bias: str = field(
+        default="none",
+        metadata={
+            "help": "Biases of the base that are trained with LoRA: none, all, or those of the adapted layers (lora_only).",
+            "choices": list(BIASES),
+        },
     )
     quantize_vision: bool = field(
         default=False, metadata={"help": "With load_in_4bit: quantize the vision tower to NF4 as well."}

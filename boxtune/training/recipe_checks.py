@@ -77,6 +77,7 @@ def check_values(options: BoxtuneArguments, training: SFTConfig, model: ModelCon
     problems = [
         *_fixed_or_out_of_range(vars(training) | vars(model) | vars(options)),
         *_of_the_model(options, model),
+        *_of_the_biases(options, training, model),
         *_of_the_answer(options),
         *_of_the_negatives(options),
         *_of_the_losses(options, training),
@@ -122,6 +123,19 @@ def _of_the_model(options: BoxtuneArguments, model: ModelConfig) -> Iterator[str
         yield from (f"{key}: conflicts with lora_parts; omit one of them" for key, value in rivals.items() if value)
         if not parts or not set(parts) <= {*LORA_PARTS}:
             yield f"lora_parts: {parts!r} must name one or more of {', '.join(LORA_PARTS)}"
+
+
+def _of_the_biases(options: BoxtuneArguments, training: SFTConfig, model: ModelConfig) -> Iterator[str]:
+    """Trained biases are float32, as LoRA is. The layers that they belong to must accept that."""
+    if options.lora_bias == "none":
+        return
+    if model.load_in_4bit:
+        yield (
+            f"lora_bias: {options.lora_bias} cannot be trained with load_in_4bit: true, because each pass of a 4-bit layer "
+            "rounds its bias to 16 bits; omit one of the two"
+        )
+    elif model.dtype != "float32" and not (training.bf16 or training.fp16):
+        yield f"lora_bias: {options.lora_bias} with dtype: {model.dtype} needs bf16: true (or fp16: true); or omit it"
 
 
 def _of_the_answer(options: BoxtuneArguments) -> Iterator[str]:

@@ -352,7 +352,9 @@ def build_trainer(
     if recipe.model.use_peft:
         lora = recipe.model
         targets = lora_targets(model, _lora_parts(options, model), lora.lora_target_modules, options.lora_vision)
-        peft_config = lora_config(lora.lora_r, lora.lora_alpha, lora.lora_dropout, targets, lora.use_rslora)
+        peft_config = lora_config(
+            lora.lora_r, lora.lora_alpha, lora.lora_dropout, targets, lora.use_rslora, options.lora_bias
+        )
     validation = splits.get("validation")
     detection_loss = None
     if options.detection_head:

@@ -291,8 +291,9 @@ class DetectionTrainer(SFTTrainer):
         """
         is_measured = self._samples() if self.policy_loss else self._logs_this_step
         # Offloaded activations can be fetched for only one backward pass, and this would be a second one. DeepSpeed's hooks take
-        # any backward pass for that of the step.
-        if is_measured and not self.args.activation_offloading and not self.is_deepspeed_enabled:
+        # any backward pass for that of the step. With only the detection head trained, no gradient reaches the states.
+        is_possible = hidden.requires_grad and not self.args.activation_offloading and not self.is_deepspeed_enabled
+        if is_measured and is_possible:
             for name, loss in losses.items():
                 square = torch.autograd.grad(loss, hidden, retain_graph=True)[0].float().square().sum()
                 self.gradient_squares[name] = self.gradient_squares.get(name, 0.0) + square

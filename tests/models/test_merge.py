@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText
 import boxtune.models.merging as merging
 import evaluate
 import merge_adapter
+from boxtune import Detector
 from boxtune.answers.decoding import Decoding
 from boxtune.answers.grounding import Grounding
 from boxtune.common.errors import UserError
@@ -93,7 +94,7 @@ def test_a_rank_stabilized_lora_has_the_scale_of_peft(runs, tiny_models, tmp_pat
         {"rank_pattern": {"q_proj": 2}},
         {"alpha_pattern": {"q_proj": 2}},
         {"use_dora": True},
-        {"bias": "all"},
+        {"lora_bias": True},
         {"modules_to_save": ["lm_head"]},
     ],
     ids=lambda values: next(iter(values)),
@@ -102,6 +103,34 @@ def test_an_adapter_that_is_more_than_a_plain_lora_is_refused(runs, tmp_path, va
     final = with_adapter_config(runs["qwen2_5_vl"], tmp_path / "final", **values)
     with pytest.raises(UserError, match="is not a plain LoRA with one rank for all modules"):
         merging.read_lora(final)
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_trained_biases_are_in_the_merged_model(bias, tiny_models, squares, tmp_path, capsys):
+    """Qwen2-VL has biases in both towers and in its layer norms."""
+    options = ["--model_name_or_path", tiny_models["qwen2_vl"], "--save_strategy", "no", "--load_in_4bit", "false"]
+    options += ["--learning_rate", 1e-2, "--warmup_steps", 0, "--lora_bias", bias, "--lora_vision", "false"]
+    final = train(squares, tmp_path / "run", *options, "--lora_target_modules", "q_proj", "up_proj") / "final"
+    merge_adapter.main(["--ckpt", str(final), "--out", str(tmp_path / "merged"), "--samples", "1", "--skip-nf4"])
+    report = json.loads((tmp_path / "merged" / "merge_report.json").read_text())
+    assert report["agrees"] is True
+    base, merged = (
+        load_file(folder / "model.safetensors") for folder in (tiny_models["qwen2_vl"], tmp_path / "merged")
+    )
+    changed = {key for key in base if key.endswith(".bias") and not torch.equal(base[key].bfloat16(), merged[key])}
+    of_queries = {key for key in base if key.endswith("q_proj.bias")}
+    assert changed >= of_queries and (changed == of_queries) == (bias == "lora_only")
+    assert bias == "lora_only" or {key for key in base if "norm1.bias" in key} <= changed
+    trained = {
+        key.partition(".layers.")[2].replace(".base_layer", ""): tensor
+        for key, tensor in load_file(final / "adapter_model.safetensors").items()
+    }
+    assert all(torch.equal(merged[key], trained[key.partition(".layers.")[2]].bfloat16()) for key in of_queries)
+    with (
+        pytest.raises(UserError, match="trained with lora_bias"),
+        Detector.from_pretrained(str(final)).without_adapter(),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,6 +1,7 @@
 """Learning rates by part: which weights belong to which part, and that a rate of 0 leaves them as they are."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from boxtune.common.errors import UserError
 from boxtune.families import FAMILIES
+from boxtune.models.head_files import head_weights
 from boxtune.training.parameter_groups import Group, describe_rates, freeze, part_of, split_groups, trained_groups
 from boxtune.training.phases import LearningRates, read_phases
 from boxtune.training.recipe import load_recipe
@@ -162,6 +164,21 @@ def test_a_group_at_rate_0_stays_bit_equal_and_learns_in_its_own_phase(squares, 
     assert [{*found} for found in with_moments.values()] == [{False}, {True}, {True}]
     assert all(weight.any() for weight in weights_of(run / "checkpoint-3", "blocks").values())
     assert [entry["learning_rate/peft"] for entry in log_history(run, 3)[2:3]] == pytest.approx([2e-3])
+
+
+def test_only_the_detection_head_is_trained_if_the_rates_of_the_rest_are_0(squares, tmp_path):
+    """Its adapters are frozen until epoch 0.125, the third of 16 steps."""
+    phases = tmp_path / "phases.yaml"
+    phases.write_text("vision_lr: 0\nllm_lr: 0\ndetection_lr: 1.0e-3\nadapter_lr: 1.0e-3\nwarmup_steps: 0\n")
+    phases.write_text(f"{phases.read_text()}phases: [{{until: 0.125, adapter_lr: 0}}, {{until: 1}}]\n")
+    options = ("--max_steps", 3, "--save_steps", 1, "--save_total_limit", 9)
+    run = train(squares, tmp_path / "run", *options, config="tiny_detection_head", overlay=phases)
+    heads = [load_file(head_weights(run / f"checkpoint-{step}")) for step in (1, 2, 3)]
+    is_equal = [{name: torch.equal(one[name], two[name]) for name in one} for one, two in pairwise(heads)]
+    assert {equal for name, equal in is_equal[0].items() if name.startswith("adapters.")} == {True}
+    assert not all(equal for name, equal in is_equal[1].items() if name.startswith("adapters."))
+    assert not all(equal for name, equal in is_equal[0].items() if not name.startswith("adapters."))
+    assert not any(weight.any() for name, weight in weights_of(run / "final").items() if "lora_B" in name)
 
 
 def test_phases_that_end_before_the_run_are_refused_when_max_steps_says_how_long_it_is(squares, tmp_path, capsys):

@@ -90,7 +90,7 @@ def test_gradient_shares_are_not_measured_under_deepspeed(deepspeed):
     hidden = torch.ones(1, 3, 2, requires_grad=True)
     trainer = SimpleNamespace(
         policy_loss=None,
-        state=SimpleNamespace(global_step=0, logging_steps=1),
+        _logs_this_step=True,
         args=SimpleNamespace(activation_offloading=False),
         is_deepspeed_enabled=deepspeed,
         gradient_squares={},
@@ -111,7 +111,7 @@ def test_anomaly_detection_is_on_during_training_only_if_the_recipe_says_so(word
         except RuntimeError as error:
             found.append(str(error))
 
-    callbacks = [SimpleNamespace(__class__=InterruptCallback, interrupted=False)]
+    callbacks = [InterruptCallback()]
     trainer = SimpleNamespace(train=train, callback_handler=SimpleNamespace(callbacks=callbacks))
     run_training(trainer, load_recipe(["--config", "tiny_nutrition_qlora", *words]), None)
     assert len(found) == bool(words) and all("returned nan values" in error for error in found)
