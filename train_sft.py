@@ -38,6 +38,7 @@ from boxtune.training.run import (
     will_push,
 )
 from boxtune.training.run_folder import resolve_output, save_final
+from boxtune.training.soft_prompt import require_whole_embeddings
 from boxtune.training.trackers import start_trackers
 from data_prep.prepare_once import prepare_once
 
@@ -59,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     require_full_precision(config, model_options.model_name_or_path)
     if model_options.load_in_4bit:
         require_dense(family, config, model_options.model_name_or_path)
+    require_whole_embeddings(recipe)
     box_losses, policy_loss = setup.choose_losses(recipe)
     rates = setup.choose_rates(recipe)
 

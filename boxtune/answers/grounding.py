@@ -9,6 +9,7 @@ from pathlib import Path
 
 from boxtune.answers.codecs import CODECS, Codec
 from boxtune.answers.decoding import TEXT, Decoding
+from boxtune.answers.virtual_tokens import split_soft_prompt
 from boxtune.common.errors import UserError, reading
 from boxtune.common.files import write_whole
 
@@ -67,6 +68,17 @@ class Grounding:
 
     def get_codec(self) -> Codec:
         return CODECS[self.codec]
+
+    def of_base(self) -> "Grounding":
+        """How the base of the adapter is asked: without what only the adapter has, such as soft prompt, calibration and head."""
+        return dataclasses.replace(
+            self,
+            system_prompt=split_soft_prompt(self.system_prompt)[1],
+            calibration=[],
+            verify_calibration=[],
+            noise_label="",
+            decoding=dataclasses.replace(self.decoding, score_threshold=0.0, decoder=TEXT),
+        )
 
     def save(self, directory: Path) -> None:
         text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=2) + "\n"

@@ -19,9 +19,9 @@ _RECORD_KEYS = ("id", "image", "width", "height", "objects", "messages")
 # control characters, lone surrogates, special tokens, and the placeholders for the image and for boxes.
 _FORBIDDEN_IN_LABEL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|<\||<click>|<image>|<boxes[:>]")
 
-# Tokens that start or end a turn or an image in every Qwen family. The tokenizer would read them as such inside the text of a
-# turn too. Lone surrogates cannot be tokenized.
-_FORBIDDEN_IN_TURN = re.compile(r"<\|(?:im_|endoftext|vision_|image_|video_)|[\ud800-\udfff]")
+# Tokens that start or end a turn or an image in every Qwen family, and virtual tokens. The tokenizer would read them as such
+# inside the text of a turn too. Lone surrogates cannot be tokenized.
+_FORBIDDEN_IN_TURN = re.compile(r"<\|(?:im_|endoftext|vision_|image_|video_|soft_prompt_)|[\ud800-\udfff]")
 
 
 def label_problem(label: object) -> str | None:

@@ -62,6 +62,11 @@ class Family:
         """Side of an image token in pixels of the resized input, whose height and width are multiples of it."""
         return self.patch_size * self.merge_size
 
+    @property
+    def token_embeddings(self) -> str:
+        """The module path of the embedding matrix."""
+        return f"model.{self.language_model}.embed_tokens"
+
     def module_path(self, key: str) -> str:
         """The path of the module to which a key of a weight file belongs."""
         name = key.removesuffix(".weight")

@@ -28,7 +28,8 @@ from boxtune.inference.generation import generate_answers
 from boxtune.inference.head_answers import head_answers
 from boxtune.inference.inputs import ImageInput, check_classes, read_images, unlabelled_record
 from boxtune.inference.served_model import find_model
-from boxtune.models.checkpoint import Checkpoint, load_checkpoint_model, open_checkpoint
+from boxtune.models.checkpoint import Checkpoint, base_of, load_checkpoint_model, open_checkpoint
+from boxtune.models.soft_prompt import without_adapter
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Detector:
         format_sentence: str | None = None,
         max_pixels: int | None = None,
         base_model: str | None = None,
+        adapted: bool = True,
     ) -> "Detector":
         """Open a checkpoint: the folder of an adapter or of a merged model, or a Hub id.
 
@@ -106,11 +108,16 @@ class Detector:
         max_new_tokens: limit of a response's length.
         family, system_prompt, format_sentence, max_pixels, base_model: only for models that boxtune did not train; see Stated
         in boxtune/answers/stated.py. A folder without grounding.json needs them.
+        adapted: False opens the base of an adapter instead, in the adapter's precision and asked in the same way; to switch
+        between the two, see `without_adapter`.
         Raises UserError if the checkpoint cannot be used, or if the server is not reachable or serves another model.
         """
         stated = Stated(family, system_prompt, format_sentence, max_pixels, base_model)
         _check_options(device, precision, server, served_model, trust_server, max_new_tokens, stated)
+        if server is not None and not adapted:
+            raise UserError("adapted=False has no effect with server; name the base with served_model instead.")
         checkpoint = open_checkpoint(os.fspath(path), stated, max_new_tokens)
+        checkpoint = checkpoint if adapted else base_of(checkpoint)
         if server is not None:
             return cls.from_server(checkpoint, os.fspath(path), server, served_model, trust_server)
         return cls.from_checkpoint(checkpoint, precision, device)
@@ -262,8 +269,8 @@ class Detector:
 
     @contextmanager
     def without_adapter(self) -> Iterator["Detector"]:
-        """The adapter's base, asked in the same way. Calibration, noise label, the threshold of scores and the detection head
-        belong to the adapter and are left out."""
+        """The adapter's base, asked in the same way. Soft prompt, calibration, noise label, the threshold of scores and the
+        detection head belong to the adapter and are left out. This detector responds as before once the `with` block ends."""
         if not isinstance(self.model, PeftModel):
             raise UserError(
                 f"{self.checkpoint.path} is not an adapter whose weights were loaded here, so it has no base."
@@ -273,13 +280,8 @@ class Detector:
                 f"{self.checkpoint.path} was trained with lora_bias, so its base has other biases. Open the base by itself: "
                 f"{self.checkpoint.grounding.base_model}."
             )
-        decoding = replace(self.checkpoint.grounding.decoding, score_threshold=0.0, decoder=TEXT)
-        grounding = replace(
-            self.checkpoint.grounding, calibration=[], verify_calibration=[], noise_label="", decoding=decoding
-        )
-        checkpoint = replace(self.checkpoint, grounding=grounding, head=None)
-        with self.model.disable_adapter():
-            yield Detector(checkpoint, model=self.model, precision=self.precision)
+        with without_adapter(self.model):
+            yield Detector(base_of(self.checkpoint), model=self.model, precision=self.precision)
 
 
 def _answers(

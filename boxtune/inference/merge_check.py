@@ -20,6 +20,7 @@ from boxtune.inference.generation import generate_answers
 from boxtune.metrics.matching import same_label
 from boxtune.models.checkpoint import Checkpoint, load_checkpoint_model, open_checkpoint
 from boxtune.models.merged_weights import compare_weights
+from boxtune.models.soft_prompt import without_adapter
 
 # Upper limit of `logit_difference`. bf16 keeps 8 significant bits, so rounding a merged weight changes each product by up to
 # 2⁻⁹; over a few dozen layers that adds up to one or two hundredths. Losing a LoRA that matters, or scaling it wrongly, changes
@@ -34,7 +35,7 @@ class Observation:
     """What one model computes for the records, one entry per record.
 
     logits: (T, vocabulary) at the T positions that predict the ground-truth response. answers: the generated responses.
-    base_logits: like logits, with the adapter turned off; empty for a whole model.
+    base_logits: like logits, with adapter and soft prompt turned off; empty for a whole model.
     """
 
     logits: list[torch.Tensor]
@@ -92,14 +93,17 @@ def fits_memory(folder: Path, precision: str) -> bool:
 def observe(checkpoint: Checkpoint, precision: str, records: list[Record], data_dir: Path) -> Observation:
     """Load a model, compute its logits and responses, and free it."""
     model = load_checkpoint_model(checkpoint, precision)
-    collator = DetectionCollator(checkpoint.processor, checkpoint.grounding, data_dir)
+    collator, base_collator = (
+        DetectionCollator(checkpoint.processor, grounding, data_dir)
+        for grounding in (checkpoint.grounding, checkpoint.grounding.of_base())
+    )
     logits, base_logits = [], []
     for record in records:
         batch, is_response = _teacher_forced(record, collator, model.device)
         logits.append(_response_logits(model, batch, is_response))
         if checkpoint.adapter:
-            with model.disable_adapter():
-                base_logits.append(_response_logits(model, batch, is_response))
+            with without_adapter(model):
+                base_logits.append(_response_logits(model, *_teacher_forced(record, base_collator, model.device)))
     predictions = {row["id"]: row for row in generate_answers(model, collator, records, batch_size=1)}
     del model
     _free_memory()

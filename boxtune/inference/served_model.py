@@ -10,6 +10,7 @@ from typing import Any
 
 from boxtune.answers.grounding import FILE_NAME as GROUNDING_FILE
 from boxtune.answers.grounding import Grounding
+from boxtune.answers.virtual_tokens import split_soft_prompt
 from boxtune.common.errors import UserError
 from boxtune.families import FAMILIES
 from boxtune.inference.server_connection import ServerConnection
@@ -50,6 +51,8 @@ def _choose(reply: Any, name: str | None, url: str) -> dict[str, Any]:
 
 def _mismatch(model: dict[str, Any], ckpt: str, checkpoint: Checkpoint) -> str | None:
     """Why the served model is not, or cannot be recognized as, the checkpoint; None if it is."""
+    if checkpoint.adapter and (served := _unmerged_prompt(model, ckpt, checkpoint)):
+        return served
     if checkpoint.adapter is None:
         return _whole_model_mismatch(model, ckpt, checkpoint)
     if model.get("parent"):
@@ -68,6 +71,18 @@ def _whole_model_mismatch(model: dict[str, Any], ckpt: str, checkpoint: Checkpoi
     if root == ckpt or (folder and folder.resolve() == Path(checkpoint.path).resolve()):
         return None
     return f"{model['id']!r} is served from {root or 'a place that the server does not state'}, not from {ckpt}."
+
+
+def _unmerged_prompt(model: dict[str, Any], ckpt: str, checkpoint: Checkpoint) -> str | None:
+    """Why the served model has no soft prompt although the adapter has one; None if the adapter has none, or if both have it."""
+    folder = _root_folder(model)
+    is_merged = folder and not model.get("parent") and (folder / GROUNDING_FILE).is_file()
+    if is_merged or not split_soft_prompt(checkpoint.grounding.system_prompt)[0]:
+        return None
+    return (
+        f"the adapter {ckpt} has a soft prompt, which a server cannot add to {model['id']!r}. Merge it (merge_adapter.py) and "
+        "serve the merged model."
+    )
 
 
 def _adapter_mismatch(model: dict[str, Any], ckpt: str, checkpoint: Checkpoint, adapter: Path) -> str | None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.conversation import SYSTEM_PROMPT, format_sentence
 from boxtune.answers.grounding import FILE_NAME, Grounding
 from boxtune.answers.stated import Stated
+from boxtune.answers.virtual_tokens import split_soft_prompt
 from boxtune.common.errors import UserError, reading
 from boxtune.common.problems import Problem
 from boxtune.families.family import Family
@@ -24,6 +25,8 @@ from boxtune.models.hub import download_if_trained_here
 from boxtune.models.loading import load_model
 from boxtune.models.processors import load_processor
 from boxtune.models.quantization import nf4_config, require_dense
+from boxtune.models.soft_prompt import FILE_NAME as SOFT_PROMPT_FILE
+from boxtune.models.soft_prompt import SoftPrompt, attach, read_soft_prompt, virtual_token_ids
 
 # For models that were not trained here: responses of about forty boxes.
 DEFAULT_MAX_NEW_TOKENS = 1024
@@ -107,7 +110,9 @@ def _read_trained_here(path: str, folder: Path, stated: Stated) -> tuple[Groundi
         )
     if known := [name for name in stated.given() if name != "max_pixels"]:
         raise UserError(f"{path} was trained by boxtune, and its {FILE_NAME} states {', '.join(known)}; omit these.")
-    return grounding, load_processor(str(folder), None, grounding.min_pixels, grounding.max_pixels)
+    processor = load_processor(str(folder), None, grounding.min_pixels, grounding.max_pixels)
+    virtual_token_ids(processor.tokenizer, split_soft_prompt(grounding.system_prompt)[0], path)
+    return grounding, processor
 
 
 def _read_other_model(path: str, adapter: Path | None, stated: Stated) -> tuple[Grounding, ProcessorMixin]:
@@ -132,19 +137,26 @@ def _read_other_model(path: str, adapter: Path | None, stated: Stated) -> tuple[
     return grounding, processor
 
 
+def base_of(checkpoint: Checkpoint) -> Checkpoint:
+    """The base of an adapter, asked in the same way but for what only the adapter knows. Raises UserError if it is no adapter."""
+    if checkpoint.adapter is None:
+        raise UserError(f"{checkpoint.path} is not an adapter, so it has no base.")
+    return Checkpoint(checkpoint.grounding.base_model, None, checkpoint.grounding.of_base(), checkpoint.processor)
+
+
 # ---- weights -----------------------------------------------------------------------------------------------------------
 
 
 def weights_identity(checkpoint: Checkpoint) -> dict[str, str | list[int]]:
     """Values that differ between two sets of weights, by file name.
 
-    Adapter files: their SHA-256. Model files: [size in bytes, modification time in ns]. A base on the Hub has no local files
-    to list; `base_revision` in its grounding identifies it.
+    Files of the adapter and of its soft prompt: their SHA-256. Model files: [size in bytes, modification time in ns]. A base on
+    the Hub has no local files to list; `base_revision` in its grounding identifies it.
     """
     model = checkpoint.grounding.base_model if checkpoint.adapter else checkpoint.path
-    adapter_files = sorted(checkpoint.adapter.glob("adapter_model*")) if checkpoint.adapter else []
+    trained = ("adapter_model*", SOFT_PROMPT_FILE) if checkpoint.adapter else ()
     identity: dict[str, str | list[int]] = {}
-    for path in adapter_files:
+    for path in sorted(path for name in trained for path in checkpoint.adapter.glob(name)):
         identity[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     if checkpoint.head:
         identity["detection_head"] = hashlib.sha256(head_weights(checkpoint.head).read_bytes()).hexdigest()
@@ -156,20 +168,21 @@ def weights_identity(checkpoint: Checkpoint) -> dict[str, str | list[int]]:
 def load_checkpoint_model(
     checkpoint: Checkpoint, precision: str | None = None, device: str | None = None
 ) -> PreTrainedModel | PeftModel:
-    """The model, ready to generate. An adapter is not merged, so `disable_adapter()` gives the base.
+    """The model, ready to generate. An adapter is not merged, so soft_prompt.without_adapter gives the base.
 
     precision: "nf4" or the name of a dtype; by default the precision of training. device: where the model runs; by default
     the device of this process.
     """
     grounding = checkpoint.grounding
     base = grounding.base_model if checkpoint.adapter else checkpoint.path
-    revision = grounding.base_revision if checkpoint.adapter else None
+    revision = grounding.base_revision if base == grounding.base_model else None
     config = load_config(base, revision)
     if precision and getattr(config, "quantization_config", None):
         raise UserError(f"{base} was published quantized and cannot run in {precision}; omit --precision.")
     precision = precision or grounding.base_precision
     dtype = getattr(torch, grounding.compute_dtype if precision == "nf4" else precision)
     family = family_of(config)  # fails before any weights are downloaded
+    soft_prompt = read_adapter_prompt(checkpoint, config)
     if precision == "nf4":
         require_dense(family, config, base)
     quantization = nf4_config(family, dtype, vision=grounding.quantized_vision) if precision == "nf4" else None
@@ -177,7 +190,29 @@ def load_checkpoint_model(
     model = _add_adapter(base_model, checkpoint.adapter, family, device) if checkpoint.adapter else base_model
     if checkpoint.head:  # after the adapter, so that PEFT does not take the head for a part of the base
         load_head(base_model, checkpoint.head)
+    if soft_prompt:
+        attach(model, soft_prompt)
     return model.eval()
+
+
+def read_adapter_prompt(checkpoint: Checkpoint, config: PretrainedConfig) -> SoftPrompt | None:
+    """The soft prompt of an adapter on a base with this config; None if it has none. A merged model has it in its weights.
+
+    Raises UserError if its file is missing or corrupt, or does not fit the prompt.
+    """
+    tokens, _ = split_soft_prompt(checkpoint.grounding.system_prompt)
+    folder = checkpoint.adapter
+    if folder is None:
+        return None
+    if not tokens:
+        if (folder / SOFT_PROMPT_FILE).is_file():
+            raise UserError(
+                f"{folder} has a soft prompt ({SOFT_PROMPT_FILE}), but the system prompt in its {FILE_NAME} does not begin with "
+                f"virtual tokens. Take {FILE_NAME} from another checkpoint of the run."
+            )
+        return None
+    token_ids = virtual_token_ids(checkpoint.processor.tokenizer, tokens, str(folder))
+    return SoftPrompt(token_ids, read_soft_prompt(folder, len(tokens), config.get_text_config().hidden_size))
 
 
 def _add_adapter(model: PreTrainedModel, folder: Path, family: Family, device: str | None) -> PeftModel:

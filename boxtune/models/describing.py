@@ -11,6 +11,7 @@ from boxtune.families.family import Family
 from boxtune.models.config import family_of
 from boxtune.models.head_files import is_of_head
 from boxtune.models.lora import adapted_modules, format_counts
+from boxtune.models.soft_prompt import soft_prompt_of
 
 
 def tower(module_path: str, family: Family) -> str:
@@ -56,6 +57,8 @@ def describe_modules(model: PreTrainedModel | PeftModel) -> str:
         lines.append(f"  LoRA on {part}: {format_counts(counts)}")
     if head := sum(parameter.numel() for path, parameter in model.named_parameters() if is_of_head(path)):
         lines.append(f"  detection head: {head:,} parameters")
+    if soft_prompt := soft_prompt_of(model):
+        lines.append(f"  soft prompt: {len(soft_prompt.embeddings)} virtual tokens")
     trainable, total = trainable_parameters(model)
     lines.append(f"  trainable: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)")
     return "\n".join(lines)

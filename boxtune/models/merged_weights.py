@@ -17,9 +17,10 @@ from transformers import AutoModelForImageTextToText
 from boxtune.common.errors import reading
 from boxtune.common.problems import MAX_EXAMPLES
 from boxtune.families.family import Family
-from boxtune.models.checkpoint import Checkpoint
+from boxtune.models.checkpoint import Checkpoint, read_adapter_prompt
 from boxtune.models.config import family_of, load_config
 from boxtune.models.merging import PEFT_PREFIX, Lora, base_folder
+from boxtune.models.soft_prompt import SoftPrompt
 from boxtune.models.weight_files import weight_files
 
 # bf16 keeps 8 significant bits, so rounding changes a number in [2ᵏ⁻¹, 2ᵏ) by at most 2ᵏ⁻⁹.
@@ -29,7 +30,8 @@ SUM_NOISE, PRODUCT_NOISE = 2.0**-10, 2.0**-20
 
 
 def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, Any]:
-    """Every tensor of the merged model against base + scale · (B · A), or the trained bias, in float32 and rounded to bf16.
+    """Every tensor of the merged model against base + scale · (B · A), or the trained bias, in float32 and rounded to bf16. Of the
+    embedding matrix, the rows of a soft prompt are compared with the adapter's.
 
     {"compared", "adapted", "different": numbers of tensors, "examples": keys of different ones}. A tensor differs if an element
     is not the bf16 number nearest to the float32 value, or if only the base or only the merged model has it. Holds one tensor
@@ -37,11 +39,15 @@ def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, An
     """
     grounding = checkpoint.grounding
     source = base_folder(grounding.base_model, grounding.base_revision)
-    family = family_of(load_config(str(source)))
+    config = load_config(str(source))
+    family = family_of(config)
     loras, biases = peft_loras(source, checkpoint.adapter, family), peft_biases(checkpoint.adapter, family)
     base_files, merged_files = weight_files(source), weight_files(merged_folder)
     different, adapted = base_files.keys() ^ merged_files.keys(), set()
     keys = base_files.keys() & merged_files.keys()
+    if soft_prompt := read_adapter_prompt(checkpoint, config):
+        same, wrong = _compare_prompt(soft_prompt, base_files, merged_files, family, config.tie_word_embeddings)
+        different, keys, adapted = different - same | wrong, keys - same - wrong, {family.token_embeddings}
     for key in tqdm(keys, desc="comparing weights", unit="tensor", leave=False):
         path = family.module_path(key)
         lora = loras.get(path) if key.endswith(".weight") else None
@@ -57,6 +63,25 @@ def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, An
         "different": len(different),
         "examples": sorted(different)[:MAX_EXAMPLES],
     }
+
+
+def _compare_prompt(
+    soft_prompt: SoftPrompt, base_files: dict[str, Path], merged_files: dict[str, Path], family: Family, is_tied: bool
+) -> tuple[set[str], set[str]]:
+    """(keys that are right, keys that are wrong) of the embedding matrix and, if the base ties it to its head, of that."""
+    key = next(key for key in base_files if family.module_path(key) == family.token_embeddings)
+    base = _read(base_files[key], key).to(torch.bfloat16)
+    expected = {key: base.clone()}
+    for token_id, row in zip(soft_prompt.token_ids.tolist(), soft_prompt.embeddings.detach(), strict=True):
+        expected[key][token_id] = row.to(torch.bfloat16)
+    if is_tied:
+        expected[f"{family.lm_head}.weight"] = base
+    wrong = {
+        name
+        for name, tensor in expected.items()
+        if name not in merged_files or not torch.equal(_read(merged_files[name], name), tensor)
+    }
+    return expected.keys() - wrong, wrong
 
 
 def peft_loras(source: Path, adapter: Path, family: Family) -> dict[str, Lora]:

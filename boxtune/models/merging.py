@@ -17,11 +17,12 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from boxtune.common.errors import UserError, reading
 from boxtune.families.family import Family
-from boxtune.models.checkpoint import Checkpoint
+from boxtune.models.checkpoint import Checkpoint, read_adapter_prompt
 from boxtune.models.config import family_of, load_config
 from boxtune.models.foreign import unquantized_name
 from boxtune.models.generation_config import greedy_config
 from boxtune.models.head_files import HEAD_FOLDER
+from boxtune.models.soft_prompt import SoftPrompt
 from boxtune.models.weight_files import weight_files
 
 PEFT_PREFIX = "base_model.model."  # PEFT's wrapping, in front of every module path
@@ -41,8 +42,10 @@ class Lora(NamedTuple):
 def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
     """Write the merged model with processor and grounding.json to the folder `out`; return the number of merged modules.
 
-    Each merged weight is computed in float32 and rounded once to bf16. The files are those of the base. Raises UserError if
-    the adapter is not a plain LoRA, or its modules do not match the base.
+    Each merged weight is computed in float32 and rounded once to bf16. The files are those of the base. The rows of a soft prompt
+    become rows of the embedding matrix. A head that was tied to that matrix gets a weight of its own, the base's: otherwise the
+    model would write a virtual token as readily as the word from which it was trained, and servers do not read a list of tokens
+    to suppress. Raises UserError if the adapter is not a plain LoRA, or its modules do not match the base.
     """
     grounding = checkpoint.grounding
     source = base_folder(grounding.base_model, grounding.base_revision)
@@ -57,8 +60,10 @@ def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
     loras = {family.module_path(path): lora for path, lora in read_lora(checkpoint.adapter).items()}
     biases = {family.module_path(path): bias for path, bias in read_biases(checkpoint.adapter).items()}
 
-    _merge_weights(source, out, family, loras, biases)
-    _write_config(source, out)
+    soft_prompt = read_adapter_prompt(checkpoint, config)
+    unties = soft_prompt is not None and config.tie_word_embeddings
+    _merge_weights(source, out, family, loras, biases, soft_prompt, unties)
+    _write_config(source, out, unties)
     # Servers read generation_config.json. The base's own asks for sampling and a repetition penalty, evaluation for neither.
     greedy_config(checkpoint.processor.tokenizer, grounding.max_new_tokens).save_pretrained(out)
     checkpoint.processor.save_pretrained(out)
@@ -124,19 +129,32 @@ def _is_plain_lora(config: PeftConfig) -> bool:
 
 
 def _merge_weights(
-    source: Path, out: Path, family: Family, loras: Mapping[str, Lora], biases: Mapping[str, torch.Tensor]
+    source: Path,
+    out: Path,
+    family: Family,
+    loras: Mapping[str, Lora],
+    biases: Mapping[str, torch.Tensor],
+    soft_prompt: SoftPrompt | None,
+    unties: bool,
 ) -> None:
-    """Write the weights that transformers reads from `source`, with the LoRAs added and the trained biases in place of the
-    base's, under the names of their files."""
+    """Write the weights that transformers reads from `source`, with LoRAs, soft prompt and the trained biases in place of the
+    base's, under the names of their files.
+
+    unties: whether the head gets the weight of the base's embedding matrix.
+    """
     shards: dict[Path, list[str]] = {}
     for key, shard in weight_files(source).items():
         shards.setdefault(shard, []).append(key)
-    unused, total_size = {*loras, *biases}, 0
+    unused, total_size, weight_map = {*loras, *biases}, 0, {}
+    unused |= {family.token_embeddings} if soft_prompt else set()
     for shard, keys in tqdm(shards.items(), desc="merging", unit="shard"):
         tensors, merged = _merge_shard(
             shard, keys, family, {path: loras[path] for path in unused & loras.keys()}, biases
         )
+        if soft_prompt:
+            merged |= _merge_prompt(tensors, family, soft_prompt, unties)
         save_file(tensors, out / shard.name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, shard.name)
         unused -= merged
         total_size += sum(tensor.nbytes for tensor in tensors.values())
     if unused:
@@ -146,7 +164,6 @@ def _merge_weights(
             sorted(unused),
         )
     if [shard.name for shard in shards] != [SAFE_WEIGHTS_NAME]:
-        weight_map = {key: shard.name for shard, keys in shards.items() for key in keys}
         _write_json(out / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": total_size}, "weight_map": weight_map})
 
 
@@ -168,6 +185,20 @@ def _merge_shard(
                 merged.add(path)
             tensors[key] = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
     return tensors, merged
+
+
+def _merge_prompt(tensors: dict[str, torch.Tensor], family: Family, soft_prompt: SoftPrompt, unties: bool) -> set[str]:
+    """Put the soft prompt into the merged tensors of a shard, if the embedding matrix is one of them: {its path}, else {}."""
+    head = f"{family.lm_head}.weight"
+    if unties:
+        tensors.pop(head, None)  # a copy that is not read while the head is tied
+    for key, tensor in tensors.items():
+        if family.module_path(key) == family.token_embeddings:
+            tensors[key] = tensor.index_copy(0, soft_prompt.token_ids, soft_prompt.embeddings.detach().to(tensor.dtype))
+            if unties:
+                tensors[head] = tensor
+            return {family.token_embeddings}
+    return set()
 
 
 def _add_lora(weight: torch.Tensor, lora: Lora, path: str, source: Path) -> torch.Tensor:
@@ -194,11 +225,15 @@ def _replace_bias(bias: torch.Tensor, trained: torch.Tensor, path: str, source: 
 _OWN_KEYS = {"quantization_config", "torch_dtype", "transformers_weights"}
 
 
-def _write_config(source: Path, out: Path) -> None:
+def _write_config(source: Path, out: Path, unties: bool) -> None:
     """The base's own config with bf16 as its dtype, so that every program that reads the base reads the merged model."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config = {key: value for key, value in config.items() if key not in _OWN_KEYS}
     config |= {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    if unties:  # programs read this key in either place
+        config["tie_word_embeddings"] = False
+        if "text_config" in config:
+            config["text_config"]["tie_word_embeddings"] = False
     _write_json(out / "config.json", config)
 
 

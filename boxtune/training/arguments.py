@@ -123,6 +123,25 @@ class BoxtuneArguments:
     quantize_vision: bool = field(
         default=False, metadata={"help": "With load_in_4bit: quantize the vision tower to NF4 as well."}
     )
+    num_virtual_tokens: int = field(
+        default=0,
+        metadata={
+            "help": "Number of virtual tokens before the system prompt whose embeddings are trained with LoRA; 0 for none."
+        },
+    )
+    prompt_tuning_init: str = field(
+        default="random",
+        metadata={
+            "help": "First values of the virtual tokens: random numbers, or the tokens of prompt_tuning_init_text.",
+            "choices": ["random", "text"],
+        },
+    )
+    prompt_tuning_init_text: str = field(
+        default="",
+        metadata={
+            "help": "Text whose tokens the virtual tokens start from, in any language; cut or repeated to their number."
+        },
+    )
     adapter_dtype: str = field(
         default="float32",
         metadata={"help": "Dtype of the trained weights.", "choices": ["float32", "bfloat16"]},

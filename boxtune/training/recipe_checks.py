@@ -58,6 +58,7 @@ _RANGES = (
         "iou_loss_weight", "fp_loss_weight", "fn_loss_weight", "noise_objects", "end_token_weight",
         "detection_bbox_weight", "detection_giou_weight", "detection_objectness_weight",
         "detection_caption_weight", *RATE_KEYS, "detection_freeze_epochs", "vision_warmup_steps", "recovery_steps",
+        "num_virtual_tokens",
     )),
     ("must be from 0 to 1", lambda value: 0 <= value <= 1, (
         "lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor",
@@ -78,6 +79,7 @@ def check_values(options: BoxtuneArguments, training: SFTConfig, model: ModelCon
         *_fixed_or_out_of_range(vars(training) | vars(model) | vars(options)),
         *_of_the_model(options, model),
         *_of_the_biases(options, training, model),
+        *_of_the_soft_prompt(options, model),
         *_of_the_answer(options),
         *_of_the_negatives(options),
         *_of_the_losses(options, training),
@@ -136,6 +138,19 @@ def _of_the_biases(options: BoxtuneArguments, training: SFTConfig, model: ModelC
         )
     elif model.dtype != "float32" and not (training.bf16 or training.fp16):
         yield f"lora_bias: {options.lora_bias} with dtype: {model.dtype} needs bf16: true (or fp16: true); or omit it"
+
+
+def _of_the_soft_prompt(options: BoxtuneArguments, model: ModelConfig) -> Iterator[str]:
+    has_text = bool(options.prompt_tuning_init_text.strip())
+    if options.num_virtual_tokens and not model.use_peft:
+        yield (
+            "num_virtual_tokens: virtual tokens are trained together with LoRA; set use_peft: true, or omit them, because full "
+            "fine-tuning trains every embedding"
+        )
+    if options.prompt_tuning_init == "text" and not has_text:
+        yield "prompt_tuning_init: text needs prompt_tuning_init_text"
+    if options.prompt_tuning_init != "text" and has_text:
+        yield "prompt_tuning_init_text: has no effect without prompt_tuning_init: text"
 
 
 def _of_the_answer(options: BoxtuneArguments) -> Iterator[str]:

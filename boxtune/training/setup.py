@@ -27,6 +27,7 @@ from boxtune.models.hub import commit_of
 from boxtune.models.loading import load_model, uses_deepspeed, uses_fsdp
 from boxtune.models.lora import lora_config, lora_targets, present_parts
 from boxtune.models.quantization import nf4_config
+from boxtune.models.soft_prompt import add_virtual_tokens
 from boxtune.training.arguments import BoxtuneArguments
 from boxtune.training.box_validation import HEAD_METRICS, METRICS, BoxValidation, require_objects
 from boxtune.training.callbacks import (
@@ -44,19 +45,24 @@ from boxtune.training.phases import PARTS, PEFT, LearningRates, read_phases
 from boxtune.training.policy import PolicyLoss
 from boxtune.training.recipe import Recipe
 from boxtune.training.skipped_steps import SkippedSteps
+from boxtune.training.soft_prompt import make_soft_prompt
 from boxtune.training.trainer import DetectionTrainer
 
 # ---- How examples are written --------------------------------------------------------------------------------------------
 
 
 def make_encoder(recipe: Recipe, config: PretrainedConfig, processor: ProcessorMixin, classes: list[str]) -> Encoder:
-    """Raises UserError if a class could be mistaken for the noise label."""
+    """Adds the virtual tokens of a soft prompt to the tokenizer. Raises UserError if the model has no rows for them, or if a
+    class could be mistaken for the noise label."""
     options = recipe.options
     if options.noise_objects:
         require_free_label(classes)
     codec = codec_for(config, options.answer, options.codec)
     noise_label = NOISE_LABEL if options.noise_objects else ""
-    return Encoder(processor, codec, options.system_prompt, format_sentence(codec), noise_label)
+    vocab_size = config.get_text_config().vocab_size
+    virtual_tokens = add_virtual_tokens(processor.tokenizer, options.num_virtual_tokens, vocab_size)
+    system_prompt = "".join(virtual_tokens) + options.system_prompt
+    return Encoder(processor, codec, system_prompt, format_sentence(codec), noise_label)
 
 
 def make_variation(
@@ -372,6 +378,7 @@ def build_trainer(
             learning_rates=rates,
             skipped_steps=SkippedSteps(options.skipped_steps_limit, options.recovery_steps, options.recovery_factor),
             adapter_dtype=getattr(torch, options.adapter_dtype),
+            soft_prompt=make_soft_prompt(recipe, model, collator.tokenizer),
             box_validation=box_validation,
             box_losses=box_losses,
             policy_loss=policy_loss,

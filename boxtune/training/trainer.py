@@ -19,6 +19,7 @@ from boxtune.families import FAMILIES
 from boxtune.models.detection_head import HeadShape, label_embeddings, seen_in
 from boxtune.models.head_files import attach_head, detection_head, is_of_head, load_head, save_head, without_head
 from boxtune.models.language_states import LanguageStates, language_states
+from boxtune.models.soft_prompt import SoftPrompt, attach, save_soft_prompt, soft_prompt_of
 from boxtune.training.box_validation import BoxValidation
 from boxtune.training.console import say
 from boxtune.training.detection_loss import DetectionLoss, caption_loss
@@ -29,6 +30,7 @@ from boxtune.training.parameter_groups import GroupRates, describe_rates, freeze
 from boxtune.training.phases import LearningRates
 from boxtune.training.policy import PolicyLoss
 from boxtune.training.skipped_steps import OTHER_PRECISION, SkippedSteps
+from boxtune.training.soft_prompt import load_soft_prompt
 from boxtune.training.tracked_images import log_images
 
 RESUME_REMEDY = (
@@ -43,10 +45,10 @@ TRACKED_IMAGES = 8
 class DetectionTrainer(SFTTrainer):
     """SFTTrainer that saves grounding.json with every checkpoint, evaluates boxes and adds box losses.
 
-    `box_validation` generates boxes at every evaluation. `box_losses` are added for batches that hold `targets`, `policy_loss`
-    for batches that hold `asked`, `detection_loss` for those that hold `head_targets` (see DetectionCollator.for_losses).
-    `head_shape`: a new detection head is trained with the model. `learning_rates`: of the model's parts. `skipped_steps`:
-    decides which steps are skipped. All other arguments are SFTTrainer's.
+    `soft_prompt` is trained and saved with the adapter. `box_validation` generates boxes at every evaluation. `box_losses` are
+    added for batches that hold `targets`, `policy_loss` for batches that hold `asked`, `detection_loss` for those that hold
+    `head_targets` (see DetectionCollator.for_losses). `head_shape`: a new detection head is trained with the model.
+    `learning_rates`: of the model's parts. `skipped_steps`: decides which steps are skipped. Other arguments are SFTTrainer's.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class DetectionTrainer(SFTTrainer):
         learning_rates: LearningRates,
         skipped_steps: SkippedSteps,
         adapter_dtype: torch.dtype = torch.float32,
+        soft_prompt: SoftPrompt | None = None,
         box_validation: BoxValidation | None = None,
         box_losses: BoxLosses | None = None,
         policy_loss: PolicyLoss | None = None,
@@ -81,6 +84,8 @@ class DetectionTrainer(SFTTrainer):
         self.group_rates = GroupRates(learning_rates, skipped_steps)
         self.add_callback(skipped_steps)
         self.add_callback(self.group_rates)
+        if soft_prompt:
+            attach(self.model, soft_prompt)
         if head_shape:  # after PEFT has wrapped the model, so that it neither freezes nor saves the head
             attach_head(self._base(), head_shape)
         if learning_rates:
@@ -363,9 +368,17 @@ class DetectionTrainer(SFTTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         with reading(resume_from_checkpoint, RESUME_REMEDY):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_soft_prompt(self.model, Path(resume_from_checkpoint))
         self._cast_adapters()  # PEFT loads them as fp32, regardless of their dtype in the file
         if self.detection_loss:
             load_head(self._base(), Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        best = Path(self.state.best_model_checkpoint)
+        load_soft_prompt(self.model, best)
+        if self.detection_loss:
+            load_head(self._base(), best)
 
     def _load_callback_state(self) -> None:
         """Restore what the callbacks counted, but keep the recipe's own settings, which may have changed since."""
@@ -402,6 +415,8 @@ class DetectionTrainer(SFTTrainer):
             self.grounding.save(folder)
             if self.detection_loss:
                 save_head(base, folder)
+            if soft_prompt := soft_prompt_of(self.model):
+                save_soft_prompt(soft_prompt, folder)
 
     def _save_checkpoint(self, model, trial) -> None:
         """Save a complete checkpoint or none: a full disk must not leave one that resuming would pick up."""
