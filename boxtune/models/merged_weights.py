@@ -30,8 +30,8 @@ SUM_NOISE, PRODUCT_NOISE = 2.0**-10, 2.0**-20
 
 
 def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, Any]:
-    """Every tensor of the merged model against base + scale · (B · A), or the trained bias, in float32 and rounded to bf16. Of the
-    embedding matrix, the rows of a soft prompt are compared with the adapter's.
+    """Every tensor of the merged model against base + scale · (B · A), or the trained bias, in float32 and rounded to bf16.
+    Of the embedding matrix, the rows of a soft prompt are compared with the adapter's.
 
     {"compared", "adapted", "different": numbers of tensors, "examples": keys of different ones}. A tensor differs if an element
     is not the bf16 number nearest to the float32 value, or if only the base or only the merged model has it. Holds one tensor
