@@ -5,17 +5,17 @@ from functools import partial
 
 import torch
 from peft import PeftModel
+from torchvision.ops import batched_nms, box_convert
 from transformers import PreTrainedModel
 
 from boxtune.answers.decoding import HEAD
 from boxtune.answers.predictions import Prediction, rounded_box
 from boxtune.batching.collator import DetectionCollator, ProcessedImages
-from boxtune.data.boxes import box_cxcywh_to_xyxy
 from boxtune.data.questions import asked_classes
 from boxtune.data.records import Record
 from boxtune.inference.batches import in_batches
 from boxtune.inference.generation import largest_first
-from boxtune.models.detection_head import Found, label_embeddings, seen_in
+from boxtune.models.detection_head import PROPOSAL_IOU, Found, label_embeddings, seen_in
 from boxtune.models.head_files import detection_head
 from boxtune.models.language_states import language_states
 
@@ -71,10 +71,10 @@ def _kept_objects(
         return []
     best, column = scores[:, columns].max(dim=-1)
     least = grounding.decoding.score_threshold or grounding.head_threshold
-    boxes_xyxy = box_cxcywh_to_xyxy(boxes_cxcywh.double().numpy()).clip(0, 1)  # they may reach over the border
-    boxes_xyxy *= [record["width"], record["height"]] * 2
+    corners = box_convert(boxes_cxcywh.double(), "cxcywh", "xyxy").clamp(0, 1)  # they may reach over the border
+    boxes_xyxy = corners * torch.tensor([record["width"], record["height"]] * 2)
     kept = []
-    for i in best.argsort(descending=True).tolist():
+    for i in batched_nms(boxes_xyxy, best.double(), column, PROPOSAL_IOU).tolist():  # by falling score
         box = boxes_xyxy[i].tolist()
         if best[i] >= least and box[0] < box[2] and box[1] < box[3]:
             kept.append((i, rounded_box(box), grounding.classes[columns[column[i]]], round(best[i].item(), 6)))

@@ -3,12 +3,11 @@
 The head reads what the language model reads and what it makes of it: the vision tower's output, and the last hidden states of
 the image and the question. It never sees a response, so the states are the same in training and when a question is asked.
 
-It is a DETR decoder (arXiv 2005.12872, the layers are those of transformers) with three of the changes that made DETR learn from
-few images:
-- Each image token proposes a box around its own center, and the best proposals become the queries' first boxes (two-stage
-  Deformable DETR, arXiv 2010.04159; the queries' content stays learned, as in DINO, arXiv 2203.03605).
-- Each layer refines the boxes of the layer before, and reads them as its queries' positions (DAB-DETR, arXiv 2201.12329).
-- Every layer has its own loss.
+It is a DETR decoder (arXiv 2005.12872, the layers are those of transformers) with changes that made DETR learn from few images:
+- Each image token proposes a box around its own center. The best proposals that do not overlap become the queries: their boxes,
+  scores and features (two-stage Deformable DETR, arXiv 2010.04159, and RT-DETR, arXiv 2304.08069).
+- Each layer refines boxes and scores of the layer before, and reads the boxes as its queries' positions (DAB-DETR, arXiv
+  2201.12329). Every layer has its own loss.
 
 Boxes are cxcywh in fractions of the image. Everything is computed in float32.
 """
@@ -21,6 +20,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torchvision.ops import box_convert, nms
 from transformers import DetrConfig, PreTrainedTokenizerBase
 from transformers.models.detr.modeling_detr import DetrDecoderLayer
 
@@ -33,6 +33,8 @@ BOTTLENECK = 8
 FIRST_SCORE = 0.01
 # Sides of the box that an image token proposes first, as fractions of the image.
 FIRST_SIDE = 0.2
+# Of two proposals with a greater IoU, only the better one becomes a query.
+PROPOSAL_IOU = 0.6
 # Logits of what is no query or no asked class.
 IMPOSSIBLE = -1e4
 HEADS = 8
@@ -79,11 +81,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Found:
-    """layers: the proposals, then what each decoder layer finds; the last is the result.
+    """proposals: one for each image token. centers: (N, I, 2) the tokens' (x, y) in fractions of the image. layers: what each
+    decoder layer finds; the last is the result.
 
     queries: (N, Q, d) last states of the queries, with memory (N, M, d) and is_memory (N, M), for captions.
     """
 
+    proposals: Layer
+    centers: Tensor
     layers: list[Layer]
     queries: Tensor
     memory: Tensor
@@ -124,7 +129,6 @@ class DetectionHead(nn.Module):
         self.proposal_score = nn.Linear(size, 1)
         self.proposal_box = _mlp(size, size, 4, layers=3)
         # ---- decoder
-        self.queries = nn.Parameter(torch.randn(shape.queries, size) * 0.02)
         self.query_position = _mlp(2 * size, size, size, layers=2)
         config = DetrConfig(
             d_model=size,
@@ -147,12 +151,14 @@ class DetectionHead(nn.Module):
         self._start_unsure()
 
     def _start_unsure(self) -> None:
-        """Boxes start where they are proposed, and all objects as unlikely."""
+        """Boxes start where they are proposed, with the score of the proposal, and all proposals as unlikely."""
         for change in (self.proposal_box, *self.boxes):
             nn.init.zeros_(change[-1].weight)
             nn.init.zeros_(change[-1].bias)
-        for score in (self.proposal_score, *self.objectness):
-            nn.init.constant_(score.bias, math.log(FIRST_SCORE / (1 - FIRST_SCORE)))
+        for score in self.objectness:
+            nn.init.zeros_(score.weight)
+            nn.init.zeros_(score.bias)
+        nn.init.constant_(self.proposal_score.bias, math.log(FIRST_SCORE / (1 - FIRST_SCORE)))
 
     def forward(self, states: LanguageStates, seen: Seen, labels: Tensor) -> Found:
         """What the head finds in N prompts.
@@ -178,15 +184,16 @@ class DetectionHead(nn.Module):
         hidden_of_image = torch.zeros_like(vision).masked_scatter(is_vision[..., None], hidden[of_image[..., 0]])
         tokens = self.propose(vision + hidden_of_image + place)
         anchors = torch.cat([centers, torch.full_like(centers, FIRST_SIDE)], dim=-1)
-        proposals = _moved(anchors, self.proposal_box(tokens))
         scores = self.proposal_score(tokens).masked_fill(~is_vision[..., None], IMPOSSIBLE)
-        found = [Layer(proposals, scores, is_vision, has_classes=False)]
+        proposals = Layer(_moved(anchors, self.proposal_box(tokens)), scores, is_vision, has_classes=False)
 
         # ---- the best proposals, refined layer by layer
-        best = scores[..., 0].topk(min(self.shape.queries, scores.shape[1]), dim=1).indices
-        reference = proposals.gather(1, best[..., None].expand(-1, -1, 4)).detach()
-        exists = is_vision.gather(1, best)
-        query = self.queries[: best.shape[1]].expand(len(best), -1, -1)
+        best, exists = best_proposals(proposals, self.shape.queries)
+        reference, score, query = (
+            values.gather(1, best[..., None].expand(-1, -1, values.shape[-1]))
+            for values in (proposals.boxes_cxcywh.detach(), scores.detach(), tokens)
+        )
+        layers = []
         others = exists[:, None, None] | torch.eye(best.shape[1], dtype=torch.bool, device=exists.device)
         label_keys = self.label(labels.float())
         for layer, box, objectness in zip(self.layers, self.boxes, self.objectness, strict=True):
@@ -198,12 +205,25 @@ class DetectionHead(nn.Module):
                 encoder_hidden_states=memory,
                 encoder_attention_mask=is_memory[:, None, None],
             )
-            boxes = _moved(reference, box(query))
+            boxes, score = _moved(reference, box(query)), score + objectness(query)
             likeness = self.likeness(query) @ label_keys.T / math.sqrt(self.shape.hidden_size)
-            logits = (objectness(query) + likeness).masked_fill(~exists[..., None], IMPOSSIBLE)
-            found.append(Layer(boxes, logits, exists, has_classes=True))
-            reference = boxes.detach()
-        return Found(found, query, memory, is_memory)
+            logits = (score + likeness).masked_fill(~exists[..., None], IMPOSSIBLE)
+            layers.append(Layer(boxes, logits, exists, has_classes=True))
+            reference, score = boxes.detach(), score.detach()
+        return Found(proposals, centers, layers, query, memory, is_memory)
+
+
+@torch.no_grad()
+def best_proposals(proposals: Layer, count: int) -> tuple[Tensor, Tensor]:
+    """((N, Q) the best proposals of each image that do not overlap, at most `count`, best first; (N, Q) what is no padding)."""
+    boxes_xyxy = box_convert(proposals.boxes_cxcywh, "cxcywh", "xyxy")
+    kept = []
+    for boxes, scores, exists in zip(boxes_xyxy, proposals.logits[..., 0], proposals.exists, strict=True):
+        best = nms(boxes, scores, PROPOSAL_IOU)
+        kept.append(best[exists[best]][:count])
+    lengths = torch.tensor([len(best) for best in kept], device=boxes_xyxy.device)
+    padded = pad_sequence(kept, batch_first=True)
+    return padded, torch.arange(padded.shape[1], device=boxes_xyxy.device) < lengths[:, None]
 
 
 def seen_in(

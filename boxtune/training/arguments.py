@@ -208,6 +208,13 @@ class BoxtuneArguments:
     detection_objectness_weight: float = field(
         default=1.0, metadata={"help": "Weight of the head's focal loss on objectness and class."}
     )
+    detection_trains_model: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether the head's loss also trains the model. false: the head only reads it, and the text is that of "
+            "training without a head."
+        },
+    )
     detection_caption_weight: float = field(
         default=0.0,
         metadata={

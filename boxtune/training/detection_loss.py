@@ -1,9 +1,15 @@
-"""The loss of the detection head: Hungarian assignment, then L1, GIoU and focal objectness for every layer.
+"""The loss of the detection head: L1, GIoU and focal objectness of the proposals and of every layer.
 
     Σ over proposals and layers of  bbox · L1 + giou · (1 − GIoU) + objectness · focal,   + caption · cross-entropy
 
-The terms are sums over matched boxes (L1, GIoU) or all queries (focal), divided by the number of ground-truth boxes. Assignment
-and focal loss are those of Deformable DETR (arXiv 2010.04159), whose constants are kept here. The caption term is the mean
+In the layers, queries and ground-truth boxes are matched one to one (Hungarian assignment). Assignment and focal loss are those
+of Deformable DETR (arXiv 2010.04159), whose constants are kept here. The terms are sums over matched boxes (L1, GIoU) or all
+queries (focal), divided by the number of ground-truth boxes.
+
+Of the proposals, every image token in the middle of a box learns to propose it, as in FCOS (arXiv 1904.01355): from few images,
+that is learned much sooner than one token for each box. Their terms are scaled to the same number of boxes.
+
+The caption term is the mean
 cross-entropy of a caption's tokens, summed over the boxes that the last layer matches, divided by the number of examples.
 """
 
@@ -26,6 +32,8 @@ from boxtune.training.losses import paired_giou
 COST_CLASS, COST_BBOX, COST_GIOU = 2.0, 5.0, 2.0
 # Focal loss (arXiv 1708.02002).
 ALPHA, GAMMA = 0.25, 2.0
+# (row, query, box) of every matched pair.
+Matched = tuple[Tensor, Tensor, Tensor]
 HEAD_TERMS = ("bbox", "giou", "objectness")
 # What a query costs that does not exist: more than any other.
 _NEVER = 1e6
@@ -33,39 +41,47 @@ _NEVER = 1e6
 
 @dataclass(frozen=True)
 class DetectionLoss:
-    """The weights of the terms (recipe keys detection_NAME_weight)."""
+    """The weights of the terms (recipe keys detection_NAME_weight).
+
+    trains_model: whether the gradient goes on into the model; without it, the head learns to read what the LM loss makes.
+    """
 
     bbox: float = 5.0
     giou: float = 2.0
     objectness: float = 1.0
     caption: float = 0.0
+    trains_model: bool = True
 
-    def terms(self, layers: list[Layer], targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    def terms(self, found: Found, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """{term: its unweighted sum over boxes or queries of all layers}; not yet divided by the number of boxes.
 
-        The first of `layers` are the proposals, which have no class. `targets`: from `collate_head_targets`. The caption term is
-        `caption_loss`.
+        `targets`: from `collate_head_targets`. The caption term is `caption_loss`.
         """
-        targets = {key: value.to(layers[0].logits.device) for key, value in targets.items()}
-        sums = [self._layer_terms(layer, targets) for layer in layers]
+        targets = {key: value.to(found.queries.device) for key, value in targets.items()}
+        proposed = assign_tokens(found.centers, found.proposals.exists, targets)
+        scale = len(targets["boxes"]) / len(proposed[0]) if len(proposed[0]) else 1.0
+        sums = [{name: scale * term for name, term in layer_terms(found.proposals, proposed, targets).items()}]
+        sums += [layer_terms(layer, assign(layer, targets), targets) for layer in found.layers]
         return {name: torch.stack([terms[name] for terms in sums]).sum() for name in HEAD_TERMS}
 
     def weigh(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: getattr(self, name) * term for name, term in terms.items()}
 
-    def _layer_terms(self, layer: Layer, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        row, query, box = assign(layer, targets)
-        true_cxcywh = targets["boxes"][box].float() / UNITS
-        found_cxcywh = layer.boxes_cxcywh[row, query]
-        goal = torch.zeros_like(layer.logits)
-        goal[row, query, _labels(layer, targets)[box]] = 1.0
-        counts = layer.exists & targets["asks_for_boxes"][:, None]
-        counts = counts[..., None] & _asked(layer, targets)[:, None]
-        return {
-            "bbox": (found_cxcywh - true_cxcywh).abs().sum(),
-            "giou": (1 - paired_giou(_corners(found_cxcywh), _corners(true_cxcywh))).sum(),
-            "objectness": focal(layer.logits, goal)[counts].sum(),
-        }
+
+def layer_terms(layer: Layer, matched: Matched, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The unweighted sums of a layer, or of the proposals."""
+    row, query, box = matched
+    true_cxcywh = targets["boxes"][box].float() / UNITS
+    found_cxcywh = layer.boxes_cxcywh[row, query]
+    goal = torch.zeros_like(layer.logits)
+    goal[row, query, _labels(layer, targets)[box]] = 1.0
+    counts = layer.exists & targets["asks_for_boxes"][:, None]
+    counts = counts[..., None] & _asked(layer, targets)[:, None]
+    return {
+        "bbox": (found_cxcywh - true_cxcywh).abs().sum(),
+        "giou": (1 - paired_giou(_corners(found_cxcywh), _corners(true_cxcywh))).sum(),
+        "objectness": focal(layer.logits, goal)[counts].sum(),
+    }
 
 
 def caption_loss(head: DetectionHead, found: Found, targets: dict[str, Tensor], embeddings: Tensor) -> Tensor:
@@ -82,7 +98,31 @@ def caption_loss(head: DetectionHead, found: Found, targets: dict[str, Tensor], 
 
 
 @torch.no_grad()
-def assign(layer: Layer, targets: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def assign_tokens(centers: Tensor, exists: Tensor, targets: dict[str, Tensor]) -> Matched:
+    """(row, token, box): the image tokens whose center lies in the middle of a box, and always the one nearest to it.
+
+    centers: (N, I, 2). exists: (N, I). The middle is half as wide and high as the box. A token in the middle of several boxes
+    belongs to the smallest one.
+    """
+    pairs = []
+    for row in range(len(centers)):
+        boxes = torch.nonzero(targets["row"] == row)[:, 0]
+        if not len(boxes) or not targets["asks_for_boxes"][row]:
+            continue
+        own = centers[row][exists[row]]
+        true_cxcywh = targets["boxes"][boxes].float() / UNITS
+        offsets = own[:, None] - true_cxcywh[None, :, :2]
+        inside = (offsets.abs() < true_cxcywh[:, 2:] / 4).all(-1)  # (I, B)
+        chosen = torch.where(inside, true_cxcywh[:, 2:].prod(-1), torch.inf).argmin(1)
+        nearest = offsets.square().sum(-1).argmin(0)
+        inside[nearest, torch.arange(len(boxes))] = True
+        chosen[nearest] = torch.arange(len(boxes), device=chosen.device)
+        pairs += [(row, token, boxes[chosen[token]]) for token in torch.nonzero(inside.any(1))[:, 0].tolist()]
+    return _as_matched(pairs, centers.device)
+
+
+@torch.no_grad()
+def assign(layer: Layer, targets: dict[str, Tensor]) -> Matched:
     """(row, query, box) of every matched pair: in each row, the queries and boxes whose assignment costs least together.
 
     If a row has fewer queries than boxes, some boxes stay unmatched.
@@ -97,8 +137,12 @@ def assign(layer: Layer, targets: dict[str, Tensor]) -> tuple[Tensor, Tensor, Te
         queries, chosen = linear_sum_assignment(cost.cpu().numpy())
         real = layer.exists[row].cpu().numpy()[queries]
         pairs += [(row, query, boxes[i]) for query, i in zip(queries[real], chosen[real], strict=True)]
-    found = torch.tensor(np.array(pairs, dtype=np.int64).reshape(-1, 3), device=layer.logits.device)
-    return found[:, 0], found[:, 1], found[:, 2]
+    return _as_matched(pairs, layer.logits.device)
+
+
+def _as_matched(pairs: list[tuple], device: torch.device) -> Matched:
+    table = torch.tensor(np.array(pairs, dtype=np.int64).reshape(-1, 3), device=device)
+    return table[:, 0], table[:, 1], table[:, 2]
 
 
 def _costs(layer: Layer, row: int, true_cxcywh: Tensor, labels: Tensor) -> Tensor:

@@ -369,6 +369,7 @@ def build_trainer(
             giou=options.detection_giou_weight,
             objectness=options.detection_objectness_weight,
             caption=options.detection_caption_weight,
+            trains_model=options.detection_trains_model,
         )
     with accepting(f"{recipe.name}: the trainer rejects a value"):
         trainer = DetectionTrainer(

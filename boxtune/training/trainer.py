@@ -239,9 +239,11 @@ class DetectionTrainer(SFTTrainer):
         seen = seen_in(ids, is_question, inputs["image_grid_thw"], self.data_collator.image_token_id, merge_size)
         labels = label_embeddings(base.get_input_embeddings(), tokenizer, self.grounding.classes)
         head = detection_head(base)
+        if not self.detection_loss.trains_model:
+            states = LanguageStates(states.inputs.detach(), states.last.detach())
         found = head(states, seen, labels)
         boxes = self.step_boxes if in_step else max(1, len(targets["boxes"]))
-        terms = {name: term / boxes for name, term in self.detection_loss.terms(found.layers, targets).items()}
+        terms = {name: term / boxes for name, term in self.detection_loss.terms(found, targets).items()}
         if self.detection_loss.caption:
             loss = caption_loss(head, found, targets, base.get_input_embeddings().weight)
             examples = len(ids) * (self.current_gradient_accumulation_steps if in_step else 1)
@@ -255,7 +257,10 @@ class DetectionTrainer(SFTTrainer):
         if head_terms:
             found = self.detection_loss.weigh(head_terms)
             weighted |= {f"detection_{name}": term for name, term in found.items()}
-        self._record_gradients(weighted, hidden)
+        reaching = weighted
+        if self.detection_loss and not self.detection_loss.trains_model:
+            reaching = {name: term for name, term in weighted.items() if not name.startswith("detection_")}
+        self._record_gradients(reaching, hidden)
         return sum(weighted.values())
 
     def _samples(self) -> bool:

@@ -37,8 +37,15 @@ def test_a_head_learns_to_caption_two_objects():
     torch.manual_seed(0)
     head = DetectionHead(HeadShape(24, hidden_size=32, queries=3, caption_layers=1))
     boxes = torch.tensor(some_boxes(3, 0))
-    layer = Layer(boxes[None], torch.zeros(1, 3, 1), torch.ones(1, 3, dtype=torch.bool), True)
-    found = Found([layer], torch.randn(1, 3, 32), torch.randn(1, 4, 32), torch.ones(1, 4, dtype=torch.bool))
+    layer = Layer(boxes[None], torch.zeros(1, 3, 1), torch.ones(1, 3, dtype=torch.bool), has_classes=True)
+    found = Found(
+        layer,
+        boxes[None, :, :2],
+        [layer],
+        torch.randn(1, 3, 32),
+        torch.randn(1, 4, 32),
+        torch.ones(1, 4, dtype=torch.bool),
+    )
     targets = make_targets([boxes[[2, 0]].tolist()], [0, 0], classes=1)
     captions = [[5, 9, 1], [6, 1, IGNORE_INDEX]]
     targets["captions"] = torch.tensor(captions)

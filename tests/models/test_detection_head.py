@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records
-from boxtune.models.detection_head import DetectionHead, HeadShape, Layer, label_embeddings, seen_in
+from boxtune.models.detection_head import DetectionHead, HeadShape, Layer, best_proposals, label_embeddings, seen_in
 from boxtune.models.head_files import (
     HEAD_FOLDER,
     attach_head,
@@ -89,10 +89,26 @@ def test_a_new_head_proposes_a_box_around_each_image_token():
     seen = type(
         "Seen", (), {"is_image": is_image, "is_question": torch.ones(1, 9, dtype=torch.bool), "grids": [(2, 3)]}
     )
-    proposals, *_, last = head(states, seen, torch.randn(2, 64)).layers
+    found = head(states, seen, torch.randn(2, 64))
     expected = [[(column + 0.5) / 3, (row + 0.5) / 2, 0.2, 0.2] for row in range(2) for column in range(3)]
-    torch.testing.assert_close(proposals.boxes_cxcywh[0], torch.tensor(expected))
-    assert last.logits.shape == (1, 6, 2) and last.logits.sigmoid().max() < 0.1
+    torch.testing.assert_close(found.proposals.boxes_cxcywh[0], torch.tensor(expected))
+    assert found.layers[-1].logits.shape == (1, 6, 2)
+    proposed = found.proposals.logits[0, :, 0].sort(descending=True).values
+    # The layers start with the scores of the proposals, the best first; only the classes add to them.
+    assert found.proposals.logits.sigmoid().max() < 0.1
+    head.likeness.weight.data.zero_()
+    head.likeness.bias.data.zero_()
+    last = head(states, seen, torch.randn(2, 64)).layers[-1]
+    torch.testing.assert_close(last.logits[0, :, 0], proposed)
+
+
+def test_overlapping_proposals_become_one_query():
+    boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4], [0.51, 0.5, 0.4, 0.4], [0.2, 0.2, 0.2, 0.2], [0.8, 0.8, 0.1, 0.1]]])
+    logits = torch.tensor([[[1.0], [2.0], [0.0], [3.0]]])
+    exists = torch.tensor([[True, True, True, False]])
+    best, is_query = best_proposals(Layer(boxes, logits, exists, has_classes=False), 10)
+    assert best[is_query].tolist() == [1, 2]
+    assert best_proposals(Layer(boxes, logits, exists, has_classes=False), 1)[0].tolist() == [[1]]
 
 
 @pytest.mark.parametrize("llm_hidden_size", [2048, 3584])

@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
 from boxtune.batching.head_targets import UNITS
-from boxtune.models.detection_head import Layer
-from boxtune.training.detection_loss import DetectionLoss, _costs, assign, focal
+from boxtune.models.detection_head import Found, Layer, token_centers
+from boxtune.training.detection_loss import DetectionLoss, _costs, assign, assign_tokens, focal, layer_terms
 
 
 def random_layer(queries: int, classes: int, rows: int = 1, seed: int = 0) -> Layer:
     draw = torch.Generator().manual_seed(seed)
     boxes = torch.rand(rows, queries, 4, generator=draw) * 0.5 + 0.1
     logits = torch.randn(rows, queries, classes, generator=draw)
-    return Layer(boxes.requires_grad_(), logits.requires_grad_(), torch.ones(rows, queries, dtype=torch.bool), True)
+    return Layer(
+        boxes.requires_grad_(), logits.requires_grad_(), torch.ones(rows, queries, dtype=torch.bool), has_classes=True
+    )
 
 
 def make_targets(boxes_of_rows: list[list], labels: list[int], classes: int) -> dict[str, torch.Tensor]:
@@ -29,6 +31,14 @@ def make_targets(boxes_of_rows: list[list], labels: list[int], classes: int) -> 
         "label": torch.tensor(labels, dtype=torch.long),
         "row": torch.tensor([row for row, boxes in enumerate(boxes_of_rows) for _ in boxes], dtype=torch.long),
     }
+
+
+def whole_head(layer: Layer) -> Found:
+    """A head with proposals of a 2 × 3 grid and this layer, twice."""
+    rows, nothing = len(layer.logits), torch.zeros(0)
+    proposals = random_layer(6, classes=1, rows=rows, seed=9)
+    proposals = Layer(proposals.boxes_cxcywh, proposals.logits, proposals.exists, has_classes=False)
+    return Found(proposals, token_centers([(2, 3)] * rows), [layer, layer], nothing, nothing, nothing)
 
 
 def some_boxes(count: int, seed: int) -> list:
@@ -63,16 +73,38 @@ def test_the_terms_equal_a_float64_reference():
         "giou": generalized_box_iou_loss(*corners, reduction="sum", eps=0),
         "objectness": sigmoid_focal_loss(layer.logits.double(), goal, reduction="sum"),
     }
-    terms = DetectionLoss().terms([layer, layer], targets)
+    terms = layer_terms(layer, assign(layer, targets), targets)
     for name, value in expected.items():
-        assert terms[name].item() == pytest.approx(2 * value.item(), rel=1e-5), name
+        assert terms[name].item() == pytest.approx(value.item(), rel=1e-5), name
+
+
+def test_tokens_in_the_middle_of_a_box_and_the_nearest_one_propose_it():
+    centers = token_centers([(4, 4), (2, 2)])  # at 1/8, 3/8, 5/8, 7/8; at 1/4 and 3/4
+    exists = torch.tensor([[True] * 16, [True] * 4 + [False] * 12])
+    large, small, tiny = [0.5, 0.5, 1.0, 1.0], [0.375, 0.375, 0.6, 0.6], [0.9, 0.1, 0.01, 0.01]
+    row, token, box = assign_tokens(centers, exists, make_targets([[large, small, tiny], [tiny]], [0] * 4, classes=1))
+    assigned = {(r, t): b for r, t, b in zip(row.tolist(), token.tolist(), box.tolist(), strict=True)}
+    # Of the large box, the four inner tokens: of these, the one in the small box belongs to that.
+    assert assigned == {(0, 5): 1, (0, 6): 0, (0, 9): 0, (0, 10): 0, (0, 3): 2, (1, 1): 3}
+
+
+def test_the_total_sums_proposals_and_layers_at_the_scale_of_the_boxes():
+    targets = make_targets([some_boxes(2, 5), some_boxes(1, 6)], [0, 1, 1], classes=2)
+    found = whole_head(random_layer(6, classes=2, rows=2))
+    proposed = assign_tokens(found.centers, found.proposals.exists, targets)
+    total = DetectionLoss().terms(found, targets)
+    parts = [layer_terms(layer, assign(layer, targets), targets) for layer in found.layers]
+    proposals = layer_terms(found.proposals, proposed, targets)
+    for name, value in total.items():
+        expected = sum(part[name] for part in parts) + proposals[name] * 3 / len(proposed[0])
+        assert value.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_every_term_has_a_gradient():
     targets = make_targets([some_boxes(2, 1)], [0, 1], classes=2)
     for name in ("bbox", "giou", "objectness"):
         layer = random_layer(5, classes=2)
-        DetectionLoss().terms([layer], targets)[name].backward()
+        DetectionLoss().terms(whole_head(layer), targets)[name].backward()
         moved = layer.logits.grad if name == "objectness" else layer.boxes_cxcywh.grad
         assert moved.abs().sum() > 0, name
 
@@ -82,7 +114,7 @@ def test_every_term_has_a_gradient():
 )
 def test_unusual_targets_give_finite_losses_and_gradients(boxes):
     layer = random_layer(4, classes=1)
-    terms = DetectionLoss().terms([layer], make_targets([boxes], [0] * len(boxes), classes=1))
+    terms = DetectionLoss().terms(whole_head(layer), make_targets([boxes], [0] * len(boxes), classes=1))
     sum(DetectionLoss().weigh(terms).values()).backward()
     assert all(term.isfinite() for term in terms.values())
     assert layer.logits.grad.isfinite().all() and layer.logits.grad.abs().sum() > 0
@@ -100,16 +132,19 @@ def test_not_finite_predictions_do_not_break_the_assignment():
 def test_what_was_not_asked_or_does_not_exist_does_not_count():
     targets = make_targets([some_boxes(1, 0), []], [0], classes=2)
     whole = random_layer(4, classes=2, rows=2)
-    everything = DetectionLoss().terms([whole], targets)["objectness"]
-    asked = targets | {"asked": torch.tensor([[True, True], [True, False]])}
-    without = DetectionLoss().terms([whole], asked)["objectness"]
     background = focal(whole.logits, torch.zeros_like(whole.logits))
-    assert (everything - without).item() == pytest.approx(background[1, :, 1].sum().item(), abs=1e-6)
-    text = targets | {"asks_for_boxes": torch.tensor([True, False])}
-    assert (everything - DetectionLoss().terms([whole], text)["objectness"]).item() == pytest.approx(
-        background[1].sum().item(), abs=1e-6
-    )
-    fewer = Layer(whole.boxes_cxcywh, whole.logits, torch.tensor([[True] * 4, [True] * 3 + [False]]), True)
-    assert (everything - DetectionLoss().terms([fewer], targets)["objectness"]).item() == pytest.approx(
-        background[1, 3].sum().item(), abs=1e-6
-    )
+
+    def objectness(layer: Layer, targets: dict) -> float:
+        return layer_terms(layer, assign(layer, targets), targets)["objectness"].item()
+
+    everything = objectness(whole, targets)
+    one_class = targets | {"asked": torch.tensor([[True, True], [True, False]])}
+    answered_by_text = targets | {"asks_for_boxes": torch.tensor([True, False])}
+    fewer = Layer(whole.boxes_cxcywh, whole.logits, torch.tensor([[True] * 4, [True] * 3 + [False]]), has_classes=True)
+    left_out = {
+        everything - objectness(whole, one_class): background[1, :, 1],
+        everything - objectness(whole, answered_by_text): background[1],
+        everything - objectness(fewer, targets): background[1, 3],
+    }
+    for difference, losses in left_out.items():
+        assert difference == pytest.approx(losses.sum().item(), abs=1e-6)
