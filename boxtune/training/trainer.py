@@ -368,6 +368,20 @@ class DetectionTrainer(SFTTrainer):
         with accepting("the learning rate schedule cannot be created with these values"):
             return super().create_scheduler(*args, **kwargs)
 
+    def _clip_grad_norm(self, model) -> Tensor:
+        """Clip the detection head by itself, and return the norm of all other gradients.
+
+        The gradients of a new head are ten times as large as those of the adapters. Clipped together, the head would scale down
+        every step of the adapters.
+        """
+        if not self.detection_loss or self.is_deepspeed_enabled:
+            return super()._clip_grad_norm(model)
+        parts: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+        for path, parameter in model.named_parameters():
+            parts[is_of_head(path)].append(parameter)
+        self.accelerator.clip_grad_norm_(parts[True], self.args.max_grad_norm)
+        return self.accelerator.clip_grad_norm_(parts[False], self.args.max_grad_norm)
+
     # ---- Checkpoints ---------------------------------------------------------------------------------------------------
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
