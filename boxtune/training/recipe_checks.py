@@ -136,8 +136,10 @@ def _of_the_biases(options: BoxtuneArguments, training: SFTConfig, model: ModelC
             f"lora_bias: {options.lora_bias} cannot be trained with load_in_4bit: true, because each pass of a 4-bit layer "
             "rounds its bias to 16 bits; omit one of the two"
         )
+    elif model.dtype != "float32" and options.lora_bias == "all":
+        yield f"lora_bias: all needs dtype: float32, because layer norms cannot mix it with {model.dtype}; or use lora_only"
     elif model.dtype != "float32" and not (training.bf16 or training.fp16):
-        yield f"lora_bias: {options.lora_bias} with dtype: {model.dtype} needs bf16: true (or fp16: true); or omit it"
+        yield f"lora_bias: lora_only with dtype: {model.dtype} needs bf16: true or fp16: true"
 
 
 def _of_the_soft_prompt(options: BoxtuneArguments, model: ModelConfig) -> Iterator[str]:

@@ -422,6 +422,7 @@ def test_data_is_prepared_only_once(tmp_path, capsys):
 def test_two_processes_train_like_one_process(squares, tmp_path):
     """Two CPU processes (gloo) take the same steps as one process with the same recipe, and log means of both."""
     options = ("--load_in_4bit", "false", "--fp_loss_weight", 0.5, "--fn_loss_weight", 2.0, "--save_steps", 1)
+    options += ("--vision_lr", 5e-4, "--vision_warmup_steps", 2)
     sampled = ("--grounding_mode", "both", "--grounding_every", 2, "--grounding_samples", 2)
     varied = ("--augment", "resize", "color", "--prompt_variety", "true", "--noise_objects", 0.5)
     one = train(squares, tmp_path / "one", *options, *varied, "--gradient_accumulation_steps", 2)
@@ -450,7 +451,7 @@ def test_two_processes_train_like_one_process(squares, tmp_path):
 
     log_of_one, log_of_two = log_history(one), log_history(two)
     assert log_of_two[0]["num_tokens"] == log_of_one[0]["num_tokens"]
-    for key in ("lm_loss", "fp_loss", "fn_loss"):
+    for key in ("lm_loss", "fp_loss", "fn_loss", "weight_norm/vision", "learning_rate/vision"):
         assert log_of_two[0][key] == pytest.approx(log_of_one[0][key], rel=1e-3), key
     for row in log_of_two[:2]:
         shares = [value for key, value in row.items() if key.startswith("grad_share/")]
