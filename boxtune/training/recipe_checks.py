@@ -78,7 +78,7 @@ def check_values(options: BoxtuneArguments, training: SFTConfig, model: ModelCon
     problems = [
         *_fixed_or_out_of_range(vars(training) | vars(model) | vars(options)),
         *_of_the_model(options, model),
-        *_of_the_biases(options, training, model),
+        *_of_the_biases(options, model),
         *_of_the_soft_prompt(options, model),
         *_of_the_answer(options),
         *_of_the_negatives(options),
@@ -127,8 +127,8 @@ def _of_the_model(options: BoxtuneArguments, model: ModelConfig) -> Iterator[str
             yield f"lora_parts: {parts!r} must name one or more of {', '.join(LORA_PARTS)}"
 
 
-def _of_the_biases(options: BoxtuneArguments, training: SFTConfig, model: ModelConfig) -> Iterator[str]:
-    """Trained biases are float32, as LoRA is. The layers that they belong to must accept that."""
+def _of_the_biases(options: BoxtuneArguments, model: ModelConfig) -> Iterator[str]:
+    """Trained biases are float32, as LoRA is, so that small updates are not lost. The layers' other weights must be, too."""
     if options.lora_bias == "none":
         return
     if model.load_in_4bit:
@@ -136,10 +136,8 @@ def _of_the_biases(options: BoxtuneArguments, training: SFTConfig, model: ModelC
             f"lora_bias: {options.lora_bias} cannot be trained with load_in_4bit: true, because each pass of a 4-bit layer "
             "rounds its bias to 16 bits; omit one of the two"
         )
-    elif model.dtype != "float32" and options.lora_bias == "all":
-        yield f"lora_bias: all needs dtype: float32, because layer norms cannot mix it with {model.dtype}; or use lora_only"
-    elif model.dtype != "float32" and not (training.bf16 or training.fp16):
-        yield f"lora_bias: lora_only with dtype: {model.dtype} needs bf16: true or fp16: true"
+    elif model.dtype != "float32":
+        yield f"lora_bias: {options.lora_bias} needs dtype: float32, because a layer cannot mix it with {model.dtype}; or omit it"
 
 
 def _of_the_soft_prompt(options: BoxtuneArguments, model: ModelConfig) -> Iterator[str]:
