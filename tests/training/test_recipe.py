@@ -83,10 +83,6 @@ def test_recipe_headers_state_command_hardware_and_score():
         ("lora_parts: [language_mlp]\nlora_vision: true", "lora_vision: conflicts with lora_parts"),
         ("lora_bias: lora_only", "lora_bias: lora_only cannot be trained with load_in_4bit: true"),
         ("load_in_4bit: false\ndtype: bfloat16\nlora_bias: all", "lora_bias: all needs dtype: float32"),
-        (
-            "load_in_4bit: false\ndtype: bfloat16\nlora_bias: lora_only",
-            "lora_only with dtype: bfloat16 needs bf16: true",
-        ),
     ],
 )
 def test_error_in_yaml_is_reported_with_its_cause(tmp_path, text, message):
