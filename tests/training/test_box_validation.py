@@ -83,7 +83,18 @@ def test_evaluation_leaves_the_state_of_training(squares, tmp_path, monkeypatch)
 
     monkeypatch.setattr(train_sft, "run_training", inspect)
     with pytest.raises(RunEndError):
-        train(squares, tmp_path / "run", "--eval_images", 2, "--load_in_4bit", "false", "--disable_tqdm", "true")
+        train(
+            squares,
+            tmp_path / "run",
+            "--eval_images",
+            2,
+            "--gradient_checkpointing",
+            "true",
+            "--load_in_4bit",
+            "false",
+            "--disable_tqdm",
+            "true",
+        )
 
 
 def test_box_metrics_in_training_equal_those_of_evaluate(squares, tmp_path):
