@@ -21,7 +21,7 @@ from boxtune.data.records import image_path
 from boxtune.models.checkpoint import open_checkpoint, weights_identity
 from boxtune.models.head_files import HEAD_FOLDER
 from data_prep.__main__ import main as data_prep
-from tests.helpers.training import log_history, train
+from tests.helpers.training import log_history, train, trainer_state
 
 TERMS = ("bbox", "giou", "objectness")
 
@@ -142,3 +142,35 @@ def test_a_head_that_only_reads_leaves_the_text_as_without_a_head(squares, tmp_p
     both = [load_file(run / "final" / "adapter_model.safetensors") for run in (plain, reading)]
     assert all(torch.equal(both[0][key], both[1][key]) for key in both[0])
     assert "grad_share/detection_bbox" not in log_history(reading)[0]
+
+
+def test_the_best_checkpoint_brings_its_head(data, tmp_path):
+    options = [
+        "--max_steps",
+        4,
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        2,
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        2,
+    ]
+    options += [
+        "--load_best_model_at_end",
+        "true",
+        "--metric_for_best_model",
+        "eval_loss",
+        "--greater_is_better",
+        "false",
+    ]
+    # Only the head learns, so both evaluations have the same loss, and the first stays the best.
+    options += ["--llm_lr", 0, "--vision_lr", 0, "--merger_lr", 0]
+    run = train(data, tmp_path / "run", *options, config="tiny_detection_head")
+    best = Path(trainer_state(run, 4)["best_model_checkpoint"])
+    assert best.name == "checkpoint-2"
+    saved, final = (load_file(folder / HEAD_FOLDER / "model.safetensors") for folder in (best, run / "final"))
+    assert all(torch.equal(saved[key], final[key]) for key in saved)
+    last = load_file(run / "checkpoint-4" / HEAD_FOLDER / "model.safetensors")
+    assert any(not torch.equal(saved[key], last[key]) for key in saved)
