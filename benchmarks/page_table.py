@@ -5,15 +5,13 @@ from pathlib import Path
 
 from boxtune.common.files import write_whole
 
-START, END = "<!-- table -->", "<!-- end of table -->"
-
-
 def markdown_table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
-def replace_table(path: Path, text: str) -> None:
-    """Put `text` between the marks of the page, in place of what is there."""
+def replace_table(path: Path, text: str, name: str = "table") -> None:
+    """Put `text` between the marks with this name on the page, in place of what is there."""
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     page = path.read_text(encoding="utf-8")
-    before, after = page.split(START)[0], page.split(END)[1]
-    write_whole(path, f"{before}{START}\n\n{text}\n\n{END}{after}")
+    before, after = page.split(start)[0], page.split(end)[1]
+    write_whole(path, f"{before}{start}\n\n{text}\n\n{end}{after}")
