@@ -5,6 +5,7 @@ from pathlib import Path
 
 from boxtune.common.files import write_whole
 
+
 def markdown_table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
