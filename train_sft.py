@@ -30,7 +30,7 @@ from boxtune.training.machine import require_machine
 from boxtune.training.recipe import load_recipe
 from boxtune.training.run import (
     fit_calibration,
-    fit_head_threshold,
+    fit_thresholds,
     push_final,
     record_start,
     run_training,
@@ -111,8 +111,8 @@ def main(argv: list[str] | None = None) -> None:
         calibration = fit_calibration(trainer, collator, examples.splits["validation"])
         trainer.grounding = replace(grounding, calibration=calibration)
         if options.detection_head:
-            threshold = fit_head_threshold(trainer, collator, examples.splits["validation"])
-            trainer.grounding = replace(trainer.grounding, head_threshold=threshold)
+            thresholds = fit_thresholds(trainer, collator, examples.splits["validation"])
+            trainer.grounding = replace(trainer.grounding, **thresholds)
 
     # ---- Save and push
     save_final(trainer, output_dir)

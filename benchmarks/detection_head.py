@@ -22,7 +22,7 @@ from benchmarks.page_table import markdown_table, replace_table
 from benchmarks.plan import SEEDS
 from benchmarks.process import at_least_one, timed
 from benchmarks.results import DOCS
-from boxtune.answers.decoding import DECODERS, TEXT, Decoding
+from boxtune.answers.decoding import BOTH, DECODERS, HEAD, TEXT, Decoding
 from boxtune.answers.predictions import Prediction
 from boxtune.answers.selection import keep_objects
 from boxtune.common.errors import command
@@ -85,7 +85,7 @@ def rows_of(title: str, path: Path, seconds: float, decoders: tuple[str, ...], b
     places = {path.parent.parent / decoder: setting for decoder, setting in settings.items()}
     answers = answer_records_with_settings(detector, records, classes, data_dir, places, batch_size)
     for decoder, predictions in zip(decoders, answers, strict=True):
-        least = 0 if decoder == TEXT else grounding.head_threshold
+        least = {TEXT: 0.0, HEAD: grounding.head_threshold, BOTH: grounding.both_threshold}[decoder]
         values = metrics(records, predictions, classes, least) | {"training, s": seconds}
         yield Row(f"{title}: {decoder}", values)
 

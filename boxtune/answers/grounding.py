@@ -35,8 +35,8 @@ class Grounding:
     noise_label: label of the noise objects in target responses (noise.py); empty if there were none.
     irrelevant_answer: the text that the model writes instead of objects where the image has nothing to do with the question;
     empty if it was trained on none.
-    head_threshold: least score of the detection head's objects, unless `decoding.score_threshold` is set; the one with the best
-    F1 on validation.
+    head_threshold, both_threshold: least score of the objects of decoder "head" or "both", unless `decoding.score_threshold` is
+    set; the one with the best F1 on validation.
     think_prefix: the (empty) think block that the chat template put before each response in training; None if unknown.
     decoding: how the checkpoint is asked and which objects are kept; chosen after training, except for `tiles` of the recipe.
     """
@@ -63,6 +63,7 @@ class Grounding:
     noise_label: str = ""
     irrelevant_answer: str = ""
     head_threshold: float = 0.0
+    both_threshold: float = 0.0
     think_prefix: str | None = None
     decoding: Decoding = field(default_factory=Decoding)
 
@@ -105,8 +106,9 @@ class Grounding:
         }
         counts = ("min_pixels", "max_pixels", "max_new_tokens")
         wrong |= {key: "must be at least 1" for key in counts if key not in wrong and getattr(self, key) < 1}
-        if "head_threshold" not in wrong and not 0 <= self.head_threshold <= 1:
-            wrong["head_threshold"] = "must be from 0 to 1"
+        for key in ("head_threshold", "both_threshold"):
+            if key not in wrong and not 0 <= getattr(self, key) <= 1:
+                wrong[key] = "must be from 0 to 1"
         choices = {"codec": tuple(CODECS), "base_precision": PRECISIONS, "compute_dtype": PRECISIONS[1:]}
         for key in ("calibration", "verify_calibration"):
             if key not in wrong and not _is_calibration(getattr(self, key)):

@@ -14,8 +14,8 @@ from boxtune.data.boxes import box_iou, match_greedy
 MERGE_IOU = 0.5
 
 
-def merge_decoders(text: Prediction, head: Prediction) -> Prediction:
-    """The prediction of the text with the merged objects, by falling score. Both are about the same image."""
+def merge_decoders(text: Prediction, head: Prediction, least: float) -> Prediction:
+    """The text's prediction with the merged objects of at least this score, by falling score. Both are about the same image."""
     ours, theirs = text["objects"], head["objects"]
     partner = _partners(text, head)
     rows = []
@@ -29,7 +29,7 @@ def merge_decoders(text: Prediction, head: Prediction) -> Prediction:
     for j, (box, label, score) in enumerate(zip(theirs["bbox"], theirs["category"], theirs["score"], strict=True)):
         if j not in taken:
             rows.append((score / 2, box, label))
-    rows.sort(key=lambda row: -row[0])
+    rows = sorted((row for row in rows if row[0] >= least), key=lambda row: -row[0])
     objects = {
         "bbox": [box for _, box, _ in rows],
         "category": [label for _, _, label in rows],

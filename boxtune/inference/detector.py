@@ -12,9 +12,8 @@ from peft import PeftModel
 from PIL import Image
 from transformers import PreTrainedModel
 
-from boxtune.answers.decoding import HEAD, TEXT, Decoding
+from boxtune.answers.decoding import BOTH, HEAD, TEXT, Decoding
 from boxtune.answers.grounding import PRECISIONS, Grounding
-from boxtune.answers.head_merging import merge_decoders
 from boxtune.answers.predictions import Prediction
 from boxtune.answers.stated import Stated
 from boxtune.batching.collator import DetectionCollator
@@ -25,7 +24,7 @@ from boxtune.inference.address import address_problem
 from boxtune.inference.client import ServerClient
 from boxtune.inference.detections import Detections
 from boxtune.inference.generation import generate_answers
-from boxtune.inference.head_answers import head_answers
+from boxtune.inference.head_answers import both_answers, head_answers
 from boxtune.inference.inputs import ImageInput, check_classes, read_images, unlabelled_record
 from boxtune.inference.served_model import find_model
 from boxtune.models.checkpoint import Checkpoint, base_of, load_checkpoint_model, open_checkpoint
@@ -288,17 +287,8 @@ def _answers(
     model: PreTrainedModel | PeftModel, collator: DetectionCollator, records: list[Record], batch_size: int
 ) -> Iterator[Prediction]:
     """A prediction for each record, by the decoder of the decode settings."""
-    decoder = collator.grounding.decoding.decoder
-    if decoder == TEXT:
-        yield from generate_answers(model, collator, records, batch_size)
-        return
-    found = head_answers(model, collator, records, batch_size)
-    if decoder == HEAD:
-        yield from found
-        return
-    by_id = {prediction["id"]: prediction for prediction in found}
-    for prediction in generate_answers(model, collator, records, batch_size):
-        yield merge_decoders(prediction, by_id[prediction["id"]])
+    ask = {TEXT: generate_answers, HEAD: head_answers, BOTH: both_answers}[collator.grounding.decoding.decoder]
+    yield from ask(model, collator, records, batch_size)
 
 
 def _check_options(

@@ -1,6 +1,8 @@
 """Ask a model's detection head: one forward pass over the prompt, and no generated text."""
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -9,15 +11,19 @@ from torchvision.ops import batched_nms, box_convert
 from transformers import PreTrainedModel
 
 from boxtune.answers.decoding import HEAD
+from boxtune.answers.head_merging import merge_decoders
 from boxtune.answers.predictions import Prediction, rounded_box
 from boxtune.batching.collator import DetectionCollator, ProcessedImages
 from boxtune.data.questions import asked_classes
 from boxtune.data.records import Record
 from boxtune.inference.batches import in_batches
-from boxtune.inference.generation import largest_first
+from boxtune.inference.generation import generate_answers, largest_first
 from boxtune.models.detection_head import PROPOSAL_IOU, Found, label_embeddings, seen_in
 from boxtune.models.head_files import detection_head
 from boxtune.models.language_states import language_states
+
+# Objects of the head with a lower score are never merged with those of the text.
+LEAST_SCORE = 0.01
 
 
 def head_answers(
@@ -27,6 +33,20 @@ def head_answers(
     ordered = largest_first(records, collator)
     for prediction, seconds in in_batches(collator, ordered, batch_size, partial(_answer_batch, model, collator)):
         yield prediction | {"seconds": round(seconds, 3)}
+
+
+def both_answers(
+    model: PreTrainedModel | PeftModel, collator: DetectionCollator, records: list[Record], batch_size: int
+) -> Iterator[Prediction]:
+    """Yield the merged prediction of generated text and head for every record. A threshold of scores holds after merging."""
+    grounding = collator.grounding
+    least = grounding.decoding.score_threshold or grounding.both_threshold
+    everything = copy.copy(collator)
+    settings = replace(grounding.decoding, score_threshold=0.0)
+    everything.grounding = replace(grounding, decoding=settings, head_threshold=LEAST_SCORE)
+    heads = {prediction["id"]: prediction for prediction in head_answers(model, everything, records, batch_size)}
+    for prediction in generate_answers(model, everything, records, batch_size):
+        yield merge_decoders(prediction, heads[prediction["id"]], least)
 
 
 def _answer_batch(

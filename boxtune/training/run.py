@@ -1,5 +1,6 @@
 """The steps of a run before and after the trainer's own loop: record the start, train, calibrate scores, push the model."""
 
+import copy
 import shutil
 import sys
 from functools import partial
@@ -13,12 +14,12 @@ from boxtune.answers.selection import keep_objects
 from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import UserError
 from boxtune.data.records import Record
-from boxtune.inference.head_answers import head_answers
+from boxtune.inference.head_answers import both_answers, head_answers
 from boxtune.metrics.matching import match_images, scored_hits
 from boxtune.metrics.scoring import total_rates
 from boxtune.models.hub import LOG_IN, is_logged_in, push_folder
 from boxtune.reports.model_card import model_name
-from boxtune.training.box_validation import BoxValidation
+from boxtune.training.box_validation import Ask, BoxValidation
 from boxtune.training.callbacks import BeginCallback, InterruptCallback
 from boxtune.training.console import say
 from boxtune.training.recipe import Recipe
@@ -102,17 +103,26 @@ def fit_calibration(trainer: DetectionTrainer, collator: DetectionCollator, reco
     return calibration
 
 
-def fit_head_threshold(trainer: DetectionTrainer, collator: DetectionCollator, records: list[Record]) -> float:
-    """The least score of the detection head's objects: of THRESHOLDS, the one with the best F1 on validation records."""
+def fit_thresholds(trainer: DetectionTrainer, collator: DetectionCollator, records: list[Record]) -> dict[str, float]:
+    """{"head_threshold", "both_threshold"}: of THRESHOLDS, those with the best F1 on validation records.
+
+    The scores of text are those of `trainer.grounding`, which is already calibrated.
+    """
+    collator = copy.copy(collator)
+    collator.grounding = trainer.grounding
     validation = BoxValidation(collator, records, CALIBRATION_IMAGES, trainer.args.per_device_eval_batch_size)
     trainer.model.eval()
-    predictions = validation.predict(trainer.model, "choosing the head's threshold", head_answers)
 
-    def f1(threshold: float) -> float:
-        kept = [keep_objects(prediction, Decoding(score_threshold=threshold)) for prediction in predictions]
-        return total_rates(match_images(validation.records, kept))["f1"] or 0.0
+    def best(ask: Ask) -> float:
+        predictions = validation.predict(trainer.model, "choosing the head's thresholds", ask)
 
-    return max(THRESHOLDS, key=f1)
+        def f1(threshold: float) -> float:
+            kept = [keep_objects(prediction, Decoding(score_threshold=threshold)) for prediction in predictions]
+            return total_rates(match_images(validation.records, kept))["f1"] or 0.0
+
+        return max(THRESHOLDS, key=f1)
+
+    return {"head_threshold": best(head_answers), "both_threshold": best(both_answers)}
 
 
 def push_final(recipe: Recipe, final: Path) -> None:

@@ -55,6 +55,7 @@ def test_from_annotations_to_detections(data, run, tmp_path, capsys):
     # ---- evaluation by each decoder
     final, records = run / "final", read_records(data, "test")
     assert 0 < Grounding.load(final).head_threshold < 1
+    assert 0 < Grounding.load(final).both_threshold < 1
     predictions = {}
     for decoder in ("text", "head", "both"):
         out = tmp_path / decoder
