@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
@@ -82,6 +83,7 @@ class DetectionTrainer(SFTTrainer):
         self.adapter_dtype = adapter_dtype
         self.learning_rates, self.skipped_steps = learning_rates, skipped_steps
         self.group_rates = GroupRates(learning_rates, skipped_steps)
+        self.head_grad_norm: Tensor | float = 0.0  # of the detection head, which is clipped by itself
         self.add_callback(skipped_steps)
         self.add_callback(self.group_rates)
         if soft_prompt:
@@ -134,7 +136,7 @@ class DetectionTrainer(SFTTrainer):
         neither weights nor moments. DeepSpeed has already made its step."""
         norm = super()._get_grad_norm(model, grad_norm)
         if not self.is_deepspeed_enabled and self.skipped_steps.must_skip(
-            norm, self.accelerator, self.state, self.args.output_dir
+            norm + self.head_grad_norm, self.accelerator, self.state, self.args.output_dir
         ):
             model.zero_grad()
         return norm
@@ -379,8 +381,9 @@ class DetectionTrainer(SFTTrainer):
         parts: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
         for path, parameter in model.named_parameters():
             parts[is_of_head(path)].append(parameter)
-        self.accelerator.clip_grad_norm_(parts[True], self.args.max_grad_norm)
-        return self.accelerator.clip_grad_norm_(parts[False], self.args.max_grad_norm)
+        self.accelerator.unscale_gradients()  # of fp16; once for both
+        self.head_grad_norm = clip_grad_norm_(parts[True], self.args.max_grad_norm)
+        return clip_grad_norm_(parts[False], self.args.max_grad_norm)
 
     # ---- Checkpoints ---------------------------------------------------------------------------------------------------
 

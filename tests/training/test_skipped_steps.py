@@ -1,5 +1,6 @@
 """Steps whose loss or gradient is not finite: a run with a poisoned model, and fp16 with the real optimizer and scaler."""
 
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from boxtune.batching.encoder import expected_input_size
 from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records
+from boxtune.models.head_files import attach_head, head_weights
 from boxtune.models.processors import load_processor
-from boxtune.training import setup
+from boxtune.training import setup, trainer
 from boxtune.training.skipped_steps import SKIPPED, SkippedSteps
 from tests.helpers.training import log_history, train
 
@@ -85,6 +87,25 @@ def test_a_poisoned_step_changes_nothing_and_names_its_records(what, poison, squ
     rows = [entry for entry in log_history(run, 3) if "loss" in entry]
     ratios = [row["learning_rate/llm"] / row["learning_rate"] for row in rows]
     assert ratios == pytest.approx([1, 1, 0.25])
+
+
+def test_a_poisoned_gradient_of_the_detection_head_skips_the_step(squares, tmp_path, monkeypatch):
+    """The head is clipped by itself, so the norm of the other gradients is finite."""
+    steps = []
+
+    def attach_poisoned(base, shape):
+        head = attach_head(base, shape)
+        weight = next(head.parameters())
+        weight.register_hook(lambda gradient: gradient * torch.nan if steps.append(1) or len(steps) == 2 else gradient)
+        return head
+
+    monkeypatch.setattr(trainer, "attach_head", attach_poisoned)
+    run = train(squares, tmp_path / "run", *OPTIONS, "--max_steps", 3, config="tiny_detection_head")
+    heads = [load_file(head_weights(run / f"checkpoint-{step}")) for step in (1, 2, 3)]
+    is_equal = [all(torch.equal(one[name], two[name]) for name in one) for one, two in pairwise(heads)]
+    assert is_equal == [True, False]
+    assert all(torch.equal(one, two) for one, two in zip(saved(run, 1), saved(run, 2), strict=True))
+    assert [entry["step"] for entry in log_history(run, 3) if SKIPPED in entry] == [2]
 
 
 def test_steps_that_are_skipped_in_a_row_end_the_run(poison, squares, tmp_path, capsys):
