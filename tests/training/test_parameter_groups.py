@@ -181,6 +181,25 @@ def test_only_the_detection_head_is_trained_if_the_rates_of_the_rest_are_0(squar
     assert not any(weight.any() for name, weight in weights_of(run / "final").items() if "lora_B" in name)
 
 
+def test_the_soft_prompt_learns_at_the_rate_of_the_language_model_or_at_peft_lr(squares, tmp_path):
+    phases = write_phases(tmp_path, "[{until: 0.125, llm_lr: 0}, {until: 1, llm_lr: 0, peft_lr: 1e-3}]")
+    options = (
+        "--num_virtual_tokens",
+        2,
+        "--warmup_steps",
+        0,
+        "--max_steps",
+        3,
+        "--save_steps",
+        1,
+        "--save_total_limit",
+        9,
+    )
+    run = train(squares, tmp_path / "run", *options, overlay=phases)
+    prompts = [load_file(run / f"checkpoint-{step}" / "prompt_embeddings.safetensors") for step in (1, 2, 3)]
+    assert [are_equal(one, two) for one, two in pairwise(prompts)] == [True, False]
+
+
 def test_phases_that_end_before_the_run_are_refused_when_max_steps_says_how_long_it_is(squares, tmp_path, capsys):
     phases = write_phases(tmp_path, "[{until: 0.05, vision_lr: 0}]")
     with pytest.raises(SystemExit) as stop:
