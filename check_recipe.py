@@ -25,7 +25,7 @@ from boxtune.models.config import load_config
 from boxtune.models.libraries import quiet_libraries
 from boxtune.models.processors import load_processor
 from boxtune.training import setup
-from boxtune.training.examples import measure_splits, read_examples
+from boxtune.training.examples import longest_with_teachers, measure_splits, read_examples
 from boxtune.training.recipe import load_recipe
 from data_prep.pipeline.dataset_warnings import untrained_warnings
 from data_prep.prepare_once import prepare_once
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(model_options.model_name_or_path, model_options.model_revision)
     data_dir = Path(options.data_dir)
     prepare_once(data_dir, options.data_format, options.data_source, options.data_args, print)
-    info, splits = read_info(data_dir), read_examples(data_dir, options.object_order, options.tiles)
+    info, splits = read_info(data_dir), read_examples(data_dir, options.object_order, options.tiles, options.captions)
     for warning in untrained_warnings(read_splits(data_dir), info["classes"]):
         print(f"warning: {warning}", file=sys.stderr)
 
@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     encoder = setup.make_encoder(recipe, config, processor, info["classes"])
     lengths_by_split = measure_splits(splits, encoder, options.noise_objects)
+    lengths_by_split["train"] = longest_with_teachers(recipe, lengths_by_split["train"])
     lengths = [entry for entries in lengths_by_split.values() for entry in entries]
     too_long = overlong(lengths, recipe.training.max_length)
 
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
     grounding = setup.make_grounding(recipe, encoder, splits["train"], info["classes"], None, budget)
     collator = DetectionCollator(processor, grounding, data_dir)
     sample = random.Random(recipe.training.seed).sample(splits["train"], min(SAMPLES, len(splits["train"])))
+    if teachers := setup.make_teachers(recipe, splits["train"]):
+        sample = [teachers(record) for record in sample]
     examples = []
     for start in range(0, len(sample), BATCH_SIZE):
         records = sample[start : start + BATCH_SIZE]

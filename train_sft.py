@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         prepare_once(data_dir, options.data_format, options.data_source, options.data_args, say)
     info = read_info(data_dir)
     classes, descriptions = info["classes"], info.get("descriptions", {})
-    splits = read_examples(data_dir, options.object_order, options.tiles)
+    splits = read_examples(data_dir, options.object_order, options.tiles, options.captions)
 
     # ---- Examples and their lengths
     processor = load_processor(
@@ -87,7 +87,8 @@ def main(argv: list[str] | None = None) -> None:
     grounding = setup.make_grounding(
         recipe, encoder, splits["train"], classes, variation, examples.max_new_tokens, descriptions
     )
-    collator = DetectionCollator(processor, grounding, data_dir, variation)
+    teachers = setup.make_teachers(recipe, examples.splits["train"])
+    collator = DetectionCollator(processor, grounding, data_dir, variation, teachers=teachers)
     box_validation = setup.make_box_validation(recipe, collator, examples.splits)
 
     # ---- Model and trainer

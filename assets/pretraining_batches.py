@@ -1,6 +1,7 @@
 """Records of pretraining → batches for the model and its heads."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,12 +27,15 @@ class SceneEncoder(Encoder):
         super().__init__(processor, codec, system_prompt, format_sentence)
         self.with_rule = Encoder(processor, codec, system_prompt + RULE, format_sentence)
 
-    def encode(self, record: dict, input_size: tuple[int, int]):
-        return self.with_rule.encode(record, input_size) if record["rule"] else super().encode(record, input_size)
+    def encode(self, record: dict, input_size: tuple[int, int], teacher_sizes: Sequence[tuple[int, int]] = ()):
+        encode = self.with_rule.encode if record["rule"] else super().encode
+        return encode(record, input_size, teacher_sizes)
 
-    def encode_question(self, record: dict, input_size: tuple[int, int]) -> list[int]:
+    def encode_question(
+        self, record: dict, input_size: tuple[int, int], teacher_sizes: Sequence[tuple[int, int]] = ()
+    ) -> list[int]:
         """Everything before the last response."""
-        encoded = self.encode(record, input_size)
+        encoded = self.encode(record, input_size, teacher_sizes)
         supervised = [label != IGNORE_INDEX for label in encoded.labels]
         end = len(supervised) - supervised[::-1].index(True)
         start = end - supervised[:end][::-1].index(False)

@@ -11,15 +11,16 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TypeGuard
 
-from boxtune.answers.syntaxes import SYNTAXES
+from boxtune.answers.syntaxes import SYNTAXES, json_boxes
 from boxtune.answers.syntaxes.parsed import Parsed, Place
+from boxtune.common.errors import UserError
 from boxtune.families import FAMILIES
 
-__all__ = ["CODECS", "THINK_END", "THINK_START", "Answer", "Codec", "Encoded", "Frame", "Place"]
+__all__ = ["CODECS", "THINK_END", "THINK_START", "Answer", "Codec", "Encoded", "Frame", "Place", "with_captions"]
 
 Size = tuple[int, int]  # (height, width)
 
@@ -30,12 +31,13 @@ THINK_START, THINK_END = "<think>", "</think>"
 class Answer:
     """The objects of a response in pixels of the image, as parallel lists, and the problems of its text.
 
-    `boxes_xyxy` holds rows [x0, y0, x1, y1]; click answers fill `points_xy` instead.
+    `boxes_xyxy` holds rows [x0, y0, x1, y1]; click answers fill `points_xy` instead. `captions` is empty if the codec has none.
     """
 
     boxes_xyxy: list[list[float]] = field(default_factory=list)
     points_xy: list[list[float]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    captions: list[str | None] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -77,20 +79,32 @@ class Frame:
 
 @dataclass(frozen=True)
 class Codec:
-    """One way of writing boxes: a syntax (a key of SYNTAXES) and a frame. All sizes are (height, width)."""
+    """One way of writing boxes: a syntax (a key of SYNTAXES) and a frame. All sizes are (height, width).
+
+    has_captions: whether each object may have a caption, which JSON can hold.
+    """
 
     name: str
     syntax: str
     frame: Frame
+    has_captions: bool = False
 
     @property
     def is_click(self) -> bool:
         return self.syntax == "click"
 
     def encode(
-        self, boxes_xyxy: Sequence[Sequence[float]], labels: list[str], image_size: Size, input_size: Size
+        self,
+        boxes_xyxy: Sequence[Sequence[float]],
+        labels: list[str],
+        image_size: Size,
+        input_size: Size,
+        captions: Sequence[str | None] | None = None,
     ) -> Encoded:
-        """Write boxes given in image pixels. The error is at most half a step per edge, and one step at the far border."""
+        """Write boxes given in image pixels. The error is at most half a step per edge, and one step at the far border.
+
+        captions: one for each box, None where it has none; only a codec with `has_captions` writes them.
+        """
         height, width = image_size
         extent_x, extent_y = self.frame.extent(input_size)
         last_x, last_y = self.frame.last(input_size)
@@ -104,6 +118,8 @@ class Codec:
             row, is_widened = self.frame.box_to_steps([x0, y0, x1, y1], image_size, input_size)
             rows.append(row)
             widened += is_widened
+        if self.has_captions and captions is not None:
+            return Encoded(json_boxes.write_captioned(rows, labels, captions), widened)
         return Encoded(SYNTAXES[self.syntax].write(rows, labels), widened)
 
     def decode(
@@ -123,7 +139,7 @@ class Codec:
         parsed = self._parse(text, starts_in_thought)
         answer, known = Answer(problems=parsed.problems), frozenset(asked)
         coordinates = answer.points_xy if self.is_click else answer.boxes_xyxy
-        for values, label, place in parsed.objects:
+        for values, label, place, caption in parsed.objects:
             if len(values) != len(extents) or not _are_finite_numbers(values):
                 answer.problems.append("bad_box")
                 continue
@@ -143,7 +159,11 @@ class Codec:
                 answer.problems.append(label_problem)
             coordinates.append(pixels)
             answer.labels.append(name)
-            answer.places.append(place)
+            answer.places.append(place if self.has_captions else place._replace(caption=(0, 0)))
+            if self.has_captions:
+                answer.captions.append((caption or "").strip() or None)
+                if caption == "":
+                    answer.problems.append("bad_caption")
         return answer
 
     def _parse(self, text: str, starts_in_thought: bool) -> Parsed:
@@ -173,19 +193,19 @@ def _read_label(label: str | None, asked: Sequence[str]) -> tuple[str, str | Non
     """(the name that a label which is no asked class stands for, or "", and the problem with it or None)."""
     if label is None:
         return (asked[0], "no_label") if len(asked) == 1 else ("", None)
-    same = _by_folded_name(tuple(asked)).get(_fold(label)) if asked else None
+    same = _by_folded_name(tuple(asked)).get(fold_name(label)) if asked else None
     return (same, "label_case") if same else (label.strip(), None)
 
 
 @lru_cache(maxsize=100)
 def _by_folded_name(classes: tuple[str, ...]) -> dict[str, str]:
     """{folded name: class}, without the names that several classes share."""
-    names = Counter(map(_fold, classes))
-    return {_fold(name): name for name in classes if names[_fold(name)] == 1}
+    names = Counter(map(fold_name, classes))
+    return {fold_name(name): name for name in classes if names[fold_name(name)] == 1}
 
 
 @lru_cache(maxsize=2000)
-def _fold(label: str) -> str:
+def fold_name(label: str) -> str:
     """The label without case, outer space and the difference between full-width and ordinary characters."""
     narrow = "".join(
         unicodedata.normalize("NFKC", character) if unicodedata.east_asian_width(character) in "FH" else character
@@ -223,4 +243,19 @@ def _is_finite_number(value: object) -> bool:
 
 _BOX_CODECS = [Codec(family.name, family.syntax, Frame(family.coordinate_steps)) for family in FAMILIES.values()]
 _CLICK_CODECS = [Codec(f"{box_codec.name}_click", "click", box_codec.frame) for box_codec in _BOX_CODECS]
-CODECS = {codec.name: codec for codec in (*_BOX_CODECS, *_CLICK_CODECS)}
+_CAPTION_CODECS = [
+    replace(codec, name=f"{codec.name}_captions", has_captions=True)
+    for codec in _BOX_CODECS
+    if codec.syntax == "json_boxes"
+]
+CODECS = {codec.name: codec for codec in (*_BOX_CODECS, *_CLICK_CODECS, *_CAPTION_CODECS)}
+
+
+def with_captions(codec: Codec) -> Codec:
+    """The codec that also writes and reads captions. Raises UserError if its syntax cannot hold them."""
+    if codec.syntax != "json_boxes":
+        raise UserError(
+            f"captions: {codec.name} does not write its objects as JSON, so they cannot have captions. Omit captions, or use a "
+            "model family that answers in JSON, such as Qwen2.5-VL or Qwen3-VL."
+        )
+    return CODECS[f"{codec.name}_captions"]

@@ -65,7 +65,7 @@ def score_objects(text: str, places: Sequence[Place], tokens: TokenScores) -> di
     previous_end = 0
     for place in places:
         rows.append(_score_object(text, place, previous_end, tokens))
-        previous_end = max(place.numbers[1], place.label[1])
+        previous_end = place.end
     return {name: [round(row[name], 6) if math.isfinite(row[name]) else 0.0 for row in rows] for name in SCORERS}
 
 

@@ -1,6 +1,7 @@
 """Decode settings: how a trained checkpoint is asked, and which objects of its responses are kept. See docs/decoding.md."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 ASKS = ("all", "each")
 TEXT, HEAD, BOTH = DECODERS = ("text", "head", "both")
@@ -20,6 +21,7 @@ class Decoding:
     ask: "all" classes in one question, or "each" class in a question of its own.
     score_threshold: the least score of an object.
     tiles: side in pixels of the tiles that are asked about besides the whole image (boxtune/data/tiles.py); 0 is none.
+    teachers: number of example images, with their answers, before each question (example_images.py).
     verify: whether each box is scored by the answer to a question about it (boxtune/answers/verifier.py).
     decoder: where the boxes come from: the generated "text", the detection "head", or "both" (boxtune/answers/head_merging.py).
     """
@@ -30,7 +32,12 @@ class Decoding:
     score_threshold: float = 0.0
     tiles: int = 0
     verify: bool = False
+    teachers: int = 0
     decoder: str = TEXT
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as files hold them. `teachers` is left out if there are none, so that earlier versions read them."""
+        return {name: value for name, value in asdict(self).items() if name != "teachers" or value}
 
     def problems(self) -> list[str]:
         """One line for each setting that cannot be used."""
@@ -45,11 +52,18 @@ class Decoding:
             found.append(
                 f"tiles: {self.tiles!r} must be a whole number of pixels, {LEAST_TILE} or more, or 0 for no tiles"
             )
+        if type(self.teachers) is not int or self.teachers < 0:
+            found.append(f"teachers: {self.teachers!r} must be a whole number of example images, or 0 for none")
         if type(self.verify) is not bool:
             found.append(f"verify: {self.verify!r} must be true or false")
         if self.decoder not in DECODERS:
             found.append(f"decoder: {self.decoder!r} must be one of {', '.join(DECODERS)}")
         elif self.decoder != TEXT:
-            text_only = {"ask": self.ask != "all", "tiles": self.tiles > 0, "verify": self.verify}
+            text_only = {
+                "ask": self.ask != "all",
+                "tiles": self.tiles > 0,
+                "verify": self.verify,
+                "teachers": self.teachers > 0,
+            }
             found += [f"{name}: needs decoder text, got {self.decoder}" for name, is_set in text_only.items() if is_set]
         return found

@@ -14,6 +14,8 @@ from boxtune.common.errors import UserError, reading
 from boxtune.common.files import write_whole
 
 FILE_NAME = "grounding.json"
+# Fields that the file has only if they are used, so that earlier versions read the checkpoints of those that do not use them.
+_LEFT_OUT_IF_EMPTY = ("candidates",)
 PRECISIONS = ("nf4", "bfloat16", "float16", "float32")
 
 
@@ -35,6 +37,7 @@ class Grounding:
     noise_label: label of the noise objects in target responses (noise.py); empty if there were none.
     irrelevant_answer: the text that the model writes instead of objects where the image has nothing to do with the question;
     empty if it was trained on none.
+    candidates: the closed list of labels that the system prompt offers, and to which other labels are snapped; empty for none.
     head_threshold, both_threshold: least score of the objects of decoder "head" or "both", unless `decoding.score_threshold` is
     set; the one with the best F1 on validation.
     think_prefix: the (empty) think block that the chat template put before each response in training; None if unknown.
@@ -62,6 +65,7 @@ class Grounding:
     seen_aspects: list[float] = field(default_factory=list)
     noise_label: str = ""
     irrelevant_answer: str = ""
+    candidates: list[str] = field(default_factory=list)
     head_threshold: float = 0.0
     both_threshold: float = 0.0
     think_prefix: str | None = None
@@ -82,7 +86,10 @@ class Grounding:
         )
 
     def save(self, directory: Path) -> None:
-        text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=2) + "\n"
+        content = dataclasses.asdict(self) | {"decoding": self.decoding.to_json()}
+        for key in [key for key in _LEFT_OUT_IF_EMPTY if not content[key]]:
+            del content[key]
+        text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
         write_whole(Path(directory) / FILE_NAME, text)
 
     @classmethod

@@ -57,6 +57,7 @@ def without_noise(answer: Answer, noise_label: str) -> Answer:
         boxes_xyxy=[answer.boxes_xyxy[i] for i in kept if answer.boxes_xyxy],
         points_xy=[answer.points_xy[i] for i in kept if answer.points_xy],
         labels=[answer.labels[i] for i in kept],
+        captions=[answer.captions[i] for i in kept if answer.captions],
         places=[answer.places[i] for i in kept],
         problems=answer.problems + [NOISE_LABEL] * dropped,
     )

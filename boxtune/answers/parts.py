@@ -57,7 +57,7 @@ def merge_parts(record: Record, parts: list[Part], predictions: list[Prediction]
         problems += [MERGED] * (len(views) - len(merged["category"]))
         columns = merged
     by_score = sorted(range(len(columns["score"])), key=lambda i: -columns["score"][i])
-    return {
+    merged_prediction: Prediction = {
         "id": record["id"],
         "image": record["image"],
         "width": record["width"],
@@ -68,6 +68,9 @@ def merge_parts(record: Record, parts: list[Part], predictions: list[Prediction]
         "problems": problems,
         "seconds": round(sum(prediction["seconds"] or 0.0 for prediction in predictions), 3),
     }
+    if snapped := [prediction["candidates"] for prediction in predictions if "candidates" in prediction]:
+        merged_prediction["candidates"] = snapped[0]
+    return merged_prediction
 
 
 def _moved(part: Part, objects: dict[str, list[Any]]) -> dict[str, list[Any]]:

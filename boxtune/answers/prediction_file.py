@@ -26,7 +26,7 @@ from boxtune.common.garbage import collector_paused
 from boxtune.common.json_lines import BadLine, read_json_lines
 from boxtune.common.problems import Problem
 from boxtune.data.questions import asked_classes, first_question, named_class
-from boxtune.data.records import Record, with_objects
+from boxtune.data.records import CAPTION, Record, with_objects
 from boxtune.data.tiles import cut
 
 # Coordinates and sizes are smaller. JSON may hold integers that are too large for a float. NaN and infinity fail the
@@ -124,6 +124,7 @@ def _read_again(line: Prediction, part: Part, record: Record, asked: Sequence[st
         irrelevant_answer=part["text"] if part.get("irrelevant") is True else "",
         starts_in_thought="thinking" in line["problems"],
         cut=part.get("cut"),
+        candidates=line.get("candidates", []),
     )
 
 
@@ -181,6 +182,9 @@ def _value_problems(line: dict[str, Any], record: Record) -> list[str]:
 def _codec_problems(line: dict[str, Any], record: Record) -> list[str]:
     """What is wrong with the values that reading the text again needs."""
     problems = []
+    candidates = line.get("candidates", [])
+    if not isinstance(candidates, list) or not all(isinstance(name, str) for name in candidates):
+        problems.append(f"candidates {shown(candidates)} must be a list of texts")
     if line.get("decoder", TEXT) != TEXT:
         problems.append(f"decoder {shown(line['decoder'])}: its boxes are not in the text; leave out --reparse")
     codec = line["codec"]
@@ -233,7 +237,10 @@ def _object_problems(objects: Any) -> list[str]:
     scorers = [f"score_{name}" for name in RANKINGS if f"score_{name}" in objects]
     if not_lists := [key for key in scorers if not isinstance(objects[key], list)]:
         return [f"objects: {key} {shown(objects[key])} must be a list" for key in not_lists]
-    lengths = {key: len(objects[key]) for key in (place, "category", "score", *scorers)}
+    captions = [CAPTION] if CAPTION in objects else []
+    if captions and not _are_captions(objects[CAPTION]):
+        return [f"objects: caption {shown(objects[CAPTION])} must be a list of texts, or null for objects without one"]
+    lengths = {key: len(objects[key]) for key in (place, "category", *captions, "score", *scorers)}
     if len(set(lengths.values())) > 1:
         return [f"the lists in objects differ in length: {lengths}; write one entry per object in each"]
     problems = []
@@ -275,6 +282,10 @@ def _is_box(value: Any) -> bool:
     x0, y0, x1, y1 = value
     are_numbers = type(x0) in _NUMBERS and type(y0) in _NUMBERS and type(x1) in _NUMBERS and type(y1) in _NUMBERS
     return are_numbers and -LIMIT < x0 < x1 < LIMIT and -LIMIT < y0 < y1 < LIMIT
+
+
+def _are_captions(values: Any) -> bool:
+    return isinstance(values, list) and all(value is None or isinstance(value, str) for value in values)
 
 
 def _is_size(value: Any) -> bool:

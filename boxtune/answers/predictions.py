@@ -8,11 +8,12 @@ from itertools import compress
 from typing import Any, Literal, NotRequired, TypedDict
 
 from boxtune.answers.calibration import calibrate
-from boxtune.answers.codecs import CODECS, Answer
+from boxtune.answers.candidates import SNAPPED, snap
+from boxtune.answers.codecs import CODECS, Answer, Codec
 from boxtune.answers.confidence import CALIBRATED, DEFAULT, VERIFY, TokenScores, score_objects
 from boxtune.answers.noise import without_noise
 from boxtune.common.errors import UserError
-from boxtune.data.records import Record
+from boxtune.data.records import CAPTION, Record
 
 
 class Part(TypedDict):
@@ -35,11 +36,12 @@ class Prediction(TypedDict):
     """One line of predictions.jsonl.
 
     `objects` holds parallel lists: "bbox" (of click answers, "point") in pixels of the upright image, "category", "score",
-    and one "score_NAME" per scorer if the probabilities of the tokens were known. `input_size` is (height, width) of the image
-    as the model saw it. `codec`, `input_size` and `seconds` are None if they are not known. `irrelevant` stands only in the
-    lines whose text is the checkpoint's `irrelevant_answer`. Where several questions were asked, `parts` stands in place of
-    `input_size` and `text`. `decoder` stands only where the detection head had a part: "head", or "both" for head and text. The
-    text of "head" is empty.
+    "caption" (text or None) if the checkpoint was trained with captions, and one "score_NAME" per scorer if the probabilities
+    of the tokens were known. `input_size` is (height, width) of the image as the model saw it. `codec`, `input_size` and
+    `seconds` are None if they are not known. `irrelevant` stands only in the lines whose text is the checkpoint's
+    `irrelevant_answer`. `candidates`, to which labels were snapped, stands only in lines with the problem "snapped". Where
+    several questions were asked, `parts` stands in place of `input_size` and `text`. `decoder` stands only where the detection
+    head had a part: "head", or "both" for head and text. The text of "head" is empty.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Prediction(TypedDict):
     width: int
     height: int
     codec: str | None
+    candidates: NotRequired[list[str]]
     input_size: NotRequired[list[int] | None]
     text: NotRequired[str]
     parts: NotRequired[list[Part]]
@@ -58,7 +61,7 @@ class Prediction(TypedDict):
 
 
 # The keys of a line with one response, and of a line with several.
-_ONE_RESPONSE, _SOMETIMES = ("input_size", "text"), ("irrelevant", "decoder")
+_ONE_RESPONSE, _SOMETIMES = ("input_size", "text"), ("irrelevant", "candidates", "decoder")
 KEYS = tuple(key for key in Prediction.__annotations__ if key not in ("parts", *_SOMETIMES))
 KEYS_WITH_PARTS = tuple(key for key in Prediction.__annotations__ if key not in (*_ONE_RESPONSE, *_SOMETIMES))
 PART_KEYS = tuple(key for key in Part.__annotations__ if key in Part.__required_keys__)
@@ -88,6 +91,7 @@ def make_prediction(
     irrelevant_answer: str = "",
     starts_in_thought: bool = False,
     cut: str | None = None,
+    candidates: Sequence[str] = (),
 ) -> Prediction:
     """The response `text`, read with `codec` into pixels of the record's image.
 
@@ -100,6 +104,7 @@ def make_prediction(
     irrelevant_answer: a response that equals this text is a clean answer without objects; empty if there is none.
     starts_in_thought: the prompt ended in an open think block.
     cut: what ended the response before its end token, "truncated" or "looped". The text alone may look complete.
+    candidates: labels other than these and the asked ones are snapped to them (candidates.py); empty for none.
 
     Coordinates are rounded to a thousandth of a pixel.
     """
@@ -109,6 +114,8 @@ def make_prediction(
     if not is_irrelevant:
         image_size, size = (record["height"], record["width"]), (input_height, input_width)
         answer = CODECS[codec].decode(text, image_size, size, asked, starts_in_thought)
+    if candidates:
+        answer = snap(answer, candidates, {*asked, noise_label})
     # The scores need the noise objects: the score of an object must not contain the probabilities of noise before it.
     scores = {} if tokens is None else score_objects(text, answer.places, tokens)
     if noise_label:
@@ -123,21 +130,25 @@ def make_prediction(
         "codec": codec,
         "input_size": list(input_size),
         "text": text,
-        "objects": _object_columns(answer, CODECS[codec].is_click, scores, calibration),
+        "objects": _object_columns(answer, CODECS[codec], scores, calibration),
         "problems": answer.problems + ([cut] if cut is not None and cut not in answer.problems else []),
         "seconds": round(seconds, 3),
     }
     if is_irrelevant:
         prediction["irrelevant"] = True
+    if SNAPPED in prediction["problems"]:
+        prediction["candidates"] = list(candidates)
     return prediction
 
 
 def _object_columns(
-    answer: Answer, is_click: bool, scores: dict[str, list[float]], calibration: Sequence[float]
+    answer: Answer, codec: Codec, scores: dict[str, list[float]], calibration: Sequence[float]
 ) -> dict[str, list[Any]]:
     """The parallel lists of a prediction. `scores` has one column per scorer, or is empty if nothing is known."""
-    place, values = ("point", answer.points_xy) if is_click else ("bbox", answer.boxes_xyxy)
+    place, values = ("point", answer.points_xy) if codec.is_click else ("bbox", answer.boxes_xyxy)
     columns: dict[str, list[Any]] = {place: [rounded_box(value) for value in values], "category": answer.labels}
+    if codec.has_captions:
+        columns[CAPTION] = answer.captions
     if not scores:
         return columns | {"score": [1.0] * len(values)}
     if calibration:
@@ -155,8 +166,9 @@ def rounded_box(values: list[float]) -> list[float]:
 
 
 def empty_prediction(record: Record, like: Prediction | None) -> Prediction:
-    """Stands for a missing prediction: no objects. `like` is another prediction of the run, which decides boxes or points."""
+    """Stands for a missing prediction: no objects. `like` is another prediction of the run, which decides the columns."""
     place = place_column(like["objects"]) if like else "bbox"
+    captions: dict[str, list[Any]] = {CAPTION: []} if like and CAPTION in like["objects"] else {}
     return {
         "id": record["id"],
         "image": record["image"],
@@ -165,7 +177,7 @@ def empty_prediction(record: Record, like: Prediction | None) -> Prediction:
         "codec": like["codec"] if like else None,
         "input_size": None,
         "text": "",
-        "objects": {place: [], "category": [], "score": []},
+        "objects": {place: [], "category": [], **captions, "score": []},
         "problems": ["missing"],
         "seconds": None,
     }

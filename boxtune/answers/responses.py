@@ -55,6 +55,7 @@ def read_responses(
             irrelevant_answer=grounding.irrelevant_answer,
             starts_in_thought=starts_in_thought,
             cut=response.cut,
+            candidates=grounding.candidates,
         )
         for question, response in zip(questions, responses, strict=True)
     ]

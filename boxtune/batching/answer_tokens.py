@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from boxtune.answers.codecs import Codec
-from boxtune.answers.syntaxes.parsed import Place
 from boxtune.common.errors import UserError
 
 _NUMBER = re.compile(r"[0-9]+")
@@ -78,7 +77,7 @@ class AnswerTokenizer:
         one, _ = self._tokenize(self._example(["object"]))
         self._first_index = _first_difference(empty, one)
         self._first_go_on, self._first_stop = one[self._first_index], empty[self._first_index]
-        self._after: dict[str, _Alternatives] = {}
+        self._after: dict[tuple[str, str | None], _Alternatives] = {}
 
     def __call__(self, answer: str, input_size: tuple[int, int]) -> AnswerTokens:
         """The tokens of `answer`, as the codec wrote it and without its end token.
@@ -93,14 +92,15 @@ class AnswerTokenizer:
         digits: dict[int, int] = {}
         objects = []
         decisions = [self._decision(ids, self._first_index, self._first_go_on, self._first_stop)]
-        for place, label in zip(decoded.places, decoded.labels, strict=True):
+        captions = decoded.captions or [None] * len(decoded.labels)
+        for place, label, caption in zip(decoded.places, decoded.labels, captions, strict=True):
             numbers = []
             for number in _NUMBER.finditer(text, *place.numbers):
                 numbers.append([self._digit_position(spans, starts, at) for at in range(*number.span())])
                 digits |= zip(numbers[-1], map(int, number.group()), strict=True)
             objects.append(ObjectTokens(numbers, _overlapping(spans, place.label), label))
-            after = self._alternatives_after(label)
-            index = starts.get(_end(place) + after.offset)
+            after = self._alternatives_after(label, caption)
+            index = starts.get(place.end + after.offset)
             decisions.append(self._decision(ids, index, after.go_on, after.stop))
         return AnswerTokens(ids, objects, [decision for decision in decisions if decision], digits)
 
@@ -109,9 +109,10 @@ class AnswerTokenizer:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return encoded["input_ids"], encoded["offset_mapping"]
 
-    def _example(self, labels: list[str]) -> str:
-        """A response with one object per label, and its end token."""
-        return self.codec.encode([_BOX] * len(labels), labels, _SIZE, _SIZE).text + self.tokenizer.eos_token
+    def _example(self, labels: list[str], caption: str | None = None) -> str:
+        """A response with one object per label, each with the caption, and its end token."""
+        captions = [caption] * len(labels)
+        return self.codec.encode([_BOX] * len(labels), labels, _SIZE, _SIZE, captions).text + self.tokenizer.eos_token
 
     @staticmethod
     def _digit_position(spans: list[Span], starts: dict[int, int], at: int) -> int:
@@ -124,16 +125,16 @@ class AnswerTokenizer:
             )
         return index
 
-    def _alternatives_after(self, label: str) -> _Alternatives:
-        """The alternatives of the decision after an object with this label."""
-        if label not in self._after:
-            text = self._example([label])
+    def _alternatives_after(self, label: str, caption: str | None) -> _Alternatives:
+        """The alternatives of the decision after an object with this label and caption."""
+        if (label, caption) not in self._after:
+            text = self._example([label], caption)
             one, spans = self._tokenize(text)
-            two, _ = self._tokenize(self._example([label, label]))
+            two, _ = self._tokenize(self._example([label, label], caption))
             [place] = self.codec.decode(text.removesuffix(self.tokenizer.eos_token), _SIZE, _SIZE).places
             index = _first_difference(one, two)
-            self._after[label] = _Alternatives(spans[index][0] - _end(place), go_on=two[index], stop=one[index])
-        return self._after[label]
+            self._after[label, caption] = _Alternatives(spans[index][0] - place.end, two[index], one[index])
+        return self._after[label, caption]
 
     @staticmethod
     def _decision(ids: list[int], index: int | None, go_on: int, stop: int) -> Decision | None:
@@ -141,11 +142,6 @@ class AnswerTokenizer:
         if index is None or ids[index] not in (go_on, stop):
             return None
         return Decision(index, go_on, stop, ids[index] == go_on)
-
-
-def _end(place: Place) -> int:
-    """The end of an object's numbers and label, whichever comes last."""
-    return max(place.numbers[1], place.label[1])
 
 
 def _overlapping(spans: list[Span], characters: Span) -> list[int]:

@@ -7,7 +7,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,18 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from transformers import ProcessorMixin
 from transformers.image_utils import SizeDict
 
+from boxtune.answers.example_images import save_examples
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.noise import true_objects
 from boxtune.batching.box_targets import collate_targets
 from boxtune.batching.encoder import IGNORE_INDEX, Encoder, expected_input_size, grid_input_size, token_side
 from boxtune.batching.head_targets import collate_head_targets
+from boxtune.batching.teachers import Teachers
 from boxtune.batching.variation import Variation
 from boxtune.common.errors import UserError
 from boxtune.data.images import load_image
 from boxtune.data.questions import as_asked
-from boxtune.data.records import Record, image_path
+from boxtune.data.records import Record, image_path, shown_records
 from boxtune.data.tiles import cut_image, whole_of
 
 # ({pixel_values, image_grid_thw}, (height, width) of each resized image)
@@ -37,9 +39,12 @@ ProcessedImages = tuple[dict[str, torch.Tensor], list[tuple[int, int]]]
 class DetectionCollator:
     """Turns rows {"record": JSON text} into a padded batch: input_ids, attention_mask, labels, pixel_values, image_grid_thw.
 
-    Rows with {"varied": True}, which are those of training, are changed by `variation`.
+    Rows with {"varied": True}, which are those of training, are changed by `variation` and get examples from `teachers`.
     `open_image` returns a record's whole image; without it, the image is read from the file that the record names.
     `for_losses` returns a collator that adds the targets of the box losses to its batches.
+
+    A record with teachers (`taught_by`) has several images: theirs, then its own. With `teachers`, batches have
+    `teacher_tokens` (N, T), true at the supervised tokens of teachers' responses.
     """
 
     def __init__(
@@ -49,12 +54,14 @@ class DetectionCollator:
         data_dir: Path,
         variation: Variation | None = None,
         open_image: Callable[[Record], Image.Image] | None = None,
+        teachers: Teachers | None = None,
     ):
         self.processor = processor
         self.grounding = grounding
         self.data_dir = Path(data_dir)
         self.variation = variation
         self.open_image = open_image
+        self.teachers = teachers
         self.encoder = self._make_encoder()
         self._require_known_template()
         self.codec = self.encoder.codec
@@ -63,18 +70,23 @@ class DetectionCollator:
         self.adds_targets = False
         self.adds_questions = False
         self.adds_head_targets = False
+        self.locates_students = False
 
-    def for_losses(self, teacher_forced: bool, sampled: bool, head: bool = False) -> "DetectionCollator":
+    def for_losses(
+        self, teacher_forced: bool, sampled: bool, head: bool = False, students: bool = False
+    ) -> "DetectionCollator":
         """A copy with more in its batches.
 
         `teacher_forced` adds `targets` (box_targets.collate_targets), `sampled` adds `asked` (collate_asked), `head` adds
-        `head_targets` (head_targets.collate_head_targets).
+        `head_targets` (head_targets.collate_head_targets), `students` says which image and tokens are a record's own
+        (collate_students), also in the batches of `collate_questions`.
         """
         other = copy.copy(self)
         other.encoder = self._make_encoder(locate_boxes=teacher_forced)
         other.adds_targets = teacher_forced
         other.adds_questions = sampled
         other.adds_head_targets = head
+        other.locates_students = students
         return other
 
     def _make_encoder(self, locate_boxes: bool = False) -> Encoder:
@@ -132,37 +144,55 @@ class DetectionCollator:
         )
         return to_pil_image(pixels)
 
+    def save_examples(self, checkpoint: Path) -> None:
+        """Write the teachers that evaluation may show into a checkpoint's folder."""
+        records = self.teachers.fixed()
+        save_examples(checkpoint, [(record, self.resized(self.load(record))) for record in records])
+
     # ---- batches -------------------------------------------------------------------------------------------------------
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The batch of some dataset rows (see lengths.as_dataset)."""
         _leave_process_group()
         records, images = zip(*map(self._read, examples), strict=True)
-        features, sizes = self._process(images)
+        features, sizes = self._process(list(chain(*images)))
         # The trainer names the records of a step that it skips.
         return {**self.batch_conversations(list(records), features, sizes), "ids": [record["id"] for record in records]}
 
-    def _read(self, example: dict[str, Any]) -> tuple[Record, Image.Image]:
-        """A row's record and image. They are varied if the row says so and the result does not exceed max_length."""
+    def _read(self, example: dict[str, Any]) -> tuple[Record, list[Image.Image]]:
+        """A row's record and its images, the teachers' first."""
         record: Record = json.loads(example["record"])
-        image = self.load(record)
+        if self.teachers and example.get("varied"):
+            record = self.teachers(record)
+        record, image = self._vary(record, self.load(record), example)
+        return record, [*self.load_all(record.get("taught_by", [])), image]
+
+    def _vary(self, record: Record, image: Image.Image, example: dict[str, Any]) -> tuple[Record, Image.Image]:
+        """Record and image, varied if the row says so and the result does not exceed max_length."""
         if self.variation is None or not example.get("varied"):
             return record, image
         varied, varied_image = self.variation(record, image)
         if self.variation.max_length is None:
             return varied, varied_image
-        size = expected_input_size(self.processor, (varied["height"], varied["width"]))
-        fits = len(self.encoder.encode(varied, size).input_ids) <= self.variation.max_length
+        *teacher_sizes, size = self._expected_sizes(varied)
+        fits = len(self.encoder.encode(varied, size, teacher_sizes).input_ids) <= self.variation.max_length
         return (varied, varied_image) if fits else (record, image)
 
+    def _expected_sizes(self, record: Record) -> list[tuple[int, int]]:
+        """The sizes of the resized inputs of all images that the record shows."""
+        return [
+            expected_input_size(self.processor, (shown["height"], shown["width"])) for shown in shown_records(record)
+        ]
+
     def process_images(self, records: list[Record]) -> ProcessedImages:
-        """The records' images, loaded, resized and cut into patches. An image that several records share is read once."""
-        distinct = {record["id"]: record for record in records}
+        """The images that the records show, loaded, resized and cut into patches. One that is shown repeatedly is read once."""
+        shown = list(chain(*map(shown_records, records)))
+        distinct = {record["id"]: record for record in shown}
         features, sizes = self._process(self.load_all(distinct.values()))
-        if len(distinct) == len(records):
+        if len(distinct) == len(shown):
             return features, sizes
         numbers = {name: number for number, name in enumerate(distinct)}
-        rows = [numbers[record["id"]] for record in records]
+        rows = [numbers[record["id"]] for record in shown]
         return select_images(features, rows), [sizes[row] for row in rows]
 
     def _process(self, images: Sequence[Image.Image]) -> ProcessedImages:
@@ -185,14 +215,25 @@ class DetectionCollator:
         self, records: list[Record], features: dict[str, torch.Tensor], sizes: list[tuple[int, int]]
     ) -> dict[str, Any]:
         """A right-padded batch with labels. `features` and `sizes` are those of `process_images`."""
-        encoded = [self.encoder.encode(record, size) for record, size in zip(records, sizes, strict=True)]
+        grouped = _by_record(records, sizes)
+        encoded = [
+            self.encoder.encode(record, size, teachers)
+            for record, (*teachers, size) in zip(records, grouped, strict=True)
+        ]
+        own_sizes = [size for *_, size in grouped]
         batch: dict[str, Any] = self.batch([row.input_ids for row in encoded], features, side="right")
         batch["labels"] = _pad([row.labels for row in encoded], IGNORE_INDEX, side="right")
+        if self.teachers:
+            marks = [_mark(len(row.input_ids), row.teacher_spans) for row in encoded]
+            batch["teacher_tokens"] = _pad(marks, 0, side="right").bool()
+        if self.locates_students:
+            lengths = [len(row.input_ids) for row in encoded]
+            batch |= collate_students(records, [row.student_prompt for row in encoded], lengths, side="right")
         if self.adds_targets:
             answers = [(i, start, tokens) for i, row in enumerate(encoded) for start, tokens in row.answers]
-            batch["targets"] = collate_targets(answers, sizes, self.codec)
+            batch["targets"] = collate_targets(answers, own_sizes, self.codec)
         if self.adds_questions:
-            batch["asked"] = self.collate_asked(records, sizes)
+            batch["asked"] = self.collate_asked(records, own_sizes)
         if self.adds_head_targets:
             grounding = self.grounding
             batch["head_targets"] = collate_head_targets(
@@ -217,13 +258,49 @@ class DetectionCollator:
     def collate_questions(
         self, records: list[Record], images: ProcessedImages | None = None
     ) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:
-        """(a left-padded batch for `generate`, the (height, width) of each row's resized input).
+        """(a left-padded batch for `generate`, the (height, width) of the resized input of each row's own image).
 
         `images`: what `process_images` returned for the records, if it was called before.
         """
         features, sizes = images or self.process_images(records)
-        rows = [self.encoder.encode_question(record, size) for record, size in zip(records, sizes, strict=True)]
-        return self.batch(rows, features, side="left"), sizes
+        grouped = _by_record(records, sizes)
+        prompts = [
+            self.encoder.encode_question(record, size, teachers)
+            for record, (*teachers, size) in zip(records, grouped, strict=True)
+        ]
+        batch = self.batch(prompts, features, side="left")
+        if self.locates_students:
+            lengths = [len(row) for row in prompts]
+            spans = [self.encoder.own_part(row) for row in prompts]
+            batch |= collate_students(records, spans, lengths, side="left")
+        return batch, [size for *_, size in grouped]
+
+
+def collate_students(
+    records: list[Record], spans: list[tuple[int, int]], lengths: list[int], side: str
+) -> dict[str, torch.Tensor]:
+    """Which images and tokens of a batch are the records' own, rather than those of the teachers before them.
+
+    student_images (N,): the row of each record's own image in image_grid_thw. student_prompt (N, T): true at its image and first
+    question, up to the first response. spans, lengths: where that part lies in each row, and the row's length before padding.
+    """
+    images = torch.tensor([len(shown_records(record)) for record in records]).cumsum(0) - 1
+    marks = [_mark(length, [span]) for span, length in zip(spans, lengths, strict=True)]
+    return {"student_images": images, "student_prompt": _pad(marks, 0, side).bool()}
+
+
+def _by_record(records: list[Record], sizes: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """`sizes`, one for each image that the records show, as one list for each record."""
+    remaining = iter(sizes)
+    return [[next(remaining) for _ in shown_records(record)] for record in records]
+
+
+def _mark(length: int, spans: Iterable[tuple[int, int]]) -> list[int]:
+    """1 at the positions inside the spans, otherwise 0."""
+    marks = [0] * length
+    for start, end in spans:
+        marks[start:end] = [1] * (end - start)
+    return marks
 
 
 def select_images(features: dict[str, torch.Tensor], rows: list[int]) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """One record → token ids and labels. Exactly the responses and their end tokens are supervised."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -14,12 +15,15 @@ from boxtune.batching.answer_tokens import AnswerTokenizer, AnswerTokens
 from boxtune.batching.thinking import training_template
 from boxtune.common.errors import UserError
 from boxtune.data.questions import answer_category
-from boxtune.data.records import Record
+from boxtune.data.records import Record, shown_records
 
 # The label of a token that is not supervised; PyTorch's cross entropy skips it.
 IGNORE_INDEX = -100
 # For chat templates that can think.
 TEMPLATE_OPTIONS = {"enable_thinking": False}
+
+Size = tuple[int, int]  # (height, width)
+Span = tuple[int, int]  # (start, end) in tokens
 
 
 @dataclass
@@ -27,9 +31,11 @@ class EncodedRecord:
     """One example before padding.
 
     input_ids, labels: (T,) each; labels are IGNORE_INDEX except at supervised tokens.
-    input_size: (height, width) of the resized input. image_tokens, answer_tokens: numbers of those tokens.
+    input_size: (height, width) of the resized input. image_tokens, answer_tokens: numbers of those tokens, without teachers'.
     widened: boxes that rounding collapsed and the codec widened.
     answers: (position of the first token, the tokens) of every response that names boxes, if the encoder locates boxes.
+    teacher_spans: (start, end) of the responses of the teachers (Record.taught_by), end tokens included.
+    student_prompt: (start, end) of the record's own image and first question, up to its first response.
     """
 
     input_size: tuple[int, int]
@@ -39,6 +45,8 @@ class EncodedRecord:
     answer_tokens: int = 0
     widened: int = 0
     answers: list[tuple[int, AnswerTokens]] = field(default_factory=list)
+    teacher_spans: list[Span] = field(default_factory=list)
+    student_prompt: Span = (0, 0)
 
 
 def token_side(processor: ProcessorMixin) -> int:
@@ -88,35 +96,55 @@ class Encoder:
         self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(processor.image_token)
         self.answer_tokenizer = AnswerTokenizer(self.tokenizer, codec) if locate_boxes or noise_label else None
 
-    def encode(self, record: Record, input_size: tuple[int, int]) -> EncodedRecord:
+    def encode(self, record: Record, input_size: Size, teacher_sizes: Sequence[Size] = ()) -> EncodedRecord:
         """Tokens and labels of the whole conversation. Needs the (height, width) of the resized input, not its pixels.
 
+        teacher_sizes: those of the inputs of `taught_by`.
         The text is tokenized in pieces that end where a response starts, so that its tokens are those of generation.
         Raises UserError if the chat template does not put a response directly after the generation prompt.
         """
-        conversation, widened = render(record, self.codec, input_size, self.system_prompt, self.format_sentence)
-        system_turns = len(conversation) - len(record["messages"])
+        wording = self.system_prompt, self.format_sentence
+        conversation, widened = render(record, self.codec, input_size, *wording, teacher_sizes)
+        owners = zip(shown_records(record), [*teacher_sizes, input_size], strict=True)
+        messages = [(owner, size, message) for owner, size in owners for message in owner["messages"]]
+        system_turns = len(conversation) - len(messages)
         whole = self._apply_template(conversation)
         encoded = EncodedRecord(input_size, widened=widened)
         done = 0  # characters of `whole` that are encoded
         for i, turn in enumerate(conversation):
             if turn["role"] != "assistant":
                 continue
+            owner, size, message = messages[i - system_turns]
             prompt = self._apply_template(conversation[:i], add_generation_prompt=True)
             answer = turn["content"][0]["text"]
             self._check_template(whole, prompt, answer)
-            self._append(encoded, whole[done : len(prompt)], supervised=False)
-            names_boxes, _ = answer_category(record["messages"][i - system_turns]["content"])
-            self._append_answer(encoded, answer, names_boxes)
+            self._append(encoded, whole[done : len(prompt)], size, supervised=False)
+            if owner is not record:
+                self._append_teacher(encoded, answer, size)
+            else:
+                if not encoded.student_prompt[1]:
+                    encoded.student_prompt = self.own_part(encoded.input_ids)
+                names_boxes, _ = answer_category(message["content"])
+                self._append_answer(encoded, answer, names_boxes)
             done = len(prompt) + len(answer) + len(self.tokenizer.eos_token)
-        self._append(encoded, whole[done:], supervised=False)
-        encoded.image_tokens = encoded.input_ids.count(self.image_token_id)
+        self._append(encoded, whole[done:], input_size, supervised=False)
+        encoded.image_tokens = encoded.input_ids[encoded.student_prompt[0] :].count(self.image_token_id)
         return encoded
 
-    def encode_question(self, record: Record, input_size: tuple[int, int]) -> list[int]:
+    def encode_question(self, record: Record, input_size: Size, teacher_sizes: Sequence[Size] = ()) -> list[int]:
         """Token ids of the prompt that evaluation sends: system turn, first question and the start of the response."""
+        if teacher_sizes:
+            encoded = self.encode(record, input_size, teacher_sizes)
+            return encoded.input_ids[: encoded.student_prompt[1]]
         conversation = render_question(record, self.system_prompt, self.format_sentence)
         return self._tokenize(self._apply_template(conversation, add_generation_prompt=True), input_size)
+
+    def own_part(self, prompt: list[int]) -> Span:
+        """(start, end) of the last image and its question in the token ids of a prompt: without the turns before its own."""
+        backwards = prompt[::-1]
+        image = backwards.index(self.image_token_id)
+        ends = [i for i in range(image, len(prompt)) if backwards[i] == self.tokenizer.eos_token_id]
+        return (len(prompt) - ends[0] if ends else 0, len(prompt))
 
     @cached_property
     def think_prefix(self) -> str:
@@ -158,16 +186,23 @@ class Encoder:
         expanded = text.replace(self.processor.image_token, self.processor.image_token * count)
         return self.tokenizer(expanded, add_special_tokens=False)["input_ids"]
 
-    def _append(self, encoded: EncodedRecord, text: str, supervised: bool) -> None:
-        ids = self._tokenize(text, encoded.input_size)
+    def _append(self, encoded: EncodedRecord, text: str, input_size: Size, supervised: bool) -> None:
+        """Append text, with the tokens of an image of `input_size` in place of an image placeholder."""
+        ids = self._tokenize(text, input_size)
         encoded.input_ids += ids
         encoded.labels += ids if supervised else [IGNORE_INDEX] * len(ids)
-        encoded.answer_tokens += len(ids) if supervised else 0
+
+    def _append_teacher(self, encoded: EncodedRecord, answer: str, input_size: Size) -> None:
+        """Append the response of a teacher and its end token. Box losses do not use its boxes."""
+        start = len(encoded.input_ids)
+        self._append(encoded, answer + self.tokenizer.eos_token, input_size, supervised=True)
+        encoded.teacher_spans.append((start, len(encoded.input_ids)))
 
     def _append_answer(self, encoded: EncodedRecord, answer: str, names_boxes: bool) -> None:
         """Append a response and its end token; locate its boxes if they are needed."""
         start = len(encoded.input_ids)
-        self._append(encoded, answer + self.tokenizer.eos_token, supervised=True)
+        self._append(encoded, answer + self.tokenizer.eos_token, encoded.input_size, supervised=True)
+        encoded.answer_tokens += len(encoded.input_ids) - start
         if self.answer_tokenizer and names_boxes:
             located = self.answer_tokenizer(answer, encoded.input_size)
             encoded.answers.append((start, self._mask_noise(located, encoded.labels, start)))

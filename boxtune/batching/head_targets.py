@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from boxtune.answers.noise import true_objects
 from boxtune.batching.encoder import IGNORE_INDEX, EncodedRecord
 from boxtune.data.questions import answer_category, as_asked, asked_classes
-from boxtune.data.records import Record, object_columns
+from boxtune.data.records import Record, object_columns, shown_records
 
 # Coordinates are stored as integers, in millionths of the image: DeepSpeed casts floating-point inputs to the model's dtype.
 UNITS = 1_000_000
@@ -25,11 +25,12 @@ def collate_head_targets(
 ) -> dict[str, Tensor]:
     """The targets of N examples with B boxes in all and C `classes`.
 
-    question_end (N,): position of the first token of the response. asks_for_boxes (N,): examples whose first question is
-    answered by text only teach the head nothing. asked (N, C): the classes that the first question asks for.
-    boxes (B, 4): cxcywh in UNITS. label (B,): position in `classes`. row (B,): example. captions (B, L): tokens of the object's
-    caption, or of its class where it has none, and the end token, padded with IGNORE_INDEX. Ignored and noise objects are
-    left out.
+    question_start, question_end (N,): where the example's own prompt begins, behind the answers of its teachers if it has
+    any, and where its response does. image (N,): its own image among those of the batch. asks_for_boxes (N,): examples whose
+    first question is answered by text only teach the head nothing. asked (N, C): the classes that the first question asks
+    for. boxes (B, 4): cxcywh in UNITS. label (B,): position in `classes`. row (B,): example. captions (B, L): tokens of the
+    object's caption, or of its class where it has none, and the end token, padded with IGNORE_INDEX. Ignored and noise
+    objects are left out.
     """
     boxes, labels, rows, asked, captions = [], [], [], [], []
     for row, record in enumerate(records):
@@ -50,7 +51,11 @@ def collate_head_targets(
             captions.append(torch.tensor([*tokens, tokenizer.eos_token_id]))
     padded = pad_sequence(captions, batch_first=True, padding_value=IGNORE_INDEX) if captions else torch.zeros(0, 1)
     return {
-        "question_end": torch.tensor([_response_start(example) for example in encoded]),
+        "question_start": torch.tensor(
+            [example.student_prompt[0] if example.teacher_spans else 0 for example in encoded]
+        ),
+        "question_end": torch.tensor([example.student_prompt[1] for example in encoded]),
+        "image": torch.tensor([len(shown_records(record)) for record in records]).cumsum(0) - 1,
         "asks_for_boxes": torch.tensor([answer_category(r["messages"][1]["content"])[0] for r in records]),
         "asked": torch.tensor(asked, dtype=torch.bool).reshape(len(records), len(classes)),
         "boxes": torch.tensor(boxes, dtype=torch.long).reshape(-1, 4),
@@ -58,7 +63,3 @@ def collate_head_targets(
         "captions": padded.long(),
         "row": torch.tensor(rows, dtype=torch.long),
     }
-
-
-def _response_start(example: EncodedRecord) -> int:
-    return next(i for i, label in enumerate(example.labels) if label != IGNORE_INDEX)

@@ -16,7 +16,7 @@ from boxtune.answers.codecs import Answer, Codec
 from boxtune.answers.grounding import Grounding
 from boxtune.batching.encoder import IGNORE_INDEX, expected_input_size, grid_input_size
 from boxtune.data.questions import answer_category
-from boxtune.data.records import Record, answer_objects
+from boxtune.data.records import Record, answer_captions, answer_objects, shown_records
 
 # Tolerance for float arithmetic, in coordinate steps.
 EPSILON = 1e-6
@@ -45,21 +45,37 @@ class CheckedExample:
 def check_batch(
     batch: dict[str, Any], records: list[Record], processor: ProcessorMixin, codec: Codec, grounding: Grounding
 ) -> list[CheckedExample]:
-    """Decode the labels of a collated batch and compare them with `records`, which are its rows in order."""
+    """Decode the labels of a collated batch and compare them with `records`, which are its rows in order.
+
+    A row with teachers gives one example for each of them, before the record's own.
+    """
     grids = batch["image_grid_thw"]
-    pixels_by_row = batch["pixel_values"].split([int(grid.prod()) for grid in grids])
+    pixels_by_image = batch["pixel_values"].split([int(grid.prod()) for grid in grids])
+    texts_by_row = [supervised_texts(labels, processor.tokenizer) for labels in batch["labels"]]
+    shown = [part for row in zip(records, texts_by_row, strict=True) for part in _parts_of(*row)]
     checked = []
-    for record, labels, grid, pixels in zip(records, batch["labels"], grids, pixels_by_row, strict=True):
+    for (record, texts), grid, pixels in zip(shown, grids, pixels_by_image, strict=True):
         example = CheckedExample(
             record=record,
             image=model_view(pixels, grid, processor.image_processor),
             input_size=grid_input_size(processor, grid),
-            texts=supervised_texts(labels, processor.tokenizer),
+            texts=texts,
         )
         _check_budget(example, processor, grounding)
         _check_texts(example, codec, grounding.classes)
         checked.append(example)
     return checked
+
+
+def _parts_of(record: Record, texts: list[str]) -> list[tuple[Record, list[str]]]:
+    """[(record, its supervised texts)] for the teachers and the record itself, which gets all that remain."""
+    *teachers, own = shown_records(record)
+    parts, start = [], 0
+    for teacher in teachers:
+        end = start + len(teacher["messages"]) // 2
+        parts.append((teacher, texts[start:end]))
+        start = end
+    return [*parts, (own, texts[start:])]
 
 
 def _check_budget(example: CheckedExample, processor: ProcessorMixin, grounding: Grounding) -> None:
@@ -136,6 +152,8 @@ def compare_answer(
         return [f"the supervised text does not read cleanly as {codec.name}: {', '.join(sorted(set(answer.problems)))}"]
     if answer.labels != labels:
         return [f"labels {answer.labels} are supervised, but the record has {labels}"]
+    if codec.has_captions and answer.captions != answer_captions(record, category):
+        return [f"captions {answer.captions} are supervised, but the record has {answer_captions(record, category)}"]
     image_size = (record["width"], record["height"])
     steps = codec.tolerance((record["height"], record["width"]), input_size)
     problems = []

@@ -28,9 +28,10 @@ def _draw_example(example: CheckedExample) -> str:
 
 
 def length_rows(lengths: list[Lengths]) -> list[dict[str, str | int]]:
-    """Median, 95th percentile and maximum of the tokens of image, question, answer and the whole example."""
+    """Median, 95th percentile and maximum of the tokens of image, question, answer, teachers if any, and the whole example."""
     rows: list[dict[str, str | int]] = []
-    for part in ("image", "question", "answer", "total"):
+    teachers = ("teachers",) if any(entry.teachers for entry in lengths) else ()
+    for part in ("image", "question", "answer", *teachers, "total"):
         values = np.array([getattr(entry, part) for entry in lengths])
         rows.append(
             {

@@ -1,7 +1,7 @@
 """Token lengths of all records, known before training starts, and the dataset that the trainer reads."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import Dataset
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from boxtune.answers.noise import with_longest_noise
 from boxtune.batching.encoder import Encoder, expected_input_size
-from boxtune.data.questions import is_standard
+from boxtune.data.questions import is_standard, join_names
 from boxtune.data.records import Record, image_path
 
 
@@ -18,6 +18,7 @@ class Lengths:
     """Numbers of tokens in one example: all, those of the image, and those of the responses.
 
     widened: boxes that rounding collapsed and the codec widened.
+    system: those of the system turn. teachers: the most that the teachers before the example may have.
     """
 
     id: str
@@ -25,10 +26,12 @@ class Lengths:
     image: int
     answer: int
     widened: int
+    system: int = 0
+    teachers: int = 0
 
     @property
     def question(self) -> int:
-        return self.total - self.image - self.answer
+        return self.total - self.image - self.answer - self.teachers
 
 
 def measure(records: list[Record], encoder: Encoder, noise_objects: float = 0.0) -> list[Lengths]:
@@ -38,10 +41,24 @@ def measure(records: list[Record], encoder: Encoder, noise_objects: float = 0.0)
         longest = with_longest_noise(record, noise_objects) if is_standard(record) else record
         input_size = expected_input_size(encoder.processor, (record["height"], record["width"]))
         encoded = encoder.encode(longest, input_size)
-        lengths.append(
-            Lengths(record["id"], len(encoded.input_ids), encoded.image_tokens, encoded.answer_tokens, encoded.widened)
-        )
+        total, system = len(encoded.input_ids), encoded.student_prompt[0]
+        counts = (encoded.image_tokens, encoded.answer_tokens, encoded.widened)
+        lengths.append(Lengths(record["id"], total, *counts, system=system))
     return lengths
+
+
+def with_teachers(lengths: list[Lengths], samples: int) -> list[Lengths]:
+    """The lengths of examples that may get the `samples` longest others as teachers. `lengths`: those of all, without teachers.
+
+    Which teachers an example gets changes with the epoch, so this is the most that it may need.
+    """
+    by_length = sorted(lengths, key=lambda entry: entry.system - entry.total)
+    longer = []
+    for entry in lengths:
+        others = [other for other in by_length[: samples + 1] if other.id != entry.id][:samples]
+        teachers = sum(other.total - other.system for other in others)  # the system turn is there once
+        longer.append(replace(entry, total=entry.total + teachers, teachers=teachers))
+    return longer
 
 
 def overlong(lengths: list[Lengths], max_length: int | None) -> list[Lengths]:
@@ -53,15 +70,19 @@ def overlong(lengths: list[Lengths], max_length: int | None) -> list[Lengths]:
 def describe_overlong(entries: list[Lengths]) -> list[str]:
     """One line per example, for messages."""
     return [
-        f"{entry.id}: {entry.total} tokens (image {entry.image}, question {entry.question}, answer {entry.answer})"
+        f"{entry.id}: {entry.total} tokens (image {entry.image}, question {entry.question}, answer {entry.answer}"
+        + (f", teachers {entry.teachers})" if entry.teachers else ")")
         for entry in entries
     ]
 
 
 def overlong_remedy(entries: list[Lengths], noise_objects: float) -> str:
     """What to do about examples that exceed max_length, without a full stop."""
-    fewer_tokens = f"max_pixels or noise_objects ({noise_objects})" if noise_objects else "max_pixels"
-    return f"raise max_length to {max(entry.total for entry in entries)}, lower {fewer_tokens}, or set `overlong: drop`"
+    lower = ["max_pixels"]
+    lower += [f"noise_objects ({noise_objects})"] if noise_objects else []
+    lower += ["num_teacher_samples"] if any(entry.teachers for entry in entries) else []
+    longest = max(entry.total for entry in entries)
+    return f"raise max_length to {longest}, lower {join_names(lower, 'or')}, or set `overlong: drop`"
 
 
 def answer_budget(lengths: list[Lengths]) -> int:

@@ -20,7 +20,7 @@ from boxtune.data.records import Record, in_order, with_objects
 OWN_WORDING = 0.5
 
 
-def _epoch_zero() -> torch.Tensor:
+def epoch_zero() -> torch.Tensor:
     return torch.zeros((), dtype=torch.int64).share_memory_()
 
 
@@ -46,7 +46,7 @@ class Variation:
     seed: int
     descriptions: Descriptions = field(default_factory=dict)
     confused: Confused | None = None
-    epoch: torch.Tensor = field(default_factory=_epoch_zero)
+    epoch: torch.Tensor = field(default_factory=epoch_zero)
 
     def __call__(self, record: Record, image: Image.Image) -> tuple[Record, Image.Image]:
         """(record, RGB image) as varied in the current epoch."""

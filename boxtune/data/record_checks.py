@@ -14,6 +14,7 @@ from boxtune.data.records import PLACEHOLDER, SPLITS
 _MAX_SIDE = 2**31
 
 _RECORD_KEYS = ("id", "image", "width", "height", "objects", "messages")
+_KEYS_IN_MEMORY = ("cut_from", "taught_by")
 
 # What a class name must not contain, because it could not be written into an answer and read back: line breaks and other
 # control characters, lone surrogates, special tokens, and the placeholders for the image and for boxes.
@@ -38,6 +39,14 @@ def _name_problem(label: str) -> str | None:
     if found := _FORBIDDEN_IN_LABEL.search(label):
         return f"class name {shown(label)} holds {found.group()!r}, part of a special token or a control character"
     return None
+
+
+def caption_problem(caption: object) -> str | None:
+    """Why an object's caption cannot be written into an answer, or None. An object may have none."""
+    if caption is None or (isinstance(caption, str) and not breaks_turns(caption)):
+        return None
+    reason = "holds a special token or a lone surrogate" if isinstance(caption, str) else "is no text"
+    return f"caption {shown(caption)} {reason}"
 
 
 def description_problems(descriptions: dict[Any, Any], classes: list[str]) -> list[str]:
@@ -86,7 +95,9 @@ def _keys_problem(record: Any) -> str | None:
     name = shown(record.get("id", "?"))
     if missing := [key for key in _RECORD_KEYS if key not in record]:
         return Problem(name, f"missing {', '.join(missing)}")
-    return Problem(name, "the key cut_from stands for tiles in memory; rename it") if "cut_from" in record else None
+    if reserved := [key for key in _KEYS_IN_MEMORY if key in record]:
+        return Problem(name, f"the key {reserved[0]} exists in memory only; rename it")
+    return None
 
 
 def _identity_problem(record: dict[str, Any]) -> str | None:

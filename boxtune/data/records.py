@@ -21,6 +21,9 @@ SPLITS = ("train", "validation", "test")
 # least that is visible of a box whose center is inside the crop, which is the rule of SSD (arXiv 1512.02325).
 MIN_VISIBLE = 0.25
 
+# The column of `objects` with a text about each object, or None.
+CAPTION = "caption"
+
 # An assistant turn that stands for all objects, or for the objects of one category. It must be the whole turn.
 PLACEHOLDER = re.compile(r"<boxes(?::(.+))?>", re.DOTALL)
 
@@ -37,7 +40,7 @@ class Objects(TypedDict):
 
     `bbox` is [x0, y0, x1, y1] in pixels of the upright image. An object with `ignore` is not part of an answer and is
     neither right nor wrong in scoring. A record may hold further lists of the same length, such as `obj_id` or `caption`;
-    `object_columns` gives access to them. One of them has a meaning: `area`, see `stated_areas`.
+    `object_columns` gives access to them. Two have a meaning: `area`, see `stated_areas`, and `caption`, see `answer_captions`.
     """
 
     bbox: list[list[float]]
@@ -58,8 +61,8 @@ class Record(TypedDict):
     """One line of a split file.
 
     `image` is an absolute path or relative to the dataset folder; `width` and `height` are those of the upright image.
-    A record may hold further keys, which are kept when it is changed or written. Only tiles (tiles.py), which exist in memory
-    alone, have `cut_from`.
+    A record may hold further keys, which are kept when it is changed or written. Two exist in memory alone: `cut_from` of tiles
+    (tiles.py), and `taught_by`, the examples that precede the record's own conversation (batching/teachers.py).
     """
 
     id: str
@@ -69,6 +72,7 @@ class Record(TypedDict):
     objects: Objects
     messages: list[Message]
     cut_from: NotRequired[CutFrom]
+    taught_by: NotRequired[list["Record"]]
 
 
 def object_columns(objects: Objects) -> dict[str, list[Any]]:
@@ -140,12 +144,26 @@ def visible_objects(record: Record, boxes_xyxy: ArrayLike, image_size: tuple[int
 def answer_objects(record: Record, category: str | None = None) -> tuple[list[list[float]], list[str]]:
     """(boxes_xyxy, labels) that an answer names: all objects that are not ignored, or those of one category."""
     objects = record["objects"]
-    kept = [
-        (box, label)
-        for box, label, ignored in zip(objects["bbox"], objects["category"], objects["ignore"], strict=True)
-        if not ignored and category in (None, label)
-    ]
-    return [box for box, _ in kept], [label for _, label in kept]
+    kept = _answered(objects, category)
+    return [objects["bbox"][i] for i in kept], [objects["category"][i] for i in kept]
+
+
+def answer_captions(record: Record, category: str | None = None) -> list[str | None]:
+    """The captions of `answer_objects`, without outer space; None for an object that has none."""
+    objects = record["objects"]
+    captions = object_columns(objects).get(CAPTION) or [None] * len(objects["bbox"])
+    return [(captions[i] or "").strip() or None for i in _answered(objects, category)]
+
+
+def _answered(objects: Objects, category: str | None) -> list[int]:
+    """Positions of the objects that an answer names."""
+    pairs = zip(objects["category"], objects["ignore"], strict=True)
+    return [i for i, (label, ignored) in enumerate(pairs) if not ignored and category in (None, label)]
+
+
+def shown_records(record: Record) -> list[Record]:
+    """The records whose images and turns make up the conversation, in order: the teachers, then the record itself."""
+    return [*record.get("taught_by", []), record]
 
 
 def image_path(record: Record, directory: Path) -> Path:

@@ -20,6 +20,7 @@ METRICS = ("AP", "f1")
 # In each of these, the value that changes nothing comes first, because the first of equally good settings is chosen.
 PENALTIES = (1.0, 1.05, 1.1)
 SUPPRESSIONS = (1.0, 0.85, 0.7)
+DEFAULTS = Decoding()
 THRESHOLDS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -40,9 +41,9 @@ class Trial:
 
 
 def settings_to_generate(
-    records: list[Record], asked: list[str], tiles: int = 0, with_verifier: bool = False
+    records: list[Record], asked: list[str], stored: Decoding = DEFAULTS, with_verifier: bool = False
 ) -> list[Decoding]:
-    """The settings that need responses of their own, all with the same `tiles`.
+    """The settings that need responses of their own, all with the tiles and teachers that are `stored`.
 
     asked: the classes that a question about all objects names. with_verifier: each is tried without and with the verifier.
     """
@@ -50,7 +51,7 @@ def settings_to_generate(
     asks = ASKS if has_choice else ASKS[:1]
     verifiers = (False, True) if with_verifier else (False,)
     return [
-        Decoding(repetition_penalty=penalty, ask=ask, tiles=tiles, verify=verify)
+        Decoding(repetition_penalty=penalty, ask=ask, tiles=stored.tiles, verify=verify, teachers=stored.teachers)
         for verify, ask, penalty in product(verifiers, asks, PENALTIES)
     ]
 

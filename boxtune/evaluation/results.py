@@ -1,7 +1,6 @@
 """The results of an evaluation: provenance, metrics.json, report.html, and what the terminal shows."""
 
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -35,7 +34,7 @@ def checkpoint_provenance(args: argparse.Namespace, grounding: Grounding, split:
         "base_precision": None if args.server else args.precision or grounding.base_precision,
         "server": args.server,
         "max_new_tokens": grounding.max_new_tokens,
-        "decoding": dataclasses.asdict(grounding.decoding),
+        "decoding": grounding.decoding.to_json(),
         "versions": versions(),
     }
 

@@ -42,7 +42,7 @@ def tune(args: argparse.Namespace) -> None:
 
     # ---- responses ----
     out = args.out or folders.tuning_folder(args.ckpt)
-    asked = settings_to_generate(split.records, split.asked, checkpoint.grounding.decoding.tiles, args.verify)
+    asked = settings_to_generate(split.records, split.asked, checkpoint.grounding.decoding, args.verify)
     places = {out / _folder_name(settings): settings for settings in asked}
     detector = load_detector(args, checkpoint)
     found = answer_records_with_settings(detector, split.records, split.asked, split.data_dir, places, args.batch_size)
@@ -67,10 +67,10 @@ def tune(args: argparse.Namespace) -> None:
         "split": split.name,
         "limit": args.limit,
         "metric": args.metric,
-        "before": dataclasses.asdict(stored.decoding),
-        "chosen": dataclasses.asdict(best.decoding),
+        "before": stored.decoding.to_json(),
+        "chosen": best.decoding.to_json(),
         "verify_calibration": calibration,
-        "trials": [dataclasses.asdict(trial) for trial in trials],
+        "trials": [dataclasses.asdict(trial) | {"decoding": trial.decoding.to_json()} for trial in trials],
         "versions": versions(),
     }
     write_whole(out / "tuning.json", json.dumps(result, indent=2) + "\n")

@@ -8,6 +8,7 @@ from typing import Any
 
 from boxtune.answers.confidence import SCORERS
 from boxtune.answers.decoding import Decoding
+from boxtune.answers.example_images import read_examples
 from boxtune.answers.grounding import Grounding
 from boxtune.answers.parts import questions_of
 from boxtune.answers.prediction_writer import partial_of, predict
@@ -94,6 +95,9 @@ def generation_settings(
         "scorers": SCORERS,
         "questions": [[record["id"], first_question(record), *image_identity(record, data_dir)] for record in records],
     }
+    if count := detector.grounding(decoding).decoding.teachers:
+        examples = read_examples(detector.checkpoint.folder, count)
+        settings["teachers"] = [image_identity(record, data_dir) for record in examples]
     if detector.server:
         settings |= {"server": detector.server.url, "served": detector.server.model["id"]}
     return settings

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from boxtune.answers.confidence import DEFAULT
-from boxtune.answers.conversation import render_question
+from boxtune.answers.conversation import render_question, render_teachers
 from boxtune.answers.parts import questions_of
 from boxtune.answers.predictions import Prediction
 from boxtune.answers.responses import Response, read_responses
@@ -59,6 +59,7 @@ class ServerClient:
         self.connection = ServerConnection(url)
         self.stops = [collator.tokenizer.eos_token, collator.tokenizer.pad_token]
         self.given_up = threading.Event()
+        self.examples: list[tuple[dict[str, Any], tuple[int, int]]] = []  # of the teachers, once they were read
         self.adapter_has_effect = False  # until `check_adapter` saw it
 
     def answers(self, records: list[Record], requests: int) -> Iterator[Prediction]:
@@ -122,10 +123,21 @@ class ServerClient:
     def messages(self, record: Record, image_part: dict[str, Any]) -> list[dict[str, Any]]:
         """The conversation of the record's first question, with the image in it."""
         grounding = self.collator.grounding
-        conversation = render_question(record, grounding.system_prompt, grounding.format_sentence)
+        parts, sizes = self._examples_of(record)
+        wording = grounding.system_prompt, grounding.format_sentence
+        teachers = render_teachers(record, grounding.get_codec(), grounding.format_sentence, sizes)
+        conversation = render_question(record, *wording, teachers)
+        images = iter([*parts, image_part])
         for turn in conversation:
-            turn["content"] = [image_part if part["type"] == "image" else part for part in turn["content"]]
+            turn["content"] = [next(images) if part["type"] == "image" else part for part in turn["content"]]
         return conversation
+
+    def _examples_of(self, record: Record) -> tuple[list[dict[str, Any]], list[tuple[int, int]]]:
+        """The image parts of the record's teachers, and the (height, width) of each. All records have the same teachers."""
+        examples = record.get("taught_by", [])
+        if len(self.examples) != len(examples):  # threads that come here at the same time do the same
+            self.examples = [self.image_part(image) for image in self.collator.load_all(examples)]
+        return [part for part, _ in self.examples], [size for _, size in self.examples]
 
     def ask(self, messages: list[dict[str, Any]], model: str) -> Reply:
         """The greedy response of the served model with the name `model`."""
@@ -160,7 +172,7 @@ class ServerClient:
                 f"{self.url} does not report the number of prompt tokens, so the prompt cannot be checked. If pixel budget and "
                 "chat template are the checkpoint's, add --trust-server."
             )
-        expected = len(self.collator.encoder.encode_question(record, size))
+        expected = len(self.collator.encoder.encode_question(record, size, self._examples_of(record)[1]))
         if prompt_tokens == expected:
             return
         grounding = self.collator.grounding

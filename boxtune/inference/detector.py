@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
@@ -13,6 +14,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from boxtune.answers.decoding import BOTH, HEAD, TEXT, Decoding
+from boxtune.answers.example_images import open_example_or, read_examples
 from boxtune.answers.grounding import PRECISIONS, Grounding
 from boxtune.answers.predictions import Prediction
 from boxtune.answers.stated import Stated
@@ -48,6 +50,7 @@ class DecodeOptions(TypedDict, total=False):
     ask: str
     tiles: int
     verify: bool
+    teachers: int
     decoder: str
 
 
@@ -182,7 +185,8 @@ class Detector:
         those of `classes` that are new.
         threshold: least score of an object, from 0 to 1; by default that of the checkpoint, which is 0 unless it was tuned.
         batch_size: questions per batch; with a server, images asked about at the same time.
-        repetition_penalty, suppress_iou, ask, tiles, verify, decoder: decode settings; by default those of the checkpoint.
+        repetition_penalty, suppress_iou, ask, tiles, verify, teachers, decoder: decode settings; by default those of the
+        checkpoint.
         Raises UserError that lists every image that cannot be used.
         """
         if isinstance(images, Sequence) and not isinstance(images, str):
@@ -238,6 +242,10 @@ class Detector:
         grounding = self.grounding(decoding)
         if classes is not None:
             grounding = replace(grounding, classes=classes)
+        if grounding.decoding.teachers:
+            examples = read_examples(self.checkpoint.folder, grounding.decoding.teachers)
+            records = [record | {"taught_by": examples} for record in records]
+            open_image = open_image and partial(open_example_or, open_image)
         collator = DetectionCollator(self.checkpoint.processor, grounding, data_dir, open_image=open_image)
         if self.model is not None:
             yield from _answers(self.model, collator, records, batch_size)

@@ -16,6 +16,7 @@ from boxtune.answers.selection import INTENDED
 from boxtune.data.records import Record
 from boxtune.metrics.average_precision import all_classes, constant_score_ap
 from boxtune.metrics.bootstrap import bootstrap, interval
+from boxtune.metrics.captions import caption_scores
 from boxtune.metrics.coco_matching import CocoBoxes
 from boxtune.metrics.error_types import confusion, count_error_types
 from boxtune.metrics.matching import ImageMatch, is_click, match_images, scored_hits
@@ -87,6 +88,7 @@ def score(
         "intervals": {name: interval(samples[name]) for name in INTERVALS},
         "points": rates if click else None,
         "calibration": reliability(*scored_hits(images, predictions)),
+        **({"captions": captions} if (captions := caption_scores(records, predictions, images)) else {}),
         "provenance": provenance or {},
     }
 

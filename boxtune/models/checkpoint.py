@@ -47,6 +47,11 @@ class Checkpoint:
     processor: ProcessorMixin
     head: Path | None = None
 
+    @property
+    def folder(self) -> Path:
+        """Where the files of the checkpoint are; for a Hub id that boxtune did not train, a folder that does not exist."""
+        return self.adapter or Path(self.path)
+
 
 # ---- opening -----------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from boxtune.answers.example_images import copy_examples
 from boxtune.common.errors import UserError, reading
 from boxtune.families.family import Family
 from boxtune.models.checkpoint import Checkpoint, read_adapter_prompt
@@ -70,6 +71,7 @@ def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
     if checkpoint.head:
         shutil.copytree(checkpoint.head / HEAD_FOLDER, out / HEAD_FOLDER)
     replace(grounding, base_precision="bfloat16", compute_dtype="bfloat16").save(out)
+    copy_examples(checkpoint.adapter, out)
     return len(loras)
 
 

@@ -8,6 +8,8 @@ from boxtune.families.family import LORA_PARTS
 from boxtune.models.lora import BIASES
 from boxtune.training.losses import BOX_LOSSES
 
+# As the only candidate: the classes of the data.
+CLASSES = "true"
 GROUNDING_MODES = ("teacher_forced", "policy", "both")
 
 
@@ -41,6 +43,12 @@ class BoxtuneArguments:
         default=None,
         metadata={
             "help": "Box format of another family, such as qwen3_vl for coordinates 0…1000; default: the model's own."
+        },
+    )
+    captions: bool = field(
+        default=False,
+        metadata={
+            "help": "Also train on the objects' captions, the column `caption`; for families that answer in JSON."
         },
     )
     object_order: str = field(
@@ -89,11 +97,27 @@ class BoxtuneArguments:
             "help": "Number of wrong boxes labeled noise, per ground-truth box, appended to each training answer (Pix2Seq)."
         },
     )
+    teacher_ratio: float = field(
+        default=0.0,
+        metadata={
+            "help": "Fraction of training examples that are preceded by other training examples with their answers."
+        },
+    )
+    num_teacher_samples: int = field(
+        default=1, metadata={"help": "With teacher_ratio: number of examples that precede each of these."}
+    )
     irrelevant_answer: str = field(
         default="",
         metadata={
             "help": "Text that the data's own conversations give as the answer for unrelated images; evaluation reads it as "
             "a clean answer without objects."
+        },
+    )
+    candidates: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Closed list of labels that the system prompt offers, and to which other labels in responses are snapped; "
+            f"{CLASSES} for the classes of the data."
         },
     )
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System prompt; saved with the checkpoint."})

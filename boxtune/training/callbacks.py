@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from boxtune.batching.teachers import Teachers
 from boxtune.batching.variation import Variation
 from boxtune.training.console import say
 
@@ -67,13 +68,14 @@ class BeginCallback(TrainerCallback):
 
 
 class EpochCallback(TrainerCallback):
-    """Sets the epoch of a variation at the start of each epoch, including in the data loader's workers."""
+    """Sets the epoch of what varies at the start of each epoch, including in the data loader's workers."""
 
-    def __init__(self, variation: Variation):
-        self.variation = variation
+    def __init__(self, *varying: Variation | Teachers):
+        self.varying = varying
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.variation.epoch.fill_(int(state.epoch or 0))
+        for part in self.varying:
+            part.epoch.fill_(int(state.epoch or 0))
 
 
 class ShortRunCallback(TrainerCallback):

@@ -4,11 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxtune.batching.encoder import Encoder
-from boxtune.batching.lengths import Lengths, answer_budget, describe_overlong, measure, overlong, overlong_remedy
+from boxtune.batching.lengths import (
+    Lengths,
+    answer_budget,
+    describe_overlong,
+    measure,
+    overlong,
+    overlong_remedy,
+    with_teachers,
+)
 from boxtune.common.errors import UserError
 from boxtune.common.problems import list_problems
 from boxtune.data.dataset import read_splits
-from boxtune.data.records import Record, image_path, in_order
+from boxtune.data.record_checks import caption_problem
+from boxtune.data.records import CAPTION, Record, answer_captions, image_path, in_order, object_columns
 from boxtune.data.tiles import tile_of, training_views
 from boxtune.training.console import say
 from boxtune.training.recipe import Recipe
@@ -24,10 +33,10 @@ class Examples:
     max_new_tokens: int
 
 
-def read_examples(data_dir: Path, object_order: str, tiles: int = 0) -> Splits:
+def read_examples(data_dir: Path, object_order: str, tiles: int = 0, captions: bool = False) -> Splits:
     """The records of train and, if it exists, validation; with `tiles`, train has the tiles of its images, too.
 
-    Raises UserError if train is empty or images are missing.
+    Raises UserError if train is empty, images are missing or, with `captions`, objects' captions cannot be used.
     """
     splits = read_splits(data_dir, ("train", "validation"))
     if tiles and splits.get("train"):
@@ -35,10 +44,26 @@ def read_examples(data_dir: Path, object_order: str, tiles: int = 0) -> Splits:
     splits = {split: [in_order(record, object_order) for record in records] for split, records in splits.items()}
     if not splits.get("train"):
         raise UserError(f"{data_dir} has no training images.")
+    if captions:
+        _require_captions(splits)
     paths = [image_path(record, data_dir) for records in splits.values() for record in records]
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise UserError(f"{len(missing)} of {len(paths)} images are missing. Prepare the data again:", missing)
     return splits
+
+
+def _require_captions(splits: Splits) -> None:
+    """Raises UserError if a caption cannot be written into an answer, or if no object of train has one."""
+    columns = [object_columns(record["objects"]).get(CAPTION, []) for records in splits.values() for record in records]
+    if problems := sorted(
+        {problem for column in columns for caption in column if (problem := caption_problem(caption))}
+    ):
+        raise UserError("captions: these cannot be written into an answer:", problems)
+    if not any(caption for record in splits["train"] for caption in answer_captions(record)):
+        raise UserError(
+            "captions: no object of the training images has one. Give each object a text in the column `caption` of `objects`, "
+            "or omit captions."
+        )
 
 
 def _with_tiles(records: list[Record], side: int) -> list[Record]:
@@ -66,14 +91,28 @@ def fit_lengths(recipe: Recipe, splits: Splits, encoder: Encoder) -> Examples:
     limit = recipe.training.max_length
     lengths = measure_splits(splits, encoder, recipe.options.noise_objects)
     fitting = {split: _drop_overlong(recipe, split, splits[split], lengths[split]) for split in splits}
-    kept = {record["id"] for record in fitting["train"]}
-    training = [entry for entry in lengths["train"] if entry.id in kept]
+    if recipe.options.teacher_ratio:
+        lengths["train"] = longest_with_teachers(recipe, _lengths_of(fitting["train"], lengths["train"]))
+        fitting["train"] = _drop_overlong(recipe, "train", fitting["train"], lengths["train"])
+    training = _lengths_of(fitting["train"], lengths["train"])
     say(
         f"tokens: longest example {max(entry.total for entry in training)} of max_length {limit}, "
         f"longest response {max(entry.answer for entry in training)}; "
         f"{sum(entry.widened for entry in training)} boxes widened to one coordinate step"
     )
     return Examples(fitting, answer_budget(training))
+
+
+def longest_with_teachers(recipe: Recipe, lengths: list[Lengths]) -> list[Lengths]:
+    """The lengths of training examples with the longest teachers that the recipe may draw."""
+    options = recipe.options
+    return with_teachers(lengths, options.num_teacher_samples) if options.teacher_ratio else lengths
+
+
+def _lengths_of(records: list[Record], lengths: list[Lengths]) -> list[Lengths]:
+    """Those of the lengths that belong to `records`."""
+    kept = {record["id"] for record in records}
+    return [entry for entry in lengths if entry.id in kept]
 
 
 def _drop_overlong(recipe: Recipe, split: str, records: list[Record], lengths: list[Lengths]) -> list[Record]:

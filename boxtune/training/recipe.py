@@ -14,7 +14,7 @@ import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from boxtune.common.errors import UserError, accepting, did_you_mean
-from boxtune.training.arguments import BoxtuneArguments
+from boxtune.training.arguments import CLASSES, BoxtuneArguments
 from boxtune.training.machine import has_nvidia_driver, why_no_gpu
 from boxtune.training.recipe_checks import check_values
 
@@ -201,11 +201,13 @@ def _did_you_mean(word, known) -> str:
 
 
 def _without_yaml_booleans(values: dict) -> dict:
-    """The values, with the word "no" for each False that YAML made of an unquoted `no`, as in `eval_strategy: no`."""
+    """The values, with the word "no" for each False that YAML made of an unquoted `no`, as in `eval_strategy: no`, and with the
+    word that stands for the classes in place of `candidates: true`."""
     types = _declared_types()
-    return {
+    words = {
         key: "no" if value is False and _has_word_no(types.get(key, ())) else value for key, value in values.items()
     }
+    return words | ({"candidates": CLASSES} if values.get("candidates") is True else {})
 
 
 def _has_word_no(types: Iterable[type]) -> bool:

@@ -8,7 +8,7 @@ from trl import ModelConfig, SFTConfig
 
 from boxtune.answers.decoding import Decoding
 from boxtune.common.errors import UserError
-from boxtune.data.record_checks import breaks_turns
+from boxtune.data.record_checks import breaks_turns, label_problem
 from boxtune.families import FAMILIES
 from boxtune.families.family import LORA_PARTS
 from boxtune.training.arguments import BoxtuneArguments
@@ -48,7 +48,7 @@ _RANGES = (
         "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
         "max_length", "min_pixels", "max_pixels", "early_stopping_patience", "save_total_limit", "dataset_num_proc",
         "eval_accumulation_steps", "torch_empty_cache_steps", "grounding_every", "detection_queries", "detection_caption_layers",
-        "skipped_steps_limit",
+        "skipped_steps_limit", "num_teacher_samples",
     )),
     ("must be above 0, and finite", lambda value: 0 < value < math.inf, (
         "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon",
@@ -61,7 +61,7 @@ _RANGES = (
         "num_virtual_tokens",
     )),
     ("must be from 0 to 1", lambda value: 0 <= value <= 1, (
-        "lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor",
+        "lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor", "teacher_ratio",
     )),
     ("must be above 0, at most 1", lambda value: 0 < value <= 1, ("llm_lr_tail", "recovery_factor")),
     ("must be at least 2, because each response is compared with the others", lambda value: value >= 2, ("grounding_samples",)),
@@ -82,6 +82,7 @@ def check_values(options: BoxtuneArguments, training: SFTConfig, model: ModelCon
         *_of_the_soft_prompt(options, model),
         *_of_the_answer(options),
         *_of_the_negatives(options),
+        *_of_the_teachers(options, training),
         *_of_the_losses(options, training),
         *_of_the_best_checkpoint(options, training),
         *_of_the_learning_rates(options, training),
@@ -160,6 +161,9 @@ def _of_the_answer(options: BoxtuneArguments) -> Iterator[str]:
         yield f"min_pixels: {options.min_pixels} must not exceed max_pixels, {options.max_pixels}"
     if options.codec is not None and options.codec not in FAMILIES:
         yield f"codec: {options.codec!r} must be one of {', '.join(FAMILIES)}, or null for the model's own"
+    yield from (f"candidates: {problem}" for phrase in options.candidates or [] if (problem := label_problem(phrase)))
+    if options.candidates == []:
+        yield "candidates: name at least one phrase, or omit it"
     yield from Decoding(tiles=options.tiles).problems()
     if options.answer == "click":
         if options.tiles:
@@ -182,6 +186,19 @@ def _of_the_negatives(options: BoxtuneArguments) -> Iterator[str]:
             yield "negative_sampling: hard has no effect while negative_questions is 0"
     elif options.negative_from:
         yield "negative_from: has no effect without negative_sampling: hard"
+
+
+def _of_the_teachers(options: BoxtuneArguments, training: SFTConfig) -> Iterator[str]:
+    if not options.teacher_ratio:
+        if options.num_teacher_samples != 1:
+            yield "num_teacher_samples: has no effect while teacher_ratio is 0"
+        return
+    if training.label_smoothing_factor or training.loss_type != "nll":
+        yield "teacher_ratio: works with plain cross-entropy only; omit label_smoothing_factor and loss_type"
+    if options.grounding_mode != "teacher_forced":
+        yield "teacher_ratio: responses are sampled without teachers; use grounding_mode: teacher_forced, or set it to 0"
+    if training.torch_compile:
+        yield "teacher_ratio: its loss is read through a hook, which a compiled model may bypass; omit torch_compile"
 
 
 def _has_box_losses(options: BoxtuneArguments) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 from itertools import groupby
 from pathlib import Path
 
@@ -62,16 +63,27 @@ def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, firs
 
 
 def describe_batch(processor, batch: dict) -> str:
-    """The batch as text: each example's input, with its image tokens as a count, and its supervised part."""
+    """The batch as text: each example's input, with its image tokens as a count, and its supervised part.
+
+    What teachers' responses supervise comes in a part of its own.
+    """
     sections = []
     pairs = zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)
     for i, (ids, mask, labels) in enumerate(pairs):
         text = processor.tokenizer.decode(ids[mask.bool()])
-        count = text.count(processor.image_token)
-        text = text.replace(processor.image_token * count, f"[{count} image tokens]") if count else text
-        supervised = processor.tokenizer.decode(labels[labels != IGNORE_INDEX])
-        sections.append(f"--- example {i}\n{text}\n--- supervised\n{supervised}\n")
+        text = _with_counted_images(text, processor.image_token)
+        section = f"--- example {i}\n{text}\n"
+        of_teachers = batch["teacher_tokens"][i] if "teacher_tokens" in batch else torch.zeros_like(mask).bool()
+        if of_teachers.any():
+            section += f"--- supervised, teachers\n{processor.tokenizer.decode(labels[of_teachers])}\n"
+        supervised = processor.tokenizer.decode(labels[(labels != IGNORE_INDEX) & ~of_teachers])
+        sections.append(f"{section}--- supervised\n{supervised}\n")
     return "\n".join(sections)
+
+
+def _with_counted_images(text: str, token: str) -> str:
+    """The text with a count in place of each run of image tokens."""
+    return re.sub(f"(?:{re.escape(token)})+", lambda run: f"[{len(run[0]) // len(token)} image tokens]", text)
 
 
 def describe_tokens(processor, batch: dict) -> str:

@@ -9,6 +9,8 @@ import torch
 from transformers import EarlyStoppingCallback, PretrainedConfig, PreTrainedModel, ProcessorMixin, ProgressCallback
 from trl import SFTConfig
 
+from boxtune.answers.candidates import candidate_sentence
+from boxtune.answers.codecs import with_captions
 from boxtune.answers.conversation import format_sentence
 from boxtune.answers.decoding import Decoding
 from boxtune.answers.grounding import Grounding
@@ -17,10 +19,12 @@ from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.encoder import Encoder
 from boxtune.batching.hard_negatives import read_confused
 from boxtune.batching.lengths import as_dataset
+from boxtune.batching.teachers import Teachers
 from boxtune.batching.variation import Variation
 from boxtune.common.errors import UserError, accepting
 from boxtune.data.questions import NO_DESCRIPTIONS, Descriptions, first_question, is_standard
 from boxtune.data.records import Record
+from boxtune.data.tiles import tile_of
 from boxtune.models.config import codec_for, family_of
 from boxtune.models.detection_head import HeadShape
 from boxtune.models.hub import commit_of
@@ -28,7 +32,7 @@ from boxtune.models.loading import load_model, uses_deepspeed, uses_fsdp
 from boxtune.models.lora import lora_config, lora_targets, present_parts
 from boxtune.models.quantization import nf4_config
 from boxtune.models.soft_prompt import add_virtual_tokens
-from boxtune.training.arguments import BoxtuneArguments
+from boxtune.training.arguments import CLASSES, BoxtuneArguments
 from boxtune.training.box_validation import HEAD_METRICS, METRICS, BoxValidation, require_objects
 from boxtune.training.callbacks import (
     EpochCallback,
@@ -52,17 +56,33 @@ from boxtune.training.trainer import DetectionTrainer
 
 
 def make_encoder(recipe: Recipe, config: PretrainedConfig, processor: ProcessorMixin, classes: list[str]) -> Encoder:
-    """Adds the virtual tokens of a soft prompt to the tokenizer. Raises UserError if the model has no rows for them, or if a
-    class could be mistaken for the noise label."""
+    """Adds the virtual tokens of a soft prompt to the tokenizer. Raises UserError if the model has no rows for them, if a class
+    could be mistaken for the noise label, or if the model's answers cannot hold captions."""
     options = recipe.options
     if options.noise_objects:
         require_free_label(classes)
     codec = codec_for(config, options.answer, options.codec)
+    if options.captions:
+        codec = with_captions(codec)
     noise_label = NOISE_LABEL if options.noise_objects else ""
     vocab_size = config.get_text_config().vocab_size
     virtual_tokens = add_virtual_tokens(processor.tokenizer, options.num_virtual_tokens, vocab_size)
-    system_prompt = "".join(virtual_tokens) + options.system_prompt
-    return Encoder(processor, codec, system_prompt, format_sentence(codec), noise_label)
+    system_prompt = options.system_prompt
+    if candidates := choose_candidates(options, classes):
+        system_prompt = f"{system_prompt} {candidate_sentence(candidates)}".strip()
+    return Encoder(processor, codec, "".join(virtual_tokens) + system_prompt, format_sentence(codec), noise_label)
+
+
+def choose_candidates(options: BoxtuneArguments, classes: list[str]) -> list[str]:
+    """The candidate phrases of the recipe; empty if it has none. Raises UserError if they lack a class of the data."""
+    candidates = list(dict.fromkeys(options.candidates or []))
+    if candidates == [CLASSES]:
+        return classes
+    if candidates and (missing := [name for name in classes if name not in candidates]):
+        raise UserError(
+            "candidates: classes of the data are not among them. Add them, or use `candidates: true`:", missing
+        )
+    return candidates
 
 
 def make_variation(
@@ -94,6 +114,23 @@ def make_variation(
         descriptions=dict(descriptions),
         confused=read_confused(Path(options.negative_from), classes) if options.negative_from else None,
     )
+
+
+def make_teachers(recipe: Recipe, records: list[Record]) -> Teachers | None:
+    """Draws the examples that precede others, from the training `records`; None if the recipe has none.
+
+    Raises UserError if there are too few.
+    """
+    options = recipe.options
+    if not options.teacher_ratio:
+        return None
+    pool = [record for record in records if not tile_of(record)]
+    if len(pool) <= options.num_teacher_samples:
+        raise UserError(
+            f"num_teacher_samples: {options.num_teacher_samples} other training images must precede an example, but there are "
+            f"{len(pool)} training images in all. Lower it, or set teacher_ratio: 0."
+        )
+    return Teachers(pool, options.teacher_ratio, options.num_teacher_samples, recipe.training.seed)
 
 
 def _check_standard_questions(records: list[Record]) -> None:
@@ -151,6 +188,7 @@ def make_grounding(
         seen_aspects=np.percentile(sides[:, 0] / sides[:, 1], (5, 95)).tolist(),
         noise_label=encoder.noise_label,
         irrelevant_answer=options.irrelevant_answer,
+        candidates=choose_candidates(options, classes),
         think_prefix=encoder.think_prefix,
         decoding=Decoding(tiles=options.tiles),
     )
@@ -350,8 +388,8 @@ def build_trainer(
 ) -> DetectionTrainer:
     options, splits = recipe.options, examples.splits
     callbacks = [InterruptCallback(), ShortRunCallback()]
-    if collator.variation:
-        callbacks.append(EpochCallback(collator.variation))
+    if varying := [part for part in (collator.variation, collator.teachers) if part]:
+        callbacks.append(EpochCallback(*varying))
     if stops_early(recipe, splits):
         callbacks.append(EarlyStoppingCallback(options.early_stopping_patience))
     peft_config = None

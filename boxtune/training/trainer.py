@@ -32,6 +32,7 @@ from boxtune.training.phases import LearningRates
 from boxtune.training.policy import PolicyLoss
 from boxtune.training.skipped_steps import OTHER_PRECISION, SkippedSteps
 from boxtune.training.soft_prompt import load_soft_prompt
+from boxtune.training.teacher_loss import count_tokens, split_lm_loss, token_log_probs
 from boxtune.training.tracked_images import log_images
 
 RESUME_REMEDY = (
@@ -148,22 +149,21 @@ class DetectionTrainer(SFTTrainer):
     # ---- Loss ----------------------------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Also counts the boxes and decisions of the step's micro-batches. The counts are divided by the number of processes,
-        because DDP averages gradients over them."""
+        """Also counts the boxes and decisions of the step's micro-batches, and the tokens of teachers and of students."""
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches and "targets" in batches[0]:
             counts = sum(target_counts(batch["targets"]) for batch in batches).to(device)
-            self.step_counts = self._share_of_processes(counts)
+            self.step_counts = self._share_of_processes(counts).clamp(min=1 / self._processes)
         if batches and "head_targets" in batches[0]:
             boxes = torch.tensor(sum(len(batch["head_targets"]["boxes"]) for batch in batches), device=device)
-            self.step_boxes = self._share_of_processes(boxes)
+            self.step_boxes = self._share_of_processes(boxes).clamp(min=1 / self._processes)
+        if batches and "teacher_tokens" in batches[0]:
+            self.step_tokens = self._share_of_processes(sum(map(count_tokens, batches)).to(device))
         return batches, tokens
 
     def _share_of_processes(self, counts: Tensor) -> Tensor:
-        """The counts of all processes, at least 1, divided by the number of processes."""
-        if self._processes > 1:
-            counts = self.accelerator.reduce(counts, "sum")
-        return counts.clamp(min=1) / self._processes
+        """The counts of all processes together, divided by their number, because DDP averages gradients over them."""
+        return (self.accelerator.reduce(counts, "sum") if self._processes > 1 else counts) / self._processes
 
     @property
     def _processes(self) -> int:
@@ -174,14 +174,15 @@ class DetectionTrainer(SFTTrainer):
         """The LM loss. Training adds the weighted box terms, the loss of the detection head and, in steps that sample responses,
         the policy loss."""
         targets, asked, head_targets, _ = (inputs.pop(key, None) for key in ("targets", "asked", "head_targets", "ids"))
+        has_teachers = "teacher_tokens" in inputs and model.training
         if targets is None and asked is None and head_targets is None:
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            result = self._lm_loss(model, inputs, return_outputs, num_items_in_batch)
             self._require_usable(result[0] if return_outputs else result)
             return result
 
         with language_states(self._base()) as states:
             # SFTTrainer runs a second forward pass to return outputs, so they are requested only if needed.
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            result = self._lm_loss(model, inputs, return_outputs, num_items_in_batch)
         lm_loss, outputs = result if return_outputs else (result, None)
         hidden = states[0].last
         in_step = num_items_in_batch is not None and model.training
@@ -189,6 +190,8 @@ class DetectionTrainer(SFTTrainer):
 
         terms = {"lm": lm_loss}
         if targets is not None:
+            if has_teachers:  # only students' responses have targets
+                num_items_in_batch = self.step_tokens[1] * self._processes
             terms["lm"] = self._reweight_end_tokens(lm_loss, hidden, inputs["labels"], targets, num_items_in_batch)
             terms |= self._box_terms(hidden, targets, in_step)
         found = self._head_terms(states[0], inputs, head_targets, in_step) if head_targets is not None else {}
@@ -202,6 +205,23 @@ class DetectionTrainer(SFTTrainer):
                 loss = loss + self._sampled_loss(model, inputs, asked, micro_batches)
         self._require_usable(loss)
         return (loss, outputs) if return_outputs else loss
+
+    def _lm_loss(self, model, inputs, return_outputs, num_items_in_batch):
+        """SFTTrainer's loss. In training steps with teachers, the sum of the means over teachers' and over students' tokens."""
+        teacher_tokens = inputs.pop("teacher_tokens", None)
+        if teacher_tokens is None or not model.training or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with token_log_probs(self._base()) as log_probs:
+            loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        parts = split_lm_loss(log_probs[0], teacher_tokens, self.step_tokens)
+        if self.step_tokens[0] == 0:
+            parts = {"student_lm": loss}
+        else:
+            # A difference, because a mixture of experts adds its own loss to this one.
+            loss = loss + sum(parts.values()) + log_probs[0].float().sum() / self.step_tokens.sum()
+        micro_batches = self.current_gradient_accumulation_steps
+        self._log_mean({f"{name}_loss": part * micro_batches for name, part in parts.items()})
+        return loss
 
     def _base(self) -> torch.nn.Module:
         """The model below its adapters: backbone and LM head."""
@@ -236,9 +256,12 @@ class DetectionTrainer(SFTTrainer):
         """{"bbox", "giou", "objectness", "caption"}: this micro-batch's share of each unweighted term of the detection head."""
         base, ids, tokenizer = self._base(), inputs["input_ids"], self.processing_class.tokenizer
         # Responses are padded on the right, so everything before the response is the question.
-        is_question = torch.arange(ids.shape[1], device=ids.device) < targets["question_end"].to(ids.device)[:, None]
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        start, end = (targets[key].to(ids.device)[:, None] for key in ("question_start", "question_end"))
+        is_question = (positions >= start) & (positions < end)
+        grids = inputs["image_grid_thw"][targets["image"].to(ids.device)]
         merge_size = self.processing_class.image_processor.merge_size
-        seen = seen_in(ids, is_question, inputs["image_grid_thw"], self.data_collator.image_token_id, merge_size)
+        seen = seen_in(ids, is_question, grids, self.data_collator.image_token_id, merge_size)
         labels = label_embeddings(base.get_input_embeddings(), tokenizer, self.grounding.classes)
         head = detection_head(base)
         if not self.detection_loss.trains_model:
@@ -439,6 +462,8 @@ class DetectionTrainer(SFTTrainer):
                 save_head(base, folder)
             if soft_prompt := soft_prompt_of(self.model):
                 save_soft_prompt(soft_prompt, folder)
+            if self.data_collator.teachers:
+                self.data_collator.save_examples(folder)
 
     def _save_checkpoint(self, model, trial) -> None:
         """Save a complete checkpoint or none: a full disk must not leave one that resuming would pick up."""

@@ -151,7 +151,7 @@ def _read_object(annotation: dict[str, Any], names: dict[Hashable, str]) -> Row:
     if not box_xywh and isinstance(annotation.get("segmentation"), list):
         box_xywh = _box_of_polygons(annotation["segmentation"])
     box_xywh = box_xywh if isinstance(box_xywh, list) else [box_xywh]
-    extra = {"area": annotation["area"]} if "area" in annotation else {}
+    extra: dict[str, Any] = {key: annotation[key] for key in ("area", "caption") if key in annotation}
     return Row(box_xywh, names[annotation["category_id"]], is_set(annotation.get("iscrowd")), extra)
 
 

@@ -18,6 +18,7 @@ _NAMES: Names = {
         "filename", "file_name", "image", "image_path", "image_name", "img", "path", "file", "image_id", "imageid",
     ),
     "class": ("class_name", "category_name", "label_name", "labelname", "class", "label", "category", "name"),
+    "caption": ("caption",),
     "split": ("split", "subset", "set"),
     "group": ("isgroupof", "is_group_of"),
     **{mark: (mark,) for mark in IGNORE},

@@ -148,5 +148,6 @@ def _read_table(file: AnnotationFile, columns: Columns, found: Source) -> list[R
             continue
         row = {key: cells[index].strip() for key, index in columns.items()}
         ignore = any(is_set(row.get(mark)) for mark in ("ignore", "iscrowd", "difficult"))
-        rows += [Row(box, row.get("class", ""), ignore) for box in boxes_in(row, keys)]
+        extra = {"caption": row["caption"]} if row.get("caption") else {}
+        rows += [Row(box, row.get("class", ""), ignore, extra) for box in boxes_in(row, keys)]
     return rows

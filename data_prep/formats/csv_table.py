@@ -8,7 +8,7 @@ or center and the sides, or a list in a column `bbox`. Otherwise rows are
 box. The class column may be absent if --default-class is given. A row with empty box columns
 stands for an image without objects. Objects that are marked in a column `ignore`, `iscrowd` or
 `difficult` are ignored. OpenImages' tables are read in fractions, with the names in its
-class-descriptions file.
+class-descriptions file. A column `caption` holds a text about each object.
 """
 
 from pathlib import Path
@@ -135,7 +135,8 @@ def _make_item(row: dict[str, str], file: AnnotationFile, split: str | None, ima
 def _read_objects(row: dict[str, str], keys: list[str], names: dict[str, str]) -> list[Row]:
     ignore = any(is_set(row.get(mark)) for mark in MARKS)
     category = names.get(row.get("class", ""), row.get("class", ""))
-    return [Row(box, category, ignore) for box in boxes_in(row, keys)]
+    extra = {"caption": row["caption"]} if row.get("caption") else {}
+    return [Row(box, category, ignore, extra) for box in boxes_in(row, keys)]
 
 
 def _warn_of_unread(header: list[str], columns: Columns, found: Source) -> None:

@@ -67,4 +67,5 @@ def test_every_prediction_can_be_written_and_read(tmp_path, codec):
 def test_the_place_column_follows_the_codec(codec):
     prediction = make_prediction(cat_record(), codec, (280, 280), "", 0)
     assert place_column(prediction["objects"]) == ("point" if CODECS[codec].is_click else "bbox")
-    assert prediction["objects"] == {place_column(prediction["objects"]): [], "category": [], "score": []}
+    captions = {"caption": []} if CODECS[codec].has_captions else {}
+    assert prediction["objects"] == {place_column(prediction["objects"]): [], "category": [], "score": [], **captions}

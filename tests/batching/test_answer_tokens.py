@@ -86,3 +86,14 @@ def test_a_tokenizer_that_joins_digits_is_rejected():
     codec = CODECS["qwen3_vl"]
     with pytest.raises(UserError, match="joins digits"):
         AnswerTokenizer(joined, codec)('[{"bbox_2d": [12, 3, 40, 50], "label": "object"}]', SIZE)
+
+
+@pytest.mark.parametrize("captions", [["loose, rusty", "new"], [None, "ends with a }"], ["螺丝松动", None]])
+def test_decisions_are_found_behind_captions(tokenizers, captions):
+    codec = CODECS["qwen3_vl_captions"]
+    boxes = [[10, 20, 110, 90], [0, 0, 300, 200]]
+    text = codec.encode(boxes, ["screw", "nut"], SIZE, SIZE, captions).text
+    for tokenizer in tokenizers.values():
+        found = AnswerTokenizer(tokenizer, codec)(text, SIZE)
+        assert [decision.goes_on for decision in found.decisions] == [True, True, False]
+        assert all(found.ids[d.index] == (d.go_on if d.goes_on else d.stop) for d in found.decisions)

@@ -83,7 +83,7 @@ def test_unresized_pixels_are_caught(tiny_models, squares, records):
     """Coordinates of the original image while the model sees a resized one: the most common failure of other projects."""
     collator = make_collator(tiny_models["qwen2_5_vl"], squares, **BUDGET)
     original = collator.encoder.encode
-    collator.encoder.encode = lambda record, input_size: original(record, (record["height"], record["width"]))
+    collator.encoder.encode = lambda record, *sizes: original(record, (record["height"], record["width"]))
     batch = collator(as_examples(*records))
     codec = CODECS["qwen2_5_vl"]
     checked = check_batch(batch, records, collator.processor, codec, collator.grounding)
@@ -95,7 +95,7 @@ def test_coordinates_of_another_budget_are_caught(tiny_models, squares, records)
     other = make_collator(tiny_models["qwen2_5_vl"], squares, min_pixels=None, max_pixels=8_000)
     original = collator.encoder.encode
 
-    def encode(record, input_size):
+    def encode(record, *sizes):
         return original(record, expected_input_size(other.processor, (record["height"], record["width"])))
 
     collator.encoder.encode = encode

@@ -23,6 +23,12 @@ def test_voc_boxes_are_taken_as_written_and_difficult_ones_are_ignored(tmp_path,
     assert "several VOC datasets" in failure(capsys, "voc", tmp_path / "VOCdevkit", "--out", tmp_path / "o")
 
 
+def test_coco_captions_become_a_column(tmp_path, capsys):
+    source = coco(tmp_path / "in", [[[1, 2, 30, 40]], []], caption="old, rusty")
+    records, *_ = prepared(capsys, "coco", source, "--out", tmp_path / "out")
+    assert [record["objects"]["caption"] for record in records.values()] == [["old, rusty"], []]
+
+
 @pytest.mark.parametrize("filename", ["a", "a.png", "A.JPG", "", "other.jpg", "C:\\photos\\a.jpg"])
 def test_voc_images_are_found_by_the_stem(tmp_path, capsys, filename):
     root = voc(tmp_path / "in", ["a", "other"])

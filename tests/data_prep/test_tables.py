@@ -270,3 +270,12 @@ def test_openfoodfacts_tables_that_cannot_be_read(tmp_path, capsys):
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "no such file or folder" in done.stderr and "python -m data_prep nutrition" in done.stderr
+
+
+def test_csv_captions_become_a_column(tmp_path, capsys):
+    make_image(tmp_path / "in" / "a.png")
+    rows = 'a.png,1,2,30,40,cat,"old, rusty"\na.png,5,6,70,80,cat,\n'
+    (tmp_path / "in" / "boxes.csv").write_text(f"filename,xmin,ymin,xmax,ymax,class,caption\n{rows}")
+    records, _, printed = prepared(capsys, "csv", tmp_path / "in", "--out", tmp_path / "out")
+    assert records["a"]["objects"]["caption"] == ["old, rusty", None]
+    assert "not read" not in printed

@@ -37,7 +37,8 @@ def test_a_single_class_is_not_asked_twice_in_the_same_way():
 
 
 def test_the_tiles_of_the_checkpoint_stay():
-    assert {settings.tiles for settings in settings_to_generate([cat_record()], ["cat"], 640)} == {640}
+    asked = settings_to_generate([cat_record()], ["cat"], Decoding(tiles=640, teachers=2))
+    assert {(settings.tiles, settings.teachers) for settings in asked} == {(640, 2)}
 
 
 def test_the_verifier_is_tried_with_each_setting_only_where_that_is_asked_for():

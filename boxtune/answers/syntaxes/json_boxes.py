@@ -7,8 +7,17 @@ text and in any other, so that they are the same with anything around them.
 
 import json
 import re
+from collections.abc import Sequence
 
-from boxtune.answers.syntaxes.json_objects import BOX_KEYS, LABEL, OBJECT_START, TO_ASCII, scan_braces, usual_object
+from boxtune.answers.syntaxes.json_objects import (
+    BOX_KEYS,
+    CAPTION,
+    LABEL,
+    OBJECT_START,
+    TO_ASCII,
+    scan_braces,
+    usual_object,
+)
 from boxtune.answers.syntaxes.parsed import FENCE, Parsed, ParsedObject
 
 _EMPTY_ITEM = re.compile(r"[\[,]\s*+\{\}")
@@ -18,6 +27,15 @@ _EMPTY_LIST = re.compile(r"(?<![\w\"'])\[\s*+\](?![\w\"'])")
 
 def write(rows: list[list[int]], labels: list[str]) -> str:
     objects = [{BOX_KEYS[0]: row, LABEL: label} for row, label in zip(rows, labels, strict=True)]
+    return json.dumps(objects, ensure_ascii=False)
+
+
+def write_captioned(rows: list[list[int]], labels: list[str], captions: Sequence[str | None]) -> str:
+    """As `write`, with the caption of each object after its label; an object without one has no such key."""
+    objects = [
+        {BOX_KEYS[0]: row, LABEL: label} | ({CAPTION: caption} if caption else {})
+        for row, label, caption in zip(rows, labels, captions, strict=True)
+    ]
     return json.dumps(objects, ensure_ascii=False)
 
 

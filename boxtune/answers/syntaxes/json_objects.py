@@ -6,11 +6,13 @@ object stands. Every repetition in its patterns is possessive (*+, ++), so that 
 
 import json
 import re
+from bisect import bisect_left
 from typing import NamedTuple
 
 from boxtune.answers.syntaxes.parsed import NUMBER, ParsedObject, Place, read_number, read_numbers
 
 LABEL = "label"
+CAPTION = "caption"
 BOX_KEYS = ("bbox_2d", "point_2d")
 
 # Full-width and typographic punctuation, and the JSON punctuation that it stands for.
@@ -116,15 +118,16 @@ class Scanned(NamedTuple):
 class _Braces:
     """A pair of braces as far as it has been scanned.
 
-    keys: the first two keys; None stands for a list without a key. fields: the values of the box and label keys in order, None
-    while a key has no value. key: the last key, while it has no value. depth: how many lists are open; list_key: the key of
-    the outermost, items: what it holds. inner: the objects in nested braces, which count if these braces turn out to be no
-    object themselves.
+    keys: the first two keys; None stands for a list without a key. fields: the values of the box and label keys in order,
+    None while a key has no value. captions: the values of the caption key, each with the number of fields before it. key: the
+    last key, while it has no value. depth: how many lists are open; list_key: the key of the outermost, items: what it holds.
+    inner: the objects in nested braces, which count if these braces turn out to be no object themselves.
     """
 
     # A looping response has hundreds of thousands of braces; most of these values never change.
     keys: tuple[str | None, ...] = ()
     items: list[str]
+    captions: tuple[tuple[int, _Value], ...] = ()
     key: str | None = None
     list_key: str | None = None
     list_start = depth = numbers = 0
@@ -147,6 +150,8 @@ class _Braces:
         if self.key is None:
             if isinstance(content, list) and len(self.keys) < 2:
                 self.keys += (None,)
+        elif self.key == CAPTION:
+            self.captions += ((len(self.fields), _Value(content, start, end)),)
         elif self.fields and self.fields[-1] == (self.key, None):
             self.fields[-1] = (self.key, _Value(content, start, end))
         self.key = None
@@ -293,14 +298,21 @@ def _close(
 
 def _read_objects(braces: _Braces, box_key: str, problems: list[str]) -> list[ParsedObject | None]:
     """The objects of one pair of braces: one, or several if keys are doubled. The key that came first opens each of them."""
-    fields = [(key, value) for key, value in braces.fields if key in (box_key, LABEL)]
-    if not any(key == box_key and value for key, value in fields):
+    fields = [(i, key, value) for i, (key, value) in enumerate(braces.fields) if key in (box_key, LABEL)]
+    if not any(key == box_key and value for _, key, value in fields):
         return [None]
     groups: list[dict[str, _Value | None]] = []
-    for key, value in fields:
-        if not groups or key == fields[0][0] or key in groups[-1]:
+    starts: list[int] = []  # positions in `fields` at which the groups begin
+    for i, key, value in fields:
+        if not groups or key == fields[0][1] or key in groups[-1]:
             groups.append({})
+            starts.append(i)
         groups[-1][key] = value
+    for position, caption in braces.captions:
+        own = max(bisect_left(starts, position) - 1, 0)
+        if CAPTION in groups[own] and own + 1 < len(groups):
+            own += 1  # here, captions come before their objects
+        groups[own].setdefault(CAPTION, caption)
     if len(groups) > 1 or braces.keys != (box_key, LABEL):
         _note(problems, "key_order")
     has_label = braces.has_key(LABEL)
@@ -316,7 +328,16 @@ def _read_object(group: dict[str, _Value | None], box_key: str, has_label: bool,
     if float in map(type, numbers):
         _note(problems, "float")
     name, span = _read_label(label) if label else ("", (box.end, box.end))
-    return ParsedObject(numbers, name if has_label else None, Place((box.start + 1, box.end - 1), span))
+    caption, caption_span = _read_caption(group.get(CAPTION))
+    place = Place((box.start + 1, box.end - 1), span, caption_span)
+    return ParsedObject(numbers, name if has_label else None, place, caption)
+
+
+def _read_caption(value: _Value | None) -> tuple[str | None, tuple[int, int]]:
+    """(the caption that a string spells, its place); None if there is none or null, "" if it cannot be read."""
+    if value is None or value.content == "null":
+        return None, (0, 0)
+    return _read_label(value)
 
 
 def _read_item(item: str, problems: list[str]) -> int | float | str | None:

@@ -15,26 +15,36 @@ _MAX_NUMBER_LENGTH = 400
 
 
 class Place(NamedTuple):
-    """Position of an object in the text of a response: (start, end) of its numbers and of its label, in characters."""
+    """Position of an object in the text of a response: (start, end) of its numbers and of its label, in characters.
+
+    caption: the same of its caption; (0, 0) if it has none.
+    """
 
     numbers: tuple[int, int]
     label: tuple[int, int]
+    caption: tuple[int, int] = (0, 0)
+
+    @property
+    def end(self) -> int:
+        """The end of the object's numbers, label or caption, whichever comes last."""
+        return max(self.numbers[1], self.label[1], self.caption[1])
 
     def moved(self, offset: int) -> "Place":
         """The same place in a text with `offset` more characters before it."""
-        (a, b), (c, d) = self
-        return Place((a + offset, b + offset), (c + offset, d + offset))
+        (a, b), (c, d), (e, f) = self
+        return Place((a + offset, b + offset), (c + offset, d + offset), (e + offset, f + offset) if f else (0, 0))
 
 
 class ParsedObject(NamedTuple):
     """One object as written, not validated: `values` may have any length and types.
 
-    label: None if the object has none; "" if there is one that cannot be read.
+    label: None if the object has none; "" if there is one that cannot be read. caption: the same of its caption.
     """
 
     values: Sequence[object]
     label: str | None
     place: Place
+    caption: str | None = None
 
 
 @dataclass
