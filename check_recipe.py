@@ -44,7 +44,10 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(model_options.model_name_or_path, model_options.model_revision)
     data_dir = Path(options.data_dir)
     prepare_once(data_dir, options.data_format, options.data_source, options.data_args, print)
-    info, splits = read_info(data_dir), read_examples(data_dir, options.object_order, options.tiles, options.captions)
+    info, splits = (
+        read_info(data_dir),
+        read_examples(data_dir, options.object_order, options.tiles, options.captions, options.train_images),
+    )
     for warning in untrained_warnings(read_splits(data_dir), info["classes"]):
         print(f"warning: {warning}", file=sys.stderr)
 

@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         prepare_once(data_dir, options.data_format, options.data_source, options.data_args, say)
     info = read_info(data_dir)
     classes, descriptions = info["classes"], info.get("descriptions", {})
-    splits = read_examples(data_dir, options.object_order, options.tiles, options.captions)
+    splits = read_examples(data_dir, options.object_order, options.tiles, options.captions, options.train_images)
 
     # ---- Examples and their lengths
     processor = load_processor(

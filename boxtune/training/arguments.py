@@ -58,6 +58,10 @@ class BoxtuneArguments:
             "choices": ["source", "raster", "area", "random"],
         },
     )
+    train_images: int = field(
+        default=0,
+        metadata={"help": "Train on a fixed random sample of at most this many images, as for a first try; 0 for all."},
+    )
     augment: list[str] | None = field(
         default=None,
         metadata={

@@ -1,5 +1,6 @@
 """The examples of a run: records in the recipe's order, and which of them fit max_length."""
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +34,19 @@ class Examples:
     max_new_tokens: int
 
 
-def read_examples(data_dir: Path, object_order: str, tiles: int = 0, captions: bool = False) -> Splits:
+def read_examples(
+    data_dir: Path, object_order: str, tiles: int = 0, captions: bool = False, train_images: int = 0
+) -> Splits:
     """The records of train and, if it exists, validation; with `tiles`, train has the tiles of its images, too.
+
+    train_images: if it is not 0, train is a fixed random sample of at most this many images.
 
     Raises UserError if train is empty, images are missing or, with `captions`, objects' captions cannot be used.
     """
     splits = read_splits(data_dir, ("train", "validation"))
+    if train_images and len(splits.get("train", [])) > train_images:
+        drawn = sorted(random.Random(0).sample(range(len(splits["train"])), train_images))
+        splits["train"] = [splits["train"][i] for i in drawn]
     if tiles and splits.get("train"):
         splits["train"] = _with_tiles(splits["train"], tiles)
     splits = {split: [in_order(record, object_order) for record in records] for split, records in splits.items()}

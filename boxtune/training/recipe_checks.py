@@ -58,7 +58,7 @@ _RANGES = (
         "iou_loss_weight", "fp_loss_weight", "fn_loss_weight", "noise_objects", "end_token_weight",
         "detection_bbox_weight", "detection_giou_weight", "detection_objectness_weight",
         "detection_caption_weight", *RATE_KEYS, "detection_freeze_epochs", "vision_warmup_steps", "recovery_steps",
-        "num_virtual_tokens",
+        "num_virtual_tokens", "train_images",
     )),
     ("must be from 0 to 1", lambda value: 0 <= value <= 1, (
         "lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor", "teacher_ratio",

@@ -47,3 +47,11 @@ def test_a_run_on_tiles_trains_and_is_evaluated_with_the_same_tiles(squares, tmp
     [line] = (run / "eval" / "predictions.jsonl").read_text().splitlines()
     parts = json.loads(line)["parts"]
     assert parts[0]["tile"] is None and all(part["tile"][2] - part["tile"][0] <= 100 for part in parts[1:])
+
+
+def test_a_sample_of_the_training_images_is_fixed_and_leaves_validation_whole(squares):
+    everything, sample, again = (read_examples(squares, "source", train_images=count) for count in (0, 5, 5))
+    assert sample == again and len(sample["train"]) == 5
+    assert all(record in everything["train"] for record in sample["train"])
+    assert sample["validation"] == everything["validation"]
+    assert read_examples(squares, "source", train_images=1000) == everything
