@@ -58,7 +58,9 @@ def make_trainer(data_dir: str, options: tuple[str, ...]) -> DetectionTrainer:
     collator = DetectionCollator(processor, grounding, folder, variation)
     arguments = setup.trainer_arguments(recipe, examples.splits, grounding.max_pixels, [])
     model, losses = setup.build_model(recipe, config), setup.choose_losses(recipe)
-    trainer = setup.build_trainer(recipe, arguments, model, collator, examples, None, *losses)
+    trainer = setup.build_trainer(
+        recipe, arguments, model, collator, examples, None, *losses, setup.choose_rates(recipe)
+    )
     trainer.model.train()
     return trainer
 

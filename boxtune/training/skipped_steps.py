@@ -110,6 +110,12 @@ class SkippedSteps(TrainerCallback):
         args.max_grad_norm = self.max_grad_norm  # a checkpoint saves the arguments
 
     def on_train_end(self, args, state, control, **kwargs):
+        """Raises UserError if the run ends in skipped steps: such weights are finite, but their losses are not."""
+        if self.in_a_row > 1:
+            raise UserError(
+                f"training diverged: the last {self.in_a_row} of {state.global_step} steps were skipped, because the loss or a "
+                f"gradient was not finite. The final model was not saved; lower learning_rate or raise warmup_steps."
+            )
         if self.total:
             say(
                 f"note: {self.total} of {state.global_step} steps were skipped, because the loss or a gradient was not finite"

@@ -468,6 +468,9 @@ class DetectionTrainer(SFTTrainer):
     def _save_checkpoint(self, model, trial) -> None:
         """Save a complete checkpoint or none: a full disk must not leave one that resuming would pick up."""
         self.require_finite()
+        if self.skipped_steps.in_a_row > 1:
+            say(f"note: no checkpoint at step {self.state.global_step}, because the last steps were skipped")
+            return
         try:
             super()._save_checkpoint(model, trial)
         except Exception as error:  # whatever the error, no partial checkpoint may remain

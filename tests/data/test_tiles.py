@@ -137,4 +137,4 @@ def test_objects_of_a_tile_are_in_the_order_that_they_have_there():
 @pytest.mark.parametrize("value", [{"tile": [0, 0, 1, 1]}, "T32"])
 def test_a_dataset_cannot_use_the_key_of_tiles(value):
     record = make_record("a", "a.png", 200, 200, []) | {"cut_from": value}
-    assert record_problems(record) == ["'a': the key cut_from stands for tiles in memory; rename it"]
+    assert record_problems(record) == ["'a': the key cut_from exists in memory only; rename it"]

@@ -52,15 +52,17 @@ def adapted_parts(recipe: Recipe) -> set[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_trains_two_steps_on_the_tiny_model(name, squares, tmp_path):
     recipe = load_recipe(["--config", name, "--overlay", "tiny"])
-    run = train(squares, tmp_path / "run", config=name, overlay="tiny")
+    run = train(squares, tmp_path / "run", "--load_best_model_at_end", "false", config=name, overlay="tiny")
 
     losses = [entry["loss"] for entry in log_history(run) if "loss" in entry]
     assert len(losses) == 2
-    assert all(0 < loss < 20 for loss in losses)
+    most = 80 if recipe.options.detection_head else 20  # the terms of a new head are added
+    assert all(0 < loss < most for loss in losses)
     adapter = load_file(run / "final" / "adapter_model.safetensors")
     assert all(tensor.dtype == torch.float32 for tensor in adapter.values())
-    # lora_B starts at zero, and two steps must change all of them.
-    assert all(tensor.abs().max() > 0 for key, tensor in adapter.items() if "lora_B" in key)
+    if not recipe.options.phases:  # whose first steps may leave LoRA as it is
+        # lora_B starts at zero, and two steps must change all of them.
+        assert all(tensor.abs().max() > 0 for key, tensor in adapter.items() if "lora_B" in key)
 
     info = json.loads((run / "final" / "run.json").read_text())
     linears = {part: sum(found.values()) for part, found in info["modules"]["adapted"].items()}
