@@ -1,7 +1,8 @@
 """What the detection head finds, against generated text: python -m benchmarks.detection_head nutrition [--seeds 0 1 2] [--write]
 
-For every seed, a recipe is trained with and without a head. Each checkpoint is evaluated on test by each decoder that it has.
-The run without a head gets as many more steps as its time allows: as long as a step with a head takes longer.
+For every seed, a recipe is trained without a head, with a head that only reads the model, and with one that trains it too. Each
+checkpoint is evaluated on test by each decoder that it has. The run without a head gets as many more steps as its time allows: as
+long as a step with a head takes longer.
 
 AP and AP50 count all boxes, those of the head from a score of FLOOR. F1, false positives and false negatives count the boxes
 above the checkpoint's threshold, which was chosen on validation. Seconds per image are those of evaluation on one thread, all in
@@ -110,10 +111,12 @@ def one_seed(experiment: Experiment, seed: int, batch_size: int) -> list[Row]:
     alone, alone_seconds = train(
         experiment.recipe, seed, "--detection_head", "false", "--max_steps", experiment.text_steps
     )
-    joint, joint_seconds = train(experiment.recipe, seed)
+    reading, reading_seconds = train(experiment.recipe, seed)
+    joint, joint_seconds = train(experiment.recipe, seed, "--detection_trains_model", "true")
     return [
         *rows_of("without a head", alone, alone_seconds, (TEXT,), batch_size),
-        *rows_of("with a head", joint, joint_seconds, DECODERS, batch_size),
+        *rows_of("with a head that reads", reading, reading_seconds, DECODERS, batch_size),
+        *rows_of("trained jointly", joint, joint_seconds, DECODERS, batch_size),
     ]
 
 

@@ -237,7 +237,7 @@ class BoxtuneArguments:
         default=1.0, metadata={"help": "Weight of the head's focal loss on objectness and class."}
     )
     detection_trains_model: bool = field(
-        default=True,
+        default=False,
         metadata={
             "help": "Whether the head's loss also trains the model. false: the head only reads it, and the text is that of "
             "training without a head."

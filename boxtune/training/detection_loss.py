@@ -50,7 +50,7 @@ class DetectionLoss:
     giou: float = 2.0
     objectness: float = 1.0
     caption: float = 0.0
-    trains_model: bool = True
+    trains_model: bool = False
 
     def terms(self, found: Found, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """{term: its unweighted sum over boxes or queries of all layers}; not yet divided by the number of boxes.

@@ -38,6 +38,7 @@ def run(data, tmp_path_factory) -> Path:
     """A run of six steps, which calibrates on validation."""
     out = tmp_path_factory.mktemp("head") / "run"
     options = ["--max_steps", 6, "--save_strategy", "steps", "--save_steps", 3, "--eval_images", 4]
+    options += ["--detection_trains_model", "true"]
     return train(data, out, *options, "--per_device_train_batch_size", 2, config="tiny_detection_head")
 
 
@@ -86,6 +87,7 @@ def test_from_annotations_to_detections(data, run, tmp_path, capsys):
 def test_a_resumed_run_ends_with_the_same_head(data, run, tmp_path):
     # resumed from step 3 of the same six
     options = ["--max_steps", 6, "--save_strategy", "no", "--eval_images", 4, "--per_device_train_batch_size", 2]
+    options += ["--detection_trains_model", "true"]
     options += ["--resume_from_checkpoint", run / "checkpoint-3"]
     other = train(data, tmp_path / "run", *options, config="tiny_detection_head")
     for name in ("adapter_model.safetensors", f"{HEAD_FOLDER}/model.safetensors"):
@@ -138,7 +140,7 @@ def test_the_base_and_a_checkpoint_without_head_refuse_its_decoders(run, squares
 def test_a_head_that_only_reads_leaves_the_text_as_without_a_head(squares, tmp_path):
     """The adapter is bit-equal: neither gradient nor clipping of the head reaches it."""
     plain = train(squares, tmp_path / "plain")
-    options = ["--detection_head", "true", "--detection_trains_model", "false"]
+    options = ["--detection_head", "true"]
     reading = train(squares, tmp_path / "reading", *options)
     both = [load_file(run / "final" / "adapter_model.safetensors") for run in (plain, reading)]
     assert all(torch.equal(both[0][key], both[1][key]) for key in both[0])
