@@ -271,6 +271,9 @@ def _notes_on_idle_keys(values: dict, options: BoxtuneArguments, model: ModelCon
         notes.append(f"use_peft: false trains all weights; these keys have no effect: {', '.join(idle)}")
     if idle := [key for key in values if key.startswith("prompt_tuning_") and not options.num_virtual_tokens]:
         notes.append(f"num_virtual_tokens: 0 trains no soft prompt; these keys have no effect: {', '.join(idle)}")
+    of_head = [key for key in values if key.startswith("detection_") and key != "detection_head"]
+    if of_head and not options.detection_head:
+        notes.append(f"detection_head: false trains no head; these keys have no effect: {', '.join(of_head)}")
     sampling = [key for key in values if key in ("grounding_every", "grounding_samples")]
     if sampling and options.grounding_mode == "teacher_forced":
         notes.append(

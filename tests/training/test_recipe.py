@@ -226,6 +226,16 @@ def test_sampling_keys_without_sampling_are_noted():
     assert load_recipe(["--config", "tiny_nutrition_qlora", *options, "--grounding_mode", "policy"]).notes == []
 
 
+def test_keys_of_a_head_that_is_not_there_are_named(tmp_path):
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("detection_queries: 50\n")
+    words = ["--config", "tiny_nutrition_qlora", "--overlay", str(overlay)]
+    notes = "\n".join(load_recipe(words).notes)
+    assert "these keys have no effect: detection_queries" in notes
+    used = load_recipe([*words, "--detection_head", "true"]).notes
+    assert not any("no effect" in note for note in used)
+
+
 def test_unquoted_no_in_yaml_is_the_word_no(tmp_path):
     """YAML 1.1 reads it as false."""
     path = tmp_path / "mine.yaml"
