@@ -98,6 +98,11 @@ def raster_order(boxes_xyxy: list[list[float]]) -> list[int]:
     return sorted(range(len(boxes_xyxy)), key=lambda i: (boxes_xyxy[i][1], boxes_xyxy[i][0]))
 
 
+def fixed_sample(records: list[Record], count: int) -> list[Record]:
+    """At most `count` of the records, always the same ones, in their order."""
+    return [records[i] for i in sorted(random.Random(0).sample(range(len(records)), min(count, len(records))))]
+
+
 def in_order(record: Record, order: str) -> Record:
     """The record with its objects in another order.
 

@@ -20,7 +20,7 @@ from boxtune.inference.batches import in_batches
 from boxtune.inference.generation import generate_answers, largest_first
 from boxtune.models.detection_head import PROPOSAL_IOU, Found, label_embeddings, seen_in
 from boxtune.models.head_files import detection_head
-from boxtune.models.language_states import language_states
+from boxtune.models.language_states import below_adapter, language_states
 
 # Objects of the head with a lower score are never merged with those of the text.
 LEAST_SCORE = 0.01
@@ -67,7 +67,7 @@ def find_objects(
     model: PreTrainedModel | PeftModel, collator: DetectionCollator, batch: dict[str, torch.Tensor]
 ) -> Found:
     """What the head finds in a batch of prompts. Its classes are those of the checkpoint."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = below_adapter(model)
     with language_states(base) as states:
         model(**batch, use_cache=False, logits_to_keep=1)
     merge_size = collator.processor.image_processor.merge_size
@@ -105,7 +105,7 @@ def _captions(
     model: PreTrainedModel | PeftModel, collator: DetectionCollator, found: Found, queries: list[list[int]]
 ) -> list[list[str] | None]:
     """The captions of the `queries` of each image; None for each image if the head writes no captions."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = below_adapter(model)
     decoder = detection_head(base).captions
     if decoder is None:
         return [None] * len(queries)

@@ -171,7 +171,6 @@ class DetectionHead(nn.Module):
         vision = self.into["vision"](self.adapters["vision"](vision))
         hidden = self.into["hidden"](self.adapters["hidden"](hidden))
         of_image, _ = _rows(seen.is_image[..., None], seen.is_question)  # (N, M, 1)
-        of_image = of_image & is_hidden[..., None]
         centers = token_centers(seen.grids).to(vision.device)
         place = self.position(_waves(centers, self.shape.hidden_size // 2))
         hidden_place = torch.zeros_like(hidden).masked_scatter(of_image, place[is_vision])

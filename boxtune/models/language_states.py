@@ -4,10 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from boxtune.models.config import family_of
+
+
+def below_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The model below its adapter, if it has one: backbone and LM head."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from boxtune.answers.virtual_tokens import virtual_tokens
 from boxtune.common.errors import UserError, reading
+from boxtune.models.language_states import below_adapter
 
 FILE_NAME = "prompt_embeddings.safetensors"
 KEY = "prompt_embeddings"
@@ -99,7 +100,7 @@ def random_embeddings(weight: Tensor, count: int, seed: int) -> Tensor:
 
 def attach(model: PreTrainedModel | PeftModel, soft_prompt: SoftPrompt) -> None:
     """Make the soft prompt part of the model below its adapter, which must be there already: PEFT freezes what it finds."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = below_adapter(model)
     layer = base.get_input_embeddings()
     base.soft_prompt = soft_prompt.to(layer.weight.device)
     layer.register_forward_hook(lambda module, args, embedded: soft_prompt(args[0], embedded))

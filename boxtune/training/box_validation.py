@@ -1,7 +1,6 @@
 """Box metrics during training: a fixed validation sample, predicted at every evaluation and scored as in evaluate.py."""
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterable
 
@@ -15,7 +14,7 @@ from boxtune.answers.predictions import Prediction
 from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import UserError
 from boxtune.data.questions import as_asked
-from boxtune.data.records import Record
+from boxtune.data.records import Record, fixed_sample
 from boxtune.inference.generation import generate_answers
 from boxtune.inference.head_answers import head_answers
 from boxtune.metrics.average_precision import all_classes, evaluate_coco
@@ -39,8 +38,7 @@ Ask = Callable[[PreTrainedModel | PeftModel, DetectionCollator, list[Record], in
 
 def drawn_records(records: list[Record], count: int) -> list[Record]:
     """A fixed random sample of at most `count` records, reduced to the objects that evaluation asks for."""
-    drawn = sorted(random.Random(0).sample(range(len(records)), min(count, len(records))))
-    return [as_asked(records[i]) for i in drawn]
+    return [as_asked(record) for record in fixed_sample(records, count)]
 
 
 def require_objects(metric: str, records: list[Record], count: int) -> None:

@@ -1,6 +1,5 @@
 """The examples of a run: records in the recipe's order, and which of them fit max_length."""
 
-import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from boxtune.common.errors import UserError
 from boxtune.common.problems import list_problems
 from boxtune.data.dataset import read_splits
 from boxtune.data.record_checks import caption_problem
-from boxtune.data.records import CAPTION, Record, answer_captions, image_path, in_order, object_columns
+from boxtune.data.records import CAPTION, Record, answer_captions, fixed_sample, image_path, in_order, object_columns
 from boxtune.data.tiles import tile_of, training_views
 from boxtune.training.console import say
 from boxtune.training.recipe import Recipe
@@ -44,9 +43,8 @@ def read_examples(
     Raises UserError if train is empty, images are missing or, with `captions`, objects' captions cannot be used.
     """
     splits = read_splits(data_dir, ("train", "validation"))
-    if train_images and len(splits.get("train", [])) > train_images:
-        drawn = sorted(random.Random(0).sample(range(len(splits["train"])), train_images))
-        splits["train"] = [splits["train"][i] for i in drawn]
+    if train_images and splits.get("train"):
+        splits["train"] = fixed_sample(splits["train"], train_images)
     if tiles and splits.get("train"):
         splits["train"] = _with_tiles(splits["train"], tiles)
     splits = {split: [in_order(record, object_order) for record in records] for split, records in splits.items()}

@@ -242,6 +242,19 @@ def head_shape(recipe: Recipe, model: PreTrainedModel) -> HeadShape | None:
     )
 
 
+def make_detection_loss(options: BoxtuneArguments) -> DetectionLoss | None:
+    """The loss of the detection head; None if the recipe asks for none."""
+    if not options.detection_head:
+        return None
+    return DetectionLoss(
+        bbox=options.detection_bbox_weight,
+        giou=options.detection_giou_weight,
+        objectness=options.detection_objectness_weight,
+        caption=options.detection_caption_weight,
+        trains_model=options.detection_trains_model,
+    )
+
+
 def choose_rates(recipe: Recipe) -> LearningRates:
     """The learning rates of the model's parts. Raises UserError if the recipe has any under FSDP or DeepSpeed.
 
@@ -400,15 +413,7 @@ def build_trainer(
             lora.lora_r, lora.lora_alpha, lora.lora_dropout, targets, lora.use_rslora, options.lora_bias
         )
     validation = splits.get("validation")
-    detection_loss = None
-    if options.detection_head:
-        detection_loss = DetectionLoss(
-            bbox=options.detection_bbox_weight,
-            giou=options.detection_giou_weight,
-            objectness=options.detection_objectness_weight,
-            caption=options.detection_caption_weight,
-            trains_model=options.detection_trains_model,
-        )
+    detection_loss = make_detection_loss(options)
     with accepting(f"{recipe.name}: the trainer rejects a value"):
         trainer = DetectionTrainer(
             model=model,

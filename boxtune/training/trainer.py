@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from transformers import EarlyStoppingCallback
@@ -19,7 +18,7 @@ from boxtune.common.errors import UserError, accepting, is_out_of_space, reading
 from boxtune.families import FAMILIES
 from boxtune.models.detection_head import HeadShape, label_embeddings, seen_in
 from boxtune.models.head_files import attach_head, detection_head, is_of_head, load_head, save_head, without_head
-from boxtune.models.language_states import LanguageStates, language_states
+from boxtune.models.language_states import LanguageStates, below_adapter, language_states
 from boxtune.models.soft_prompt import SoftPrompt, attach, save_soft_prompt, soft_prompt_of
 from boxtune.training.box_validation import BoxValidation
 from boxtune.training.console import say
@@ -225,8 +224,7 @@ class DetectionTrainer(SFTTrainer):
 
     def _base(self) -> torch.nn.Module:
         """The model below its adapters: backbone and LM head."""
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if isinstance(model, PeftModel) else model
+        return below_adapter(self.accelerator.unwrap_model(self.model))
 
     def _reweight_end_tokens(
         self, lm_loss: Tensor, hidden: Tensor, labels: Tensor, targets: dict[str, Tensor], num_items_in_batch
