@@ -24,7 +24,7 @@ from boxtune.data.dataset import read_info, read_splits
 from boxtune.models.config import load_config
 from boxtune.models.libraries import quiet_libraries
 from boxtune.models.processors import load_processor
-from boxtune.training import setup
+from boxtune.training import setup_examples
 from boxtune.training.examples import longest_with_teachers, measure_splits, read_examples
 from boxtune.training.recipe import load_recipe
 from data_prep.pipeline.dataset_warnings import untrained_warnings
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     processor = load_processor(
         model_options.model_name_or_path, model_options.model_revision, options.min_pixels, options.max_pixels
     )
-    encoder = setup.make_encoder(recipe, config, processor, info["classes"])
+    encoder = setup_examples.make_encoder(recipe, config, processor, info["classes"])
     lengths_by_split = measure_splits(splits, encoder, options.noise_objects)
     lengths_by_split["train"] = longest_with_teachers(recipe, lengths_by_split["train"])
     lengths = [entry for entries in lengths_by_split.values() for entry in entries]
@@ -63,10 +63,10 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- Labels of some training examples, decoded back to boxes
     budget = answer_budget(lengths_by_split["train"])
-    grounding = setup.make_grounding(recipe, encoder, splits["train"], info["classes"], None, budget)
+    grounding = setup_examples.make_grounding(recipe, encoder, splits["train"], info["classes"], None, budget)
     collator = DetectionCollator(processor, grounding, data_dir)
     sample = random.Random(recipe.training.seed).sample(splits["train"], min(SAMPLES, len(splits["train"])))
-    if teachers := setup.make_teachers(recipe, splits["train"]):
+    if teachers := setup_examples.make_teachers(recipe, splits["train"]):
         sample = [teachers(record) for record in sample]
     examples = []
     for start in range(0, len(sample), BATCH_SIZE):

@@ -23,7 +23,7 @@ from boxtune.models.describing import describe_modules
 from boxtune.models.libraries import quiet_libraries
 from boxtune.models.processors import load_processor
 from boxtune.models.quantization import require_dense, require_full_precision
-from boxtune.training import setup
+from boxtune.training import setup, setup_examples, setup_losses
 from boxtune.training.console import say
 from boxtune.training.examples import fit_lengths, read_examples
 from boxtune.training.machine import require_machine
@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     if model_options.load_in_4bit:
         require_dense(family, config, model_options.model_name_or_path)
     require_whole_embeddings(recipe)
-    box_losses, policy_loss = setup.choose_losses(recipe)
-    rates = setup.choose_rates(recipe)
+    box_losses, policy_loss = setup_losses.choose_losses(recipe)
+    rates = setup_losses.choose_rates(recipe)
 
     # ---- Run folder
     output_dir = Path(recipe.training.output_dir)
@@ -80,14 +80,14 @@ def main(argv: list[str] | None = None) -> None:
     processor = load_processor(
         model_options.model_name_or_path, model_options.model_revision, options.min_pixels, options.max_pixels
     )
-    encoder = setup.make_encoder(recipe, config, processor, classes)
+    encoder = setup_examples.make_encoder(recipe, config, processor, classes)
     max_pixels = processor.image_processor.size["longest_edge"]
-    variation = setup.make_variation(recipe, splits["train"], classes, max_pixels, descriptions)
+    variation = setup_examples.make_variation(recipe, splits["train"], classes, max_pixels, descriptions)
     examples = fit_lengths(recipe, splits, encoder)
-    grounding = setup.make_grounding(
+    grounding = setup_examples.make_grounding(
         recipe, encoder, splits["train"], classes, variation, examples.max_new_tokens, descriptions
     )
-    teachers = setup.make_teachers(recipe, examples.splits["train"])
+    teachers = setup_examples.make_teachers(recipe, examples.splits["train"])
     collator = DetectionCollator(processor, grounding, data_dir, variation, teachers=teachers)
     box_validation = setup.make_box_validation(recipe, collator, examples.splits)
 

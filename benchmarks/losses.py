@@ -24,7 +24,7 @@ from boxtune.data.dataset import read_info
 from boxtune.models.config import load_config
 from boxtune.models.libraries import quiet_libraries
 from boxtune.models.processors import load_processor
-from boxtune.training import setup
+from boxtune.training import setup, setup_examples, setup_losses
 from boxtune.training.examples import fit_lengths, read_examples
 from boxtune.training.recipe import load_recipe
 from boxtune.training.trainer import DetectionTrainer
@@ -51,15 +51,19 @@ def make_trainer(data_dir: str, options: tuple[str, ...]) -> DetectionTrainer:
     prepare_once(folder, values.data_format, values.data_source, values.data_args, print)
     classes, splits = read_info(folder)["classes"], read_examples(folder, values.object_order, values.tiles)
     processor = load_processor(name, revision, values.min_pixels, values.max_pixels)
-    encoder = setup.make_encoder(recipe, config, processor, classes)
-    variation = setup.make_variation(recipe, splits["train"], classes, processor.image_processor.size["longest_edge"])
+    encoder = setup_examples.make_encoder(recipe, config, processor, classes)
+    variation = setup_examples.make_variation(
+        recipe, splits["train"], classes, processor.image_processor.size["longest_edge"]
+    )
     examples = fit_lengths(recipe, splits, encoder)
-    grounding = setup.make_grounding(recipe, encoder, splits["train"], classes, variation, examples.max_new_tokens)
+    grounding = setup_examples.make_grounding(
+        recipe, encoder, splits["train"], classes, variation, examples.max_new_tokens
+    )
     collator = DetectionCollator(processor, grounding, folder, variation)
     arguments = setup.trainer_arguments(recipe, examples.splits, grounding.max_pixels, [])
-    model, losses = setup.build_model(recipe, config), setup.choose_losses(recipe)
+    model, losses = setup.build_model(recipe, config), setup_losses.choose_losses(recipe)
     trainer = setup.build_trainer(
-        recipe, arguments, model, collator, examples, None, *losses, setup.choose_rates(recipe)
+        recipe, arguments, model, collator, examples, None, *losses, setup_losses.choose_rates(recipe)
     )
     trainer.model.train()
     return trainer

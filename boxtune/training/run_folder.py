@@ -12,9 +12,10 @@ from boxtune.common.files import replace_folder
 from boxtune.common.problems import join_names
 from boxtune.models.generation_config import greedy_config
 from boxtune.reports.model_card import model_name, write_card
+from boxtune.training.checkpoint_trainer import RESUME_REMEDY
 from boxtune.training.last_checkpoint import last_whole_checkpoint
 from boxtune.training.recipe import Recipe
-from boxtune.training.trainer import RESUME_REMEDY, DetectionTrainer
+from boxtune.training.trainer import DetectionTrainer
 
 # Subfolders that a run creates.
 RUN_FOLDERS = (f"{PREFIX_CHECKPOINT_DIR}-*", "final", "final_merged", "eval", "eval_*")

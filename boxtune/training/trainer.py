@@ -1,28 +1,22 @@
-"""DetectionTrainer: TRL's SFTTrainer with box losses, fp32 adapters, box metrics and complete checkpoints."""
-
-import shutil
-from pathlib import Path
+"""DetectionTrainer: TRL's SFTTrainer with box losses, learning rates by part, and box metrics at every evaluation."""
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from transformers import EarlyStoppingCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import SFTTrainer
 
-from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import Prediction
 from boxtune.batching.box_targets import target_counts
 from boxtune.batching.encoder import IGNORE_INDEX
-from boxtune.common.errors import UserError, accepting, is_out_of_space, reading
+from boxtune.common.errors import UserError, accepting
 from boxtune.families import FAMILIES
-from boxtune.models.detection_head import HeadShape, label_embeddings, seen_in
-from boxtune.models.head_files import attach_head, detection_head, is_of_head, load_head, save_head, without_head
-from boxtune.models.language_states import LanguageStates, below_adapter, language_states
-from boxtune.models.soft_prompt import SoftPrompt, attach, save_soft_prompt, soft_prompt_of
+from boxtune.models.head_files import is_of_head
+from boxtune.models.language_states import language_states
 from boxtune.training.box_validation import BoxValidation
+from boxtune.training.checkpoint_trainer import CheckpointTrainer
 from boxtune.training.console import say
-from boxtune.training.detection_loss import DetectionLoss, caption_loss
+from boxtune.training.detection_loss import DetectionLoss
+from boxtune.training.gradient_shares import GradientShares
+from boxtune.training.head_terms import head_terms
 from boxtune.training.kept_state import keeping_state
 from boxtune.training.losses import BoxLosses
 from boxtune.training.memory import memory_gb
@@ -30,83 +24,54 @@ from boxtune.training.parameter_groups import GroupRates, describe_rates, freeze
 from boxtune.training.phases import LearningRates
 from boxtune.training.policy import PolicyLoss
 from boxtune.training.skipped_steps import OTHER_PRECISION, SkippedSteps
-from boxtune.training.soft_prompt import load_soft_prompt
 from boxtune.training.teacher_loss import count_tokens, split_lm_loss, token_log_probs
 from boxtune.training.tracked_images import log_images
-
-RESUME_REMEDY = (
-    "Resume from an earlier checkpoint (--resume_from_checkpoint DIR) with the model and LoRA settings it was trained with, "
-    "or start over with --overwrite_output_dir true."
-)
 
 # Number of validation images that are sent to the trackers at each evaluation.
 TRACKED_IMAGES = 8
 
 
-class DetectionTrainer(SFTTrainer):
-    """SFTTrainer that saves grounding.json with every checkpoint, evaluates boxes and adds box losses.
+class DetectionTrainer(CheckpointTrainer):
+    """CheckpointTrainer that evaluates boxes and adds the losses of boxes and of the detection head.
 
-    `soft_prompt` is trained and saved with the adapter. `box_validation` generates boxes at every evaluation. `box_losses` are
-    added for batches that hold `targets`, `policy_loss` for batches that hold `asked`, `detection_loss` for those that hold
-    `head_targets` (see DetectionCollator.for_losses). `head_shape`: a new detection head is trained with the model.
-    `learning_rates`: of the model's parts. `skipped_steps`: decides which steps are skipped. Other arguments are SFTTrainer's.
+    `box_validation` generates boxes at every evaluation. `box_losses` are added for batches that hold `targets`, `policy_loss`
+    for batches that hold `asked`, `detection_loss` for those that hold `head_targets` (see DetectionCollator.for_losses).
+    `learning_rates`: of the model's parts. `skipped_steps`: decides which steps are skipped. Other arguments are
+    CheckpointTrainer's.
     """
 
     def __init__(
         self,
         *args,
-        grounding: Grounding,
         learning_rates: LearningRates,
         skipped_steps: SkippedSteps,
-        adapter_dtype: torch.dtype = torch.float32,
-        soft_prompt: SoftPrompt | None = None,
         box_validation: BoxValidation | None = None,
         box_losses: BoxLosses | None = None,
         policy_loss: PolicyLoss | None = None,
         detection_loss: DetectionLoss | None = None,
-        head_shape: HeadShape | None = None,
         **kwargs,
     ):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, skipped_steps=skipped_steps, **kwargs)
         # SFTTrainer divides its loss by the number of tokens in the whole step only if this is set. Trainer sets it from the
         # signature of the model class, and only that of Qwen2-VL qualifies. Without it, a short response would weigh as much as
         # a long one whenever a step has several micro-batches or processes.
         self.model_accepts_loss_kwargs = True
-        self.grounding = grounding
         self.box_losses = box_losses
         self.policy_loss = policy_loss
         self.detection_loss = detection_loss
-        # Squared norm of each weighted term's gradient on the last hidden states, summed since the last log entry.
-        self.gradient_squares: dict[str, Tensor] = {}
+        self.gradient_shares = GradientShares()
         self.digit_ids = self.processing_class.tokenizer.convert_tokens_to_ids(list("0123456789"))
         self.box_validation = box_validation
-        self.adapter_dtype = adapter_dtype
-        self.learning_rates, self.skipped_steps = learning_rates, skipped_steps
+        self.learning_rates = learning_rates
         self.group_rates = GroupRates(learning_rates, skipped_steps)
         self.head_grad_norm: Tensor | float = 0.0  # of the detection head, which is clipped by itself
         self.add_callback(skipped_steps)
         self.add_callback(self.group_rates)
-        if soft_prompt:
-            attach(self.model, soft_prompt)
-        if head_shape:  # after PEFT has wrapped the model, so that it neither freezes nor saves the head
-            attach_head(self._base(), head_shape)
         if learning_rates:
             say(describe_rates(self.model, learning_rates))
             freeze(self.model, learning_rates)
         self._cast_adapters()
         self._detach_frozen_tower()
-
-    def _cast_adapters(self) -> None:
-        """Cast the trained weights to `adapter_dtype`. The detection head stays in float32.
-
-        TRL casts the adapters of a 4-bit model to bf16. Small updates round to zero there, and a GradScaler rejects bf16.
-        FSDP2 shards each tensor by itself. FSDP1 needs a single dtype, so there the adapters stay as TRL made them.
-        """
-        if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
-            return
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and not is_of_head(name):
-                parameter.data = parameter.data.to(self.adapter_dtype)
 
     def _detach_frozen_tower(self) -> None:
         """Cut the gradient at the input of a frozen vision tower.
@@ -193,7 +158,13 @@ class DetectionTrainer(SFTTrainer):
                 num_items_in_batch = self.step_tokens[1] * self._processes
             terms["lm"] = self._reweight_end_tokens(lm_loss, hidden, inputs["labels"], targets, num_items_in_batch)
             terms |= self._box_terms(hidden, targets, in_step)
-        found = self._head_terms(states[0], inputs, head_targets, in_step) if head_targets is not None else {}
+        found = {}
+        if head_targets is not None:
+            boxes = self.step_boxes if in_step else max(1, len(head_targets["boxes"]))
+            examples = len(inputs["input_ids"]) * micro_batches
+            found = head_terms(
+                self._base(), self.data_collator, self.detection_loss, states[0], inputs, head_targets, boxes, examples
+            )
         logged = terms | {f"detection_{name}": term for name, term in found.items()}
         self._log_mean({f"{name}_loss": term * micro_batches for name, term in logged.items()})
 
@@ -222,10 +193,6 @@ class DetectionTrainer(SFTTrainer):
         self._log_mean({f"{name}_loss": part * micro_batches for name, part in parts.items()})
         return loss
 
-    def _base(self) -> torch.nn.Module:
-        """The model below its adapters: backbone and LM head."""
-        return below_adapter(self.accelerator.unwrap_model(self.model))
-
     def _reweight_end_tokens(
         self, lm_loss: Tensor, hidden: Tensor, labels: Tensor, targets: dict[str, Tensor], num_items_in_batch
     ) -> Tensor:
@@ -247,31 +214,6 @@ class DetectionTrainer(SFTTrainer):
         shares = counts / (self.step_counts if in_step else counts.clamp(min=1))
         terms = self.box_losses.terms(hidden, self._base().get_output_embeddings(), self.digit_ids, targets)
         return {name: share * term for share, (name, term) in zip(shares, terms.items(), strict=True)}
-
-    def _head_terms(
-        self, states: LanguageStates, inputs: dict[str, Tensor], targets: dict[str, Tensor], in_step: bool
-    ) -> dict[str, Tensor]:
-        """{"bbox", "giou", "objectness", "caption"}: this micro-batch's share of each unweighted term of the detection head."""
-        base, ids, tokenizer = self._base(), inputs["input_ids"], self.processing_class.tokenizer
-        # Responses are padded on the right, so everything before the response is the question.
-        positions = torch.arange(ids.shape[1], device=ids.device)
-        start, end = (targets[key].to(ids.device)[:, None] for key in ("question_start", "question_end"))
-        is_question = (positions >= start) & (positions < end)
-        grids = inputs["image_grid_thw"][targets["image"].to(ids.device)]
-        merge_size = self.processing_class.image_processor.merge_size
-        seen = seen_in(ids, is_question, grids, self.data_collator.image_token_id, merge_size)
-        labels = label_embeddings(base.get_input_embeddings(), tokenizer, self.grounding.classes)
-        head = detection_head(base)
-        if not self.detection_loss.trains_model:
-            states = LanguageStates(states.inputs.detach(), states.last.detach())
-        found = head(states, seen, labels)
-        boxes = self.step_boxes if in_step else max(1, len(targets["boxes"]))
-        terms = {name: term / boxes for name, term in self.detection_loss.terms(found, targets).items()}
-        if self.detection_loss.caption:
-            loss = caption_loss(head, found, targets, base.get_input_embeddings().weight)
-            examples = len(ids) * (self.current_gradient_accumulation_steps if in_step else 1)
-            terms["caption"] = loss / examples
-        return terms
 
     def _weighted_total(self, terms: dict[str, Tensor], head_terms: dict[str, Tensor], hidden: Tensor) -> Tensor:
         """The LM loss plus the weighted terms of the box losses and the detection head. Records the gradient of each."""
@@ -317,19 +259,13 @@ class DetectionTrainer(SFTTrainer):
     # ---- Logging -------------------------------------------------------------------------------------------------------
 
     def _record_gradients(self, losses: dict[str, Tensor], hidden: Tensor) -> None:
-        """Measure how much each loss contributes to this step: the norm of its gradient at the last hidden states.
-
-        All terms meet at the last hidden states, so no layer needs an extra backward pass. Micro-batches and processes have
-        separate states, so the squared norms add up. Measured only in steps that log or, with a policy loss, that sample.
-        """
+        """Measure how much each loss contributes to this step. Only in steps that log or, with a policy loss, that sample."""
         is_measured = self._samples() if self.policy_loss else self._logs_this_step
         # Offloaded activations can be fetched for only one backward pass, and this would be a second one. DeepSpeed's hooks take
         # any backward pass for that of the step. With only the detection head trained, no gradient reaches the states.
         is_possible = hidden.requires_grad and not self.args.activation_offloading and not self.is_deepspeed_enabled
         if is_measured and is_possible:
-            for name, loss in losses.items():
-                square = torch.autograd.grad(loss, hidden, retain_graph=True)[0].float().square().sum()
-                self.gradient_squares[name] = self.gradient_squares.get(name, 0.0) + square
+            self.gradient_shares.record(losses, hidden)
 
     def _log_mean(self, values: dict[str, Tensor]) -> None:
         """Add values to the next log entry, each as its mean over the processes. Every process must call this."""
@@ -342,13 +278,7 @@ class DetectionTrainer(SFTTrainer):
         """Adds `grad_share/NAME`, each loss's share of the summed gradient norms since the last entry, and the memory."""
         if "loss" in logs:  # an entry of training steps
             logs["memory_gb"] = memory_gb()
-        if self.gradient_squares:
-            norms = self.accelerator.reduce(torch.stack(list(self.gradient_squares.values())), "sum").sqrt()
-            shares = norms / norms.sum().clamp(min=1e-30)
-            logs |= {
-                f"grad_share/{name}": share for name, share in zip(self.gradient_squares, shares.tolist(), strict=True)
-            }
-            self.gradient_squares = {}
+        logs |= self.gradient_shares.take(self.accelerator.reduce)
         super().log(logs, *args, **kwargs)
 
     # ---- Evaluation ----------------------------------------------------------------------------------------------------
@@ -405,79 +335,3 @@ class DetectionTrainer(SFTTrainer):
         self.accelerator.unscale_gradients()  # of fp16; once for both
         self.head_grad_norm = clip_grad_norm_(parts[True], self.args.max_grad_norm)
         return clip_grad_norm_(parts[False], self.args.max_grad_norm)
-
-    # ---- Checkpoints ---------------------------------------------------------------------------------------------------
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        with reading(resume_from_checkpoint, RESUME_REMEDY):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_soft_prompt(self.model, Path(resume_from_checkpoint))
-        self._cast_adapters()  # PEFT loads them as fp32, regardless of their dtype in the file
-        if self.detection_loss:
-            load_head(self._base(), Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        best = Path(self.state.best_model_checkpoint)
-        load_soft_prompt(self.model, best)
-        if self.detection_loss:
-            load_head(self._base(), best)
-
-    def _load_callback_state(self) -> None:
-        """Restore what the callbacks counted, but keep the recipe's own settings, which may have changed since."""
-        for callback in self.callback_handler.callbacks:
-            stored = self.state.stateful_callbacks.get(type(callback).__name__)
-            if stored and isinstance(callback, EarlyStoppingCallback):
-                stored["args"] = callback.state()["args"]
-        super()._load_callback_state()
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with reading(str(checkpoint), RESUME_REMEDY):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with reading(str(checkpoint), RESUME_REMEDY):
-            super()._load_rng_state(checkpoint)
-
-    def require_finite(self) -> None:
-        """Raises UserError if training has diverged. Such weights are not saved."""
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        lost = sum(not torch.isfinite(parameter).all() for parameter in trained)
-        if lost:
-            raise UserError(
-                f"training diverged: {lost} of {len(trained)} trained tensors contain non-finite values at step "
-                f"{self.state.global_step}. These weights were not saved; lower learning_rate or raise warmup_steps."
-            )
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        base, folder = self._base(), Path(output_dir or self.args.output_dir)
-        if self.detection_loss and state_dict is None:
-            state_dict = without_head(self.model.state_dict())
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:  # every process calls this, but only one writes
-            self.grounding.save(folder)
-            if self.detection_loss:
-                save_head(base, folder)
-            if soft_prompt := soft_prompt_of(self.model):
-                save_soft_prompt(soft_prompt, folder)
-            if self.data_collator.teachers:
-                self.data_collator.save_examples(folder)
-
-    def _save_checkpoint(self, model, trial) -> None:
-        """Save a complete checkpoint or none: a full disk must not leave one that resuming would pick up."""
-        self.require_finite()
-        if self.skipped_steps.in_a_row > 1:
-            say(f"note: no checkpoint at step {self.state.global_step}, because the last steps were skipped")
-            return
-        try:
-            super()._save_checkpoint(model, trial)
-        except Exception as error:  # whatever the error, no partial checkpoint may remain
-            folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            if self.args.should_save:
-                shutil.rmtree(folder, ignore_errors=True)
-            if not is_out_of_space(error):
-                raise
-            raise UserError(
-                f"{folder} could not be saved ({error}). Free some disk space and continue with --resume_from_checkpoint true; "
-                "earlier checkpoints are intact."
-            ) from error

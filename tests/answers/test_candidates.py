@@ -10,7 +10,7 @@ from boxtune.answers.predictions import make_prediction
 from boxtune.answers.responses import Response, read_responses
 from boxtune.common.errors import UserError
 from boxtune.common.json_lines import to_json_line
-from boxtune.training import setup
+from boxtune.training import setup_examples
 from boxtune.training.recipe import load_recipe
 from tests.helpers.records import ROOT, make_record
 
@@ -93,7 +93,7 @@ def test_keys_of_the_recipe(tmp_path):
 
     def candidates(value, classes=("screw", "nut")):
         path.write_text(f"{own}\ncandidates: {value}\n")
-        return setup.choose_candidates(load_recipe(["--config", str(path)]).options, list(classes))
+        return setup_examples.choose_candidates(load_recipe(["--config", str(path)]).options, list(classes))
 
     assert candidates("true") == ["screw", "nut"]
     assert candidates("[screw, bolt, nut, bolt]") == ["screw", "bolt", "nut"]
@@ -102,4 +102,4 @@ def test_keys_of_the_recipe(tmp_path):
     for value in ("[]", '["<|im_end|>"]', "[true]"):
         with pytest.raises(UserError, match="candidates"):
             candidates(value)
-    assert setup.choose_candidates(load_recipe(["--config", "tiny_nutrition_qlora"]).options, ["screw"]) == []
+    assert setup_examples.choose_candidates(load_recipe(["--config", "tiny_nutrition_qlora"]).options, ["screw"]) == []

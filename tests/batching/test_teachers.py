@@ -16,7 +16,7 @@ from boxtune.data.dataset import read_records
 from boxtune.data.record_checks import record_problems
 from boxtune.data.records import shown_records
 from boxtune.data.tiles import training_views
-from boxtune.training import setup
+from boxtune.training import setup_examples
 from boxtune.training.recipe import load_recipe
 from boxtune.training.run_info import describe_batch
 from tests.helpers.collators import as_examples, make_collator
@@ -184,9 +184,9 @@ def test_varied_examples_keep_their_teachers_and_fit(tiny_models, squares, recor
     collator = make_collator(tiny_models["qwen2_5_vl"], squares, **BUDGET)
     recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--augment", "crop", "color", "--teacher_ratio", "1"])
     longest = max(entry.total for entry in with_teachers(measure(records, collator.encoder), 1))
-    variation = setup.make_variation(recipe, records, ["red square", "blue square"], 30_000)
+    variation = setup_examples.make_variation(recipe, records, ["red square", "blue square"], 30_000)
     collator.variation = replace(variation, max_length=longest)
-    collator.teachers = setup.make_teachers(recipe, records)
+    collator.teachers = setup_examples.make_teachers(recipe, records)
     batch = collator(list(as_dataset(records, squares, varied=True)))
     assert len(batch["image_grid_thw"]) == 2 * len(records)
     assert batch["input_ids"].shape[1] <= longest
@@ -213,11 +213,11 @@ def test_keys_of_the_recipe(records):
     def recipe(*options):
         return load_recipe(["--config", "tiny_nutrition_qlora", *options])
 
-    assert setup.make_teachers(recipe(), records) is None
+    assert setup_examples.make_teachers(recipe(), records) is None
     tiles = [view for record in records for view in training_views(record, 64)]
-    assert setup.make_teachers(recipe("--teacher_ratio", "0.5"), tiles).pool == records
+    assert setup_examples.make_teachers(recipe("--teacher_ratio", "0.5"), tiles).pool == records
     with pytest.raises(UserError, match="16 training images in all"):
-        setup.make_teachers(recipe("--teacher_ratio", "0.5", "--num_teacher_samples", "16"), records)
+        setup_examples.make_teachers(recipe("--teacher_ratio", "0.5", "--num_teacher_samples", "16"), records)
     for options in (
         ("--num_teacher_samples", "2"),
         ("--teacher_ratio", "1.5"),

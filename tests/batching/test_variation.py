@@ -28,7 +28,7 @@ from boxtune.data.questions import QUESTIONS, first_question, question
 from boxtune.data.record_checks import record_problems
 from boxtune.data.records import in_order
 from boxtune.metrics.scoring import score
-from boxtune.training import setup
+from boxtune.training import setup_examples
 from boxtune.training.recipe import load_recipe
 from tests.helpers.collators import make_collator
 from tests.helpers.records import CODEC_NAMES, FAMILIES, make_record
@@ -88,9 +88,9 @@ def test_wordings_that_only_empty_images_would_get_are_rejected(record):
     own = record | {"messages": turns}
     empty = record | {"objects": {key: [] for key in record["objects"]}}
     with pytest.raises(UserError, match="other wordings mean an empty image"):
-        setup.make_variation(recipe, [own, empty], CLASSES, max_pixels=1)
+        setup_examples.make_variation(recipe, [own, empty], CLASSES, max_pixels=1)
     with pytest.raises(UserError, match="this dataset has no such example, so they would have no effect"):
-        setup.make_variation(recipe, [own, own], CLASSES, max_pixels=1)
+        setup_examples.make_variation(recipe, [own, own], CLASSES, max_pixels=1)
 
 
 def test_an_ignored_object_is_not_absent(record):
@@ -373,7 +373,7 @@ def test_epochs_differ_and_a_resumed_run_sees_the_same_examples(squares, tmp_pat
 
     steps = (*ALL_KEYS, "--max_steps", 5, "--save_steps", 3, "--per_device_train_batch_size", 4)
     with monkeypatch.context() as recording:
-        recording.setattr(setup, "Variation", Recorded)
+        recording.setattr(setup_examples, "Variation", Recorded)
         run = train(squares, tmp_path / "run", *steps)
     assert {epoch: len(images) for epoch, images in shown.items()} == {0: 16, 1: 8}  # the loader prefetches
     assert not any(shown[0][name] == pixels for name, pixels in shown[1].items())

@@ -14,7 +14,7 @@ from boxtune.models.head_files import head_weights
 from boxtune.training.parameter_groups import Group, describe_rates, freeze, part_of, split_groups, trained_groups
 from boxtune.training.phases import LearningRates, read_phases
 from boxtune.training.recipe import load_recipe
-from boxtune.training.setup import choose_rates
+from boxtune.training.setup_losses import choose_rates
 from tests.helpers.training import log_history, train
 
 RATES = [f"--{part}_lr" for part in ("vision", "merger", "llm")]

@@ -10,8 +10,9 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from torch.distributed.run import determine_local_world_size
 
-from boxtune.training import setup
+from boxtune.training import setup, setup_losses
 from boxtune.training.callbacks import InterruptCallback
+from boxtune.training.gradient_shares import GradientShares
 from boxtune.training.recipe import load_recipe
 from boxtune.training.run import record_start, run_training
 from boxtune.training.trainer import DetectionTrainer
@@ -93,12 +94,11 @@ def test_gradient_shares_are_not_measured_under_deepspeed(deepspeed):
         _logs_this_step=True,
         args=SimpleNamespace(activation_offloading=False),
         is_deepspeed_enabled=deepspeed,
-        gradient_squares={},
+        gradient_shares=GradientShares(),
     )
     DetectionTrainer._record_gradients(trainer, {"iou": (2 * hidden).sum()}, hidden)
-    assert {name: square.item() for name, square in trainer.gradient_squares.items()} == (
-        {} if deepspeed else {"iou": 24}
-    )
+    squares = {name: square.item() for name, square in trainer.gradient_shares.squares.items()}
+    assert squares == ({} if deepspeed else {"iou": 24})
 
 
 @pytest.mark.parametrize("words", [[], ["--detect_anomaly", "true"]])
@@ -148,7 +148,7 @@ def test_the_first_batch_is_kept_as_text_only():
 def test_the_loss_weights_apply_to_the_target_response_to_sampled_responses_or_to_both(mode, teacher_forced, sampled):
     words = ["--iou_loss_weight", "1", "--fp_loss_weight", "0.5", "--fn_loss_weight", "2", "--end_token_weight", "3"]
     words += ["--grounding_samples", "5", "--grounding_every", "7"] if sampled else ["--box_loss", "l1"]
-    box_losses, policy_loss = setup.choose_losses(
+    box_losses, policy_loss = setup_losses.choose_losses(
         load_recipe(["--config", "tiny_nutrition_qlora", *words, "--grounding_mode", mode])
     )
     weights = (1, 0.5, 2) if teacher_forced else (0, 0, 0)
@@ -160,7 +160,7 @@ def test_the_loss_weights_apply_to_the_target_response_to_sampled_responses_or_t
 
 
 def test_without_weights_there_are_no_further_losses():
-    assert setup.choose_losses(load_recipe(["--config", "tiny_nutrition_qlora"])) == (None, None)
+    assert setup_losses.choose_losses(load_recipe(["--config", "tiny_nutrition_qlora"])) == (None, None)
 
 
 @pytest.mark.parametrize(

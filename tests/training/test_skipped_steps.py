@@ -16,7 +16,7 @@ from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records
 from boxtune.models.head_files import attach_head, head_weights
 from boxtune.models.processors import load_processor
-from boxtune.training import setup, trainer
+from boxtune.training import checkpoint_trainer, setup
 from boxtune.training.skipped_steps import SKIPPED, SkippedSteps
 from tests.helpers.training import log_history, train
 
@@ -99,7 +99,7 @@ def test_a_poisoned_gradient_of_the_detection_head_skips_the_step(squares, tmp_p
         weight.register_hook(lambda gradient: gradient * torch.nan if steps.append(1) or len(steps) == 2 else gradient)
         return head
 
-    monkeypatch.setattr(trainer, "attach_head", attach_poisoned)
+    monkeypatch.setattr(checkpoint_trainer, "attach_head", attach_poisoned)
     run = train(squares, tmp_path / "run", *OPTIONS, "--max_steps", 3, config="tiny_detection_head")
     heads = [load_file(head_weights(run / f"checkpoint-{step}")) for step in (1, 2, 3)]
     is_equal = [all(torch.equal(one[name], two[name]) for name in one) for one, two in pairwise(heads)]

@@ -28,7 +28,7 @@ from boxtune.data.records import image_path
 from boxtune.families import FAMILIES as FAMILY_FACTS
 from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
 from boxtune.models.describing import quantized_modules
-from boxtune.training import setup
+from boxtune.training import setup_losses
 from boxtune.training.recipe import RECIPES, Recipe, load_recipe
 from tests.helpers.records import FAMILIES, ROOT
 from tests.helpers.training import log_history, train
@@ -287,10 +287,10 @@ def test_frozen_vision_tower_runs_once_per_step(family, tiny_models, squares, tm
 
 def test_losses_that_need_the_whole_lm_head_are_rejected_under_fsdp(monkeypatch):
     recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--iou_loss_weight", "1"])
-    assert any(setup.choose_losses(recipe))
+    assert any(setup_losses.choose_losses(recipe))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match="need the whole LM head"):
-        setup.choose_losses(recipe)
+        setup_losses.choose_losses(recipe)
 
 
 def test_overlays_set_lora_r_and_lora_alpha_together():
