@@ -248,7 +248,7 @@ class Detector:
             open_image = open_image and partial(open_example_or, open_image)
         collator = DetectionCollator(self.checkpoint.processor, grounding, data_dir, open_image=open_image)
         if self.model is not None:
-            yield from _answers(self.model, collator, records, batch_size)
+            yield from decoded_answers(self.model, collator, records, batch_size)
         if self.server is not None:
             client = ServerClient(self.server.url, self.server.model, collator, self.server.trust)
             yield from client.answers(records, requests=batch_size)
@@ -291,7 +291,7 @@ class Detector:
             yield Detector(base_of(self.checkpoint), model=self.model, precision=self.precision)
 
 
-def _answers(
+def decoded_answers(
     model: PreTrainedModel | PeftModel, collator: DetectionCollator, records: list[Record], batch_size: int
 ) -> Iterator[Prediction]:
     """A prediction for each record, by the decoder of the decode settings."""

@@ -1,5 +1,6 @@
 """Ask a model the questions of the verifier (boxtune/answers/verifier.py)."""
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -9,6 +10,10 @@ from boxtune.batching.encoder import Encoder
 from boxtune.common.errors import UserError
 from boxtune.data.records import Record
 
+# How a response to a yes/no question may begin.
+YES_WORDS = (YES, "Yes", "yes", "YES")
+NO_WORDS = (NO, "No", "no", "NO")
+
 
 def answer_log_odds(
     model: PreTrainedModel | PeftModel, collator: DetectionCollator, questions: list[Record], images: ProcessedImages
@@ -17,17 +22,36 @@ def answer_log_odds(
 
     The vision tower runs again for each question, also about the same image.
     """
-    batch, _ = collator.collate_questions(questions, images)
-    inputs = {key: value.to(model.device) for key, value in batch.items()}
-    logits = model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()  # (B, vocabulary)
+    logits = _first_logits(model, collator, questions, images)
     yes, no = answer_tokens(collator.tokenizer)
     return (logits[:, yes] - logits[:, no]).tolist()
 
 
+def first_words(
+    model: PreTrainedModel | PeftModel, collator: DetectionCollator, questions: list[Record], images: ProcessedImages
+) -> list[bool | None]:
+    """Whether the response to each question begins with yes (True) or no (False); None if with neither."""
+    yes, no = ({_first_token(collator.tokenizer, word) for word in spellings} for spellings in (YES_WORDS, NO_WORDS))
+    tokens = _first_logits(model, collator, questions, images).argmax(-1).tolist()
+    return [True if token in yes - no else False if token in no - yes else None for token in tokens]
+
+
+def _first_logits(
+    model: PreTrainedModel | PeftModel, collator: DetectionCollator, questions: list[Record], images: ProcessedImages
+) -> torch.Tensor:
+    """(B, vocabulary) logits of the first token of the responses."""
+    batch, _ = collator.collate_questions(questions, images)
+    inputs = {key: value.to(model.device) for key, value in batch.items()}
+    return model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+
+
 def answer_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """The ids of the first tokens of YES and NO."""
-    yes, no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in (YES, NO))
-    return yes, no
+    return _first_token(tokenizer, YES), _first_token(tokenizer, NO)
+
+
+def _first_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
+    return tokenizer.encode(word, add_special_tokens=False)[0]
 
 
 def require_answers(encoder: Encoder) -> None:

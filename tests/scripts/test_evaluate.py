@@ -20,7 +20,7 @@ from boxtune.batching.encoder import expected_input_size
 from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records, write_dataset
 from boxtune.data.questions import as_asked, first_question, turns_for
-from boxtune.evaluation.absent import absent_questions
+from boxtune.data.absent_questions import absent_questions
 from boxtune.models.processors import load_processor
 from tests.helpers.records import ROOT, make_record
 from tests.helpers.training import train
