@@ -33,6 +33,7 @@ from boxtune.training.run import (
     fit_thresholds,
     push_final,
     record_start,
+    require_promotion,
     run_training,
     say_changes,
     will_push,
@@ -106,6 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         say_changes(recipe, data_dir)
     record_start(trainer, recipe, replaced)
     run_training(trainer, recipe, resume_from)
+    require_promotion(trainer)
 
     # ---- Calibrate scores
     if box_validation:

@@ -313,6 +313,49 @@ class BoxtuneArguments:
             "help": "Name the operation whose gradient is NaN and stop there; slow (torch.autograd.detect_anomaly)."
         },
     )
+    guardrails: str = field(
+        default="",
+        metadata={
+            "help": "Guardrail suite that is asked before training and at evaluations, a name in recipes/guardrails or a YAML "
+            "file: a run that forgets stops (docs/guardrails.md)."
+        },
+    )
+    guardrail_every: int = field(default=1, metadata={"help": "Ask the guardrails at every so many evaluations."})
+    stop_pass_rate_drop: float = field(
+        default=0.20,
+        metadata={"help": "Stop if irrelevant_pass_rate falls by more than this, from its value before training."},
+    )
+    stop_pass_rate_floor: float = field(
+        default=0.80,
+        metadata={"help": "Stop if irrelevant_pass_rate is below this in two evaluations and was not before training."},
+    )
+    stop_hallucination_rise: float = field(
+        default=0.15, metadata={"help": "Stop if hallucination_rate rises by more than this."}
+    )
+    stop_caption_drop: float = field(
+        default=0.10, metadata={"help": "Stop if caption_sanity falls by more than this in two evaluations."}
+    )
+    stop_loss_gap_rise: float = field(
+        default=0.06,
+        metadata={
+            "help": "Stop if evaluation loss minus training loss is more than this above its lowest value and rose in two "
+            "evaluations."
+        },
+    )
+    select_pass_rate_drop: float = field(
+        default=0.10,
+        metadata={"help": "Largest fall of irrelevant_pass_rate in a checkpoint that may be the best."},
+    )
+    select_hallucination_rise: float = field(
+        default=0.10, metadata={"help": "Largest rise of hallucination_rate in a checkpoint that may be the best."}
+    )
+    vision_stages: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Progressive unfreezing: train the adapters of the last 2 vision blocks first, then of 4 and 6 (for 2 4 6), "
+            "each time the guardrails hold at an evaluation."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without improvement."}
     )

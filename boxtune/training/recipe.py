@@ -269,6 +269,10 @@ def _notes_on_idle_keys(values: dict, options: BoxtuneArguments, model: ModelCon
     notes = []
     if idle := [key for key in values if key.startswith("lora_") and not model.use_peft]:
         notes.append(f"use_peft: false trains all weights; these keys have no effect: {', '.join(idle)}")
+    if not options.guardrails:
+        of_guardrails = [key for key in values if key.startswith(("guardrail_", "stop_", "select_"))]
+        if of_guardrails:
+            notes.append(f"no guardrails are asked; these keys have no effect: {', '.join(of_guardrails)}")
     if idle := [key for key in values if key.startswith("prompt_tuning_") and not options.num_virtual_tokens]:
         notes.append(f"num_virtual_tokens: 0 trains no soft prompt; these keys have no effect: {', '.join(idle)}")
     of_head = [key for key in values if key.startswith("detection_") and key != "detection_head"]

@@ -42,13 +42,17 @@ _FIXED = {
     "train_sampling_strategy": "random",
     "trust_remote_code": False,
 }
+GUARDRAIL_LIMITS = (
+    *("stop_pass_rate_drop", "stop_pass_rate_floor", "stop_hallucination_rise", "stop_caption_drop"),
+    *("select_pass_rate_drop", "select_hallucination_rise"),
+)
 # (rule, test, keys): allowed ranges of numbers. NaN fails every comparison; None is not compared.
 _RANGES = (
     ("must be at least 1", lambda value: value >= 1, (
         "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
         "max_length", "min_pixels", "max_pixels", "early_stopping_patience", "save_total_limit", "dataset_num_proc",
         "eval_accumulation_steps", "torch_empty_cache_steps", "grounding_every", "detection_queries", "detection_caption_layers",
-        "skipped_steps_limit", "num_teacher_samples",
+        "skipped_steps_limit", "num_teacher_samples", "guardrail_every",
     )),
     ("must be above 0, and finite", lambda value: 0 < value < math.inf, (
         "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon",
@@ -58,10 +62,10 @@ _RANGES = (
         "iou_loss_weight", "fp_loss_weight", "fn_loss_weight", "noise_objects", "end_token_weight",
         "detection_bbox_weight", "detection_giou_weight", "detection_objectness_weight",
         "detection_caption_weight", *RATE_KEYS, "detection_freeze_epochs", "vision_warmup_steps", "recovery_steps",
-        "num_virtual_tokens", "train_images",
+        "num_virtual_tokens", "train_images", "stop_loss_gap_rise",
     )),
     ("must be from 0 to 1", lambda value: 0 <= value <= 1, (
-        "lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor", "teacher_ratio",
+        "lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor", "teacher_ratio", *GUARDRAIL_LIMITS,
     )),
     ("must be above 0, at most 1", lambda value: 0 < value <= 1, ("llm_lr_tail", "recovery_factor")),
     ("must be at least 2, because each response is compared with the others", lambda value: value >= 2, ("grounding_samples",)),
@@ -86,6 +90,7 @@ def check_values(options: BoxtuneArguments, training: SFTConfig, model: ModelCon
         *_of_the_losses(options, training),
         *_of_the_best_checkpoint(options, training),
         *_of_the_learning_rates(options, training),
+        *_of_the_guardrails(options, training, model),
     ]
     if problems:
         raise UserError("values that cannot be used:", problems)
@@ -263,3 +268,14 @@ def _of_the_learning_rates(options: BoxtuneArguments, training: SFTConfig) -> It
     optimizer = str(getattr(training.optim, "value", training.optim))
     if optimizer in _LAYERWISE or optimizer.endswith("_layerwise"):
         yield f"optim: {optimizer} changes weights during the backward pass, so no step could be skipped; use another"
+
+
+def _of_the_guardrails(options: BoxtuneArguments, training: SFTConfig, model: ModelConfig) -> Iterator[str]:
+    if options.guardrails and training.eval_strategy == "no":
+        yield "guardrails: are asked at evaluations; set eval_strategy: steps or epoch, or omit it"
+    if options.vision_stages is None:
+        return
+    if not options.guardrails:
+        yield "vision_stages: goes on while the guardrails hold; set guardrails: small, or omit it"
+    if not model.use_peft:
+        yield "vision_stages: unfreezes adapters; set use_peft: true, or omit it"

@@ -90,6 +90,18 @@ def run_training(trainer: DetectionTrainer, recipe: Recipe, resume_from: Path | 
         sys.exit(130)
 
 
+def require_promotion(trainer: DetectionTrainer) -> None:
+    """Exits with code 1 if guardrails are asked and no model of this run keeps them."""
+    if not trainer.guardrails or trainer.guardrails.keeps(trainer.state, trainer.args.load_best_model_at_end):
+        return
+    say(
+        f"no model was saved as {trainer.args.output_dir}/final, because none keeps the guardrails (see above). Train fewer "
+        "modules or with a lower learning_rate, or accept more with select_pass_rate_drop and select_hallucination_rise. "
+        "Checkpoints remain."
+    )
+    sys.exit(1)
+
+
 def fit_calibration(trainer: DetectionTrainer, collator: DetectionCollator, records: list[Record]) -> list[float]:
     """[slope, intercept] that turn scores into hit rates, fitted on validation records; empty if no fit is possible."""
     validation = BoxValidation(collator, records, CALIBRATION_IMAGES, trainer.args.per_device_eval_batch_size)

@@ -4,12 +4,17 @@ import copy
 import math
 
 import torch
+from accelerate.utils import broadcast_object_list
+from peft import PeftModel
 from transformers import EarlyStoppingCallback, PretrainedConfig, PreTrainedModel, ProgressCallback
 from trl import SFTConfig
 
 from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.lengths import as_dataset
 from boxtune.common.errors import UserError, accepting
+from boxtune.inference.guardrail_suite import read_suite
+from boxtune.inference.guardrails import run_guardrails
+from boxtune.metrics.guardrail_rules import Probe
 from boxtune.models.config import family_of
 from boxtune.models.loading import load_model, uses_fsdp
 from boxtune.models.lora import lora_config, lora_targets, present_parts
@@ -24,6 +29,8 @@ from boxtune.training.callbacks import (
 )
 from boxtune.training.console import say
 from boxtune.training.examples import Examples, Splits
+from boxtune.training.guardrail_stops import StopLimits
+from boxtune.training.guardrails import Guardrails
 from boxtune.training.losses import BoxLosses
 from boxtune.training.machine import workers_that_fit
 from boxtune.training.phases import LearningRates
@@ -33,6 +40,7 @@ from boxtune.training.setup_losses import head_shape, make_detection_loss
 from boxtune.training.skipped_steps import SkippedSteps
 from boxtune.training.soft_prompt import make_soft_prompt
 from boxtune.training.trainer import DetectionTrainer
+from boxtune.training.unfreezing import Unfreezing
 
 
 def build_model(recipe: Recipe, config: PretrainedConfig) -> PreTrainedModel:
@@ -134,6 +142,47 @@ def make_box_validation(recipe: Recipe, collator: DetectionCollator, splits: Spl
     return BoxValidation(collator, records, count, training.per_device_eval_batch_size, with_head)
 
 
+def make_guardrails(
+    recipe: Recipe, model: PreTrainedModel, collator: DetectionCollator, splits: Splits
+) -> Guardrails | None:
+    """The guardrails of the run; None if the recipe names none. Raises UserError without validation data or under FSDP."""
+    options, records = recipe.options, splits.get("validation")
+    if not options.guardrails:
+        return None
+    if not records:
+        raise UserError("guardrails: are asked about validation images, and this dataset has none; omit the key.")
+    if uses_fsdp():
+        raise UserError(
+            "guardrails: cannot be asked under FSDP; launch with recipes/accelerate/ddp.yaml, or omit the key."
+        )
+    suite, base_answers = read_suite(options.guardrails), {}
+
+    def ask(asked: PreTrainedModel | PeftModel) -> dict[str, Probe]:
+        batch_size = recipe.training.per_device_eval_batch_size
+        probes = run_guardrails(asked, collator, suite, records, batch_size, base_answers=base_answers)
+        return broadcast_object_list([probes])[0]  # rounding may differ between GPUs, and all must decide alike
+
+    limits = StopLimits(
+        pass_rate_drop=options.stop_pass_rate_drop,
+        pass_rate_floor=options.stop_pass_rate_floor,
+        hallucination_rise=options.stop_hallucination_rise,
+        caption_drop=options.stop_caption_drop,
+        loss_gap_rise=options.stop_loss_gap_rise,
+    )
+    unfreezing = None
+    if options.vision_stages:
+        path = family_of(model.config).vision_blocks
+        unfreezing = Unfreezing(options.vision_stages, path, len(model.base_model.get_submodule(path)))
+    return Guardrails(
+        ask,
+        options.guardrail_every,
+        limits,
+        options.select_pass_rate_drop,
+        options.select_hallucination_rise,
+        unfreezing,
+    )
+
+
 def _lora_parts(options: BoxtuneArguments, model: PreTrainedModel) -> list[str] | None:
     """The parts to adapt: all that the recipe names or, with `skip_missing_parts`, those of them that the model has."""
     parts = options.lora_parts or []
@@ -184,6 +233,7 @@ def build_trainer(
             box_losses=box_losses,
             policy_loss=policy_loss,
             detection_loss=detection_loss,
+            guardrails=make_guardrails(recipe, model, collator, splits),
             head_shape=head_shape(recipe, model),
             data_collator=collator.for_losses(
                 teacher_forced=box_losses is not None, sampled=policy_loss is not None, head=detection_loss is not None

@@ -16,6 +16,7 @@ from boxtune.training.checkpoint_trainer import CheckpointTrainer
 from boxtune.training.console import say
 from boxtune.training.detection_loss import DetectionLoss
 from boxtune.training.gradient_shares import GradientShares
+from boxtune.training.guardrails import Guardrails
 from boxtune.training.head_terms import head_terms
 from boxtune.training.kept_state import keeping_state
 from boxtune.training.losses import BoxLosses
@@ -36,8 +37,8 @@ class DetectionTrainer(CheckpointTrainer):
 
     `box_validation` generates boxes at every evaluation. `box_losses` are added for batches that hold `targets`, `policy_loss`
     for batches that hold `asked`, `detection_loss` for those that hold `head_targets` (see DetectionCollator.for_losses).
-    `learning_rates`: of the model's parts. `skipped_steps`: decides which steps are skipped. Other arguments are
-    CheckpointTrainer's.
+    `learning_rates`: of the model's parts. `skipped_steps`: decides which steps are skipped. `guardrails`: stop the run, and
+    decide which checkpoint may be the best. Other arguments are CheckpointTrainer's.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class DetectionTrainer(CheckpointTrainer):
         box_losses: BoxLosses | None = None,
         policy_loss: PolicyLoss | None = None,
         detection_loss: DetectionLoss | None = None,
+        guardrails: Guardrails | None = None,
         **kwargs,
     ):
         super().__init__(*args, skipped_steps=skipped_steps, **kwargs)
@@ -67,6 +69,9 @@ class DetectionTrainer(CheckpointTrainer):
         self.head_grad_norm: Tensor | float = 0.0  # of the detection head, which is clipped by itself
         self.add_callback(skipped_steps)
         self.add_callback(self.group_rates)
+        self.guardrails = guardrails
+        if guardrails:
+            self.add_callback(guardrails)
         if learning_rates:
             say(describe_rates(self.model, learning_rates))
             freeze(self.model, learning_rates)
@@ -89,6 +94,8 @@ class DetectionTrainer(CheckpointTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.skipped_steps.add_loss(loss, inputs["ids"])
+        if self.guardrails and self.guardrails.unfreezing and self.accelerator.sync_gradients:
+            self.guardrails.unfreezing.clear_waiting(model, self.state)
         if self.learning_rates and self.accelerator.sync_gradients:  # the gradients of the step are complete
             self.group_rates.clear_frozen(self.optimizer, self.state)
             if self._logs_this_step:
@@ -288,9 +295,9 @@ class DetectionTrainer(CheckpointTrainer):
             return super().evaluate(*args, **kwargs)
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        """The loss and the metrics of `box_validation`.
+        """The loss, the metrics of `box_validation` and the guardrails.
 
-        Not a callback, because best-checkpoint selection, early stopping and the trackers must see both.
+        Not a callback, because best-checkpoint selection, early stopping and the trackers must see them.
         """
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self.box_validation:
@@ -298,7 +305,16 @@ class DetectionTrainer(CheckpointTrainer):
             output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in values.items()})
             if self.is_world_process_zero():
                 self._track_images(predictions[:TRACKED_IMAGES])
+        if self.guardrails:
+            output.metrics.update(self.guardrails.measure(self.model, self.state, metric_key_prefix))
         return output
+
+    def _determine_best_metric(self, metrics, trial):
+        """Only the model of an evaluation whose guardrails hold can be the best."""
+        if self.guardrails and (problems := self.guardrails.selection_problems(metrics, self.state)):
+            say(f"step {self.state.global_step} cannot be the best checkpoint: {'; '.join(problems)}")
+            return False
+        return super()._determine_best_metric(metrics, trial)
 
     def _track_images(self, predictions: list[Prediction]) -> None:
         records = self.box_validation.records[: len(predictions)]
