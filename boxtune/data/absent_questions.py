@@ -20,6 +20,6 @@ def absent_questions(records: list[Record], classes: list[str], descriptions: De
             continue
         lacking = [name for name in classes if name not in record["objects"]["category"]]
         for name in random.Random(record["id"]).sample(lacking, min(PER_IMAGE, len(lacking))):
-            turns = {"id": f"{record['id']}/{name}", "messages": turns_for(classes, name, descriptions)}
-            questions.append(with_objects(record, []) | turns)
+            asked = turns_for(classes, name, descriptions)
+            questions.append(with_objects(record, []) | {"id": f"{record['id']}/{name}", "messages": asked})
     return questions

@@ -19,9 +19,10 @@ from boxtune.data.images import load_image
 GENERATED = "generated"
 SIZES = ((640, 480), (480, 640), (512, 512), (640, 400))  # width, height
 WORDS = (
-    "file edit view insert format tools window help open save close search settings account update message inbox today "
-    "draft sent folder share print total report meeting agenda status done task list error warning loading profile sign in"
-).split()
+    "file", "edit", "view", "insert", "format", "tools", "window", "help", "open", "save", "close", "search", "settings",
+    "account", "update", "message", "inbox", "today", "draft", "sent", "folder", "share", "print", "total", "report", "meeting",
+    "agenda", "status", "done", "task", "list", "error", "warning", "loading", "profile", "sign", "in",
+)  # fmt: skip
 COLORS = ("#d62f2f", "#2f6fd6", "#2fa84f", "#e0a020", "#8a3fc0", "#e06a9a", "#20a0a8")
 
 Color = tuple[int, int, int]
@@ -48,7 +49,9 @@ def unrelated_images(source: str, count: int, seed: str) -> list[UnrelatedImage]
     paths = sorted(filter(is_image, files_below(folder))) if folder.is_dir() else []
     if not paths:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UserError(f"{source} is no folder with images ({known}). Name one, or use {GENERATED!r} for drawn images.")
+        raise UserError(
+            f"{source} is no folder with images ({known}). Name one, or use {GENERATED!r} for drawn images."
+        )
     chosen = sorted(random.Random(seed).sample(paths, min(count, len(paths))))
     facts = {path: check_image(path) for path in chosen}
     if bad := [f"{path}: {found.reason}" for path, found in facts.items() if isinstance(found, BadImage)]:

@@ -69,9 +69,7 @@ def find_suite(name: str) -> Path:
 
 def suite_problems(suite: Suite) -> Iterator[str]:
     """One line for each value that cannot be used."""
-    wrong = [
-        key for key, hint in typing.get_type_hints(Suite).items() if not _is_a(getattr(suite, key), hint)
-    ]
+    wrong = [key for key, hint in typing.get_type_hints(Suite).items() if not _is_a(getattr(suite, key), hint)]
     yield from (f"{key}: {getattr(suite, key)!r} has the wrong type" for key in wrong)
     if wrong:
         return

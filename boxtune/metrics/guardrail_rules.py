@@ -65,7 +65,7 @@ Probes = Mapping[str, Probe]
 
 def mean_of(values: Sequence[float]) -> Probe:
     """The mean of numbers or of true and false; without any, its value is None."""
-    return Probe(sum(values) / len(values) if values else None, len(values))
+    return Probe(float(sum(values) / len(values)) if values else None, len(values))
 
 
 def promotion_problems(

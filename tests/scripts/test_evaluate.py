@@ -18,9 +18,9 @@ from boxtune.answers.grounding import Grounding
 from boxtune.answers.predictions import KEYS, make_prediction
 from boxtune.batching.encoder import expected_input_size
 from boxtune.common.errors import UserError
+from boxtune.data.absent_questions import absent_questions
 from boxtune.data.dataset import read_records, write_dataset
 from boxtune.data.questions import as_asked, first_question, turns_for
-from boxtune.data.absent_questions import absent_questions
 from boxtune.models.processors import load_processor
 from tests.helpers.records import ROOT, make_record
 from tests.helpers.training import train

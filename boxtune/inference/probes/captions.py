@@ -6,7 +6,7 @@ import torch
 
 from boxtune.answers.responses import Response
 from boxtune.inference.probes.material import Material, captions_of
-from boxtune.inference.probes.subject import Shown, Subject
+from boxtune.inference.probes.subject import AT_ONCE, Shown, Subject
 from boxtune.metrics.guardrail_rules import Probe, mean_of
 
 # Letters, digits and signs of the shortest description.
@@ -17,19 +17,22 @@ def measure(subject: Subject, material: Material) -> dict[str, Probe]:
     own, unrelated = captions_of(material)
     images = [*own, *unrelated]
     responses = subject.write(images, material.suite.caption_tokens)
-    sane = [_is_sane(subject, material, *pair) for pair in zip(images, responses, strict=True)]
+    sane = [_is_sane(subject, *pair) for pair in zip(images, responses, strict=True)]
+    judge = material.base if subject.adapted else subject
+    if judge is not None:
+        likely = [i for i, is_sane in enumerate(sane) if is_sane]
+        found = perplexities(judge, [images[i] for i in likely], [responses[i].text for i in likely])
+        for i, value in zip(likely, found, strict=True):
+            sane[i] = value <= material.suite.caption_perplexity
     return {"caption_sanity": mean_of(sane)}
 
 
-def _is_sane(subject: Subject, material: Material, shown: Shown, response: Response) -> bool:
-    """A response that the limit of tokens cut off may be sane."""
+def _is_sane(subject: Subject, shown: Shown, response: Response) -> bool:
+    """Whether a response is long enough, without repetition and without boxes. One that the limit cut off may be sane."""
     text = response.text.strip()
     if len("".join(text.split())) < LEAST_CHARACTERS or response.cut == "looped":
         return False
-    if text == subject.collator.grounding.irrelevant_answer or has_objects(subject, shown, response):
-        return False
-    judge = material.base if subject.adapted else subject
-    return judge is None or perplexity(judge, shown, response.text) <= material.suite.caption_perplexity
+    return text != subject.collator.grounding.irrelevant_answer and not has_objects(subject, shown, response)
 
 
 def has_objects(subject: Subject, shown: Shown, response: Response) -> bool:
@@ -41,8 +44,12 @@ def has_objects(subject: Subject, shown: Shown, response: Response) -> bool:
     return bool(answer.labels)
 
 
-def perplexity(subject: Subject, shown: Shown, text: str) -> float:
-    """Of a text as the response to a question."""
-    logits, tokens = subject.logits_of_response(shown, text)
-    loss = torch.nn.functional.cross_entropy(logits, tokens).item()
-    return math.exp(min(loss, 700.0))
+def perplexities(subject: Subject, images: list[Shown], texts: list[str]) -> list[float]:
+    """Of each text as the response to a question."""
+    found = []
+    for start in range(0, len(images), AT_ONCE):
+        rows = slice(start, start + AT_ONCE)
+        for logits, tokens in subject.logits_of(images[rows], texts[rows]):
+            loss = torch.nn.functional.cross_entropy(logits, tokens).item()
+            found.append(math.exp(min(loss, 700.0)))
+    return found

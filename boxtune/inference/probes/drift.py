@@ -1,12 +1,18 @@
 """How far the model's next words are from those of its base: on fixed texts, and on the base's own descriptions of images."""
 
+from collections.abc import Iterator
+
 import torch
 
 from boxtune.inference.probes.material import Material, captions_of
-from boxtune.inference.probes.subject import Subject
+from boxtune.inference.probes.subject import AT_ONCE, Subject
+from boxtune.inference.probes.tokens import Scored
 from boxtune.metrics.guardrail_rules import Probe
 
 KL, TOP1 = "drift_kl", "drift_top1"
+
+# For each token: the divergence, and whether both models find the same one most likely.
+Compared = tuple[torch.Tensor, torch.Tensor]
 
 
 def measure(subject: Subject, material: Material) -> dict[str, Probe]:
@@ -19,23 +25,30 @@ def measure(subject: Subject, material: Material) -> dict[str, Probe]:
     base = material.base
     if base is None:
         return {KL: Probe(None, 0), TOP1: Probe(None, 0)}
-    divergences, same = [], []
-    texts = [(asked.logits_of_text(text) for asked in (base, subject)) for text in material.suite.drift_texts]
-    images = captions_of(material)[0]
-    written = base.write(images, material.suite.caption_tokens)
-    described = [
-        (asked.logits_of_response(one, response.text) for asked in (base, subject))
-        for one, response in zip(images, written, strict=True)
-        if response.text
-    ]
-    for pair in (*texts, *described):
-        (before, _), (after, _) = pair
-        divergences.append(_divergence(before, after))
-        same.append(before.argmax(-1) == after.argmax(-1))
-    if not divergences:
+    pairs = [*_of_texts(subject, base, material), *_of_images(subject, base, material)]
+    if not pairs:
         return {KL: Probe(None, 0), TOP1: Probe(None, 0)}
-    kl, equal = torch.cat(divergences), torch.cat(same)
-    return {KL: Probe(kl.mean().item(), len(kl)), TOP1: Probe(equal.float().mean().item(), len(equal))}
+    kl, same = (torch.cat(column) for column in zip(*pairs, strict=True))
+    return {KL: Probe(kl.mean().item(), len(kl)), TOP1: Probe(same.float().mean().item(), len(same))}
+
+
+def _of_texts(subject: Subject, base: Subject, material: Material) -> Iterator[Compared]:
+    for text in material.suite.drift_texts:
+        yield _compared(base.logits_of_text(text), subject.logits_of_text(text))
+
+
+def _of_images(subject: Subject, base: Subject, material: Material) -> Iterator[Compared]:
+    """Both read what the base wrote about the user's images."""
+    images, _ = captions_of(material)
+    written = base.write(images, material.suite.caption_tokens)
+    described = [(one, response.text) for one, response in zip(images, written, strict=True) if response.text]
+    for start in range(0, len(described), AT_ONCE):
+        rows = list(zip(*described[start : start + AT_ONCE], strict=True))
+        yield from map(_compared, base.logits_of(*rows), subject.logits_of(*rows))
+
+
+def _compared(before: Scored, after: Scored) -> Compared:
+    return _divergence(before[0], after[0]), before[0].argmax(-1) == after[0].argmax(-1)
 
 
 def _divergence(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

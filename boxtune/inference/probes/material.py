@@ -87,5 +87,7 @@ def with_image(shown: Shown, open_image: Callable[[], Image.Image], size: tuple[
 def captions_of(material: Material) -> tuple[list[Shown], list[Shown]]:
     """(the user's images, the unrelated ones), asked for a description."""
     prompt = material.suite.caption_prompt
-    own, unrelated = ([asking(one, prompt, "caption") for one in images] for images in (material.own, material.unrelated))
+    own, unrelated = (
+        [asking(one, prompt, "caption") for one in images] for images in (material.own, material.unrelated)
+    )
     return own, unrelated

@@ -19,10 +19,12 @@ from boxtune.data.records import Record
 from boxtune.inference.batches import in_batches
 from boxtune.inference.detector import decoded_answers
 from boxtune.inference.generation import generate_batch
-from boxtune.inference.probes.tokens import response_logits, text_logits
+from boxtune.inference.probes.tokens import Scored, response_logits, text_logits
 from boxtune.inference.verifying import first_words
 from boxtune.models.soft_prompt import without_adapter
 
+# Logits of as many texts are in memory at once: those of one text may have 100 million numbers.
+AT_ONCE = 4
 # What a subject answered, by kind of question and record: kept so that no question is asked twice.
 Answers = dict[tuple[str, str], Any]
 
@@ -110,13 +112,20 @@ class Subject:
                     self.answers["text", record["id"]] = response
         return [self.answers["text", one.id] for one in shown]
 
-    def logits_of_response(self, shown: Shown, text: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """((T, vocabulary) logits before each token of `text` as the response to the question, (T,) its tokens)."""
-        self._missing("logits", [shown])
+    def logits_of(self, shown: Sequence[Shown], texts: Sequence[str]) -> list[Scored]:
+        """The logits of each text as the response to the record's question. They are large, and not kept."""
+        self._missing("logits", shown)
+        answered = [_with_response(one.record, text) for one, text in zip(shown, texts, strict=True)]
         with self._weights():
-            return response_logits(self.model, self.collator, shown.record, text)
+            ask = partial(response_logits, self.model, self.collator)
+            return [scored for scored, _ in in_batches(self.collator, answered, self.batch_size, ask)]
 
-    def logits_of_text(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same for the tokens of a text without image and prompt, except the first."""
+    def logits_of_text(self, text: str) -> Scored:
+        """The logits of a text without image and prompt."""
         with self._weights():
             return text_logits(self.model, self.collator, text)
+
+
+def _with_response(record: Record, text: str) -> Record:
+    question, _ = record["messages"]
+    return record | {"messages": [question, {"role": "assistant", "content": text}]}

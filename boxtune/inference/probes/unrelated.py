@@ -18,10 +18,7 @@ def measure(subject: Subject, material: Material) -> dict[str, Probe]:
 
 
 def _passes(prediction: Prediction, agreed: bool) -> bool:
-    """Whether the response is the agreed one: the checkpoint's `irrelevant_answer`, or a clean empty list if it has none.
-
-    An image that the gate kept from the model passes, too.
-    """
+    """Whether the response is the agreed one: the checkpoint's `irrelevant_answer`, or a clean empty list if it has none."""
     responses = prediction.get("parts") or [prediction]
     if agreed:
         return all("irrelevant" in response for response in responses)

@@ -35,7 +35,9 @@ def yes_no_questions(material: Material) -> tuple[list[Shown], list[Shown]]:
         if answer_category(one.record["messages"][1]["content"]) != (True, None):
             continue
         objects = one.record["objects"]
-        certain = {name for name, ignored in zip(*(objects[k] for k in ("category", "ignore")), strict=True) if not ignored}
+        certain = {
+            name for name, ignored in zip(*(objects[k] for k in ("category", "ignore")), strict=True) if not ignored
+        }
         present += [(one, name) for name in material.classes if name in certain]
         absent += [(one, name) for name in material.classes if name not in objects["category"]]
     if not absent:
