@@ -1,6 +1,7 @@
 """Evaluate a checkpoint or existing predictions.
 
     python evaluate.py --ckpt DIR [--data DIR] [--split test] [--out DIR] [--absent]
+                       [--guardrails small|full|FILE.yaml]
     python evaluate.py --ckpt DIR --tune [--metric AP|f1] [--verify] [--data DIR] [--out DIR]
     python evaluate.py --predictions FILE [--data DIR] [--split test] [--out DIR]
                        [--reparse] [--allow-missing] [--score NAME]
@@ -9,8 +10,10 @@
     python evaluate.py --compare RUN_A RUN_B [--data DIR] [--split test] [--out DIR]
 
 Except with --compare, --export coco,yolo,supervision also writes the boxes for other tools.
-Writes predictions.jsonl, metrics.json and report.html. --ckpt takes an adapter, a merged model or
-a Hub id; with --server URL, a server with OpenAI's chat API, such as vLLM, runs the model.
+Writes predictions.jsonl, metrics.json and report.html. --guardrails measures what a model does
+beyond its task, compared with its base, and also writes guardrails.json (docs/guardrails.md).
+--ckpt takes an adapter, a merged model or a Hub id; with --server URL, a server with OpenAI's
+chat API, such as vLLM, runs the model.
 --predictions computes the metrics again without model and images. It and --compare, which writes
 comparison.html, take a run's folder; its metrics.json names the dataset unless --data is given.
 """
@@ -22,13 +25,12 @@ from boxtune.answers.predictions import with_score
 from boxtune.common.errors import command
 from boxtune.common.spinning import limit_spinning
 from boxtune.evaluation import folders, results
+from boxtune.evaluation.comparing import compare_runs
 from boxtune.evaluation.exporting import check_export, write_export
 from boxtune.evaluation.options import mode_of, parse_arguments
 from boxtune.evaluation.split import data_of_checkpoint, data_of_predictions, read_images, read_split
 from boxtune.evaluation.tuning import tune
-from boxtune.metrics.comparison import compare
 from boxtune.metrics.matching import is_click
-from boxtune.reports.comparison import write_comparison
 
 
 def evaluate_split(args: argparse.Namespace) -> None:
@@ -36,10 +38,13 @@ def evaluate_split(args: argparse.Namespace) -> None:
     # Imported here because it needs torch, which --help and scoring do without.
     from boxtune.evaluation.absent import ask_absent
     from boxtune.evaluation.card import check_push, has_card, push, update_card
+    from boxtune.evaluation.guardrails import measure_guardrails, print_guardrails
     from boxtune.evaluation.model import load_detector, open_model
     from boxtune.inference.asking import answer_records, answer_records_with_base
+    from boxtune.inference.guardrail_suite import read_suite
 
     # ---- checkpoint and records ----
+    suite = read_suite(args.guardrails) if args.guardrails else None
     checkpoint = open_model(args)
     grounding = checkpoint.grounding
     split = read_split(*data_of_checkpoint(args, grounding), limit=args.limit)
@@ -55,6 +60,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
     ask = answer_records_with_base if args.base else answer_records
     answers = ask(detector, split.records, split.asked, split.data_dir, out, args.batch_size)
     absent = ask_absent(detector, split, out, args.batch_size) if args.absent else None
+    probes = measure_guardrails(detector, suite, split, out, args.batch_size) if suite else None
 
     # ---- export, metrics and report ----
     write_export(args.export, out, split, answers.tuned)
@@ -69,6 +75,8 @@ def evaluate_split(args: argparse.Namespace) -> None:
     if updates_card:
         update_card(args.ckpt, metrics)
     results.print_results(runs, out, args.json)
+    if probes and not args.json:
+        print_guardrails(probes, out)
     if args.push_to_hub:
         push(args)
 
@@ -118,21 +126,6 @@ def rescore(args: argparse.Namespace) -> None:
     provenance = results.predictions_provenance(args, path, split, missing)
     metrics = results.write_results(out, split, predictions, provenance, str(path))
     results.print_results({path.parent.name or "predictions": metrics}, out, args.json)
-
-
-def compare_runs(args: argparse.Namespace) -> None:
-    """Two runs on the same images."""
-    # ---- records and predictions ----
-    files = folders.find_predictions("--compare", args.compare)
-    split = read_split(*data_of_predictions(args, files), ids=folders.common_ids(files))
-    answers_a, answers_b = (read_predictions(path, split.records)[0] for path in files)
-
-    # ---- comparison, page and table ----
-    names = {"A": str(args.compare[0]), "B": str(args.compare[1]), "data": str(split.data_dir), "split": split.name}
-    result = names | compare(split.records, answers_a, answers_b, split.classes)
-    out = args.out or files[1].parent
-    write_comparison(out, result, split.records, answers_a, answers_b, split.data_dir)
-    results.print_comparison(result, out, args.json)
 
 
 MODES = {"ckpt": evaluate_split, "tune": tune, "images": answer_images, "predictions": rescore, "compare": compare_runs}

@@ -19,14 +19,14 @@ _MODEL = {
 }
 # The options that each mode reads. A mode is named after the option that selects it.
 READS = {
-    "ckpt": _MODEL | {"data", "split", "limit", "base", "absent", "push_to_hub", "json"},
+    "ckpt": _MODEL | {"data", "split", "limit", "base", "absent", "guardrails", "push_to_hub", "json"},
     "tune": (_MODEL - {*NAMES, "export", "decoder"}) | {"tune", "metric", "verify", "data", "limit", "json"},
     "images": _MODEL | {"images", "classes", "skip_bad_images"},
     "predictions": {"predictions", "data", "split", "out", "export", "reparse", "allow_missing", "score", "json"},
     "compare": {"compare", "data", "split", "out", "json"},
 }
 # Options about weights on this machine, and options about a server that is used in their place.
-LOCAL_ONLY = {"base", "precision", "push_to_hub", "decoder"}
+LOCAL_ONLY = {"base", "precision", "push_to_hub", "decoder", "guardrails"}
 SERVER_ONLY = {"served_model", "trust_server"}
 
 
@@ -105,6 +105,12 @@ def _add_scoring_options(parser: argparse.ArgumentParser) -> None:
         "--absent",
         action="store_true",
         help="also ask about classes that the images lack, and count responses with boxes",
+    )
+    parser.add_argument(
+        "--guardrails",
+        metavar="SUITE",
+        help="also ask about unrelated images, about other classes and for descriptions, and compare with the base: small, full, "
+        "tiny or a YAML file (docs/guardrails.md)",
     )
     parser.add_argument(
         "--tune",
