@@ -31,7 +31,7 @@ help: ## list the targets
 train: $(VENV)/.base ## train RECIPE, compare it with its base model on the test split, and merge it
 	$(LAUNCH) train_sft.py $(RECIPE_ARGS)
 	@set -e; if [ -f $(RUN)/final/adapter_config.json ]; then set -x; \
-		$(PYTHON) evaluate.py --ckpt $(RUN)/final --base; \
+		$(PYTHON) evaluate.py --ckpt $(RUN)/final --base --guardrails recipe; \
 		$(PYTHON) merge_adapter.py --ckpt $(RUN)/final --out $(RUN)/final_merged --overwrite; \
 	else set -x; \
 		$(PYTHON) evaluate.py --ckpt $(RUN)/final; \

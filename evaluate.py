@@ -1,7 +1,7 @@
 """Evaluate a checkpoint or existing predictions.
 
     python evaluate.py --ckpt DIR [--data DIR] [--split test] [--out DIR] [--absent]
-                       [--guardrails small|full|FILE.yaml]
+                       [--guardrails small|full|recipe|FILE.yaml]
     python evaluate.py --ckpt DIR --tune [--metric AP|f1] [--verify] [--data DIR] [--out DIR]
     python evaluate.py --predictions FILE [--data DIR] [--split test] [--out DIR]
                        [--reparse] [--allow-missing] [--score NAME]
@@ -38,14 +38,13 @@ def evaluate_split(args: argparse.Namespace) -> None:
     # Imported here because it needs torch, which --help and scoring do without.
     from boxtune.evaluation.absent import ask_absent
     from boxtune.evaluation.card import check_push, has_card, push, update_card
-    from boxtune.evaluation.guardrails import measure_guardrails, print_guardrails
+    from boxtune.evaluation.guardrails import choose_suite, measure_guardrails, print_guardrails
     from boxtune.evaluation.model import load_detector, open_model
     from boxtune.inference.asking import answer_records, answer_records_with_base
-    from boxtune.inference.guardrail_suite import read_suite
 
     # ---- checkpoint and records ----
-    suite = read_suite(args.guardrails) if args.guardrails else None
     checkpoint = open_model(args)
+    suite = choose_suite(args.guardrails, args.ckpt)
     grounding = checkpoint.grounding
     split = read_split(*data_of_checkpoint(args, grounding), limit=args.limit)
 
@@ -68,12 +67,12 @@ def evaluate_split(args: argparse.Namespace) -> None:
     runs = {}
     if args.base:
         runs["base"] = results.write_base_results(out / "base", split, answers.base, provenance)
-    metrics = results.write_results(out, split, answers.tuned, provenance, args.ckpt, runs.get("base"), absent)
+    metrics = results.write_results(out, split, answers.tuned, provenance, args.ckpt, runs.get("base"), absent, probes)
     runs["tuned" if checkpoint.adapter else args.ckpt] = metrics
 
     # ---- card, tables, upload ----
     if updates_card:
-        update_card(args.ckpt, metrics)
+        update_card(args.ckpt, metrics, probes)
     results.print_results(runs, out, args.json)
     if probes and not args.json:
         print_guardrails(probes, out)

@@ -42,12 +42,14 @@ from boxtune.training.run_info import device_name
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs/benchmark")
 SOURCES = Path(os.environ.get("BOXTUNE_DATA", "data/sources"))
+# Keys of a recipe that change neither the weights nor the predictions.
+AFTER_TRAINING = ("final_guardrails",)
 TRAINING = ("--save_strategy", "no", "--eval_strategy", "no", "--overwrite_output_dir", "true")
 
 
 def identity(experiment: Experiment, seed: int) -> str:
     """A hash of everything that a result depends on: resolved recipe, seed, folds, split and the base's weights."""
-    values = recipe_values(experiment)
+    values = {key: value for key, value in recipe_values(experiment).items() if key not in AFTER_TRAINING}
     settings = [values | overrides(experiment.options), seed, experiment.folds, experiment.split, base_hashes(values)]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -8,6 +8,7 @@ from typing import Any
 from boxtune.answers.grounding import Grounding
 from boxtune.common.errors import UserError
 from boxtune.evaluation.split import Split
+from boxtune.metrics.guardrail_rules import Probes
 from boxtune.models.hub import LOG_IN, is_logged_in, push_folder
 from boxtune.reports.model_card import is_finished, model_name, write_card
 
@@ -24,9 +25,9 @@ def has_card(args: argparse.Namespace, grounding: Grounding, split: Split) -> bo
     return as_trained and whole_split and own_data and is_finished(Path(args.ckpt))
 
 
-def update_card(ckpt: str, metrics: dict[str, Any]) -> None:
-    """Write the model's README.md with these metrics."""
-    write_card(Path(ckpt), model_name(Path(ckpt)), metrics)
+def update_card(ckpt: str, metrics: dict[str, Any], probes: Probes | None) -> None:
+    """Write the model's README.md with these metrics and guardrails."""
+    write_card(Path(ckpt), model_name(Path(ckpt)), metrics, probes)
 
 
 def check_push(args: argparse.Namespace, updates_card: bool) -> None:

@@ -7,22 +7,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from boxtune.answers.responses import Response
 from boxtune.batching.collator import DetectionCollator
+from boxtune.common.errors import reading
 from boxtune.common.files import write_whole
 from boxtune.common.json_lines import to_json_line
-from boxtune.common.numbers import format_number
 from boxtune.evaluation.split import Split
 from boxtune.inference.detector import Detector
-from boxtune.inference.guardrail_suite import Suite
+from boxtune.inference.guardrail_suite import DEFAULT_SUITE, Suite, read_suite
 from boxtune.inference.guardrails import run_base_guardrails, run_guardrails
 from boxtune.inference.probes.subject import Answers, has_base
-from boxtune.metrics.guardrail_rules import DOMAINS, FILE_NAME, Probe, promotion_problems, write_guardrails
+from boxtune.metrics.guardrail_rules import FILE_NAME, Probe, promotion_problems, write_guardrails
+from boxtune.reports.guardrail_table import domain_rows, probe_rows
 
+OF_RECIPE = "recipe"
 ANSWERS_FILE = "guardrail_answers.jsonl"
+
+
+def choose_suite(name: str | None, ckpt: str) -> Suite | None:
+    """The suite called `name`, the one that the checkpoint's recipe names if that is "recipe", or None for no suite."""
+    if name == OF_RECIPE:
+        path = Path(ckpt) / "recipe.yaml"
+        with reading(str(path), "Name a suite instead: --guardrails small."):
+            name = yaml.safe_load(path.read_text(encoding="utf-8")).get("final_guardrails", DEFAULT_SUITE)
+    return read_suite(name) if name else None
 
 
 def measure_guardrails(detector: Detector, suite: Suite, split: Split, out: Path, batch_size: int) -> dict[str, Probe]:
@@ -68,19 +80,17 @@ def print_guardrails(probes: dict[str, Probe], out: Path) -> None:
 
 
 def probe_table(probes: dict[str, Probe]) -> Table:
-    table = Table("probe", "base", "tuned", "n")
-    for name, probe in probes.items():
-        if name not in DOMAINS:
-            table.add_row(name, format_number(probe.baseline), format_number(probe.value), str(probe.n))
+    table = Table("probe", "base", "tuned", "change", "n", "")
+    for row in probe_rows(probes):
+        table.add_row(row.name, row.base, row.tuned, row.change, str(row.n), row.verdict)
     return table
 
 
 def domain_table(probes: dict[str, Probe]) -> Table | None:
     """Share of responses with boxes, of the base → of the tuned model, by image and prompt. None if it was not measured."""
-    if not probes.keys() & DOMAINS:
+    if not (rows := domain_rows(probes)):
         return None
     table = Table("responses with boxes", "asked for boxes", "asked for a description")
-    for title, image in (("own images", "in"), ("unrelated images", "out")):
-        cells = [probes[f"boxes_{image}_{prompt}"] for prompt in ("in", "out")]
-        table.add_row(title, *(f"{format_number(cell.baseline)} → {format_number(cell.value)}" for cell in cells))
+    for row in rows:
+        table.add_row(*row)
     return table

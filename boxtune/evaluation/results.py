@@ -15,6 +15,7 @@ from boxtune.common.files import write_whole
 from boxtune.common.garbage import collector_paused
 from boxtune.evaluation.split import Split
 from boxtune.metrics.average_precision import curves
+from boxtune.metrics.guardrail_rules import Probes
 from boxtune.metrics.scoring import score, share
 from boxtune.reports.comparison import comparison_table
 from boxtune.reports.report import write_report
@@ -60,10 +61,11 @@ def write_results(
     title: str,
     baseline: dict[str, Any] | None = None,
     absent: dict[str, Any] | None = None,
+    probes: Probes | None = None,
 ) -> dict[str, Any]:
     """Write metrics.json and report.html to `out`; returns the metrics.
 
-    baseline: the metrics of the base model. absent: the result of absent.ask_absent.
+    baseline: the metrics of the base model. absent: the result of absent.ask_absent. probes: guardrails, for the report.
     """
     shared = share(split.records, predictions, split.classes)
     metrics = score(split.records, predictions, split.classes, provenance=provenance, shared=shared, absent=absent)
@@ -78,6 +80,7 @@ def write_results(
         title,
         baseline_metrics=baseline,
         shared=shared,
+        probes=probes,
     )
     return metrics
 

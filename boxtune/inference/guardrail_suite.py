@@ -13,6 +13,8 @@ from boxtune.data.record_checks import breaks_turns, label_problem
 from boxtune.data.unrelated_images import GENERATED
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "guardrails"
+# What `make train` asks after training, unless the recipe says otherwise.
+DEFAULT_SUITE = "small"
 # The probes that a suite may name, in the order in which they run.
 PROBE_NAMES = ("unrelated", "blindness", "crops", "absent", "yes_no", "untrained", "captions", "drift", "domains")
 

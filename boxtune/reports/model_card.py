@@ -13,6 +13,8 @@ from boxtune.common.files import write_whole
 from boxtune.common.numbers import format_number
 from boxtune.common.templates import text_template
 from boxtune.data.questions import question
+from boxtune.metrics.guardrail_rules import Probes
+from boxtune.reports.guardrail_table import probe_rows
 from boxtune.reports.score_table import MEAN_IOU, headline_rows
 
 # The numbers in the card, by their titles in the score table.
@@ -21,10 +23,11 @@ _SHOWN = ("AP", "AP50", MEAN_IOU, "precision", "recall", "F1", "false positives"
 _HUB_METRICS = {"AP": "mAP", "AP50": "mAP@0.5", "F1": "f1", MEAN_IOU: "mean_iou"}
 
 
-def write_card(folder: Path, name: str, metrics: dict | None = None) -> None:
+def write_card(folder: Path, name: str, metrics: dict | None = None, probes: Probes | None = None) -> None:
     """Write `folder`/README.md for a finished model (see `is_finished`) called `name`.
 
-    `metrics` is the content of metrics.json. Without it the card says that the model has not been evaluated.
+    `metrics` is the content of metrics.json. Without it the card says that the model has not been evaluated. `probes`: its
+    guardrails, if they were measured.
     """
     grounding = Grounding.load(folder)
     is_adapter = (folder / "adapter_config.json").is_file()
@@ -41,6 +44,7 @@ def write_card(folder: Path, name: str, metrics: dict | None = None) -> None:
         parts=content,
         codec=grounding.get_codec(),
         run=run,
+        probes=probe_rows(probes or {}),
         **_result_variables(metrics),
     )
     write_whole(folder / "README.md", page)

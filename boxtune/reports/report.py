@@ -20,10 +20,12 @@ from boxtune.data.boxes import COCO_SIZES
 from boxtune.data.records import Record, image_path
 from boxtune.metrics.bootstrap import DRAWS
 from boxtune.metrics.error_types import ERROR_TYPES
+from boxtune.metrics.guardrail_rules import Probes
 from boxtune.metrics.matching import is_click
 from boxtune.metrics.minimum_score import outcomes
 from boxtune.metrics.misses import MISS_CAUSES
 from boxtune.metrics.scoring import Shared, share
+from boxtune.reports.guardrail_table import domain_rows, probe_rows
 from boxtune.reports.report_data import OBJECT_BYTES, counts_data, gallery_data, object_bytes
 from boxtune.reports.report_images import choose_images, load_images
 from boxtune.reports.score_table import INTERVALS, MEAN_IOU, headline_rows
@@ -85,13 +87,14 @@ def write_report(
     limit: int = 1000,
     seed: int = 0,
     shared: Shared | None = None,
+    probes: Probes | None = None,
 ) -> None:
     """Write one HTML file. `predictions[i]` belongs to `records[i]`; `metrics` and `curves` come from `score` and `curves`.
 
     Image files are read from `data_dir`; a missing or unreadable one is shown as a gray area and counted. The page shows at
     most `limit` images: the worst half, and others drawn with `seed`. `baseline_metrics`, those of the base model before
-    training, are shown next to `metrics`. `shared` comes from `share`, if it was
-    made already.
+    training, are shown next to `metrics`. `shared` comes from `share`, if it was made already. `probes`: guardrails, if they were
+    measured.
     """
     iou_threshold, classes, click = metrics["matching"]["iou_threshold"], [*metrics["per_class"]], is_click(predictions)
     shared = shared or share(records, predictions, classes, iou_threshold)
@@ -117,6 +120,8 @@ def write_report(
         "images": len(records),
         "gt_boxes": sum(match.tp + match.fn for match in matches),
         **_number_variables(metrics, curves, baseline_metrics),
+        "probes": probe_rows(probes or {}),
+        "domains": domain_rows(probes or {}),
         "shown": shown,
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),

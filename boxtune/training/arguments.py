@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from boxtune.answers.conversation import SYSTEM_PROMPT
 from boxtune.batching.augmentation import OPERATIONS
 from boxtune.families.family import LORA_PARTS
+from boxtune.inference.guardrail_suite import DEFAULT_SUITE
 from boxtune.models.lora import BIASES
 from boxtune.training.losses import BOX_LOSSES
 
@@ -348,6 +349,12 @@ class BoxtuneArguments:
     )
     select_hallucination_rise: float = field(
         default=0.10, metadata={"help": "Largest rise of hallucination_rate in a checkpoint that may be the best."}
+    )
+    final_guardrails: str = field(
+        default=DEFAULT_SUITE,
+        metadata={
+            "help": "Guardrail suite that `make train` asks after training, the base against the tuned model; empty for none."
+        },
     )
     vision_stages: list[int] | None = field(
         default=None,
