@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from boxtune.families.family import Family
 from boxtune.models.config import family_of
 from boxtune.models.head_files import is_of_head
-from boxtune.models.lora import adapted_modules, format_counts
+from boxtune.models.lora import VISION_BLOCKS, adapted_layers, adapted_modules, format_counts, format_ranges
 from boxtune.models.soft_prompt import soft_prompt_of
 
 
@@ -53,8 +53,11 @@ def describe_modules(model: PreTrainedModel | PeftModel) -> str:
     lines = []
     for name, counts in quantized_modules(model).items():
         lines.append(f"  {name:9s} linears: {counts['nf4']} in NF4, {counts['full']} in full precision")
+    numbers = adapted_layers(model)
     for part, counts in adapted_modules(model).items():
-        lines.append(f"  LoRA on {part}: {format_counts(counts)}")
+        name = "blocks" if part in VISION_BLOCKS else "layers"
+        where = f" ({name} {format_ranges(numbers[part])})" if numbers.get(part) else ""
+        lines.append(f"  LoRA on {part}: {format_counts(counts)}{where}")
     if head := sum(parameter.numel() for path, parameter in model.named_parameters() if is_of_head(path)):
         lines.append(f"  detection head: {head:,} parameters")
     if soft_prompt := soft_prompt_of(model):

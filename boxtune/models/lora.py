@@ -1,4 +1,4 @@
-"""LoRA placement: the linear layers of each part of a model, the pattern that selects them, and what was adapted.
+"""LoRA: the linear layers of each part of a model, which of them are adapted, and PEFT's config.
 
 The parts are those of LORA_PARTS in boxtune/families/family.py; each model family says where they are.
 """
@@ -11,8 +11,6 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
-from boxtune.common.errors import UserError
-from boxtune.families.family import Family
 from boxtune.models.config import family_of
 
 LANGUAGE_PARTS = ["language_attention", "language_linear_attention", "language_mlp"]
@@ -43,16 +41,35 @@ def count_by_part(paths: Iterable[str], places: Mapping[str, str]) -> LinearCoun
     return {part: dict(sorted(count.items())) for part, count in counts.items()}
 
 
-def part_linears(model: PreTrainedModel) -> LinearCounts:
-    """The linear layers of each part of a model without adapters, 4-bit layers included."""
-    paths = (path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear))
-    return count_by_part(paths, family_of(model.config).lora_parts)
-
-
 def adapted_modules(model: PreTrainedModel | PeftModel) -> LinearCounts:
     """The linear layers of each part that have a LoRA."""
-    adapted = (path.removesuffix(".lora_A") for path, _ in model.named_modules() if path.endswith(".lora_A"))
-    return count_by_part(adapted, family_of(model.config).lora_parts)
+    return count_by_part(_adapted_paths(model), family_of(model.config).lora_parts)
+
+
+def adapted_layers(model: PreTrainedModel | PeftModel) -> dict[str, list[int]]:
+    """{part: the numbers of its layers or blocks that have a LoRA}. The merger has none."""
+    numbers = {}
+    for part, place in family_of(model.config).lora_parts.items():
+        if part != "merger":
+            number = place.replace(r"\d+", r"(\d+)")
+            found = (re.fullmatch(rf"(?:.*\.)?{number}\..+", path) for path in _adapted_paths(model))
+            numbers[part] = sorted({int(match[1]) for match in found if match})
+    return numbers
+
+
+def _adapted_paths(model: torch.nn.Module) -> list[str]:
+    return [path.removesuffix(".lora_A") for path, _ in model.named_modules() if path.endswith(".lora_A")]
+
+
+def format_ranges(numbers: Iterable[int]) -> str:
+    """[0, 20, 21, 22] → "0, 20-22"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def format_counts(counts: Mapping[str, int]) -> str:
@@ -60,78 +77,7 @@ def format_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
 
 
-# ---- what to adapt -----------------------------------------------------------------------------------------------------
-
-
-def lora_targets(
-    model: PreTrainedModel,
-    parts: list[str] | None = None,
-    suffixes: list[str] | str | None = None,
-    vision: bool = False,
-) -> str:
-    """The regular expression of the module paths to adapt, for LoraConfig's target_modules.
-
-    parts: members of LORA_PARTS, adapted completely. If there are none, `suffixes` of the language model are adapted, as in
-    TRL's `lora_target_modules` (the attention projections by default), and with `vision` the linears of the vision tower's
-    blocks as well. Every place names its tower, because the towers share the names of linears.
-    Raises UserError that names every part or suffix without a linear, and lists the linears that the model has.
-    """
-    if parts:
-        places = _part_patterns(model, parts)
-    else:
-        places = _language_patterns(model, suffixes)
-        places += _part_patterns(model, VISION_BLOCKS) if vision else []
-    return rf"(?:.*\.)?(?:{'|'.join(places)})"
-
-
-def present_parts(model: PreTrainedModel, parts: list[str]) -> list[str]:
-    """Those of `parts` in which the model has linears."""
-    linears = part_linears(model)
-    return [part for part in parts if linears.get(part)]
-
-
-def _language_patterns(model: PreTrainedModel, targets: list[str] | str | None) -> list[str]:
-    """The patterns of a `lora_target_modules` value. TRL passes a list of one name as a string."""
-    suffixes = [targets] if isinstance(targets, str) else (targets or ATTENTION)
-    if suffixes == ["all-linear"]:
-        return _part_patterns(model, present_parts(model, LANGUAGE_PARTS))
-    return [_suffix_pattern(model, suffixes)]
-
-
-def _part_patterns(model: PreTrainedModel, parts: list[str]) -> list[str]:
-    places, linears = family_of(model.config).lora_parts, part_linears(model)
-    if empty := [part for part in parts if not linears.get(part)]:
-        available = [f"{part}: {format_counts(counts)}" for part, counts in linears.items()]
-        raise UserError(f"lora_parts: this model has no linears in {', '.join(empty)}. It has:", available)
-    return [rf"{places[part]}\.{_any_of(linears[part])}" for part in parts]
-
-
-def _suffix_pattern(model: PreTrainedModel, suffixes: list[str]) -> str:
-    """Raises UserError for each suffix that the language model lacks; PEFT complains only if it lacks all of them."""
-    place = _below_language_model(family_of(model.config))
-    paths = [path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    patterns = {suffix: re.compile(rf"(?:.*\.)?{place}{re.escape(suffix)}") for suffix in suffixes}
-    if unknown := [suffix for suffix, pattern in patterns.items() if not any(map(pattern.fullmatch, paths))]:
-        raise UserError(
-            f"lora_target_modules: the language model has no linear layers {', '.join(unknown)}. Use "
-            f"{', '.join(_language_names(model))}, or all-linear for all of them."
-        )
-    return rf"{place}{_any_of(suffixes)}"
-
-
-def _language_names(model: PreTrainedModel) -> list[str]:
-    """The names of the linears that LoRA can adapt in the language model, such as q_proj."""
-    linears = part_linears(model)
-    names = (path.rpartition(".")[2] for part in LANGUAGE_PARTS for path in linears.get(part, {}))
-    return list(dict.fromkeys(names))
-
-
-def _below_language_model(family: Family) -> str:
-    return rf"{family.language_model}\..*\."
-
-
-def _any_of(names: Iterable[str]) -> str:
-    return rf"(?:{'|'.join(map(re.escape, names))})"
+# ---- the config -------------------------------------------------------------------------------------------------------
 
 
 def lora_config(

@@ -142,6 +142,19 @@ class BoxtuneArguments:
         default=False,
         metadata={"help": "In addition to lora_target_modules, adapt the linear layers of the vision blocks."},
     )
+    lora_llm_layers: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Layers of the language model that LoRA may reach: -2 for the last two, 34,35 or 20-23 for these, 0 for none. "
+            "By default all. Alone, it adapts all linears of these layers."
+        },
+    )
+    lora_vision_blocks: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Blocks of the vision tower that LoRA adapts, in the same way: -4, 20-23, or 0 for none. Implies lora_vision."
+        },
+    )
     lora_bias: str = field(
         default="none",
         metadata={

@@ -11,6 +11,7 @@ from boxtune.common.errors import UserError
 from boxtune.data.record_checks import breaks_turns, label_problem
 from boxtune.families import FAMILIES
 from boxtune.families.family import LORA_PARTS
+from boxtune.models.placement import read_layers
 from boxtune.training.arguments import BoxtuneArguments
 from boxtune.training.box_validation import COSTS, HEAD_METRICS, LIBRARY_METRICS, METRICS
 from boxtune.training.losses import LOSSES
@@ -82,6 +83,7 @@ def check_values(options: BoxtuneArguments, training: SFTConfig, model: ModelCon
     problems = [
         *_fixed_or_out_of_range(vars(training) | vars(model) | vars(options)),
         *_of_the_model(options, model),
+        *_of_the_layers(options),
         *_of_the_biases(options, model),
         *_of_the_soft_prompt(options, model),
         *_of_the_answer(options),
@@ -131,6 +133,23 @@ def _of_the_model(options: BoxtuneArguments, model: ModelConfig) -> Iterator[str
         yield from (f"{key}: conflicts with lora_parts; omit one of them" for key, value in rivals.items() if value)
         if not parts or not set(parts) <= {*LORA_PARTS}:
             yield f"lora_parts: {parts!r} must name one or more of {', '.join(LORA_PARTS)}"
+
+
+def _of_the_layers(options: BoxtuneArguments) -> Iterator[str]:
+    """Whether the numbers exist is known with the model's config (placement.layers_of)."""
+    towers = {"lora_llm_layers": "language", "lora_vision_blocks": "vision"}
+    for key, tower in towers.items():
+        words = getattr(options, key)
+        if words is None:
+            continue
+        try:
+            read_layers(words)
+        except ValueError as error:
+            yield f"{key}: {error}"
+            continue
+        parts = options.lora_parts or []
+        if parts and words != ["0"] and not any(part.startswith(tower) for part in parts):
+            yield f"{key}: has no effect, because lora_parts names no part of this tower; add {tower}_attention or {tower}_mlp"
 
 
 def _of_the_biases(options: BoxtuneArguments, model: ModelConfig) -> Iterator[str]:

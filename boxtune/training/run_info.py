@@ -15,7 +15,7 @@ from boxtune.common.errors import reading
 from boxtune.common.files import write_whole
 from boxtune.data.dataset import data_hash, read_info
 from boxtune.models.describing import quantized_modules, trainable_parameters
-from boxtune.models.lora import adapted_modules
+from boxtune.models.lora import adapted_layers, adapted_modules
 from boxtune.training.recipe import Recipe, read_yaml
 
 
@@ -55,7 +55,11 @@ def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, firs
         "device": device_name(),
         "git_revision": git_revision(Path(__file__).parent),
         "data": {"directory": str(data_dir), "sha256": data_hash(data_dir), "splits": read_info(data_dir)["splits"]},
-        "modules": {"quantised": quantized_modules(model), "adapted": adapted_modules(model)},
+        "modules": {
+            "quantised": quantized_modules(model),
+            "adapted": adapted_modules(model),
+            "layers": adapted_layers(model),
+        },
         "parameters": {"trainable": trainable, "all": total},
     }
     write_whole(output_dir / "run.json", json.dumps(info, ensure_ascii=False, indent=2) + "\n")

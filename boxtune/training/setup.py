@@ -17,7 +17,8 @@ from boxtune.inference.guardrails import run_guardrails
 from boxtune.metrics.guardrail_rules import Probe
 from boxtune.models.config import family_of
 from boxtune.models.loading import load_model, uses_fsdp
-from boxtune.models.lora import lora_config, lora_targets, present_parts
+from boxtune.models.lora import lora_config
+from boxtune.models.placement import Layers, layers_of, lora_targets, present_parts
 from boxtune.models.quantization import nf4_config
 from boxtune.training.arguments import BoxtuneArguments
 from boxtune.training.box_validation import HEAD_METRICS, METRICS, BoxValidation, require_objects
@@ -183,10 +184,10 @@ def make_guardrails(
     )
 
 
-def _lora_parts(options: BoxtuneArguments, model: PreTrainedModel) -> list[str] | None:
-    """The parts to adapt: all that the recipe names or, with `skip_missing_parts`, those of them that the model has."""
-    parts = options.lora_parts or []
-    present = present_parts(model, parts) if options.skip_missing_parts else parts
+def _lora_parts(options: BoxtuneArguments, model: PreTrainedModel, layers: Layers) -> list[str] | None:
+    """The parts to adapt: all that the recipe names or, with `skip_missing_parts`, those that the model has in `layers`."""
+    parts = [part for part in options.lora_parts or [] if layers.of(part) != ()]
+    present = present_parts(model, parts, layers) if options.skip_missing_parts else parts
     if not present:  # lora_targets says what the model has
         return options.lora_parts
     if missing := [part for part in parts if part not in present]:
@@ -214,7 +215,9 @@ def build_trainer(
     peft_config = None
     if recipe.model.use_peft:
         lora = recipe.model
-        targets = lora_targets(model, _lora_parts(options, model), lora.lora_target_modules, options.lora_vision)
+        layers = layers_of(model.config, options.lora_llm_layers, options.lora_vision_blocks)
+        parts = _lora_parts(options, model, layers)
+        targets = lora_targets(model, parts, lora.lora_target_modules, options.lora_vision, layers)
         peft_config = lora_config(
             lora.lora_r, lora.lora_alpha, lora.lora_dropout, targets, lora.use_rslora, options.lora_bias
         )

@@ -9,6 +9,7 @@ from transformers import (
     PretrainedConfig,
     Qwen3_5Config,
     Qwen3_5MoeConfig,
+    Qwen3VLConfig,
     Qwen3VLMoeConfig,
 )
 
@@ -24,6 +25,20 @@ LINEAR_ATTENTION = {
 SMALL_VISION = VISION | {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096}
 
 ARCHITECTURES: dict[str, PretrainedConfig] = {
+    "Qwen3-VL-4B": Qwen3VLConfig(
+        text_config={
+            "vocab_size": 151936,
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "tie_word_embeddings": True,
+        },
+        vision_config=SMALL_VISION | {"out_hidden_size": 2560, "deepstack_visual_indexes": [5, 11, 17]},
+        tie_word_embeddings=True,
+    ),
     "Qwen3.5-4B": Qwen3_5Config(
         text_config=LINEAR_ATTENTION
         | {

@@ -12,7 +12,8 @@ from assets.build_tiny_model import build_model, build_tokenizer
 from benchmarks.gpu_memory import ARCHITECTURES
 from boxtune.common.errors import UserError
 from boxtune.families.family import LORA_PARTS
-from boxtune.models.lora import ATTENTION, lora_config, lora_targets
+from boxtune.models.lora import ATTENTION, lora_config
+from boxtune.models.placement import lora_targets
 
 ALL_LINEAR = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 QKVO = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]

@@ -9,7 +9,8 @@ from transformers import AutoModelForImageTextToText
 
 from boxtune.common.errors import UserError
 from boxtune.families import FAMILIES
-from boxtune.models.lora import adapted_modules, lora_config, lora_targets, part_linears, present_parts
+from boxtune.models.lora import adapted_modules, lora_config
+from boxtune.models.placement import lora_targets, part_linears, present_parts
 from boxtune.models.quantization import require_dense
 from tests.helpers.architectures import ARCHITECTURES
 

@@ -14,7 +14,8 @@ from benchmarks.gpu_memory import ARCHITECTURES
 from boxtune.common.errors import UserError
 from boxtune.families import FAMILIES as FAMILY_FACTS
 from boxtune.models.describing import describe_modules, trainable_parameters
-from boxtune.models.lora import lora_config, lora_targets
+from boxtune.models.lora import lora_config
+from boxtune.models.placement import lora_targets
 from boxtune.models.processors import load_processor
 from boxtune.models.soft_prompt import (
     FILE_NAME,

@@ -81,6 +81,12 @@ def test_recipe_headers_state_command_hardware_and_score():
             "lora_target_modules: conflicts with lora_parts",
         ),
         ("lora_parts: [language_mlp]\nlora_vision: true", "lora_vision: conflicts with lora_parts"),
+        ("lora_llm_layers: 2", "lora_llm_layers: '2' could be a number or an index; write -2 for the last 2"),
+        ("lora_vision_blocks: [3, -2]", "lora_vision_blocks: '-2' is neither -N"),
+        (
+            "lora_parts: [language_mlp, merger]\nlora_vision_blocks: -2",
+            "lora_vision_blocks: has no effect, because lora_parts names no part of this tower; add vision_attention",
+        ),
         ("lora_bias: lora_only", "lora_bias: lora_only cannot be trained with load_in_4bit: true"),
         ("load_in_4bit: false\ndtype: bfloat16\nlora_bias: all", "lora_bias: all needs dtype: float32"),
     ],
@@ -192,6 +198,24 @@ def test_list_with_one_item_needs_no_brackets(tmp_path):
     recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--overlay", str(path)])
     assert recipe.options.data_args == ["--copy-images"]
     assert recipe.options.lora_parts == ["merger"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "read"),
+    [
+        ("-2", ["--lora_llm_layers", "-2"], ["-2"]),
+        ("20-23", ["--lora_llm_layers", "20-23"], ["20-23"]),
+        ("last 2", ["--lora_llm_layers", "last 2"], ["last 2"]),
+        ("0", ["--lora_llm_layers", "0"], ["0"]),
+        ("[34, 35]", [], [34, 35]),
+    ],
+)
+def test_layers_are_read_from_yaml_and_from_the_command_line(tmp_path, text, words, read):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"lora_llm_layers: {text}")
+    for arguments in (["--overlay", str(path)], words):
+        recipe = load_recipe(["--config", "tiny_nutrition_qlora", *arguments])
+        assert recipe.options.lora_llm_layers == (read if arguments else None)
 
 
 @pytest.mark.parametrize(
