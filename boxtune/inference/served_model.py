@@ -92,6 +92,11 @@ def _adapter_mismatch(model: dict[str, Any], ckpt: str, checkpoint: Checkpoint, 
         served = replace(checkpoint, path=str(folder), adapter=folder)
         if weights_identity(served) != weights_identity(checkpoint):
             return f"{model['id']!r} is the adapter in {model['root']}, and its weights differ from those of {ckpt}."
+    if _adapter_config(adapter).get("modules_to_save"):
+        return (
+            f"the adapter {ckpt} has modules that were trained whole (lora_modules_to_save), which servers do not load. Serve "
+            "the merged model instead (merge_adapter.py)."
+        )
     if adapts_vision(adapter):
         return (
             f"the adapter {ckpt} adapts the vision tower, which vLLM ignores unless it is started with "
@@ -116,9 +121,13 @@ def _merged_model_mismatch(model: dict[str, Any], ckpt: str, checkpoint: Checkpo
 
 def adapts_vision(adapter: Path) -> bool:
     """Whether the adapter's target modules include some of the vision tower."""
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     tower_names = {family.vision_tower.split(".")[-1] for family in FAMILIES.values()}
-    return any(name in str(config["target_modules"]) for name in tower_names)
+    return any(name in str(_adapter_config(adapter)["target_modules"]) for name in tower_names)
+
+
+def _adapter_config(adapter: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    return config
 
 
 def _unchanged_by_merging(grounding: Grounding) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from boxtune.models.config import family_of
 from boxtune.models.head_files import is_of_head
 from boxtune.models.lora import VISION_BLOCKS, adapted_layers, adapted_modules, format_counts, format_ranges
 from boxtune.models.soft_prompt import soft_prompt_of
+from boxtune.models.whole_modules import whole_modules
 
 
 def tower(module_path: str, family: Family) -> str:
@@ -26,7 +27,7 @@ def quantized_modules(model: PreTrainedModel | PeftModel) -> dict[str, dict[str,
     family = family_of(model.config)
     counts: dict[str, Counter[str]] = {name: Counter(nf4=0, full=0) for name in ("vision", "language", "head")}
     for path, module in model.named_modules():
-        if is_of_head(path):  # counted by itself
+        if is_of_head(path) or ".modules_to_save." in path:  # counted by itself; a copy of a module that is counted
             continue
         if type(module) is bnb.nn.Linear4bit:
             counts[tower(path, family)]["nf4"] += 1
@@ -58,6 +59,8 @@ def describe_modules(model: PreTrainedModel | PeftModel) -> str:
         name = "blocks" if part in VISION_BLOCKS else "layers"
         where = f" ({name} {format_ranges(numbers[part])})" if numbers.get(part) else ""
         lines.append(f"  LoRA on {part}: {format_counts(counts)}{where}")
+    if whole := whole_modules(model):
+        lines.append(f"  trained whole: {', '.join(whole)}")
     if head := sum(parameter.numel() for path, parameter in model.named_parameters() if is_of_head(path)):
         lines.append(f"  detection head: {head:,} parameters")
     if soft_prompt := soft_prompt_of(model):

@@ -81,9 +81,15 @@ def format_counts(counts: Mapping[str, int]) -> str:
 
 
 def lora_config(
-    r: int, alpha: float, dropout: float, targets: str, use_rslora: bool = False, bias: str = "none"
+    r: int,
+    alpha: float,
+    dropout: float,
+    targets: str,
+    use_rslora: bool = False,
+    bias: str = "none",
+    whole_modules: list[str] | None = None,
 ) -> LoraConfig:
-    """The PEFT config. `targets` is a pattern of `lora_targets`. bias: one of BIASES."""
+    """The PEFT config. `targets` is a pattern of `lora_targets`. bias: one of BIASES. whole_modules: their paths."""
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=r,
@@ -92,4 +98,5 @@ def lora_config(
         target_modules=targets,
         use_rslora=use_rslora,
         bias=bias,
+        modules_to_save=whole_modules or None,
     )

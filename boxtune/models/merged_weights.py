@@ -30,8 +30,8 @@ SUM_NOISE, PRODUCT_NOISE = 2.0**-10, 2.0**-20
 
 
 def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, Any]:
-    """Every tensor of the merged model against base + scale · (B · A), or the trained bias, in float32 and rounded to bf16.
-    Of the embedding matrix, the rows of a soft prompt are compared with the adapter's.
+    """Every tensor of the merged model against base + scale · (B · A), or the trained weight or bias, in float32 and rounded to
+    bf16. Of the embedding matrix, the rows of a soft prompt are compared with the adapter's.
 
     {"compared", "adapted", "different": numbers of tensors, "examples": keys of different ones}. A tensor differs if an element
     is not the bf16 number nearest to the float32 value, or if only the base or only the merged model has it. Holds one tensor
@@ -41,7 +41,7 @@ def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, An
     source = base_folder(grounding.base_model, grounding.base_revision)
     config = load_config(str(source))
     family = family_of(config)
-    loras, biases = peft_loras(source, checkpoint.adapter, family), peft_biases(checkpoint.adapter, family)
+    loras, whole = peft_loras(source, checkpoint.adapter, family), peft_whole(checkpoint.adapter, family)
     base_files, merged_files = weight_files(source), weight_files(merged_folder)
     different, adapted = base_files.keys() ^ merged_files.keys(), set()
     keys = base_files.keys() & merged_files.keys()
@@ -53,10 +53,10 @@ def compare_weights(checkpoint: Checkpoint, merged_folder: Path) -> dict[str, An
         lora = loras.get(path) if key.endswith(".weight") else None
         if lora:
             adapted.add(path)
-        base = biases.pop(path) if path in biases else _read(base_files[key], key)
+        base = whole.pop(path) if path in whole else _read(base_files[key], key)
         if not is_nearest_bf16(_read(merged_files[key], key), base, lora):
             different.add(key)
-    different |= (loras.keys() - adapted) | biases.keys()
+    different |= (loras.keys() - adapted) | whole.keys()
     return {
         "compared": len(base_files.keys() | merged_files.keys()),
         "adapted": len(adapted),
@@ -99,12 +99,12 @@ def peft_loras(source: Path, adapter: Path, family: Family) -> dict[str, Lora]:
     return loras
 
 
-def peft_biases(adapter: Path, family: Family) -> dict[str, torch.Tensor]:
-    """{path of a bias: its value} for each bias of the base that was trained."""
+def peft_whole(adapter: Path, family: Family) -> dict[str, torch.Tensor]:
+    """{path: value} for each weight or bias of the base that was trained itself. The path of a weight is that of its module."""
     with reading(f"the adapter in {adapter}", "Use another checkpoint of the run."):
         weights = load_peft_weights(str(adapter), device="cpu", key_mapping=family.renamed_paths)
     paths = {key: key.removeprefix(PEFT_PREFIX).replace("base_layer.bias", "bias") for key in weights}
-    return {path: weights[key] for key, path in paths.items() if path.endswith(".bias")}
+    return {path.removesuffix(".weight"): weights[key] for key, path in paths.items() if ".lora_" not in key}
 
 
 def _read(file: Path, key: str) -> torch.Tensor:

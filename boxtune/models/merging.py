@@ -59,11 +59,16 @@ def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
     family = family_of(config)
     # Adapters made with an earlier transformers have other paths.
     loras = {family.module_path(path): lora for path, lora in read_lora(checkpoint.adapter).items()}
-    biases = {family.module_path(path): bias for path, bias in read_biases(checkpoint.adapter).items()}
+    whole = {family.module_path(path): weight for path, weight in read_whole(checkpoint.adapter).items()}
+    if vocabulary := {family.lm_head, family.token_embeddings} & whole.keys():
+        raise UserError(
+            f"{checkpoint.adapter} has trained {', '.join(sorted(vocabulary))} whole, which other weights may be tied to; merge "
+            "it with peft instead."
+        )
 
     soft_prompt = read_adapter_prompt(checkpoint, config)
     unties = soft_prompt is not None and config.tie_word_embeddings
-    _merge_weights(source, out, family, loras, biases, soft_prompt, unties)
+    _merge_weights(source, out, family, loras, whole, soft_prompt, unties)
     _write_config(source, out, unties)
     # Servers read generation_config.json. The base's own asks for sampling and a repetition penalty, evaluation for neither.
     greedy_config(checkpoint.processor.tokenizer, grounding.max_new_tokens).save_pretrained(out)
@@ -88,7 +93,7 @@ def read_lora(adapter: Path) -> dict[str, Lora]:
     """{module path: Lora} of an adapter folder. Raises UserError if the adapter is unreadable or more than a plain LoRA."""
     with reading(f"the adapter in {adapter}", "Use another checkpoint of the run."):
         config = PeftConfig.from_pretrained(adapter)
-        weights = {key: weight for key, weight in _read_adapter(adapter).items() if not key.endswith(".bias")}
+        weights = {key: weight for key, weight in _read_adapter(adapter).items() if ".lora_" in key}
     if not _is_plain_lora(config):
         raise UserError(f"{adapter} is not a plain LoRA with one rank for all modules; merge it with peft instead.")
     loras = {}
@@ -101,18 +106,18 @@ def read_lora(adapter: Path) -> dict[str, Lora]:
         scale = config.lora_alpha / (r**0.5 if config.use_rslora else r)
         loras[path] = Lora(a.float(), b.float(), scale)
     if 2 * len(loras) != len(weights):
-        raise UserError(f"{adapter} contains weights other than LoRA pairs; merge it with peft instead.")
+        raise UserError(f"{adapter} contains LoRA weights without their pair; merge it with peft instead.")
     return loras
 
 
-def read_biases(adapter: Path) -> dict[str, torch.Tensor]:
-    """{path of a bias: its trained value} of an adapter folder: the base's own biases, if they were trained with LoRA."""
+def read_whole(adapter: Path) -> dict[str, torch.Tensor]:
+    """{path of a weight or bias: its trained value} of an adapter folder: those of the base that were trained with LoRA."""
     with reading(f"the adapter in {adapter}", "Use another checkpoint of the run."):
         weights = _read_adapter(adapter)
     return {
         key.removeprefix(PEFT_PREFIX).replace(".base_layer.", "."): weight
         for key, weight in weights.items()
-        if key.endswith(".bias")
+        if ".lora_" not in key
     }
 
 
@@ -121,10 +126,10 @@ def _read_adapter(adapter: Path) -> dict[str, torch.Tensor]:
 
 
 def _is_plain_lora(config: PeftConfig) -> bool:
-    """Whether LoRA pairs of one rank and scale, and perhaps biases, are all that the adapter consists of."""
+    """Whether LoRA pairs of one rank and scale, and perhaps weights and biases of the base, are all that the adapter has."""
     if not isinstance(config, LoraConfig) or config.lora_bias:  # biases of LoRA's own layers
         return False
-    return not (config.use_dora or config.modules_to_save or config.rank_pattern or config.alpha_pattern)
+    return not (config.use_dora or config.rank_pattern or config.alpha_pattern)
 
 
 # ---- the merged model --------------------------------------------------------------------------------------------------
@@ -135,23 +140,23 @@ def _merge_weights(
     out: Path,
     family: Family,
     loras: Mapping[str, Lora],
-    biases: Mapping[str, torch.Tensor],
+    whole: Mapping[str, torch.Tensor],
     soft_prompt: SoftPrompt | None,
     unties: bool,
 ) -> None:
-    """Write the weights that transformers reads from `source`, with LoRAs, soft prompt and the trained biases in place of the
-    base's, under the names of their files.
+    """Write the weights that transformers reads from `source`, with LoRAs, soft prompt, and the weights and biases of `whole`
+    in place of the base's, under the names of their files.
 
     unties: whether the head gets the weight of the base's embedding matrix.
     """
     shards: dict[Path, list[str]] = {}
     for key, shard in weight_files(source).items():
         shards.setdefault(shard, []).append(key)
-    unused, total_size, weight_map = {*loras, *biases}, 0, {}
+    unused, total_size, weight_map = {*loras, *whole}, 0, {}
     unused |= {family.token_embeddings} if soft_prompt else set()
     for shard, keys in tqdm(shards.items(), desc="merging", unit="shard"):
         tensors, merged = _merge_shard(
-            shard, keys, family, {path: loras[path] for path in unused & loras.keys()}, biases
+            shard, keys, family, {path: loras[path] for path in unused & loras.keys()}, whole
         )
         if soft_prompt:
             merged |= _merge_prompt(tensors, family, soft_prompt, unties)
@@ -161,8 +166,8 @@ def _merge_weights(
         total_size += sum(tensor.nbytes for tensor in tensors.values())
     if unused:
         raise UserError(
-            f"{len(unused)} adapted modules or biases have no weight in {source}. Is it the base that the adapter was "
-            "trained on?",
+            f"{len(unused)} adapted modules, or weights that were trained whole, have no weight in {source}. Is it the base that "
+            "the adapter was trained on?",
             sorted(unused),
         )
     if [shard.name for shard in shards] != [SAFE_WEIGHTS_NAME]:
@@ -170,10 +175,10 @@ def _merge_weights(
 
 
 def _merge_shard(
-    shard: Path, keys: list[str], family: Family, loras: Mapping[str, Lora], biases: Mapping[str, torch.Tensor]
+    shard: Path, keys: list[str], family: Family, loras: Mapping[str, Lora], whole: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], set[str]]:
-    """({key: merged tensor}, paths of the modules whose LoRA was added and of the biases that were replaced). Floating-point
-    tensors become bf16."""
+    """({key: merged tensor}, paths of the modules whose LoRA was added and of the weights and biases that were replaced).
+    Floating-point tensors become bf16."""
     tensors, merged = {}, set()
     with safe_open(shard, framework="pt") as weights:
         for key in keys:
@@ -182,8 +187,8 @@ def _merge_shard(
             if key.endswith(".weight") and path in loras and path not in merged:
                 tensor = _add_lora(tensor, loras[path], path, shard.parent)
                 merged.add(path)
-            elif path in biases:
-                tensor = _replace_bias(tensor, biases[path], path, shard.parent)
+            elif path in whole:
+                tensor = _replace(tensor, whole[path], path, shard.parent)
                 merged.add(path)
             tensors[key] = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
     return tensors, merged
@@ -214,10 +219,10 @@ def _add_lora(weight: torch.Tensor, lora: Lora, path: str, source: Path) -> torc
     return weight.float() + lora.scale * (lora.b @ lora.a)
 
 
-def _replace_bias(bias: torch.Tensor, trained: torch.Tensor, path: str, source: Path) -> torch.Tensor:
-    if bias.shape != trained.shape:
+def _replace(weight: torch.Tensor, trained: torch.Tensor, path: str, source: Path) -> torch.Tensor:
+    if weight.shape != trained.shape:
         raise UserError(
-            f"{path}: the adapter has shape {list(trained.shape)}, but the base {list(bias.shape)}. Is {source} the base that "
+            f"{path}: the adapter has shape {list(trained.shape)}, but the base {list(weight.shape)}. Is {source} the base that "
             "the adapter was trained on?"
         )
     return trained.float()

@@ -145,8 +145,8 @@ class BoxtuneArguments:
     lora_llm_layers: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Layers of the language model that LoRA may reach: -2 for the last two, 34,35 or 20-23 for these, 0 for none. "
-            "By default all. Alone, it adapts all linears of these layers."
+            "help": "Layers of the language model that LoRA may reach: -2 for the last two, 34,35 or 20-23, or 0 for none; "
+            "all by default. Alone, it adapts all linears of these layers."
         },
     )
     lora_vision_blocks: list[str] | None = field(

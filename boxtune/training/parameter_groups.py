@@ -54,8 +54,10 @@ def trained_groups(model: torch.nn.Module) -> Groups:
         if part is None:
             unknown.append(name)
             continue
-        # In an adapted model, all that is trained outside the detection head belongs to the adapter, biases too.
-        adapted = isinstance(model, PeftModel) and part not in ("detection", "adapter")
+        # In an adapted model, all that is trained outside the detection head belongs to the adapter, biases too. Modules that
+        # are trained whole have the rate of their part.
+        is_whole = ".modules_to_save." in name
+        adapted = isinstance(model, PeftModel) and part not in ("detection", "adapter") and not is_whole
         groups.setdefault(Group(part, adapted or ".soft_prompt." in f".{name}"), []).append(parameter)
     if unknown:
         raise UserError(

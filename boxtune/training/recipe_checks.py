@@ -23,7 +23,6 @@ _FIXED = {
     "fsdp": None,
     "load_in_8bit": False,
     "bnb_4bit_quant_type": "nf4",
-    "lora_modules_to_save": None,
     "lora_target_parameters": None,
     "lora_task_type": "CAUSAL_LM",
     "completion_only_loss": None,

@@ -16,6 +16,7 @@ from boxtune.common.files import write_whole
 from boxtune.data.dataset import data_hash, read_info
 from boxtune.models.describing import quantized_modules, trainable_parameters
 from boxtune.models.lora import adapted_layers, adapted_modules
+from boxtune.models.whole_modules import whole_modules
 from boxtune.training.recipe import Recipe, read_yaml
 
 
@@ -59,6 +60,7 @@ def save_run_info(output_dir: Path, recipe: Recipe, model: torch.nn.Module, firs
             "quantised": quantized_modules(model),
             "adapted": adapted_modules(model),
             "layers": adapted_layers(model),
+            "whole": whole_modules(model),
         },
         "parameters": {"trainable": trainable, "all": total},
     }

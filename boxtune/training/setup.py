@@ -20,6 +20,7 @@ from boxtune.models.loading import load_model, uses_fsdp
 from boxtune.models.lora import lora_config
 from boxtune.models.placement import Layers, layers_of, lora_targets, present_parts
 from boxtune.models.quantization import nf4_config
+from boxtune.models.whole_modules import whole_module_paths
 from boxtune.training.arguments import BoxtuneArguments
 from boxtune.training.box_validation import HEAD_METRICS, METRICS, BoxValidation, require_objects
 from boxtune.training.callbacks import (
@@ -218,8 +219,9 @@ def build_trainer(
         layers = layers_of(model.config, options.lora_llm_layers, options.lora_vision_blocks)
         parts = _lora_parts(options, model, layers)
         targets = lora_targets(model, parts, lora.lora_target_modules, options.lora_vision, layers)
+        whole = whole_module_paths(model, lora.lora_modules_to_save or [], targets)
         peft_config = lora_config(
-            lora.lora_r, lora.lora_alpha, lora.lora_dropout, targets, lora.use_rslora, options.lora_bias
+            lora.lora_r, lora.lora_alpha, lora.lora_dropout, targets, lora.use_rslora, options.lora_bias, whole
         )
     validation = splits.get("validation")
     detection_loss = make_detection_loss(options)

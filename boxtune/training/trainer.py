@@ -11,6 +11,7 @@ from boxtune.common.errors import UserError, accepting
 from boxtune.families import FAMILIES
 from boxtune.models.head_files import is_of_head
 from boxtune.models.language_states import language_states
+from boxtune.models.whole_modules import cast_whole_modules
 from boxtune.training.box_validation import BoxValidation
 from boxtune.training.checkpoint_trainer import CheckpointTrainer
 from boxtune.training.console import say
@@ -76,6 +77,7 @@ class DetectionTrainer(CheckpointTrainer):
             say(describe_rates(self.model, learning_rates))
             freeze(self.model, learning_rates)
         self._cast_adapters()
+        cast_whole_modules(self.model, self.adapter_dtype)
         self._detach_frozen_tower()
 
     def _detach_frozen_tower(self) -> None:

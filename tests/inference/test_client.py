@@ -216,6 +216,9 @@ def test_an_adapter_of_the_vision_tower_is_refused_because_the_server_may_ignore
     (final / "adapter_config.json").write_text(json.dumps(config))
     with serving(Behaviour(lora_models(tmp_path)), tuned) as url:
         assert "--enable-tower-connector-lora" in refusal(capsys, url, tmp_path, tmp_path, "--served-model", "tuned")
+    (final / "adapter_config.json").write_text(json.dumps(config | {"modules_to_save": ["model.visual.merger"]}))
+    with serving(Behaviour(lora_models(tmp_path)), tuned) as url:
+        assert "modules that were trained whole" in refusal(capsys, url, tmp_path, tmp_path, "--served-model", "tuned")
 
 
 def test_an_adapter_without_effect_is_refused(run, tuned, tmp_path, capsys):

@@ -95,7 +95,6 @@ def test_a_rank_stabilized_lora_has_the_scale_of_peft(runs, tiny_models, tmp_pat
         {"alpha_pattern": {"q_proj": 2}},
         {"use_dora": True},
         {"lora_bias": True},
-        {"modules_to_save": ["lm_head"]},
     ],
     ids=lambda values: next(iter(values)),
 )
@@ -103,6 +102,17 @@ def test_an_adapter_that_is_more_than_a_plain_lora_is_refused(runs, tmp_path, va
     final = with_adapter_config(runs["qwen2_5_vl"], tmp_path / "final", **values)
     with pytest.raises(UserError, match="is not a plain LoRA with one rank for all modules"):
         merging.read_lora(final)
+
+
+def test_an_embedding_or_head_that_was_trained_whole_is_refused(runs, tmp_path):
+    """As other programs may train it. It may be tied to another weight."""
+    final = with_adapter_config(runs["qwen2_5_vl"], tmp_path / "final", modules_to_save=["lm_head"])
+    weights = load_file(final / "adapter_model.safetensors")
+    weights["base_model.model.lm_head.weight"] = torch.zeros(2, 2)
+    save_file(weights, final / "adapter_model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "merged").mkdir()
+    with pytest.raises(UserError, match="has trained lm_head whole"):
+        merge_shards(open_checkpoint(str(final)), tmp_path / "merged")
 
 
 @pytest.mark.parametrize("bias", ["all", "lora_only"])
