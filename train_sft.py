@@ -25,6 +25,7 @@ from boxtune.models.processors import load_processor
 from boxtune.models.quantization import require_dense, require_full_precision
 from boxtune.training import setup, setup_examples, setup_losses
 from boxtune.training.console import say
+from boxtune.training.continuing import check_start, start_from
 from boxtune.training.examples import fit_lengths, read_examples
 from boxtune.training.machine import require_machine
 from boxtune.training.recipe import load_recipe
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     if model_options.load_in_4bit:
         require_dense(family, config, model_options.model_name_or_path)
     require_whole_embeddings(recipe)
+    check_start(recipe)
     box_losses, policy_loss = setup_losses.choose_losses(recipe)
     rates = setup_losses.choose_rates(recipe)
 
@@ -101,6 +103,8 @@ def main(argv: list[str] | None = None) -> None:
         recipe, arguments, model, collator, examples, box_validation, box_losses, policy_loss, rates
     )
     say(describe_modules(trainer.model))
+    if options.continue_from and not resume_from:
+        start_from(trainer.model, recipe)
 
     # ---- Train
     if resume_from:

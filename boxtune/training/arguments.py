@@ -162,6 +162,13 @@ class BoxtuneArguments:
             "choices": list(BIASES),
         },
     )
+    continue_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Adapter of an earlier run, such as runs/NAME/final: start from its weights, with a new optimizer. Rank "
+            "and placement must be the same."
+        },
+    )
     quantize_vision: bool = field(
         default=False, metadata={"help": "With load_in_4bit: quantize the vision tower to NF4 as well."}
     )

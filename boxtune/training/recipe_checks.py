@@ -124,6 +124,8 @@ def _of_the_model(options: BoxtuneArguments, model: ModelConfig) -> Iterator[str
         yield "quantize_vision: true has no effect without load_in_4bit: true"
     if model.load_in_4bit and not model.use_peft:
         yield "load_in_4bit: 4-bit weights cannot be trained; set use_peft: true or load_in_4bit: false"
+    if options.continue_from is not None and not model.use_peft:
+        yield "continue_from: continues an adapter; set use_peft: true, or name a whole model as model_name_or_path"
     if model.lora_target_modules == []:
         yield "lora_target_modules: name at least one module, or omit it for the attention projections"
     parts = options.lora_parts
