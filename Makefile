@@ -19,7 +19,7 @@ LAUNCH ?= $(PYTHON)
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 600
 RECIPE_ARGS = --config $(RECIPE) $(if $(OVERLAY),--overlay $(OVERLAY)) --output_dir $(RUN) $(ARGS)
 
-.PHONY: help train recipe check eval merge benchmark test test-vllm mutants quality format install clean
+.PHONY: help train recipe check plan eval merge benchmark test test-vllm mutants quality format install clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,6 +43,9 @@ recipe: $(VENV)/.base ## write recipes/NAME.yaml for the prepared dataset DATA=d
 
 check: $(VENV)/.base ## before training: decode the supervised tokens of RECIPE back to boxes and draw them
 	$(PYTHON) check_recipe.py $(RECIPE_ARGS)
+
+plan: $(VENV)/.base ## the GPU memory that RECIPE needs, and what would make it fit into GPU_GB=24
+	$(PYTHON) -m boxtune.training.memory_plan --gpu_gb $(GPU_GB) $(RECIPE_ARGS)
 
 eval: $(VENV)/.base ## evaluate the last run of RECIPE, or CKPT=dir
 	$(PYTHON) evaluate.py --ckpt $(CKPT) $(ARGS)

@@ -26,6 +26,7 @@ from boxtune.models.libraries import quiet_libraries
 from boxtune.models.processors import load_processor
 from boxtune.training import setup_examples
 from boxtune.training.examples import longest_with_teachers, measure_splits, read_examples
+from boxtune.training.memory_plan import batch_of, cost_of, show
 from boxtune.training.recipe import load_recipe
 from data_prep.pipeline.dataset_warnings import untrained_warnings
 from data_prep.prepare_once import prepare_once
@@ -110,6 +111,8 @@ def main(argv: list[str] | None = None) -> None:
     longest = max(entry.total for entry in lengths)
     print(f"{len(too_long)} of {len(lengths)} examples exceed max_length; the longest has {longest} tokens")
     print(f"report: {page}")
+    longest_response = max(entry.answer for entry in lengths)
+    show(cost_of(recipe, config), batch_of(recipe, config, grounding.max_pixels, longest, longest_response), None)
     if wrong or too_long:
         sys.exit(1)
 

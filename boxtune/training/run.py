@@ -22,6 +22,7 @@ from boxtune.reports.model_card import model_name
 from boxtune.training.box_validation import Ask, BoxValidation
 from boxtune.training.callbacks import BeginCallback, InterruptCallback
 from boxtune.training.console import say
+from boxtune.training.memory_plan import batch_of, cost_of, savings
 from boxtune.training.recipe import Recipe
 from boxtune.training.run_info import changed_data, changed_keys, describe_batch, describe_tokens, save_run_info
 from boxtune.training.trainer import DetectionTrainer
@@ -77,17 +78,20 @@ def run_training(trainer: DetectionTrainer, recipe: Recipe, resume_from: Path | 
         with torch.autograd.set_detect_anomaly(recipe.options.detect_anomaly):
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except torch.OutOfMemoryError as error:
-        fewer = "fewer grounding_samples, " if trainer.policy_loss else ""
-        raise UserError(
-            f"out of GPU memory ({error}). Try {fewer}OVERLAY=small_gpu, then a lower max_pixels; if memory ran out during "
-            "an evaluation, lower per_device_eval_batch_size."
-        ) from None
+        raise UserError(f"out of GPU memory ({error}). What would help most:", _changes(trainer, recipe)) from None
     except ImportError as error:  # a value needs an optional package that is not installed
         raise UserError(f"{recipe.name}: {error}") from None
     interrupt = next(c for c in trainer.callback_handler.callbacks if isinstance(c, InterruptCallback))
     if interrupt.interrupted:
         say(f"stopped at step {trainer.state.global_step}; continue with --resume_from_checkpoint true")
         sys.exit(130)
+
+
+def _changes(trainer: DetectionTrainer, recipe: Recipe) -> list[str]:
+    """The changes of the recipe that save the most memory."""
+    config = trainer.model.config
+    batch = batch_of(recipe, config, trainer.data_collator.grounding.max_pixels)
+    return [*(["fewer grounding_samples"] if trainer.policy_loss else []), *savings(cost_of(recipe, config), batch)]
 
 
 def require_promotion(trainer: DetectionTrainer) -> None:

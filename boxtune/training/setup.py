@@ -5,7 +5,7 @@ import math
 
 import torch
 from accelerate.utils import broadcast_object_list
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from transformers import EarlyStoppingCallback, PretrainedConfig, PreTrainedModel, ProgressCallback
 from trl import SFTConfig
 
@@ -196,6 +196,20 @@ def _lora_parts(options: BoxtuneArguments, model: PreTrainedModel, layers: Layer
     return present
 
 
+def make_lora_config(recipe: Recipe, model: PreTrainedModel) -> LoraConfig | None:
+    """What LoRA adapts and what is trained whole beside it; None with `use_peft: false`."""
+    options, lora = recipe.options, recipe.model
+    if not lora.use_peft:
+        return None
+    layers = layers_of(model.config, options.lora_llm_layers, options.lora_vision_blocks)
+    parts = _lora_parts(options, model, layers)
+    targets = lora_targets(model, parts, lora.lora_target_modules, options.lora_vision, layers)
+    whole = whole_module_paths(model, lora.lora_modules_to_save or [], targets)
+    return lora_config(
+        lora.lora_r, lora.lora_alpha, lora.lora_dropout, targets, lora.use_rslora, options.lora_bias, whole
+    )
+
+
 def build_trainer(
     recipe: Recipe,
     arguments: SFTConfig,
@@ -213,16 +227,6 @@ def build_trainer(
         callbacks.append(EpochCallback(*varying))
     if stops_early(recipe, splits):
         callbacks.append(EarlyStoppingCallback(options.early_stopping_patience))
-    peft_config = None
-    if recipe.model.use_peft:
-        lora = recipe.model
-        layers = layers_of(model.config, options.lora_llm_layers, options.lora_vision_blocks)
-        parts = _lora_parts(options, model, layers)
-        targets = lora_targets(model, parts, lora.lora_target_modules, options.lora_vision, layers)
-        whole = whole_module_paths(model, lora.lora_modules_to_save or [], targets)
-        peft_config = lora_config(
-            lora.lora_r, lora.lora_alpha, lora.lora_dropout, targets, lora.use_rslora, options.lora_bias, whole
-        )
     validation = splits.get("validation")
     detection_loss = make_detection_loss(options)
     with accepting(f"{recipe.name}: the trainer rejects a value"):
@@ -246,7 +250,7 @@ def build_trainer(
             train_dataset=as_dataset(splits["train"], collator.data_dir, varied=True),
             eval_dataset=as_dataset(validation, collator.data_dir) if validation else None,
             processing_class=collator.processor,
-            peft_config=peft_config,
+            peft_config=make_lora_config(recipe, model),
             callbacks=callbacks,
         )
     if trainer.is_deepspeed_enabled and (box_losses or policy_loss):
