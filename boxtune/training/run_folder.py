@@ -13,6 +13,7 @@ from boxtune.common.problems import join_names
 from boxtune.models.generation_config import greedy_config
 from boxtune.reports.model_card import model_name, write_card
 from boxtune.training.checkpoint_trainer import RESUME_REMEDY
+from boxtune.training.console import say
 from boxtune.training.last_checkpoint import last_whole_checkpoint
 from boxtune.training.recipe import Recipe
 from boxtune.training.trainer import DetectionTrainer
@@ -28,11 +29,15 @@ def resolve_output(recipe: Recipe) -> tuple[Path | None, list[Path]]:
     old = [path for pattern in RUN_FOLDERS for path in sorted(output_dir.glob(pattern)) if path.is_dir()]
     checkpoint = None
     if wanted.lower() in {"true", "1", "yes", "last"}:
-        checkpoint = last_whole_checkpoint(output_dir)
+        checkpoint, corrupt = last_whole_checkpoint(output_dir)
         if checkpoint is None:
             raise UserError(
-                f"{output_dir} contains no complete checkpoint to resume from; omit --resume_from_checkpoint."
+                f"{output_dir} contains no complete checkpoint to resume from; start over with --overwrite_output_dir true "
+                "instead of --resume_from_checkpoint.",
+                corrupt,
             )
+        for line in corrupt:
+            say(f"warning: {line}. Resuming from {checkpoint} instead")
     elif wanted.lower() not in {"false", "0", "no"}:
         checkpoint = Path(wanted)
         if not (checkpoint / "trainer_state.json").is_file():

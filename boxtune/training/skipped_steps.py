@@ -85,7 +85,7 @@ class SkippedSteps(TrainerCallback):
             f"rates and max_grad_norm are multiplied by {self.recovery_factor:g} for {self.recovery_steps} steps"
         )
         if self.in_a_row == self.limit:
-            checkpoint = last_whole_checkpoint(Path(output_dir))
+            checkpoint, _ = last_whole_checkpoint(Path(output_dir))
             remedy = f"The last good checkpoint is {checkpoint}" if checkpoint else "No checkpoint was saved before"
             raise UserError(
                 f"training stopped at step {state.global_step + 1}: {self.in_a_row} steps in a row were skipped, because the "

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import merge_adapter
+from benchmarks.kills import killed_like_uninterrupted
 from boxtune.answers.grounding import Grounding
 from boxtune.data.dataset import read_records
 from boxtune.training.last_checkpoint import last_whole_checkpoint
@@ -90,9 +91,9 @@ def test_resumed_run_keeps_its_count_of_evaluations_but_uses_the_new_patience(sq
     ]
     options += ["--max_steps", 8, "--early_stopping_patience"]
     run = train(squares, tmp_path / "run", *options, 1)
-    assert last_whole_checkpoint(run).name == "checkpoint-2"
+    assert last_whole_checkpoint(run)[0].name == "checkpoint-2"
     train(squares, run, *options, 3, "--resume_from_checkpoint", "true")
-    assert last_whole_checkpoint(run).name == "checkpoint-4"
+    assert last_whole_checkpoint(run)[0].name == "checkpoint-4"
 
 
 def test_interrupt_keeps_its_checkpoint_although_another_is_the_best(squares, tmp_path, capsys):
@@ -112,7 +113,7 @@ def test_interrupt_keeps_its_checkpoint_although_another_is_the_best(squares, tm
         train(squares, tmp_path / "run", *options)
     assert stop.value.code == 130
     (step,) = re.findall(r"stopped at step (\d+)", capsys.readouterr().out)
-    last = last_whole_checkpoint(tmp_path / "run")
+    last, _ = last_whole_checkpoint(tmp_path / "run")
     assert last.name == f"checkpoint-{step}" and int(step) > steps
     evaluated = [row["step"] for row in log_history(tmp_path / "run", int(step)) if "eval_loss" in row]
     assert int(step) % steps == 0 or int(step) not in evaluated
@@ -228,4 +229,59 @@ def test_sigterm_leaves_a_checkpoint_to_resume_from(squares, tmp_path):
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
     assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] >= 1
     assert (checkpoint / "grounding.json").is_file()
-    assert last_whole_checkpoint(tmp_path / "run") == checkpoint
+    assert last_whole_checkpoint(tmp_path / "run") == (checkpoint, [])
+
+
+# ---- corrupt checkpoints and killed runs ---------------------------------------------------------------------------------
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("adapter_model.safetensors", cut),
+        ("optimizer.pt", cut),
+        ("optimizer.pt", flip),
+        ("trainer_state.json", cut),
+        ("grounding.json", cut),
+    ],
+)
+def test_a_corrupt_checkpoint_is_named_and_the_last_good_one_is_found(two_checkpoints, tmp_path, name, damage):
+    run = shutil.copytree(two_checkpoints, tmp_path / "run")
+    damage(run / "checkpoint-2" / name)
+    checkpoint, [line] = last_whole_checkpoint(run)
+    assert checkpoint == run / "checkpoint-1"
+    assert line.startswith(f"{run / 'checkpoint-2'} is corrupt: {name}: ")
+    damage(run / "checkpoint-1" / name)
+    checkpoint, lines = last_whole_checkpoint(run)
+    assert checkpoint is None and len(lines) == 2
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(squares, tmp_path_factory) -> Path:
+    return train(squares, tmp_path_factory.mktemp("corrupt") / "run", "--save_steps", 1, "--save_total_limit", 9)
+
+
+def test_resuming_passes_over_a_corrupt_checkpoint(two_checkpoints, squares, tmp_path, capsys):
+    run = shutil.copytree(two_checkpoints, tmp_path / "run")
+    cut(run / "checkpoint-2" / "adapter_model.safetensors")
+    train(squares, run, "--save_steps", 1, "--save_total_limit", 9, "--resume_from_checkpoint", "true")
+    printed = capsys.readouterr().out
+    assert f"warning: {run / 'checkpoint-2'} is corrupt: adapter_model.safetensors: " in printed
+    assert f"Resuming from {run / 'checkpoint-1'} instead" in printed
+    final, reference = (load_file(folder / "final" / "adapter_model.safetensors") for folder in (run, two_checkpoints))
+    assert all(torch.equal(final[key], reference[key]) for key in reference)
+
+
+@pytest.mark.slow
+def test_killed_runs_end_with_the_weights_of_an_uninterrupted_run(squares, tmp_path):
+    assert killed_like_uninterrupted(squares, tmp_path, kills=1, seed=0) == 1
