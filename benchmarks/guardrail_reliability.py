@@ -121,10 +121,10 @@ def randomize(model: PeftModel) -> None:
 
 
 def teach(
-    model: PeftModel, collator: DetectionCollator, suite: Suite, folder: Path, answer: str, steps: int = 40
+    model: PeftModel, collator: DetectionCollator, suite: Suite, folder: Path, answer: str, steps: int = 20
 ) -> None:
     """Train the adapter to answer questions of every kind with the same text."""
-    records, optimizer = lessons(collator, suite, folder, answer), torch.optim.AdamW(model.parameters(), lr=5e-3)
+    records, optimizer = lessons(collator, suite, folder, answer), torch.optim.AdamW(model.parameters(), lr=1e-2)
     draw = random.Random(0)
     model.train()
     for _ in range(steps):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from boxtune.common.errors import UserError, did_you_mean, reading
+from boxtune.common.errors import UserError, did_you_mean
 from boxtune.data.record_checks import breaks_turns, label_problem
 from boxtune.data.unrelated_images import GENERATED
 
@@ -44,8 +44,10 @@ def read_suite(name: str) -> Suite:
     Raises UserError that lists every unknown key and every value that cannot be used.
     """
     path = find_suite(name)
-    with reading(str(path), "Write `key: value` lines as in recipes/guardrails/small.yaml."):
+    try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: undecodable bytes
+        raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must contain `key: value` lines, got {type(values).__name__}.")
     known = [entry.name for entry in fields(Suite)]
