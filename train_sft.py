@@ -27,6 +27,7 @@ from boxtune.training import setup, setup_examples, setup_losses
 from boxtune.training.console import say
 from boxtune.training.continuing import check_start, start_from
 from boxtune.training.examples import fit_lengths, read_examples
+from boxtune.training.irrelevant import with_irrelevant
 from boxtune.training.machine import require_machine
 from boxtune.training.recipe import load_recipe
 from boxtune.training.run import (
@@ -86,10 +87,9 @@ def main(argv: list[str] | None = None) -> None:
     encoder = setup_examples.make_encoder(recipe, config, processor, classes)
     max_pixels = processor.image_processor.size["longest_edge"]
     variation = setup_examples.make_variation(recipe, splits["train"], classes, max_pixels, descriptions)
-    examples = fit_lengths(recipe, splits, encoder)
-    grounding = setup_examples.make_grounding(
-        recipe, encoder, splits["train"], classes, variation, examples.max_new_tokens, descriptions
-    )
+    own = splits["train"]
+    examples = fit_lengths(recipe, splits | {"train": with_irrelevant(recipe, own, encoder)}, encoder)
+    grounding = setup_examples.make_grounding(recipe, encoder, own, classes, variation, examples.max_new_tokens, descriptions)
     teachers = setup_examples.make_teachers(recipe, examples.splits["train"])
     collator = DetectionCollator(processor, grounding, data_dir, variation, teachers=teachers)
     box_validation = setup.make_box_validation(recipe, collator, examples.splits)

@@ -12,6 +12,7 @@ from assets.pretraining_images import Scene, Stage, draw_scene
 from assets.pretraining_objects import CLASSES, DOCUMENT_PARTS, EMOJI, SHAPES
 from boxtune.answers.codecs import CODECS, Codec
 from boxtune.answers.conversation import FORMAT_SENTENCES
+from boxtune.answers.irrelevant import irrelevant_rule
 from boxtune.answers.verifier import NO, YES, box_question
 from boxtune.data.boxes import box_iou
 from boxtune.data.questions import IMAGE, join_names, question
@@ -20,7 +21,7 @@ from boxtune.data.records import in_order, raster_order
 FAMILY = "qwen3_vl"
 CODEC: Codec = CODECS[FAMILY]
 IRRELEVANT = "无关图片"
-RULE = f" If the image has nothing to do with the question, answer {IRRELEVANT}."  # appended to the system prompt
+RULE = f" {irrelevant_rule(IRRELEVANT)}"  # appended to the system prompt
 TALKS = ("example", "class", "box", "object caption", "scene caption", "irrelevant")
 THEMES = (list(EMOJI), list(SHAPES), list(DOCUMENT_PARTS))
 

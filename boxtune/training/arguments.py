@@ -114,9 +114,19 @@ class BoxtuneArguments:
     irrelevant_answer: str = field(
         default="",
         metadata={
-            "help": "Text that the data's own conversations give as the answer for unrelated images; evaluation reads it as "
-            "a clean answer without objects."
+            "help": "Text that is the answer for unrelated images, in the data's own conversations or with irrelevant_images; "
+            "evaluation reads it as a clean answer without objects."
         },
+    )
+    irrelevant_images: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of unrelated images to train on, or `generated` for drawn ones; their answer is "
+            "irrelevant_answer, or an empty list (docs/guardrails.md)."
+        },
+    )
+    irrelevant_share: float = field(
+        default=0.1, metadata={"help": "With irrelevant_images: share of training examples that have one."}
     )
     candidates: list[str] | None = field(
         default=None,

@@ -67,6 +67,7 @@ _RANGES = (
     ("must be from 0 to 1", lambda value: 0 <= value <= 1, (
         "lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor", "teacher_ratio", *GUARDRAIL_LIMITS,
     )),
+    ("must be above 0, at most 0.5", lambda value: 0 < value <= 0.5, ("irrelevant_share",)),
     ("must be above 0, at most 1", lambda value: 0 < value <= 1, ("llm_lr_tail", "recovery_factor")),
     ("must be at least 2, because each response is compared with the others", lambda value: value >= 2, ("grounding_samples",)),
     ("must be from 0 to 0.5", lambda value: 0 <= value <= 0.5, ("negative_questions",)),
@@ -186,6 +187,10 @@ def _of_the_answer(options: BoxtuneArguments) -> Iterator[str]:
         yield f"min_pixels: {options.min_pixels} must not exceed max_pixels, {options.max_pixels}"
     if options.codec is not None and options.codec not in FAMILIES:
         yield f"codec: {options.codec!r} must be one of {', '.join(FAMILIES)}, or null for the model's own"
+    if breaks_turns(options.irrelevant_answer):
+        yield f"irrelevant_answer: {options.irrelevant_answer!r} contains a special token; remove it"
+    if options.irrelevant_images is None and options.irrelevant_share != BoxtuneArguments.irrelevant_share:
+        yield "irrelevant_share: has no effect without irrelevant_images, a folder or `generated`"
     yield from (f"candidates: {problem}" for phrase in options.candidates or [] if (problem := label_problem(phrase)))
     if options.candidates == []:
         yield "candidates: name at least one phrase, or omit it"

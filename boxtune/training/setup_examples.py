@@ -10,6 +10,7 @@ from boxtune.answers.codecs import with_captions
 from boxtune.answers.conversation import format_sentence
 from boxtune.answers.decoding import Decoding
 from boxtune.answers.grounding import Grounding
+from boxtune.answers.irrelevant import agreed_answer, irrelevant_rule, is_irrelevant
 from boxtune.answers.noise import NOISE_LABEL, require_free_label
 from boxtune.batching.encoder import Encoder
 from boxtune.batching.hard_negatives import read_confused
@@ -42,6 +43,9 @@ def make_encoder(recipe: Recipe, config: PretrainedConfig, processor: ProcessorM
     system_prompt = options.system_prompt
     if candidates := choose_candidates(options, classes):
         system_prompt = f"{system_prompt} {candidate_sentence(candidates)}".strip()
+    if options.irrelevant_images:
+        rule = irrelevant_rule(agreed_answer(options.irrelevant_answer, codec))
+        system_prompt = f"{system_prompt} {rule}".strip()
     return Encoder(processor, codec, "".join(virtual_tokens) + system_prompt, format_sentence(codec), noise_label)
 
 
@@ -96,7 +100,7 @@ def make_teachers(recipe: Recipe, records: list[Record]) -> Teachers | None:
     options = recipe.options
     if not options.teacher_ratio:
         return None
-    pool = [record for record in records if not tile_of(record)]
+    pool = [record for record in records if not tile_of(record) and not is_irrelevant(record)]
     if len(pool) <= options.num_teacher_samples:
         raise UserError(
             f"num_teacher_samples: {options.num_teacher_samples} other training images must precede an example, but there are "
