@@ -89,7 +89,9 @@ def main(argv: list[str] | None = None) -> None:
     variation = setup_examples.make_variation(recipe, splits["train"], classes, max_pixels, descriptions)
     own = splits["train"]
     examples = fit_lengths(recipe, splits | {"train": with_irrelevant(recipe, own, encoder)}, encoder)
-    grounding = setup_examples.make_grounding(recipe, encoder, own, classes, variation, examples.max_new_tokens, descriptions)
+    grounding = setup_examples.make_grounding(
+        recipe, encoder, own, classes, variation, examples.max_new_tokens, descriptions
+    )
     teachers = setup_examples.make_teachers(recipe, examples.splits["train"])
     collator = DetectionCollator(processor, grounding, data_dir, variation, teachers=teachers)
     box_validation = setup.make_box_validation(recipe, collator, examples.splits)
