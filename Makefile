@@ -13,8 +13,9 @@ CKPT ?= $(RUN)/final
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 VLLM ?= .venv-vllm
-# Several GPUs: make train RECIPE=nutrition_qlora LAUNCH=".venv/bin/accelerate launch --config_file recipes/accelerate/ddp.yaml"
-LAUNCH ?= $(PYTHON)
+# Several GPUs: make train RECIPE=nutrition_qlora ACCELERATE=ddp, or another file of recipes/accelerate
+ACCELERATE ?=
+LAUNCH ?= $(if $(ACCELERATE),$(VENV)/bin/accelerate launch --config_file recipes/accelerate/$(ACCELERATE).yaml,$(PYTHON))
 # On a stop signal, several training processes finish their step and save a checkpoint. torch would kill them after 30 seconds.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 600
 RECIPE_ARGS = --config $(RECIPE) $(if $(OVERLAY),--overlay $(OVERLAY)) --output_dir $(RUN) $(ARGS)
