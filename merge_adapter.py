@@ -25,6 +25,7 @@ from boxtune.common.errors import UserError, command
 from boxtune.common.files import named, path_argument, replace_folder
 from boxtune.data.dataset import read_info, read_records
 from boxtune.data.records import SPLITS, Record
+from boxtune.evaluation.promotion import require_guardrails
 from boxtune.inference.merge_check import verify
 from boxtune.inference.merge_report import disagreement, print_report
 from boxtune.models.checkpoint import Checkpoint, open_checkpoint
@@ -56,6 +57,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --out")
     parser.add_argument(
         "--skip-nf4", action="store_true", help="do not measure the difference to the NF4 base with adapter"
+    )
+    parser.add_argument(
+        "--require-guardrails",
+        action="store_true",
+        help="refuse a model whose guardrails.json fails (docs/guardrails.md)",
     )
     add_options(parser)
     args = parser.parse_args(argv)
@@ -107,6 +113,8 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = open_checkpoint(args.ckpt, stated_in(args), command=args.command)
     if checkpoint.adapter is None:
         raise whole
+    if args.require_guardrails:
+        require_guardrails(args.ckpt, checkpoint.adapter)
     out = args.out or merged_folder(args.ckpt)
     check_target(out, checkpoint, args.overwrite)
     if not (args.data or checkpoint.grounding.data_dir):
