@@ -6,7 +6,7 @@ from typing import Any
 ASKS = ("all", "each")
 TEXT, HEAD, BOTH = DECODERS = ("text", "head", "both")
 # (least, greatest) of every number among the settings; vLLM accepts no greater penalty.
-_RANGES = {"repetition_penalty": (1, 2), "suppress_iou": (0, 1), "score_threshold": (0, 1)}
+_RANGES = {"repetition_penalty": (1, 2), "suppress_iou": (0, 1), "score_threshold": (0, 1), "gate": (0, 1)}
 # The smallest tile, in pixels. It is the largest size factor of a family: one image token.
 LEAST_TILE = 32
 
@@ -23,6 +23,8 @@ class Decoding:
     tiles: side in pixels of the tiles that are asked about besides the whole image (boxtune/data/tiles.py); 0 is none.
     teachers: number of example images, with their answers, before each question (example_images.py).
     verify: whether each box is scored by the answer to a question about it (boxtune/answers/verifier.py).
+    gate: the least probability of yes in the answer to the question whether the image shows one of the classes
+        (boxtune/answers/gate.py); images below it get no boxes. 0 asks no such question.
     decoder: where the boxes come from: the generated "text", the detection "head", or "both" (boxtune/answers/head_merging.py).
     """
 
@@ -34,10 +36,11 @@ class Decoding:
     verify: bool = False
     teachers: int = 0
     decoder: str = TEXT
+    gate: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as files hold them. `teachers` is left out if there are none, so that earlier versions read them."""
-        return {name: value for name, value in asdict(self).items() if name != "teachers" or value}
+        """The settings as files hold them. `teachers` and `gate` are left out if unused, so that earlier versions read them."""
+        return {name: value for name, value in asdict(self).items() if name not in ("teachers", "gate") or value}
 
     def problems(self) -> list[str]:
         """One line for each setting that cannot be used."""

@@ -82,7 +82,7 @@ class Grounding:
             calibration=[],
             verify_calibration=[],
             noise_label="",
-            decoding=dataclasses.replace(self.decoding, score_threshold=0.0, decoder=TEXT),
+            decoding=dataclasses.replace(self.decoding, score_threshold=0.0, decoder=TEXT, gate=0.0),
         )
 
     def save(self, directory: Path) -> None:

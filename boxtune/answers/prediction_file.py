@@ -8,6 +8,7 @@ from typing import Any
 from boxtune.answers.codecs import CODECS
 from boxtune.answers.confidence import RANKINGS
 from boxtune.answers.decoding import TEXT
+from boxtune.answers.gate import GATED
 from boxtune.answers.noise import NOISE_LABEL
 from boxtune.answers.parts import make_part, merge_parts
 from boxtune.answers.predictions import (
@@ -82,6 +83,8 @@ def read_predictions(
 
 def _reparsed(line: Prediction, record: Record, classes: Sequence[str]) -> Prediction:
     """The line with its text read again. What the text cannot tell is taken from the line."""
+    if GATED in line["problems"]:
+        return line  # it has no text
     if "parts" in line:
         parts = [_read_again(line, part, *_asked_in(part, record, classes)) for part in line["parts"]]
         prediction = merge_parts(record, line["parts"], parts)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from boxtune.answers.decoding import Decoding
+from boxtune.answers.gate import GATED
 from boxtune.answers.noise import NOISE_LABEL
 from boxtune.answers.predictions import Prediction
 from boxtune.answers.tile_merging import MERGED
@@ -13,7 +14,7 @@ from boxtune.data.boxes import box_iou
 # Each dropped object adds one of these to the problems of its prediction.
 LOW_SCORE, SUPPRESSED = "low_score", "suppressed"
 # The problems that a clean response may have: these objects were dropped or merged on purpose.
-INTENDED = frozenset({NOISE_LABEL, LOW_SCORE, SUPPRESSED, MERGED})
+INTENDED = frozenset({NOISE_LABEL, LOW_SCORE, SUPPRESSED, MERGED, GATED})
 
 
 def keep_objects(prediction: Prediction, decoding: Decoding) -> Prediction:

@@ -20,13 +20,13 @@ _MODEL = {
 # The options that each mode reads. A mode is named after the option that selects it.
 READS = {
     "ckpt": _MODEL | {"data", "split", "limit", "base", "absent", "guardrails", "push_to_hub", "json"},
-    "tune": (_MODEL - {*NAMES, "export", "decoder"}) | {"tune", "metric", "verify", "data", "limit", "json"},
+    "tune": (_MODEL - {*NAMES, "export", "decoder"}) | {"tune", "metric", "verify", "gate", "data", "limit", "json"},
     "images": _MODEL | {"images", "classes", "skip_bad_images"},
     "predictions": {"predictions", "data", "split", "out", "export", "reparse", "allow_missing", "score", "json"},
     "compare": {"compare", "data", "split", "out", "json"},
 }
 # Options about weights on this machine, and options about a server that is used in their place.
-LOCAL_ONLY = {"base", "precision", "push_to_hub", "decoder", "guardrails"}
+LOCAL_ONLY = {"base", "precision", "push_to_hub", "decoder", "guardrails", "gate"}
 SERVER_ONLY = {"served_model", "trust_server"}
 
 
@@ -124,6 +124,12 @@ def _add_scoring_options(parser: argparse.ArgumentParser) -> None:
         "--verify",
         action="store_true",
         help="with --tune: try each setting with the verifier, too, which scores each box by a question about it",
+    )
+    parser.add_argument(
+        "--gate",
+        action="store_true",
+        help="with --tune: also choose the threshold of a question whether an image shows one of the classes "
+        "(docs/guardrails.md)",
     )
     parser.add_argument("--reparse", action="store_true", help="parse the text of the predictions again")
     parser.add_argument(

@@ -27,6 +27,7 @@ from boxtune.metrics.matching import match_images, scored_hits
 def tune(args: argparse.Namespace) -> None:
     """Choose the decode settings of a checkpoint by `args.metric`. Of the dataset, only the validation split is read."""
     # Imported here because it needs torch, which --help and scoring do without.
+    from boxtune.evaluation.gate_tuning import Gate, tune_gate
     from boxtune.evaluation.model import load_detector, open_model
     from boxtune.inference.asking import answer_records_with_settings
 
@@ -59,6 +60,8 @@ def tune(args: argparse.Namespace) -> None:
 
     # ---- store and show ----
     stored = Grounding.load(Path(args.ckpt))
+    gate = tune_gate(detector, split, args.batch_size) if args.gate else Gate(stored.decoding.gate)
+    chosen = dataclasses.replace(best.decoding, gate=gate.threshold)
     responses = dataclasses.replace(best.decoding, suppress_iou=1.0, score_threshold=0.0, verify=True)
     calibration = calibrations.get(responses, stored.verify_calibration)
     result = {
@@ -68,17 +71,20 @@ def tune(args: argparse.Namespace) -> None:
         "limit": args.limit,
         "metric": args.metric,
         "before": stored.decoding.to_json(),
-        "chosen": best.decoding.to_json(),
+        "chosen": chosen.to_json(),
+        "gate": dataclasses.asdict(gate) if args.gate else None,
         "verify_calibration": calibration,
         "trials": [dataclasses.asdict(trial) | {"decoding": trial.decoding.to_json()} for trial in trials],
         "versions": versions(),
     }
     write_whole(out / "tuning.json", json.dumps(result, indent=2) + "\n")
-    dataclasses.replace(stored, decoding=best.decoding, verify_calibration=calibration).save(Path(args.ckpt))
+    dataclasses.replace(stored, decoding=chosen, verify_calibration=calibration).save(Path(args.ckpt))
     if args.json:
         print(json.dumps(result))
         return
     Console().print(trials_table(trials, args.metric))
+    if args.gate:
+        print(gate.summary())
     print(f"stored in {Path(args.ckpt) / FILE_NAME}: {json.dumps(result['chosen'])}\nall trials: {out / 'tuning.json'}")
 
 

@@ -25,6 +25,7 @@ from boxtune.families import FAMILIES
 from boxtune.inference.address import address_problem
 from boxtune.inference.client import ServerClient
 from boxtune.inference.detections import Detections
+from boxtune.inference.gate import behind_gate
 from boxtune.inference.generation import generate_answers
 from boxtune.inference.head_answers import both_answers, head_answers
 from boxtune.inference.inputs import ImageInput, check_classes, read_images, unlabelled_record
@@ -52,6 +53,7 @@ class DecodeOptions(TypedDict, total=False):
     verify: bool
     teachers: int
     decoder: str
+    gate: float
 
 
 class Detector:
@@ -185,7 +187,7 @@ class Detector:
         those of `classes` that are new.
         threshold: least score of an object, from 0 to 1; by default that of the checkpoint, which is 0 unless it was tuned.
         batch_size: questions per batch; with a server, images asked about at the same time.
-        repetition_penalty, suppress_iou, ask, tiles, verify, teachers, decoder: decode settings; by default those of the
+        repetition_penalty, suppress_iou, ask, tiles, verify, teachers, decoder, gate: decode settings; by default those of the
         checkpoint.
         Raises UserError that lists every image that cannot be used.
         """
@@ -266,6 +268,8 @@ class Detector:
         return grounding
 
     def _decoder_problems(self, decoding: Decoding) -> list[str]:
+        if decoding.gate and self.server is not None:
+            return [f"gate: {decoding.gate!r} needs the weights here, because a server only generates text"]
         if decoding.decoder == TEXT:
             return []
         if self.server is not None:
@@ -296,7 +300,10 @@ def decoded_answers(
 ) -> Iterator[Prediction]:
     """A prediction for each record, by the decoder of the decode settings."""
     ask = {TEXT: generate_answers, HEAD: head_answers, BOTH: both_answers}[collator.grounding.decoding.decoder]
-    yield from ask(model, collator, records, batch_size)
+    if collator.grounding.decoding.gate:
+        yield from behind_gate(ask, model, collator, records, batch_size)
+    else:
+        yield from ask(model, collator, records, batch_size)
 
 
 def _check_options(

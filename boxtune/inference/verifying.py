@@ -54,10 +54,10 @@ def _first_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
     return tokenizer.encode(word, add_special_tokens=False)[0]
 
 
-def require_answers(encoder: Encoder) -> None:
-    """Raises UserError if a response to a question cannot begin with its answer."""
+def require_answers(encoder: Encoder, setting: str = "verify") -> None:
+    """Raises UserError if a response to a question cannot begin with its answer. setting: the decode setting that asks it."""
     if encoder.prompt_opens_thought:
         raise UserError(
-            "verify: this model's chat template opens a think block before each response, so the first token is no answer. Turn "
-            'the setting off: "verify": false in grounding.json.'
+            f"{setting}: this model's chat template opens a think block before each response, so the first token is no answer. "
+            f"Leave {setting} out of the decode settings in grounding.json."
         )

@@ -68,6 +68,7 @@ MEANINGS = {
     "label_case": "the label differs from a class in case, width or outer space; it counts as that class",
     "clipped": "a coordinate was outside the image and was moved to its border",
     "noise": "the model itself labeled the object as noise; it was dropped, and the response counts as clean",
+    "gated": "the gate found none of the classes in the image, so it was not asked about; the response is clean",
     "low_score": "the score is below score_threshold; the object was dropped, the response is clean",
     "suppressed": "a box of the same label overlaps it by more than suppress_iou; the object was dropped, the response is clean",
     "merged": "several tiles showed the object; its boxes became one, the response is clean",

@@ -115,7 +115,7 @@ function selectCell(n, [row, column]) {
 }
 
 // Problems that a clean response may have (boxtune/answers/selection.py).
-const INTENDED = ["noise", "low_score", "suppressed", "merged"];
+const INTENDED = ["noise", "low_score", "suppressed", "merged", "gated"];
 
 // How many boxes of the image are selected, null if the image is not selected. A pair counts once.
 function countSelected(n, selected) {

@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import evaluate
 import merge_adapter
+from boxtune.answers.grounding import Grounding
 from boxtune.metrics.guardrail_rules import DOMAINS, PROBES, Probe, read_guardrails, write_guardrails
 from tests.helpers.training import train
 
@@ -111,3 +114,29 @@ def test_a_model_is_merged_only_if_its_guardrails_hold(run, tmp_path, capsys):
     os.utime(path)
     merge_adapter.main([str(word) for word in words])
     assert (tmp_path / "merged" / "config.json").is_file()
+
+
+# ---- gate ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_tune_stores_a_gate_and_an_evaluation_uses_it(run, squares, tmp_path, capsys):
+    checkpoint = shutil.copytree(run / "final", tmp_path / "final")
+    words = ["--ckpt", checkpoint, "--data", squares, *FAST]
+    evaluate.main([str(word) for word in [*words, "--tune", "--gate", "--out", tmp_path / "tuning"]])
+    assert "gate: " in capsys.readouterr().out
+    result = json.loads((tmp_path / "tuning" / "tuning.json").read_text())
+    assert result["gate"]["unrelated"] == 40 and result["gate"]["own_passed"] == result["gate"]["own"] > 0
+    assert Grounding.load(checkpoint).decoding.gate == result["gate"]["threshold"]
+
+    stored = Grounding.load(checkpoint)
+    replace(stored, decoding=replace(stored.decoding, gate=1.0)).save(checkpoint)
+    evaluate.main([str(word) for word in [*words, "--out", tmp_path / "eval"]])
+    lines = [json.loads(line) for line in (tmp_path / "eval" / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 and all(line["problems"] == ["gated"] for line in lines)
+
+
+def test_a_gate_needs_tune_and_the_weights(capsys):
+    assert "--gate has no effect with --ckpt" in refused(evaluate.main, ["--ckpt", "x", "--gate"], capsys)
+    words = ["--ckpt", "x", "--tune", "--gate", "--server", "http://localhost:1/v1"]
+    assert "--gate has no effect with --server" in refused(evaluate.main, words, capsys)

@@ -46,7 +46,7 @@ def make_material(suite: Suite, collator: DetectionCollator, records: list[Recor
         classes=collator.grounding.classes,
         own=shown[: len(own)],
         records=shown,
-        unrelated=[_unrelated(image, shown[i % len(shown)].record) for i, image in enumerate(images)] if shown else [],
+        unrelated=[asked_like(image, shown[i % len(shown)].record) for i, image in enumerate(images)] if shown else [],
         base=base,
     )
 
@@ -59,7 +59,7 @@ def _shown(record: Record, collator: DetectionCollator) -> Shown:
     return Shown(record, lambda: collator.load(record))
 
 
-def _unrelated(image: UnrelatedImage, like: Record) -> Shown:
+def asked_like(image: UnrelatedImage, like: Record) -> Shown:
     """The image, asked the question of the record `like`."""
     record: Record = {
         "id": f"{PREFIX}/{image.name}",

@@ -1,5 +1,6 @@
 """Images that have nothing to do with the classes: does the model give the agreed answer, and does it invent boxes?"""
 
+from boxtune.answers.gate import GATED
 from boxtune.answers.predictions import Prediction
 from boxtune.inference.probes.material import Material
 from boxtune.inference.probes.subject import Subject
@@ -19,6 +20,8 @@ def measure(subject: Subject, material: Material) -> dict[str, Probe]:
 
 def _passes(prediction: Prediction, agreed: bool) -> bool:
     """Whether the response is the agreed one: the checkpoint's `irrelevant_answer`, or a clean empty list if it has none."""
+    if GATED in prediction["problems"]:
+        return True
     responses = prediction.get("parts") or [prediction]
     if agreed:
         return all("irrelevant" in response for response in responses)
