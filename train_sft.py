@@ -28,7 +28,7 @@ from boxtune.training.console import say
 from boxtune.training.continuing import check_start, start_from
 from boxtune.training.examples import fit_lengths, read_examples
 from boxtune.training.irrelevant import with_irrelevant
-from boxtune.training.machine import require_machine
+from boxtune.training.machine import flush_denormals, require_machine
 from boxtune.training.recipe import load_recipe
 from boxtune.training.run import (
     fit_calibration,
@@ -49,6 +49,7 @@ from data_prep.prepare_once import prepare_once
 @command
 def main(argv: list[str] | None = None) -> None:
     quiet_libraries()
+    flush_denormals()
 
     # ---- Recipe
     recipe = load_recipe(sys.argv[1:] if argv is None else argv, purpose=__doc__)

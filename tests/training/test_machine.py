@@ -8,7 +8,7 @@ import torch
 
 from boxtune.common.errors import UserError
 from boxtune.training import machine
-from boxtune.training.machine import compiler_problems, require_machine, workers_that_fit
+from boxtune.training.machine import compiler_problems, flush_denormals, require_machine, workers_that_fit
 from boxtune.training.recipe import load_recipe
 
 
@@ -90,3 +90,11 @@ def test_a_hidden_gpu_is_explained(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     assert "with CUDA_VISIBLE_DEVICES='7'" in machine.why_no_gpu()
+
+
+def test_numbers_that_are_slow_on_a_cpu_become_zero():
+    try:
+        flush_denormals()
+        assert (torch.tensor([1e-39]) * torch.ones(1)).item() == 0
+    finally:
+        torch.set_flush_denormal(False)
