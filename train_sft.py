@@ -24,6 +24,7 @@ from boxtune.models.libraries import quiet_libraries
 from boxtune.models.processors import load_processor
 from boxtune.models.quantization import require_dense, require_full_precision
 from boxtune.training import setup, setup_examples, setup_losses
+from boxtune.training.batches import require_packing
 from boxtune.training.console import say
 from boxtune.training.continuing import check_start, start_from
 from boxtune.training.examples import fit_lengths, read_examples
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         require_dense(family, config, model_options.model_name_or_path)
     require_whole_embeddings(recipe)
     check_start(recipe)
+    require_packing(recipe, family)
     box_losses, policy_loss = setup_losses.choose_losses(recipe)
     rates = setup_losses.choose_rates(recipe)
 

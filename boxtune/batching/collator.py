@@ -1,4 +1,4 @@
-"""Records and their images → padded batches.
+"""Records and their images → padded or packed batches.
 
 Coordinates refer to the size that the image processor really produced (image_grid_thw × patch size).
 """
@@ -24,6 +24,7 @@ from boxtune.answers.noise import true_objects
 from boxtune.batching.box_targets import collate_targets
 from boxtune.batching.encoder import IGNORE_INDEX, Encoder, expected_input_size, grid_input_size, token_side
 from boxtune.batching.head_targets import collate_head_targets
+from boxtune.batching.packed import pack
 from boxtune.batching.teachers import Teachers
 from boxtune.batching.variation import Variation
 from boxtune.common.errors import UserError
@@ -71,15 +72,16 @@ class DetectionCollator:
         self.adds_questions = False
         self.adds_head_targets = False
         self.locates_students = False
+        self.packs = False
 
     def for_losses(
-        self, teacher_forced: bool, sampled: bool, head: bool = False, students: bool = False
+        self, teacher_forced: bool, sampled: bool, head: bool = False, students: bool = False, packs: bool = False
     ) -> "DetectionCollator":
         """A copy with more in its batches.
 
         `teacher_forced` adds `targets` (box_targets.collate_targets), `sampled` adds `asked` (collate_asked), `head` adds
         `head_targets` (head_targets.collate_head_targets), `students` says which image and tokens are a record's own
-        (collate_students), also in the batches of `collate_questions`.
+        (collate_students), also in the batches of `collate_questions`. With `packs`, training batches are packed (packed.pack).
         """
         other = copy.copy(self)
         other.encoder = self._make_encoder(locate_boxes=teacher_forced)
@@ -87,6 +89,7 @@ class DetectionCollator:
         other.adds_questions = sampled
         other.adds_head_targets = head
         other.locates_students = students
+        other.packs = packs
         return other
 
     def _make_encoder(self, locate_boxes: bool = False) -> Encoder:
@@ -156,8 +159,12 @@ class DetectionCollator:
         _leave_process_group()
         records, images = zip(*map(self._read, examples), strict=True)
         features, sizes = self._process(list(chain(*images)))
+        batch = self.batch_conversations(list(records), features, sizes)
+        # Evaluation weighs the loss of a batch by its number of rows, so its batches stay padded.
+        if self.packs and all(example.get("varied") for example in examples):
+            batch = pack(batch, self.processor.image_processor.merge_size)
         # The trainer names the records of a step that it skips.
-        return {**self.batch_conversations(list(records), features, sizes), "ids": [record["id"] for record in records]}
+        return {**batch, "ids": [record["id"] for record in records]}
 
     def _read(self, example: dict[str, Any]) -> tuple[Record, list[Image.Image]]:
         """A row's record and its images, the teachers' first."""

@@ -63,6 +63,11 @@ class Family:
         return self.patch_size * self.merge_size
 
     @property
+    def has_linear_attention(self) -> bool:
+        """Whether some layers carry a state from token to token, as gated delta nets do, instead of attending."""
+        return "language_linear_attention" in self.lora_parts
+
+    @property
     def token_embeddings(self) -> str:
         """The module path of the embedding matrix."""
         return f"model.{self.language_model}.embed_tokens"

@@ -11,6 +11,7 @@ from boxtune.training.losses import BOX_LOSSES
 
 # As the only candidate: the classes of the data.
 CLASSES = "true"
+COLLATORS = ("padded", "packed", "auto")
 GROUNDING_MODES = ("teacher_forced", "policy", "both")
 
 
@@ -210,6 +211,28 @@ class BoxtuneArguments:
         metadata={
             "help": "What to do with examples that exceed max_length: stop, or drop and list them.",
             "choices": ["error", "drop"],
+        },
+    )
+    collator: str = field(
+        default="padded",
+        metadata={
+            "help": "Pad the examples of a micro-batch to equal lengths, pack them into one row, or pack where much would be "
+            "padding (docs/recipes.md).",
+            "choices": COLLATORS,
+        },
+    )
+    tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Fill each micro-batch with as many examples as have this many tokens, padding included; replaces "
+            "per_device_train_batch_size in training."
+        },
+    )
+    scale_lr_for_packing: bool = field(
+        default=True,
+        metadata={
+            "help": "With tokens_per_batch: multiply learning rates by the square root of tokens per step, relative to those of "
+            "per_device_train_batch_size."
         },
     )
     eval_images: int = field(

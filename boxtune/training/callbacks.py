@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from boxtune.batching.batch_plan import PlannedBatches
 from boxtune.batching.teachers import Teachers
 from boxtune.batching.variation import Variation
 from boxtune.training.console import say
@@ -70,7 +71,7 @@ class BeginCallback(TrainerCallback):
 class EpochCallback(TrainerCallback):
     """Sets the epoch of what varies at the start of each epoch, including in the data loader's workers."""
 
-    def __init__(self, *varying: Variation | Teachers):
+    def __init__(self, *varying: Variation | Teachers | PlannedBatches):
         self.varying = varying
 
     def on_epoch_begin(self, args, state, control, **kwargs):

@@ -27,10 +27,14 @@ Splits = dict[str, list[Record]]
 
 @dataclass(frozen=True)
 class Examples:
-    """The records that fit max_length, by split. `max_new_tokens`: a generation limit that fits every target response."""
+    """The records that fit max_length, by split. `max_new_tokens`: a generation limit that fits every target response.
+
+    lengths: the most tokens that each training example may have.
+    """
 
     splits: Splits
     max_new_tokens: int
+    lengths: list[int]
 
 
 def read_examples(
@@ -106,7 +110,7 @@ def fit_lengths(recipe: Recipe, splits: Splits, encoder: Encoder) -> Examples:
         f"longest response {max(entry.answer for entry in training)}; "
         f"{sum(entry.widened for entry in training)} boxes widened to one coordinate step"
     )
-    return Examples(fitting, answer_budget(training))
+    return Examples(fitting, answer_budget(training), [entry.total for entry in training])
 
 
 def longest_with_teachers(recipe: Recipe, lengths: list[Lengths]) -> list[Lengths]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from boxtune.batching.collator import DetectionCollator
+from boxtune.batching.packed import example_lengths, is_packed, unpack
 from boxtune.models.detection_head import label_embeddings, seen_in
 from boxtune.models.head_files import detection_head
 from boxtune.models.language_states import LanguageStates
@@ -25,6 +26,9 @@ def head_terms(
     base: the model below its adapters. states: of this micro-batch's `inputs`. boxes, examples: their numbers in the whole step.
     """
     ids = inputs["input_ids"]
+    if is_packed(inputs):  # the head reads one example per row, with its own image and question only
+        lengths = example_lengths(inputs)
+        ids, states = unpack(ids, lengths), LanguageStates(unpack(states.inputs, lengths), unpack(states.last, lengths))
     # Responses are padded on the right, so everything before the response is the question.
     positions = torch.arange(ids.shape[1], device=ids.device)
     start, end = (targets[key].to(ids.device)[:, None] for key in ("question_start", "question_end"))

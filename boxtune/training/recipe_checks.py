@@ -39,7 +39,6 @@ _FIXED = {
     "hub_strategy": "every_save",
     "hub_always_push": False,
     "hub_revision": None,
-    "train_sampling_strategy": "random",
     "trust_remote_code": False,
 }
 GUARDRAIL_LIMITS = (
@@ -52,7 +51,7 @@ _RANGES = (
         "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
         "max_length", "min_pixels", "max_pixels", "early_stopping_patience", "save_total_limit", "dataset_num_proc",
         "eval_accumulation_steps", "torch_empty_cache_steps", "grounding_every", "detection_queries", "detection_caption_layers",
-        "skipped_steps_limit", "num_teacher_samples", "guardrail_every",
+        "skipped_steps_limit", "num_teacher_samples", "guardrail_every", "tokens_per_batch",
     )),
     ("must be above 0, and finite", lambda value: 0 < value < math.inf, (
         "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon",
@@ -93,6 +92,7 @@ def check_values(options: BoxtuneArguments, training: SFTConfig, model: ModelCon
         *_of_the_best_checkpoint(options, training),
         *_of_the_learning_rates(options, training),
         *_of_the_guardrails(options, training, model),
+        *_of_the_batches(options, training),
     ]
     if problems:
         raise UserError("values that cannot be used:", problems)
@@ -229,6 +229,17 @@ def _of_the_teachers(options: BoxtuneArguments, training: SFTConfig) -> Iterator
         yield "teacher_ratio: responses are sampled without teachers; use grounding_mode: teacher_forced, or set it to 0"
     if training.torch_compile:
         yield "teacher_ratio: its loss is read through a hook, which a compiled model may bypass; omit torch_compile"
+
+
+def _of_the_batches(options: BoxtuneArguments, training: SFTConfig) -> Iterator[str]:
+    strategy = training.train_sampling_strategy
+    if strategy not in ("random", "group_by_length"):
+        yield f"train_sampling_strategy: {strategy!r} has no effect in boxtune; use random or group_by_length"
+    if strategy == "group_by_length":
+        if options.tokens_per_batch:
+            yield "train_sampling_strategy: tokens_per_batch already groups by length; omit one of them"
+        if options.collator == "packed":
+            yield "train_sampling_strategy: group_by_length has no effect on packed batches, which have no padding; omit it"
 
 
 def _has_box_losses(options: BoxtuneArguments) -> bool:

@@ -12,6 +12,7 @@ from boxtune.answers.calibration import fit
 from boxtune.answers.decoding import Decoding
 from boxtune.answers.selection import keep_objects
 from boxtune.batching.collator import DetectionCollator
+from boxtune.batching.packed import as_padded
 from boxtune.common.errors import UserError
 from boxtune.data.records import Record
 from boxtune.inference.head_answers import both_answers, head_answers
@@ -57,7 +58,7 @@ def record_start(trainer: DetectionTrainer, recipe: Recipe, replaced: list[Path]
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
     output_dir = Path(recipe.training.output_dir)
     # Kept as text: the batch itself, with its images, would stay on the GPU for the whole run.
-    processor, batch = trainer.processing_class, next(iter(trainer.get_train_dataloader()))
+    processor, batch = trainer.processing_class, as_padded(next(iter(trainer.get_train_dataloader())))
     first_batch = f"{describe_batch(processor, batch)}\n{describe_tokens(processor, batch)}"
     if trainer.eval_dataset:  # without a data loader, which would draw a random number
         batch = trainer.data_collator([trainer.eval_dataset[0]])
@@ -81,6 +82,7 @@ def run_training(trainer: DetectionTrainer, recipe: Recipe, resume_from: Path | 
         raise UserError(f"out of GPU memory ({error}). What would help most:", _changes(trainer, recipe)) from None
     except ImportError as error:  # a value needs an optional package that is not installed
         raise UserError(f"{recipe.name}: {error}") from None
+    say(trainer.padding.describe(trainer.summed))
     interrupt = next(c for c in trainer.callback_handler.callbacks if isinstance(c, InterruptCallback))
     if interrupt.interrupted:
         say(f"stopped at step {trainer.state.global_step}; continue with --resume_from_checkpoint true")

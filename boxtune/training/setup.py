@@ -22,6 +22,7 @@ from boxtune.models.placement import Layers, layers_of, lora_targets, present_pa
 from boxtune.models.quantization import nf4_config
 from boxtune.models.whole_modules import whole_module_paths
 from boxtune.training.arguments import BoxtuneArguments
+from boxtune.training.batches import plan_batches
 from boxtune.training.box_validation import HEAD_METRICS, METRICS, BoxValidation, require_objects
 from boxtune.training.callbacks import (
     EpochCallback,
@@ -76,6 +77,8 @@ def trainer_arguments(recipe: Recipe, splits: Splits, max_pixels: int, report_to
     # The collator reads whole records. fit_lengths has already checked their lengths, so the trainer must not truncate.
     arguments.remove_unused_columns = False
     arguments.max_length = None
+    # plan_batches groups by length itself: the trainer's sampler depends on global random numbers, and groups evaluation too.
+    arguments.train_sampling_strategy = "random"
     # The trainer would push checkpoints and its own model card; train_sft.py pushes the final model with our card instead.
     arguments.push_to_hub = False
     arguments.report_to = report_to
@@ -222,8 +225,11 @@ def build_trainer(
     rates: LearningRates,
 ) -> DetectionTrainer:
     options, splits = recipe.options, examples.splits
+    batches = plan_batches(recipe, arguments, family_of(model.config), examples.lengths)
+    arguments.learning_rate *= batches.rate_factor
     callbacks = [InterruptCallback(), ShortRunCallback()]
-    if varying := [part for part in (collator.variation, collator.teachers) if part]:
+    varying = [part for part in (collator.variation, collator.teachers, batches.sampler) if part is not None]
+    if varying:
         callbacks.append(EpochCallback(*varying))
     if stops_early(recipe, splits):
         callbacks.append(EarlyStoppingCallback(options.early_stopping_patience))
@@ -245,8 +251,12 @@ def build_trainer(
             guardrails=make_guardrails(recipe, model, collator, splits),
             head_shape=head_shape(recipe, model),
             data_collator=collator.for_losses(
-                teacher_forced=box_losses is not None, sampled=policy_loss is not None, head=detection_loss is not None
+                teacher_forced=box_losses is not None,
+                sampled=policy_loss is not None,
+                head=detection_loss is not None,
+                packs=batches.packs,
             ),
+            sampler=batches.sampler,
             train_dataset=as_dataset(splits["train"], collator.data_dir, varied=True),
             eval_dataset=as_dataset(validation, collator.data_dir) if validation else None,
             processing_class=collator.processor,

@@ -5,13 +5,16 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from boxtune.answers.predictions import Prediction
+from boxtune.batching.batch_plan import PlannedBatches
 from boxtune.batching.box_targets import target_counts
 from boxtune.batching.encoder import IGNORE_INDEX
+from boxtune.batching.packed import example_lengths, is_packed
 from boxtune.common.errors import UserError, accepting
 from boxtune.families import FAMILIES
 from boxtune.models.head_files import is_of_head
 from boxtune.models.language_states import language_states
 from boxtune.models.whole_modules import cast_whole_modules
+from boxtune.training.batches import make_loader
 from boxtune.training.box_validation import BoxValidation
 from boxtune.training.checkpoint_trainer import CheckpointTrainer
 from boxtune.training.console import say
@@ -22,6 +25,7 @@ from boxtune.training.head_terms import head_terms
 from boxtune.training.kept_state import keeping_state
 from boxtune.training.losses import BoxLosses
 from boxtune.training.memory import memory_gb
+from boxtune.training.padding import PaddingCount
 from boxtune.training.parameter_groups import GroupRates, describe_rates, freeze, split_groups
 from boxtune.training.phases import LearningRates
 from boxtune.training.policy import PolicyLoss
@@ -39,7 +43,8 @@ class DetectionTrainer(CheckpointTrainer):
     `box_validation` generates boxes at every evaluation. `box_losses` are added for batches that hold `targets`, `policy_loss`
     for batches that hold `asked`, `detection_loss` for those that hold `head_targets` (see DetectionCollator.for_losses).
     `learning_rates`: of the model's parts. `skipped_steps`: decides which steps are skipped. `guardrails`: stop the run, and
-    decide which checkpoint may be the best. Other arguments are CheckpointTrainer's.
+    decide which checkpoint may be the best. `sampler`: the micro-batches, if they are planned. Other arguments are
+    CheckpointTrainer's.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class DetectionTrainer(CheckpointTrainer):
         policy_loss: PolicyLoss | None = None,
         detection_loss: DetectionLoss | None = None,
         guardrails: Guardrails | None = None,
+        sampler: PlannedBatches | None = None,
         **kwargs,
     ):
         super().__init__(*args, skipped_steps=skipped_steps, **kwargs)
@@ -65,6 +71,8 @@ class DetectionTrainer(CheckpointTrainer):
         self.gradient_shares = GradientShares()
         self.digit_ids = self.processing_class.tokenizer.convert_tokens_to_ids(list("0123456789"))
         self.box_validation = box_validation
+        self.sampler = sampler
+        self.padding = PaddingCount()
         self.learning_rates = learning_rates
         self.group_rates = GroupRates(learning_rates, skipped_steps)
         self.head_grad_norm: Tensor | float = 0.0  # of the detection head, which is clipped by itself
@@ -93,8 +101,17 @@ class DetectionTrainer(CheckpointTrainer):
 
     # ---- Step ----------------------------------------------------------------------------------------------------------
 
+    def get_train_dataloader(self):
+        if self.sampler is None:
+            return super().get_train_dataloader()
+        loader = make_loader(self.args, self.train_dataset, self.data_collator, self.sampler)
+        return self.accelerator.prepare(loader)
+
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
+        self.padding.add(inputs)
+        if is_packed(inputs):
+            self._count_packed(inputs)
         self.skipped_steps.add_loss(loss, inputs["ids"])
         if self.guardrails and self.guardrails.unfreezing and self.accelerator.sync_gradients:
             self.guardrails.unfreezing.clear_waiting(model, self.state)
@@ -114,6 +131,11 @@ class DetectionTrainer(CheckpointTrainer):
         ):
             model.zero_grad()
         return norm
+
+    def _count_packed(self, inputs) -> None:
+        """Complete TRL's number of tokens: it reads the second size of `position_ids`, which is 1 in a packed batch."""
+        self._total_train_tokens += self.summed(torch.tensor(inputs["input_ids"].numel() - 1)).item()
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
     @property
     def _logs_this_step(self) -> bool:
@@ -170,7 +192,7 @@ class DetectionTrainer(CheckpointTrainer):
         found = {}
         if head_targets is not None:
             boxes = self.step_boxes if in_step else max(1, len(head_targets["boxes"]))
-            examples = len(inputs["input_ids"]) * micro_batches
+            examples = len(example_lengths(inputs) if is_packed(inputs) else inputs["input_ids"]) * micro_batches
             found = head_terms(
                 self._base(), self.data_collator, self.detection_loss, states[0], inputs, head_targets, boxes, examples
             )
@@ -276,6 +298,10 @@ class DetectionTrainer(CheckpointTrainer):
         if is_measured and is_possible:
             self.gradient_shares.record(losses, hidden)
 
+    def summed(self, counts: Tensor) -> Tensor:
+        """Counts of all processes together."""
+        return self.accelerator.reduce(counts.to(self.args.device), "sum")
+
     def _log_mean(self, values: dict[str, Tensor]) -> None:
         """Add values to the next log entry, each as its mean over the processes. Every process must call this."""
         means = self.accelerator.reduce(torch.stack([value.detach().float() for value in values.values()]), "mean")
@@ -286,7 +312,7 @@ class DetectionTrainer(CheckpointTrainer):
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """Adds `grad_share/NAME`, each loss's share of the summed gradient norms since the last entry, and the memory."""
         if "loss" in logs:  # an entry of training steps
-            logs["memory_gb"] = memory_gb()
+            logs |= self.padding.take(self.summed) | {"memory_gb": memory_gb()}
         logs |= self.gradient_shares.take(self.accelerator.reduce)
         super().log(logs, *args, **kwargs)
 
