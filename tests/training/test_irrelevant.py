@@ -11,7 +11,7 @@ from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records
 from boxtune.models.config import load_config
 from boxtune.models.processors import load_processor
-from boxtune.training import setup
+from boxtune.training import setup_examples
 from boxtune.training.irrelevant import with_irrelevant
 from boxtune.training.recipe import load_recipe
 from tests.helpers.records import ROOT
@@ -30,9 +30,9 @@ def make(squares, tmp_path):
         out = ("--data_dir", str(squares), "--output_dir", str(tmp_path / "run"))
         recipe = load_recipe(["--config", "tiny_nutrition_qlora", *out, *words])
         processor = load_processor(EMBEDDED, min_pixels=4096, max_pixels=50176)
-        encoder = setup.make_encoder(recipe, load_config(EMBEDDED), processor, CLASSES)
+        encoder = setup_examples.make_encoder(recipe, load_config(EMBEDDED), processor, CLASSES)
         own = read_records(squares, "train")
-        grounding = setup.make_grounding(recipe, encoder, own, CLASSES, None, 64)
+        grounding = setup_examples.make_grounding(recipe, encoder, own, CLASSES, None, 64)
         return recipe, encoder, DetectionCollator(processor, grounding, squares), with_irrelevant(recipe, own, encoder)
 
     return made
@@ -79,7 +79,7 @@ def test_teachers_are_never_irrelevant(make):
     recipe, _, _, records = make(
         "--irrelevant_images", "generated", "--irrelevant_share", "0.5", "--teacher_ratio", "0.5"
     )
-    teachers = setup.make_teachers(recipe, records)
+    teachers = setup_examples.make_teachers(recipe, records)
     assert len(teachers.pool) == 16 and {record["id"] for record in teachers.pool} == {r["id"] for r in records[:16]}
 
 

@@ -13,6 +13,7 @@ from torch.distributed.run import determine_local_world_size
 from boxtune.training import setup, setup_losses
 from boxtune.training.callbacks import InterruptCallback
 from boxtune.training.gradient_shares import GradientShares
+from boxtune.training.padding import PaddingCount
 from boxtune.training.recipe import load_recipe
 from boxtune.training.run import record_start, run_training
 from boxtune.training.trainer import DetectionTrainer
@@ -112,7 +113,10 @@ def test_anomaly_detection_is_on_during_training_only_if_the_recipe_says_so(word
             found.append(str(error))
 
     callbacks = [InterruptCallback()]
-    trainer = SimpleNamespace(train=train, callback_handler=SimpleNamespace(callbacks=callbacks))
+    handler = SimpleNamespace(callbacks=callbacks)
+    trainer = SimpleNamespace(
+        train=train, callback_handler=handler, padding=PaddingCount(), summed=lambda counts: counts
+    )
     run_training(trainer, load_recipe(["--config", "tiny_nutrition_qlora", *words]), None)
     assert len(found) == bool(words) and all("returned nan values" in error for error in found)
     assert not torch.is_anomaly_enabled()
