@@ -23,6 +23,7 @@ from benchmarks.plan import EXPERIMENTS, SEEDS
 from benchmarks.results import DOCS
 from benchmarks.run import RUNS
 from boxtune.answers.decoding import Decoding
+from boxtune.answers.example_images import FOLDER as EXAMPLES
 from boxtune.answers.selection import keep_objects
 from boxtune.common.errors import UserError, command
 from boxtune.data.dataset import read_info, read_records
@@ -43,6 +44,7 @@ GENERATED = {  # settings that need responses of their own
     "ask each": Decoding(ask="each"),
     "tiles 320": Decoding(tiles=320),
     "verify": Decoding(verify=True),
+    "teachers 2": Decoding(teachers=2),  # of checkpoints that keep example images
 }
 SELECTED = {  # settings that choose among the objects of the defaults' responses
     "suppress_iou 0.85": Decoding(suppress_iou=0.85),
@@ -79,7 +81,11 @@ def answers_of(path: Path, split: str, batch_size: int) -> tuple[list[dict], lis
     data_dir = Path(detector.checkpoint.grounding.data_dir)
     records = [as_asked(record) for record in read_records(data_dir, split)]
     classes = read_info(data_dir)["classes"]
-    generated = {title: setting for title, setting in GENERATED.items() if setting.ask == "all" or len(classes) > 1}
+    generated = {
+        title: setting
+        for title, setting in GENERATED.items()
+        if (setting.ask == "all" or len(classes) > 1) and (not setting.teachers or (path / EXAMPLES).is_dir())
+    }
     places = {OUT / path.parent.name / title.replace(" ", "-"): setting for title, setting in generated.items()}
     answers = answer_records_with_settings(detector, records, classes, data_dir, places, batch_size)
     found = dict(zip(generated, answers, strict=True))

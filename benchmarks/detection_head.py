@@ -45,13 +45,17 @@ QUIET = ("--save_strategy", "no", "--eval_strategy", "no", "--overwrite_output_d
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe with a head, and for how many steps it is trained without one, so that both take as long."""
+    """A recipe with a head, its options, and for how many steps it is trained without a head, so that both take as long."""
 
     recipe: str
     text_steps: str
+    options: tuple[str, ...] = ()
 
 
-EXPERIMENTS = {"nutrition": Experiment("tiny_detection_head", "440")}
+EXPERIMENTS = {
+    "nutrition": Experiment("tiny_detection_head", "440"),
+    "bccd_voc": Experiment("tiny_bccd_voc", "176", ("--detection_head", "true", "--max_steps", "160")),
+}
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,17 @@ def metrics(records: list[Record], predictions: list[Prediction], classes: list[
 
 
 def one_seed(experiment: Experiment, seed: int, batch_size: int) -> list[Row]:
-    alone, alone_seconds = train(
-        experiment.recipe, seed, "--detection_head", "false", "--max_steps", experiment.text_steps
-    )
-    reading, reading_seconds = train(experiment.recipe, seed)
-    joint, joint_seconds = train(experiment.recipe, seed, "--detection_trains_model", "true")
+    with_head = experiment.options
+    without = (
+        *with_head,
+        "--detection_head",
+        "false",
+        "--max_steps",
+        experiment.text_steps,
+    )  # the last of two values holds
+    alone, alone_seconds = train(experiment.recipe, seed, *without)
+    reading, reading_seconds = train(experiment.recipe, seed, *with_head)
+    joint, joint_seconds = train(experiment.recipe, seed, *with_head, "--detection_trains_model", "true")
     return [
         *rows_of("without a head", alone, alone_seconds, (TEXT,), batch_size),
         *rows_of("with a head that reads", reading, reading_seconds, DECODERS, batch_size),

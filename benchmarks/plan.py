@@ -142,6 +142,18 @@ coordinates, F1 reaches only 0.10 after 160 steps, compared with 0.49. So a reci
 percentage points lower (-10.0 to +0.4). It is lower for each of the three seeds, and training takes nearly twice the time.""",
     ),
     Table(
+        "Do a soft prompt or few-shot conversations help?",
+        (
+            AS_IS,
+            nutrition("soft-prompt", "16 virtual tokens before the system prompt", "--num_virtual_tokens", "16"),
+            nutrition(
+                "teachers",
+                "two other examples before half of the examples",
+                *("--teacher_ratio", "0.5", "--num_teacher_samples", "2"),
+            ),
+        ),
+    ),
+    Table(
         "Blood cells (tiny_bccd_voc): does a larger image help?",
         (
             bccd("as-is", "the recipe as it is, 224 × 224"),
