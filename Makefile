@@ -4,6 +4,7 @@ OVERLAY ?=
 DATA ?=
 MODEL ?= Qwen/Qwen2.5-VL-3B-Instruct
 GPU_GB ?= 24
+SWEEP ?= tiny_placement
 ARGS ?=
 
 comma := ,
@@ -20,7 +21,7 @@ LAUNCH ?= $(if $(ACCELERATE),$(VENV)/bin/accelerate launch --config_file recipes
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 600
 RECIPE_ARGS = --config $(RECIPE) $(if $(OVERLAY),--overlay $(OVERLAY)) --output_dir $(RUN) $(ARGS)
 
-.PHONY: help train recipe check plan eval merge benchmark test test-vllm mutants quality format install clean
+.PHONY: help train recipe check plan eval merge sweep benchmark test test-vllm mutants quality format install clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +29,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "recipes:  $(basename $(notdir $(wildcard recipes/*.yaml)))"
 	@echo "overlays: $(basename $(notdir $(wildcard recipes/overlays/*.yaml)))"
+	@echo "sweeps:   $(basename $(notdir $(wildcard recipes/sweeps/*.yaml)))"
 
 train: $(VENV)/.base ## train RECIPE, compare it with its base model on the test split, and merge it
 	$(LAUNCH) train_sft.py $(RECIPE_ARGS)
@@ -53,6 +55,9 @@ eval: $(VENV)/.base ## evaluate the last run of RECIPE, or CKPT=dir
 
 merge: $(VENV)/.base ## merge the last run of RECIPE, or CKPT=dir, into one bf16 model and verify it
 	$(PYTHON) merge_adapter.py --ckpt $(CKPT) $(ARGS)
+
+sweep: $(VENV)/.base ## run SWEEP=placement (or tiny_placement, rank_ladder): each run trained and evaluated, ARGS="--only A1,B2 --seeds 3"
+	$(PYTHON) sweep.py $(SWEEP) $(ARGS)
 
 benchmark: $(VENV)/.base ## run the benchmarks of docs/results.md that have no result yet, and write the page
 	$(PYTHON) -m benchmarks.run $(ARGS)

@@ -7,10 +7,11 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from boxtune.common.numbers import format_ranges
 from boxtune.families.family import Family
 from boxtune.models.config import family_of
 from boxtune.models.head_files import is_of_head
-from boxtune.models.lora import VISION_BLOCKS, adapted_layers, adapted_modules, format_counts, format_ranges
+from boxtune.models.lora import VISION_BLOCKS, adapted_layers, adapted_modules, format_counts
 from boxtune.models.soft_prompt import soft_prompt_of
 from boxtune.models.whole_modules import whole_modules
 

@@ -61,17 +61,6 @@ def _adapted_paths(model: torch.nn.Module) -> list[str]:
     return [path.removesuffix(".lora_A") for path, _ in model.named_modules() if path.endswith(".lora_A")]
 
 
-def format_ranges(numbers: Iterable[int]) -> str:
-    """[0, 20, 21, 22] → "0, 20-22"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
 def format_counts(counts: Mapping[str, int]) -> str:
     """{"gate_proj": 4, "up_proj": 4} → "4 gate_proj, 4 up_proj"."""
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"

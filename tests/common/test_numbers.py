@@ -1,6 +1,6 @@
 """Numbers as people read them."""
 
-from boxtune.common.numbers import format_difference, format_interval, format_number
+from boxtune.common.numbers import format_difference, format_interval, format_number, format_ranges
 
 
 def test_fractions_have_three_decimals_and_counts_none():
@@ -19,3 +19,8 @@ def test_differences_have_a_sign():
 def test_intervals():
     assert format_interval([0.41249, 0.5379]) == "0.412 to 0.538"
     assert format_interval(None) == format_interval([]) == ""
+
+
+def test_ranges():
+    assert format_ranges([0, 2, 3, 4, 7, 8]) == "0, 2-4, 7-8"
+    assert format_ranges([]) == ""

@@ -8,7 +8,7 @@ from peft import get_peft_model
 from assets.build_tiny_model import build_model, build_tokenizer
 from boxtune.families import FAMILIES
 from boxtune.models.describing import describe_modules, quantized_modules, tower, trainable_parameters
-from boxtune.models.lora import adapted_layers, format_ranges, lora_config
+from boxtune.models.lora import adapted_layers, lora_config
 from boxtune.models.placement import lora_targets
 
 
@@ -52,8 +52,3 @@ def test_layers_are_counted_by_tower_and_adapted_ones_by_part():
     assert adapted_layers(adapted)["language_mlp"] == [0] and adapted_layers(adapted)["vision_mlp"] == []
     assert trainable == sum(p.numel() for name, p in adapted.named_parameters() if "lora_" in name) > 0
     assert lines[-1] == f"  trainable: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)"
-
-
-def test_numbers_of_layers_are_shown_as_ranges():
-    assert format_ranges([0, 2, 3, 4, 7, 8]) == "0, 2-4, 7-8"
-    assert format_ranges([]) == ""
