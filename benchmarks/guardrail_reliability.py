@@ -1,4 +1,6 @@
-"""Do the guardrail probes tell broken models from a sound one? python -m benchmarks.guardrail_reliability [--images 16] [--write]
+"""Do the guardrail probes tell broken models from a sound one?
+
+    python -m benchmarks.guardrail_reliability --work DIR [--images 16] [--write]
 
 The embedded model, on drawn document pages, and three adapters of it that are broken on purpose:
 
@@ -7,14 +9,14 @@ The embedded model, on drawn document pages, and three adapters of it that are b
 - random vision: random weights added to every linear layer of the vision tower
 
 For each probe of the suite, the table shows the value of the sound model (its base), measured twice, and those of the broken
-ones. A value in bold is worse by more than 10 points, or by 10 % of the sound model's for boxes per image. --write puts it into
-docs/guardrails.md.
+ones. A value in bold is worse by more than 0.1. --work keeps the results of each model, so that an interrupted call goes on.
+--write puts the table into docs/guardrails.md.
 """
 
 import argparse
 import dataclasses
+import json
 import random
-import tempfile
 import time
 from pathlib import Path
 
@@ -29,7 +31,8 @@ from benchmarks.results import DOCS
 from boxtune.answers.conversation import SYSTEM_PROMPT, format_sentence
 from boxtune.answers.grounding import Grounding
 from boxtune.batching.collator import DetectionCollator
-from boxtune.common.errors import command
+from boxtune.common.errors import UserError, command
+from boxtune.common.files import path_argument, write_whole
 from boxtune.data.questions import turns_for
 from boxtune.data.records import Record
 from boxtune.data.unrelated_images import draw_unrelated
@@ -50,6 +53,7 @@ BATCH = 16
 EMPTY = "[]"
 ONE_BOX = '[{"bbox_2d": [100, 100, 400, 300], "label": "text"}]'
 BROKEN = ("always empty", "always one box", "random vision")
+MODELS = ("sound", "sound again", *BROKEN)
 MARGIN = 0.10
 
 
@@ -169,24 +173,21 @@ def is_worse(name: str, value: float | None, sound: float | None) -> bool:
     return (value - sound if name in LOWER else sound - value) > MARGIN
 
 
-def measured(
-    suite: Suite, images: int
-) -> tuple[dict[str, Probe], dict[str, Probe], dict[str, dict[str, Probe]], dict[str, float]]:
-    """(the sound model's results, the same again, those of the broken models, the seconds that each model took)."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        records, collator = page_records(folder, images), make_collator()
-        sound: list[dict[str, Probe]] = []
-        broken, seconds = {}, {}
-        for kind in BROKEN:
-            model, began = broken_model(kind, collator, suite, folder), time.perf_counter()
-            if len(sound) < 2:
-                sound.append(run_base_guardrails(model, collator, suite, records, BATCH))
-                seconds["sound"] = time.perf_counter() - began
-                began = time.perf_counter()
-            broken[kind] = run_guardrails(model, collator, suite, records, BATCH)
-            seconds[kind] = time.perf_counter() - began
-        return sound[0], sound[1], broken, seconds
+def results_of(kind: str, suite: Suite, work: Path) -> tuple[dict[str, Probe], float]:
+    """(the results of one of MODELS, the processor seconds that they took). Those that are in `work` are not measured again."""
+    path = work / f"{kind.replace(' ', '_')}.json"
+    if not path.is_file():
+        records, collator = page_records(work, suite.images), make_collator()
+        model = broken_model(kind if kind in BROKEN else "random vision", collator, suite, work)
+        measure, began = run_guardrails if kind in BROKEN else run_base_guardrails, time.process_time()
+        probes = measure(model, collator, suite, records, BATCH)
+        result = {"seconds": time.process_time() - began, "suite": dataclasses.asdict(suite)}
+        result["probes"] = {name: dataclasses.asdict(probe) for name, probe in probes.items()}
+        write_whole(path, json.dumps(result))
+    result = json.loads(path.read_text())
+    if result["suite"] != dataclasses.asdict(suite):
+        raise UserError(f"{path} is of another suite or number of images. Delete it, or use another --work.")
+    return {name: Probe(**probe) for name, probe in result["probes"].items()}, result["seconds"]
 
 
 def shown(name: str, probe: Probe, sound: Probe) -> str:
@@ -198,20 +199,22 @@ def shown(name: str, probe: Probe, sound: Probe) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=at_least_one, default=16, help="pages, and unrelated images")
+    parser.add_argument("--work", type=path_argument, required=True, metavar="DIR", help="folder of images and results")
     parser.add_argument("--write", action="store_true", help="put the table into docs/guardrails.md")
     args = parser.parse_args(argv)
     quiet_libraries()
-    suite = dataclasses.replace(
-        read_suite("tiny"), images=args.images, unrelated_count=args.images, questions=2 * args.images
-    )
-    first, second, broken, seconds = measured(suite, args.images)
-    head = ["probe", "sound", "sound again", *BROKEN]
+    args.work.mkdir(parents=True, exist_ok=True)
+    count = args.images
+    suite = dataclasses.replace(read_suite("tiny"), images=count, unrelated_count=count, questions=2 * count)
+    results = {kind: results_of(kind, suite, args.work) for kind in MODELS}
+    sound, _ = results["sound"]
     rows = [
-        [name, *(shown(name, found[name], first[name]) for found in (first, second, *broken.values()))]
+        [name, *(shown(name, probes[name], sound[name]) for probes, _ in results.values())]
         for name in (*PROBES, *DOMAINS)
     ]
-    took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
-    table = f"{markdown_table(head, rows)}\n\n{args.images} pages and {args.images} unrelated images; {took}."
+    took = ", ".join(f"{kind} {seconds / (2 * count):.1f}" for kind, (_, seconds) in results.items())
+    facts = f"{count} pages and {count} unrelated images. Processor seconds per image: {took}."
+    table = f"{markdown_table(['probe', *MODELS], rows)}\n\n{facts}"
     print(table)
     if args.write:
         replace_table(PAGE, table, "reliability")
