@@ -92,7 +92,7 @@ def _limit_problems(probes: Probes, name: str, best: float, margin: float) -> It
     if beyond > 1e-9:
         source = "no base, so compared with the best value" if probe.baseline is None else "the base"
         limit = "at least" if margin < 0 else "at most"
-        yield f"{name}: {probe.value:.3f} must be {limit} {start + margin:.3f} ({source}: {start:.3f}), {probe.n} images"
+        yield f"{name}: {probe.value:.3f} must be {limit} {start + margin:.3f} ({source}: {start:.3f})"
 
 
 # ---- the file ------------------------------------------------------------------------------------------------------------
