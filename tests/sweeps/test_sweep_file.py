@@ -168,5 +168,5 @@ def test_a_wrong_sweep_is_reported(tmp_path, text, problem):
 
 
 def test_an_unknown_name_lists_the_sweeps():
-    with pytest.raises(UserError, match="placement, rank_ladder, tiny_placement"):
+    with pytest.raises(UserError, match=", ".join(NAMES)):
         read_sweep("placment")
