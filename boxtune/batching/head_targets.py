@@ -29,21 +29,26 @@ def collate_head_targets(
     any, and where its response does. image (N,): its own image among those of the batch. asks_for_boxes (N,): examples whose
     first question is answered by text only teach the head nothing. asked (N, C): the classes that the first question asks
     for. boxes (B, 4): cxcywh in UNITS. label (B,): position in `classes`. row (B,): example. captions (B, L): tokens of the
-    object's caption, or of its class where it has none, and the end token, padded with IGNORE_INDEX. Ignored and noise
-    objects are left out.
+    object's caption, or of its class where it has none, and the end token, padded with IGNORE_INDEX. ignored (I, 4),
+    ignored_label, ignored_row (I,): the same for ignored objects. Noise objects are left out.
     """
     boxes, labels, rows, asked, captions = [], [], [], [], []
+    ignored, ignored_labels, ignored_rows = [], [], []
     for row, record in enumerate(records):
         names = asked_classes(record, classes)
         asked.append([name in names for name in classes])
         objects = object_columns(true_objects(as_asked(record), noise_label)["objects"])
         width, height = record["width"] / UNITS, record["height"] / UNITS
         for i, (x0, y0, x1, y1) in enumerate(objects["bbox"]):
-            if objects["ignore"][i]:
-                continue
             category = objects["category"][i]
             middle_and_size = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height]
-            boxes.append([round(value) for value in middle_and_size])
+            box = [round(value) for value in middle_and_size]
+            if objects["ignore"][i]:
+                ignored.append(box)
+                ignored_labels.append(classes.index(category))
+                ignored_rows.append(row)
+                continue
+            boxes.append(box)
             labels.append(classes.index(category))
             rows.append(row)
             written = objects["caption"][i] if "caption" in objects else None
@@ -62,4 +67,7 @@ def collate_head_targets(
         "label": torch.tensor(labels, dtype=torch.long),
         "captions": padded.long(),
         "row": torch.tensor(rows, dtype=torch.long),
+        "ignored": torch.tensor(ignored, dtype=torch.long).reshape(-1, 4),
+        "ignored_label": torch.tensor(ignored_labels, dtype=torch.long),
+        "ignored_row": torch.tensor(ignored_rows, dtype=torch.long),
     }

@@ -4,13 +4,13 @@
 
 In the layers, queries and ground-truth boxes are matched one to one (Hungarian assignment). Assignment and focal loss are those
 of Deformable DETR (arXiv 2010.04159), whose constants are kept here. The terms are sums over matched boxes (L1, GIoU) or all
-queries (focal), divided by the number of ground-truth boxes.
+queries (focal), divided by the number of ground-truth boxes. A query in an ignored box counts neither as found nor as wrong.
 
 Of the proposals, every image token in the middle of a box learns to propose it, as in FCOS (arXiv 1904.01355): from few images,
 that is learned much sooner than one token for each box. Their terms are scaled to the same number of boxes.
 
-The caption term is the mean
-cross-entropy of a caption's tokens, summed over the boxes that the last layer matches, divided by the number of examples.
+The caption term is the mean cross-entropy of a caption's tokens, summed over the boxes that the last layer matches, divided by
+the number of examples.
 """
 
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ def layer_terms(layer: Layer, matched: Matched, targets: dict[str, Tensor]) -> d
     goal = torch.zeros_like(layer.logits)
     goal[row, query, _labels(layer, targets)[box]] = 1.0
     counts = layer.exists & targets["asks_for_boxes"][:, None]
-    counts = counts[..., None] & _asked(layer, targets)[:, None]
+    counts = counts[..., None] & _asked(layer, targets)[:, None] & ~(_in_ignored(layer, targets) & (goal == 0))
     return {
         "bbox": (found_cxcywh - true_cxcywh).abs().sum(),
         "giou": (1 - paired_giou(_corners(found_cxcywh), _corners(true_cxcywh))).sum(),
@@ -160,6 +160,20 @@ def focal(logits: Tensor, goal: Tensor) -> Tensor:
     error = (goal - logits.sigmoid()).abs()
     alpha = ALPHA * goal + (1 - ALPHA) * (1 - goal)
     return alpha * error**GAMMA * binary_cross_entropy_with_logits(logits, goal, reduction="none")
+
+
+@torch.no_grad()
+def _in_ignored(layer: Layer, targets: dict[str, Tensor]) -> Tensor:
+    """(N, Q, C) whether at least half of a query's box is in an ignored box of the class, as in scoring."""
+    inside = torch.zeros_like(layer.logits, dtype=torch.bool)
+    ignored_xyxy = _corners(targets["ignored"].float() / UNITS)
+    columns = targets["ignored_label"] if layer.has_classes else torch.zeros_like(targets["ignored_label"])
+    for box_xyxy, row, column in zip(ignored_xyxy, targets["ignored_row"], columns, strict=True):
+        boxes_xyxy = _corners(layer.boxes_cxcywh[row])
+        low, high = torch.maximum(boxes_xyxy[:, :2], box_xyxy[:2]), torch.minimum(boxes_xyxy[:, 2:], box_xyxy[2:])
+        shared = (high - low).clamp(min=0).prod(-1)
+        inside[row, :, column] |= shared >= layer.boxes_cxcywh[row, :, 2:].prod(-1) / 2
+    return inside
 
 
 def _labels(layer: Layer, targets: dict[str, Tensor]) -> Tensor:

@@ -30,6 +30,15 @@ def make_targets(boxes_of_rows: list[list], labels: list[int], classes: int) -> 
         "boxes": (torch.tensor(boxes).reshape(-1, 4) * UNITS).round().long(),
         "label": torch.tensor(labels, dtype=torch.long),
         "row": torch.tensor([row for row, boxes in enumerate(boxes_of_rows) for _ in boxes], dtype=torch.long),
+        **ignored_boxes([], [], []),
+    }
+
+
+def ignored_boxes(boxes: list, labels: list[int], rows: list[int]) -> dict[str, torch.Tensor]:
+    return {
+        "ignored": (torch.tensor(boxes).reshape(-1, 4) * UNITS).round().long(),
+        "ignored_label": torch.tensor(labels, dtype=torch.long),
+        "ignored_row": torch.tensor(rows, dtype=torch.long),
     }
 
 
@@ -148,3 +157,26 @@ def test_what_was_not_asked_or_does_not_exist_does_not_count():
     }
     for difference, losses in left_out.items():
         assert difference == pytest.approx(losses.sum().item(), abs=1e-6)
+
+
+def test_a_query_at_least_half_in_an_ignored_box_of_its_class_is_not_background():
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.6, 0.5, 0.2, 0.2], [0.61, 0.5, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1]]])
+    layer = Layer(boxes, torch.randn(1, 4, 2), torch.ones(1, 4, dtype=torch.bool), has_classes=True)
+    targets = make_targets([[]], [], classes=2)
+    background = focal(layer.logits, torch.zeros_like(layer.logits))
+
+    def objectness(targets: dict) -> float:
+        return layer_terms(layer, assign(layer, targets), targets)["objectness"].item()
+
+    ignored = targets | ignored_boxes([[0.5, 0.5, 0.2, 0.2]], [1], [0])
+    expected = background.sum() - background[0, :2, 1].sum()  # the first covers it, half of the second is inside
+    assert objectness(ignored) == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_a_matched_query_in_an_ignored_box_still_learns_its_object():
+    boxes = [[0.5, 0.5, 0.2, 0.2]]
+    layer = Layer(torch.tensor([boxes]), torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.bool), has_classes=True)
+    targets = make_targets([boxes], [0], classes=1)
+    plain = layer_terms(layer, assign(layer, targets), targets)
+    crowded = targets | ignored_boxes(boxes, [0], [0])
+    assert layer_terms(layer, assign(layer, crowded), crowded) == plain
