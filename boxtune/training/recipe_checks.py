@@ -12,6 +12,7 @@ from boxtune.data.record_checks import breaks_turns, label_problem
 from boxtune.families import FAMILIES
 from boxtune.families.family import LORA_PARTS
 from boxtune.models.placement import read_layers
+from boxtune.inference.guardrail_suite import read_suite
 from boxtune.training.arguments import BoxtuneArguments
 from boxtune.training.box_validation import COSTS, HEAD_METRICS, LIBRARY_METRICS, METRICS
 from boxtune.training.losses import LOSSES
@@ -307,6 +308,12 @@ def _of_the_learning_rates(options: BoxtuneArguments, training: SFTConfig) -> It
 
 
 def _of_the_guardrails(options: BoxtuneArguments, training: SFTConfig, model: ModelConfig) -> Iterator[str]:
+    for key in ("guardrails", "final_guardrails"):
+        if name := getattr(options, key):
+            try:
+                read_suite(name)
+            except UserError as error:
+                yield f"{key}: {error}"
     if options.guardrails and training.eval_strategy == "no":
         yield "guardrails: are asked at evaluations; set eval_strategy: steps or epoch, or omit it"
     if options.vision_stages is None:

@@ -200,6 +200,8 @@ def _moved(name: str, weight: torch.Tensor) -> bool:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--guardrails", "nope", "--eval_strategy", "steps"), "no guardrail suite 'nope'"),
+        (("--final_guardrails", "nope"), "final_guardrails: no guardrail suite"),
         (("--guardrails", "tiny"), "set eval_strategy: steps or epoch"),
         (("--vision_stages", "2"), "set guardrails: small"),
         (("--guardrails", "tiny", "--eval_strategy", "steps", "--select_pass_rate_drop", "2"), "must be from 0 to 1"),
