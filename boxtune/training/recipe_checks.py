@@ -11,8 +11,8 @@ from boxtune.common.errors import UserError
 from boxtune.data.record_checks import breaks_turns, label_problem
 from boxtune.families import FAMILIES
 from boxtune.families.family import LORA_PARTS
-from boxtune.models.placement import read_layers
 from boxtune.inference.guardrail_suite import read_suite
+from boxtune.models.placement import read_layers
 from boxtune.training.arguments import BoxtuneArguments
 from boxtune.training.box_validation import COSTS, HEAD_METRICS, LIBRARY_METRICS, METRICS
 from boxtune.training.losses import LOSSES
