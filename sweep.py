@@ -18,6 +18,8 @@ if __name__ == "__main__":  # before torch is imported
 
 from boxtune.common.errors import UserError, command
 from boxtune.common.files import path_argument
+from boxtune.evaluation.guardrails import OF_RECIPE
+from boxtune.inference.guardrail_suite import read_suite
 from boxtune.models.config import load_config
 from boxtune.models.libraries import quiet_libraries
 from boxtune.models.placement import layers_of
@@ -92,6 +94,8 @@ def main(argv: list[str] | None = None) -> None:
     sweep = read_sweep(args.sweep)
     check_ladder(sweep.ladder or {})
     check_search(sweep.search)
+    if sweep.guardrails not in (None, OF_RECIPE):
+        read_suite(sweep.guardrails)
     out = args.out or Path("runs") / sweep.name
     only = [name for name in args.only.split(",") if name]
     jobs = make_jobs(sweep, expand(sweep, only), args.seeds or sweep.seeds, out)

@@ -59,6 +59,7 @@ def draw_scatter(marks: Sequence[Mark], across: Axis, up: Axis, title: str) -> I
 
     _draw_forbidden(draw, across, x_place)
     _draw_axes(draw, across, up, x_ticks, y_ticks, x_place, y_place)
+    _draw_limit(draw, across, x_place)
     _draw_frontier(draw, [mark for mark in marks if mark.on_frontier], x_place, y_place)
     for mark in marks:
         _draw_intervals(draw, mark, x_place, y_place)
@@ -79,10 +80,12 @@ def _scale_of(
     """(values to mark, function from a value to its pixel). ends: of the intervals. start, end: pixels of the worse and of the
     better end of the axis."""
     if axis.is_log:
-        logs = [math.log10(max(value, 1)) for value in values]
-        low, high = math.floor(min(logs)), max(math.ceil(max(logs)), math.floor(min(logs)) + 1)
-        ticks: list[float] = [10.0**power for power in range(low, high + 1)]
-        first, last = float(low), float(high)
+        # The base, with no trained weights, is placed at the end.
+        logs = [math.log10(value) for value in values if value > 0] or [0.0]
+        first, last = min(logs) - 0.1, max(logs) + 0.1
+        powers = range(math.floor(first), math.ceil(last) + 1)
+        steps = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+        ticks = [step for step in steps if first <= math.log10(step) <= last]
     else:
         is_fraction = all(0 <= value <= 1 for value in values)
         shown = [*values, *(min(max(value, 0.0), 1.0) if is_fraction else value for value in ends)]
@@ -141,10 +144,14 @@ def _tick_text(value: float, axis: Axis) -> str:
 
 def _draw_forbidden(draw: ImageDraw.ImageDraw, across: Axis, x_place: Callable[[float], float]) -> None:
     """Where runs are worse than the limit of the rule."""
+    if across.limit is not None:
+        draw.rectangle((LEFT * SCALE, TOP * SCALE, x_place(across.limit), (HEIGHT - BOTTOM) * SCALE), fill=FORBIDDEN)
+
+
+def _draw_limit(draw: ImageDraw.ImageDraw, across: Axis, x_place: Callable[[float], float]) -> None:
     if across.limit is None:
         return
     x, top, bottom = x_place(across.limit), TOP * SCALE, (HEIGHT - BOTTOM) * SCALE
-    draw.rectangle((LEFT * SCALE, top, x, bottom), fill=FORBIDDEN)
     for y in range(top, bottom, 14 * SCALE):
         draw.line((x, y, x, min(y + 7 * SCALE, bottom)), WARNING, SCALE)
     anchor = "rb" if x > (LEFT + WIDTH - RIGHT) / 2 * SCALE else "lb"

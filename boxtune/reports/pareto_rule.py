@@ -15,6 +15,7 @@ TIE = 0.01
 TITLES = {"AP": "AP", "AP50": "AP50", "f1": "F1", "mean_iou_gt": "mean IoU over all ground truth"}
 # The axis if no guardrail was measured.
 PARAMETERS = "trained weights"
+NOTHING_TRAINED = "No recommendation: no trained run was evaluated."
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def make_rows(results: Sequence[RunResult], metric: str, axis: str) -> list[Row]
 
 def choose(rows: Sequence[Row], results: Sequence[RunResult], metric: str, guardrail: str, max_loss: float) -> Choice:
     """The recommendation by the rule."""
+    if all(row.result.is_base for row in rows):
+        return Choice(None, None, NOTHING_TRAINED)
     base = base_value(results, guardrail)
     if base is None:
         return Choice(
@@ -81,7 +84,7 @@ def choose(rows: Sequence[Row], results: Sequence[RunResult], metric: str, guard
 def choose_by_metric(rows: Sequence[Row], metric: str) -> Choice:
     trained = [row for row in rows if not row.result.is_base]
     if not trained:
-        return Choice(None, None, "No recommendation: no trained run was evaluated.")
+        return Choice(None, None, NOTHING_TRAINED)
     best, base_metric = _best(trained), _base_metric(rows)
     if base_metric is not None and best.metric <= base_metric:
         return Choice(

@@ -59,9 +59,10 @@ def write_base(recipe: Recipe) -> None:
         link.unlink(missing_ok=True)
         link.symlink_to(path.resolve())
     processor.save_pretrained(final)
-    write_whole(folder / "recipe.yaml", yaml.safe_dump(recipe.values, allow_unicode=True))
     nothing = {"parameters": {"trainable": 0}, "modules": {"adapted": {}, "layers": {}, "whole": []}}
-    write_whole(folder / "run.json", json.dumps({"recipe": recipe.name, **nothing}, indent=2) + "\n")
+    for place in (folder, final):  # as trained runs have them
+        write_whole(place / "recipe.yaml", yaml.safe_dump(recipe.values, allow_unicode=True))
+        write_whole(place / "run.json", json.dumps({"recipe": recipe.name, **nothing}, indent=2) + "\n")
     grounding.of_base().save(final)
 
 

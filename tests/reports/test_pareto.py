@@ -102,6 +102,12 @@ def test_a_folder_without_evaluated_runs_is_an_error(tmp_path):
         read_results(tmp_path)
 
 
+def test_the_base_alone_gives_no_recommendation(tmp_path):
+    for folder, rate in (("a", 0.9), ("b", None)):
+        write_run(tmp_path / folder, "A0", f1=0.05, pass_rate=rate, trainable=0)
+        assert recommend(tmp_path / folder) == "No recommendation: no trained run was evaluated."
+
+
 def test_runs_without_any_value_are_an_error(tmp_path):
     write_run(tmp_path, "A1", f1=None, pass_rate=0.9)
     with pytest.raises(UserError, match="has both F1 and a value of irrelevant_pass_rate"):

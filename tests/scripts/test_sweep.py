@@ -97,6 +97,12 @@ def test_all_runs_with_wrong_keys_are_reported_before_the_first_begins(squares, 
     assert "b-seed0: " in error and "lora_r: 0 must be at least 1" in error and "c-seed0" not in error
 
 
+def test_an_unknown_guardrail_suite_is_reported_before_the_first_run_begins(squares, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        sweep.main([str(write(tmp_path, squares, guardrails="smal")), "--out", str(tmp_path / "runs")])
+    assert stopped.value.code == 2 and "smal" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
 def test_layers_that_the_model_lacks_are_reported_before_the_first_run_begins(squares, tmp_path, capsys):
     runs = {"a": {"lora_llm_layers": -6}, "b": {"lora_vision_blocks": "20-23"}}
     with pytest.raises(SystemExit) as stopped:
