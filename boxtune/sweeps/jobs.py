@@ -114,7 +114,7 @@ def steps_of(sweep: Sweep, job: Job) -> list[tuple[str, list[str]]]:
 
 def _train_command(sweep: Sweep, job: Job) -> list[str]:
     command = _python(["train_sft.py", *recipe_words(sweep, job.overlay)])
-    checkpoint = last_whole_checkpoint(job.folder)
+    checkpoint, _ = last_whole_checkpoint(job.folder)
     if checkpoint is None:
         return command
     state: dict[str, Any] = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -125,6 +125,16 @@ def _train_command(sweep: Sweep, job: Job) -> list[str]:
         "--overwrite_output_dir",
         "true",
     ]  # it ended before its final model was saved, and cannot be resumed
+
+
+def newest_state(folder: Path) -> Path | None:
+    """trainer_state.json of the newest checkpoint, whose other files are not checked; None if there is none."""
+    states = {
+        int(step): state
+        for state in folder.glob("checkpoint-*/trainer_state.json")
+        if (step := state.parent.name.removeprefix("checkpoint-")).isdecimal()
+    }
+    return states[max(states)] if states else None
 
 
 def _base_command(sweep: Sweep, job: Job) -> list[str]:

@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 from boxtune.common.errors import UserError, reading
 from boxtune.common.files import write_whole
-from boxtune.sweeps.jobs import Job
-from boxtune.training.last_checkpoint import last_whole_checkpoint
+from boxtune.sweeps.jobs import Job, newest_state
 
 DEFAULTS = {"max_gap": 0.06, "min_gain": 0.01}
 FILE_NAME = "ladder.json"
@@ -37,11 +36,11 @@ def check_ladder(ladder: dict[str, float]) -> None:
 
 def read_losses(folder: Path) -> Losses:
     """The losses of a finished run, from its last checkpoint. Raises UserError if it was never evaluated."""
-    checkpoint = last_whole_checkpoint(folder)
-    if checkpoint is None:
+    state = newest_state(folder)
+    if state is None:
         raise UserError(f"{folder} has no checkpoint whose losses could be read; keep at least one (save_strategy).")
-    with reading(str(checkpoint / "trainer_state.json"), "Delete the run's folder and make it again."):
-        history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    with reading(str(state), "Delete the run's folder and make it again."):
+        history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
     evaluations = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
     if not evaluations:
         raise UserError(f"{folder} logs no eval_loss, by which the ladder decides; set eval_strategy and eval_steps.")

@@ -19,9 +19,8 @@ from typing import Any
 
 from boxtune.common.errors import UserError
 from boxtune.reports.run_results import METRICS, read_metrics
-from boxtune.sweeps.jobs import Job, is_finished, make_jobs
+from boxtune.sweeps.jobs import Job, is_finished, make_jobs, newest_state
 from boxtune.sweeps.sweep_file import Run, Sweep, short
-from boxtune.training.last_checkpoint import last_whole_checkpoint
 
 KEYS = ("trials", "metric", "prune_by", "keys", "startup_trials")
 RANGE_KEYS = {"low", "high", "log"}
@@ -118,11 +117,14 @@ class Search:
     def should_stop(self, job: Job) -> bool:
         """Whether the last evaluation of a job in training is worse than the median of earlier trials at the same step."""
         key = self.search.get("prune_by")
-        checkpoint = last_whole_checkpoint(job.folder) if key else None
-        if checkpoint is None:
+        state = newest_state(job.folder) if key else None
+        if state is None:
             return False
         trial = self.trials[job.name]
-        history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+        try:
+            history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
+        except json.JSONDecodeError:  # the run is writing it at this moment
+            return False
         for entry in history:
             if key in entry and entry["step"] > self.reported[job.name]:
                 trial.report(-entry[key] if key.endswith("loss") else entry[key], entry["step"])
