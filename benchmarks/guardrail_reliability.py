@@ -113,7 +113,8 @@ def broken_model(kind: str, collator: DetectionCollator, suite: Suite, folder: P
     if kind == "random vision":
         randomize(model)
     else:
-        teach(model, collator, suite, folder, EMPTY if kind == "always empty" else ONE_BOX)
+        answer, steps = (EMPTY, 10) if kind == "always empty" else (ONE_BOX, 20)
+        teach(model, collator, suite, folder, answer, steps)
     return model.eval()
 
 
@@ -124,9 +125,7 @@ def randomize(model: PeftModel) -> None:
             torch.nn.init.normal_(weight, std=1.0)
 
 
-def teach(
-    model: PeftModel, collator: DetectionCollator, suite: Suite, folder: Path, answer: str, steps: int = 20
-) -> None:
+def teach(model: PeftModel, collator: DetectionCollator, suite: Suite, folder: Path, answer: str, steps: int) -> None:
     """Train the adapter to answer questions of every kind with the same text."""
     records, optimizer = lessons(collator, suite, folder, answer), torch.optim.AdamW(model.parameters(), lr=1e-2)
     draw = random.Random(0)
