@@ -1,108 +1,119 @@
-"""Padded against packed batches: python -m benchmarks.packing [--spreads 1,2,4,16] [--examples 32] [--turns 3] [--seed 0]
+"""Padded against packed batches: python -m benchmarks.packing [--spreads 1,4,16] [--examples 16] [--turns 3] [--seed 0]
 
-Trains the embedded model, without NF4, on generated images whose areas differ by up to the factor SPREAD: 1 means that all are
-equal, 16 that the largest is 16 times the smallest, with areas in between equally likely on a logarithmic scale. The number of
-objects grows with the area. Measures forward and backward passes over the same examples in each way. The ways take turns, so that
-other programs on the machine slow down all of them. Without a GPU, times are the process's own CPU seconds. Ratios are medians
-over the turns. `collator: auto` follows this measurement (boxtune/training/batches.py).
+Uses the embedded model, in float32, with a frozen vision tower and all other weights trained, and generated images whose areas
+differ by up to the factor SPREAD: 1 means that all are equal, 16 that the largest is 16 times the smallest, with areas in between
+equally likely on a logarithmic scale. The number of objects grows with the area. Measures forward and backward passes over the
+same batches, padded and packed. The two take turns, so that other programs on the machine slow down both. Without a GPU, times
+are the process's own CPU seconds. The ratio is the median over the turns. `collator: auto` follows this measurement
+(boxtune/training/batches.py).
 """
 
 import argparse
+import json
 import math
 import platform
 import random
 import statistics
 import tempfile
+import time
 from pathlib import Path
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
+from torch.nn.functional import cross_entropy
 
-from benchmarks.losses import make_trainer, seconds
 from benchmarks.process import at_least_one
+from boxtune.answers.conversation import SYSTEM_PROMPT, format_sentence
+from boxtune.answers.grounding import Grounding
 from boxtune.batching.batch_plan import Limit, padding_share, plan, random_batches
-from boxtune.batching.lengths import as_dataset
+from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import command
-from boxtune.data.dataset import write_dataset
 from boxtune.data.questions import question
-from boxtune.data.records import Record
+from boxtune.models.config import codec_for
 from boxtune.models.libraries import quiet_libraries
-from boxtune.training.trainer import DetectionTrainer
+from boxtune.models.loading import load_model
+from boxtune.models.processors import load_processor
 
-LARGEST = 401_408  # pixels: 392 image tokens
-PIXELS_PER_OBJECT = 40_000
+MODEL = Path(__file__).parents[1] / "assets" / "tiny_qwen3_vl"
+LARGEST = 50_176  # pixels, as in the recipe tiny_nutrition_qlora: 49 image tokens
+PIXELS_PER_OBJECT = 5_000
 BATCH_SIZE = 8
-CLASSES = ["box"]
-OPTIONS = ("--max_pixels", str(LARGEST), "--max_length", "2048", "--load_in_4bit", "false", "--eval_strategy", "no")
-WAYS = ("padded", "padded, by length", "packed", "packed, token budget")
+MODEL_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "position_ids", "pixel_values", "image_grid_thw")
 
 
-def make_records(folder: Path, spread: float, examples: int, seed: int) -> list[Record]:
-    """Grey images with a row of boxes."""
+def make_rows(folder: Path, spread: float, examples: int, seed: int) -> list[dict]:
+    """Training rows of grey images with a row of boxes."""
     draw = random.Random(f"{seed} {spread}")
     folder.mkdir()
-    records: list[Record] = []
+    rows = []
     for i in range(examples):
         area, aspect = LARGEST / spread ** draw.random(), 1.5 if spread == 1 else draw.uniform(0.67, 1.5)
         width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         path = folder / f"{i}.png"
         Image.new("RGB", (width, height), "grey").save(path)
         boxes = [[8 * k, 8 * k, 8 * k + 32, 8 * k + 32] for k in range(round(area / PIXELS_PER_OBJECT))]
-        objects = {"bbox": boxes, "category": CLASSES * len(boxes), "ignore": [False] * len(boxes)}
-        messages = [{"role": "user", "content": question(CLASSES)}, {"role": "assistant", "content": "<boxes>"}]
+        objects = {"bbox": boxes, "category": ["box"] * len(boxes), "ignore": [False] * len(boxes)}
+        messages = [{"role": "user", "content": question(["box"])}, {"role": "assistant", "content": "<boxes>"}]
         size = {"width": width, "height": height}
-        records.append({"id": str(i), "image": str(path), **size, "objects": objects, "messages": messages})
-    return records
+        record = {"id": str(i), "image": str(path), **size, "objects": objects, "messages": messages}
+        rows.append({"record": json.dumps(record), "varied": True})
+    return rows
 
 
-def measure(trainer: DetectionTrainer, records: list[Record], turns: int, seed: int) -> dict[str, tuple[float, float]]:
-    """{way: (padding share, median of its time ÷ that of padded batches)}."""
-    rows = list(as_dataset(records, Path(), varied=True))
-    padded = trainer.data_collator
-    packed = padded.for_losses(teacher_forced=False, sampled=False, packs=True)
-    lengths = padded(rows)["attention_mask"].sum(1).tolist()
-    by_chance = random_batches(len(rows), BATCH_SIZE, seed)
-    budget = Limit(tokens=sum(lengths) // len(by_chance), packed=True)
-    plans = {"padded": by_chance, "packed": by_chance}
-    plans["padded, by length"] = plan(lengths, Limit(examples=BATCH_SIZE), seed, epoch=0)
-    plans["packed, token budget"] = plan(lengths, budget, seed, epoch=0)
-    collators = {way: padded if way.startswith("padded") else packed for way in WAYS}
-    batches = {way: [collators[way]([rows[i] for i in batch]) for batch in plans[way]] for way in WAYS}
-    seconds(trainer, [batches[way][0] for way in WAYS])  # warm-up
-    times = [{way: seconds(trainer, batches[way]) for way in WAYS} for _ in range(turns)]
-    shares = {way: padding_share(plans[way], lengths) if way.startswith("padded") else 0.0 for way in WAYS}
-    return {way: (shares[way], statistics.median(turn[way] / turn["padded"] for turn in times)) for way in WAYS}
+def make_collator(config) -> DetectionCollator:
+    processor = load_processor(str(MODEL), max_pixels=LARGEST)
+    codec, size = codec_for(config, "boxes"), processor.image_processor.size
+    budget = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+    wording = {"system_prompt": SYSTEM_PROMPT, "format_sentence": format_sentence(codec)}
+    grounding = Grounding(codec=codec.name, **wording, **budget, max_new_tokens=1, base_model=str(MODEL))
+    return DetectionCollator(processor, grounding, Path())
+
+
+def seconds(model, batches: list[dict]) -> float:
+    """Seconds of one forward and backward pass over each batch."""
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    began = clock()
+    for batch in batches:
+        inputs = {name: batch[name].to(model.device) for name in MODEL_INPUTS if name in batch}
+        logits = model(**inputs, use_cache=False).logits[:, :-1]
+        cross_entropy(logits.transpose(1, 2), batch["labels"][:, 1:].to(model.device)).backward()
+        model.zero_grad()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return clock() - began
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spreads", default="1,2,4,16", help="factors, separated by commas (default %(default)s)")
-    parser.add_argument("--examples", type=at_least_one, default=32)
+    parser.add_argument("--spreads", default="1,4,16", help="factors, separated by commas (default %(default)s)")
+    parser.add_argument("--examples", type=at_least_one, default=16)
     parser.add_argument("--turns", type=at_least_one, default=3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     quiet_libraries()
-    table = Table("spread of areas", "padding", "by length", *(f"{way} ÷ padded" for way in WAYS[1:]))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        sets = {
-            spread: make_records(folder / f"{spread:g}", spread, args.examples, args.seed)
-            for spread in map(float, args.spreads.split(","))
-        }
-        splits = {"train": next(iter(sets.values()))}
-        write_dataset(
-            folder / "data", name="packing", source_format="generated", classes=CLASSES, splits=splits, problems=[]
-        )
-        trainer = make_trainer(str(folder / "data"), OPTIONS)
-        for spread, records in sets.items():
-            found = measure(trainer, records, args.turns, args.seed)
-            ratios = [f"{found[way][1]:.2f}" for way in WAYS[1:]]
-            table.add_row(f"{spread:g}", *(f"{found[way][0]:.1%}" for way in WAYS[:2]), *ratios)
+    model = load_model(str(MODEL), dtype=torch.float32)
+    if torch.cuda.is_available():
+        model.cuda()
+    model.model.visual.requires_grad_(False)
+    padded = make_collator(model.config)
+    packed = padded.for_losses(teacher_forced=False, sampled=False, packs=True)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    Console(width=130).print(table, f"{args}; {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}; {args}", flush=True)
+    for spread in map(float, args.spreads.split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            rows = make_rows(Path(folder) / "images", spread, args.examples, args.seed)
+            by_chance = random_batches(len(rows), BATCH_SIZE, args.seed)
+            of_padded, of_packed = ([c([rows[i] for i in batch]) for batch in by_chance] for c in (padded, packed))
+            lengths = padded(rows)["attention_mask"].sum(1).tolist()
+        seconds(model, [of_padded[0], of_packed[0]])  # warm-up
+        ratio = statistics.median(seconds(model, of_packed) / seconds(model, of_padded) for _ in range(args.turns))
+        by_length = padding_share(plan(lengths, Limit(examples=BATCH_SIZE), args.seed, epoch=0), lengths)
+        print(
+            f"spread {spread:g}: padding {padding_share(by_chance, lengths):.1%}, by length {by_length:.1%}, "
+            f"time of packed ÷ padded {ratio:.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -7,15 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from boxtune.batching.lengths import as_dataset
-from boxtune.batching.packed import example_lengths
 from boxtune.common.errors import UserError
-from boxtune.data.dataset import read_records
 from boxtune.families import FAMILIES as ALL_FAMILIES
-from boxtune.models.loading import load_model
 from boxtune.training.batches import plan_batches, require_packing
 from boxtune.training.recipe import Recipe, load_recipe
-from tests.helpers.collators import make_collator
 from tests.helpers.records import FAMILIES
 from tests.helpers.training import WEIGHTS, log_history, train
 
@@ -167,19 +162,3 @@ def test_settings_that_packing_would_change_are_refused(options, problem):
 def test_keys_that_cannot_work_together_are_refused(options, problem):
     with pytest.raises(UserError, match=problem):
         recipe(*options)
-
-
-@pytest.mark.parametrize("family", ["qwen3_5"])
-def test_the_refused_layers_do_leak(family, tiny_models, squares):
-    """Why they are refused: the second example of a row has other logits than alone. If this fails, they can be packed."""
-    collator = make_collator(tiny_models[family], squares).for_losses(False, False, packs=True)
-    model = load_model(str(tiny_models[family]), dtype=torch.float32).eval()
-    first, second = as_dataset(read_records(squares, "train")[:2], squares, varied=True)
-    logits = []
-    for rows in ([first, second], [second]):
-        batch = collator(rows)
-        names = ("input_ids", "position_ids", "pixel_values", "image_grid_thw")
-        with torch.no_grad():
-            output = model(**{name: batch[name] for name in names}, use_cache=False)
-        logits.append(output.logits[0, -example_lengths(batch)[-1] :])
-    assert (logits[0] - logits[1]).abs().max() > 1e-3
