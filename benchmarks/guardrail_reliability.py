@@ -113,8 +113,8 @@ def broken_model(kind: str, collator: DetectionCollator, suite: Suite, folder: P
     if kind == "random vision":
         randomize(model)
     else:
-        answer, steps = (EMPTY, 10) if kind == "always empty" else (ONE_BOX, 20)
-        teach(model, collator, suite, folder, answer, steps)
+        answer = EMPTY if kind == "always empty" else ONE_BOX
+        teach(model, collator, suite, folder, answer)
     return model.eval()
 
 
@@ -125,7 +125,9 @@ def randomize(model: PeftModel) -> None:
             torch.nn.init.normal_(weight, std=1.0)
 
 
-def teach(model: PeftModel, collator: DetectionCollator, suite: Suite, folder: Path, answer: str, steps: int) -> None:
+def teach(
+    model: PeftModel, collator: DetectionCollator, suite: Suite, folder: Path, answer: str, steps: int = 20
+) -> None:
     """Train the adapter to answer questions of every kind with the same text."""
     records, optimizer = lessons(collator, suite, folder, answer), torch.optim.AdamW(model.parameters(), lr=1e-2)
     draw = random.Random(0)
