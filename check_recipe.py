@@ -21,10 +21,11 @@ from boxtune.batching.lengths import answer_budget, as_dataset, describe_overlon
 from boxtune.common.errors import command
 from boxtune.common.problems import list_problems
 from boxtune.data.dataset import read_info, read_splits
-from boxtune.models.config import load_config
+from boxtune.models.config import family_of, load_config
 from boxtune.models.libraries import quiet_libraries
 from boxtune.models.processors import load_processor
 from boxtune.training import setup_examples
+from boxtune.training.batches import require_packing
 from boxtune.training.examples import longest_with_teachers, measure_splits, read_examples
 from boxtune.training.memory_plan import batch_of, cost_of, show
 from boxtune.training.recipe import load_recipe
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     recipe = load_recipe(sys.argv[1:] if argv is None else argv, needs_gpu=False, purpose=__doc__)
     options, model_options = recipe.options, recipe.model
     config = load_config(model_options.model_name_or_path, model_options.model_revision)
+    require_packing(recipe, family_of(config))
     data_dir = Path(options.data_dir)
     prepare_once(data_dir, options.data_format, options.data_source, options.data_args, print)
     info, splits = (

@@ -12,6 +12,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig
 
 from boxtune.common.errors import UserError
+from boxtune.families import FAMILIES
 
 # Bytes per pixel in a batch: 3 channels × 2 equal frames (Qwen-VL's temporal patch) × 4 bytes (float32).
 BYTES_PER_PIXEL = 3 * 2 * 4
@@ -109,7 +110,7 @@ def compiler_problems(include: Path) -> list[str]:
 
 
 def workers_that_fit(
-    training: SFTConfig, max_pixels: int, shared_memory: Path = Path("/dev/shm")
+    training: SFTConfig, max_pixels: int, shared_memory: Path = Path("/dev/shm"), tokens_per_batch: int | None = None
 ) -> tuple[int, str | None]:
     """(number of data loader workers, note for the user or None).
 
@@ -119,10 +120,12 @@ def workers_that_fit(
     workers = training.dataloader_num_workers
     if not workers or not shared_memory.is_dir():
         return workers, None
-    batch_size = training.per_device_train_batch_size
+    pixels = training.per_device_train_batch_size * max_pixels
+    if tokens_per_batch:  # all of them of images, or one image that exceeds the budget
+        pixels = max(tokens_per_batch * max(family.factor for family in FAMILIES.values()) ** 2, max_pixels)
     if training.eval_strategy != "no":
-        batch_size = max(batch_size, training.per_device_eval_batch_size)
-    needed = BATCHES_PER_WORKER * workers * batch_size * max_pixels * BYTES_PER_PIXEL * training.world_size
+        pixels = max(pixels, training.per_device_eval_batch_size * max_pixels)
+    needed = BATCHES_PER_WORKER * workers * pixels * BYTES_PER_PIXEL * training.world_size
     free = shutil.disk_usage(shared_memory).free
     if needed <= free:
         return workers, None

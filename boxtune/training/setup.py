@@ -92,7 +92,9 @@ def trainer_arguments(recipe: Recipe, splits: Splits, max_pixels: int, report_to
         arguments.load_best_model_at_end = False
     if stops_early(recipe, splits):
         arguments.restore_callback_states_from_checkpoint = True  # a resumed run continues the count of evaluations
-    arguments.dataloader_num_workers, note = workers_that_fit(arguments, max_pixels)
+    arguments.dataloader_num_workers, note = workers_that_fit(
+        arguments, max_pixels, tokens_per_batch=recipe.options.tokens_per_batch
+    )
     if note:
         say(f"note: {note}")
     return arguments

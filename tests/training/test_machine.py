@@ -44,6 +44,8 @@ def test_workers_need_shared_memory(tmp_path):
     many = training("--per_device_eval_batch_size", "1000000")
     workers, note = workers_that_fit(many, 1_000_000, tmp_path)
     assert workers == 0 and "192,000,000 MB of shared memory" in note
+    workers, note = workers_that_fit(few, 1_000_000, tmp_path, tokens_per_batch=10**9)
+    assert workers == 0 and "196,608,000 MB" in note  # 10⁹ tokens of 32 × 32 pixels, instead of one image
     assert many.dataloader_num_workers == 4  # the recipe is left as it was
     assert workers_that_fit(training(), 10**12, Path("/no/such/place")) == (4, None)
 
