@@ -23,12 +23,12 @@ from tests.helpers.records import make_record
 
 
 def test_the_last_checkpoint_is_the_latest_complete_one(tmp_path):
-    assert last_whole_checkpoint(tmp_path) is None
+    assert last_whole_checkpoint(tmp_path) == (None, [])
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-200", "checkpoint-300-backup", "other-400"):
         (tmp_path / name).mkdir()
         if name != "checkpoint-200":  # its save was interrupted
             (tmp_path / name / "trainer_state.json").write_text("{}")
-    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert last_whole_checkpoint(tmp_path) == (tmp_path / "checkpoint-10", [])
 
 
 def test_changed_values_of_a_recipe_are_named(tmp_path):
