@@ -19,7 +19,7 @@ def head_terms(
     inputs: dict[str, Tensor],
     targets: dict[str, Tensor],
     boxes: Tensor | float,
-    examples: int,
+    examples: Tensor | int,
 ) -> dict[str, Tensor]:
     """{"bbox", "giou", "objectness", "caption"}: this micro-batch's share of each unweighted term of the detection head.
 

@@ -275,6 +275,10 @@ def _notes_on_idle_keys(values: dict, options: BoxtuneArguments, model: ModelCon
             notes.append(f"no guardrails are asked; these keys have no effect: {', '.join(of_guardrails)}")
     if idle := [key for key in values if key.startswith("prompt_tuning_") and not options.num_virtual_tokens]:
         notes.append(f"num_virtual_tokens: 0 trains no soft prompt; these keys have no effect: {', '.join(idle)}")
+    if "scale_lr_for_packing" in values and not options.tokens_per_batch:
+        notes.append(
+            "scale_lr_for_packing: has no effect without tokens_per_batch, because a step has the same examples"
+        )
     of_head = [key for key in values if key.startswith("detection_") and key != "detection_head"]
     if of_head and not options.detection_head:
         notes.append(f"detection_head: false trains no head; these keys have no effect: {', '.join(of_head)}")

@@ -8,7 +8,7 @@ from boxtune.answers.predictions import Prediction
 from boxtune.batching.batch_plan import PlannedBatches
 from boxtune.batching.box_targets import target_counts
 from boxtune.batching.encoder import IGNORE_INDEX
-from boxtune.batching.packed import example_lengths, is_packed
+from boxtune.batching.packed import is_packed
 from boxtune.common.errors import UserError, accepting
 from boxtune.families import FAMILIES
 from boxtune.models.head_files import is_of_head
@@ -150,8 +150,9 @@ class DetectionTrainer(CheckpointTrainer):
             counts = sum(target_counts(batch["targets"]) for batch in batches).to(device)
             self.step_counts = self._share_of_processes(counts).clamp(min=1 / self._processes)
         if batches and "head_targets" in batches[0]:
-            boxes = torch.tensor(sum(len(batch["head_targets"]["boxes"]) for batch in batches), device=device)
-            self.step_boxes = self._share_of_processes(boxes).clamp(min=1 / self._processes)
+            counts = [sum(len(batch["head_targets"][key]) for batch in batches) for key in ("boxes", "image")]
+            shares = self._share_of_processes(torch.tensor(counts, device=device))
+            self.step_boxes, self.step_examples = shares.clamp(min=1 / self._processes)
         if batches and "teacher_tokens" in batches[0]:
             self.step_tokens = self._share_of_processes(sum(map(count_tokens, batches)).to(device))
         return batches, tokens
@@ -192,7 +193,7 @@ class DetectionTrainer(CheckpointTrainer):
         found = {}
         if head_targets is not None:
             boxes = self.step_boxes if in_step else max(1, len(head_targets["boxes"]))
-            examples = len(example_lengths(inputs) if is_packed(inputs) else inputs["input_ids"]) * micro_batches
+            examples = self.step_examples if in_step else len(head_targets["image"])
             found = head_terms(
                 self._base(), self.data_collator, self.detection_loss, states[0], inputs, head_targets, boxes, examples
             )

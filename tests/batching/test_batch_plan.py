@@ -1,8 +1,10 @@
 """Micro-batches by token budget: every example once, none over the budget, few positions wasted, the same for the same seed."""
 
 import pytest
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from boxtune.batching.batch_plan import WINDOW, Limit, PlannedBatches, padding_share, plan, random_batches
 
@@ -37,6 +39,19 @@ def test_the_order_depends_only_on_seed_and_epoch(lengths, limit, seed):
     first, second = (PlannedBatches(lengths, limit, seed, epochs=2) for _ in range(2))
     batches_of(first, 0)  # what was read before has no influence
     assert batches_of(first, 1) == batches_of(second, 1)
+
+
+@given(lengths=LENGTHS, limit=LIMITS)
+def test_two_processes_share_the_batches_of_an_epoch(lengths, limit):
+    """As accelerate divides them, also where a resumed run skips the first batches. A single example is seen by both."""
+    sampler = PlannedBatches(lengths, limit, seed=0, epochs=2, processes=2)
+    loader = DataLoader(range(len(lengths)), batch_sampler=sampler, collate_fn=list)
+    loaders = [prepare_data_loader(loader, num_processes=2, process_index=i, put_on_device=False) for i in range(2)]
+    shares = [list(own) for own in loaders]
+    assert len(shares[0]) == len(shares[1]) == len(loaders[0]) == -(-len(sampler) // 2)
+    rows = sorted(row for share in shares for batch in share for row in batch)
+    assert rows == list(range(len(lengths))) or len(sampler) == len(lengths)
+    assert list(skip_first_batches(loaders[1], 1)) == shares[1][1:]
 
 
 def test_epochs_and_seeds_differ():

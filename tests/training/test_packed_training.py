@@ -80,6 +80,46 @@ def planned(lengths, *options, family: str = "qwen3_vl"):
 
 
 @pytest.mark.slow
+def test_a_step_of_unequal_micro_batches_equals_one_of_all_examples_together(tiny_models, squares, tmp_path):
+    """A step over the whole dataset, once as a padded batch and once as packed batches of different numbers of examples."""
+    options = (
+        "--model_name_or_path",
+        tiny_models["qwen3_vl"],
+        "--load_in_4bit",
+        "false",
+        "--lora_vision",
+        "false",
+        *WEIGHTS,
+    )
+    options += (
+        "--detection_head",
+        "true",
+        "--detection_hidden_size",
+        32,
+        "--detection_caption_weight",
+        1,
+        "--max_steps",
+        1,
+    )
+    options += ("--detection_caption_layers", 1, "--detection_trains_model", "true")
+    budget = (
+        *PACKED,
+        "--tokens_per_batch",
+        500,
+        "--gradient_accumulation_steps",
+        16,
+        "--scale_lr_for_packing",
+        "false",
+    )
+    padded = log_history(train(squares, tmp_path / "padded", *options, "--per_device_train_batch_size", 16), 1)[0]
+    packed = log_history(train(squares, tmp_path / "packed", *options, *budget), 1)[0]
+    keys = [key for key in padded if key.endswith("loss")] + ["grad_norm", "num_tokens", "learning_rate"]
+    assert len(keys) == 12, keys
+    for key in keys:
+        assert packed[key] == pytest.approx(padded[key], rel=1e-4), key
+
+
+@pytest.mark.slow
 def test_a_run_with_a_token_budget_resumes_with_the_same_batches(squares, tmp_path, capsys):
     """An epoch of the 16 examples has fewer steps than the run, and it is interrupted inside its second epoch."""
     options = (*PACKED, "--tokens_per_batch", 1000, "--max_steps", 5, "--save_steps", 1)
@@ -108,6 +148,12 @@ def test_learning_rates_follow_the_square_root_of_the_tokens_per_step(capsys):
     assert planned([100] * 64, "--collator", "packed").rate_factor == 1, (
         "a packed step has the same tokens as a padded one"
     )
+
+
+def test_scaling_without_a_token_budget_is_named():
+    assert any("scale_lr_for_packing" in note for note in recipe("--scale_lr_for_packing", "false").notes)
+    with_budget = recipe("--scale_lr_for_packing", "false", "--tokens_per_batch", 900)
+    assert not any("scale_lr_for_packing" in note for note in with_budget.notes)
 
 
 def test_auto_packs_where_much_would_be_padding(capsys):
