@@ -21,7 +21,7 @@ LAUNCH ?= $(if $(ACCELERATE),$(VENV)/bin/accelerate launch --config_file recipes
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 600
 RECIPE_ARGS = --config $(RECIPE) $(if $(OVERLAY),--overlay $(OVERLAY)) --output_dir $(RUN) $(ARGS)
 
-.PHONY: help train recipe check plan eval merge sweep benchmark test test-vllm mutants quality format install clean
+.PHONY: help train recipe check plan eval merge serve sweep benchmark test test-vllm mutants quality format install clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -55,6 +55,9 @@ eval: $(VENV)/.base ## evaluate the last run of RECIPE, or CKPT=dir
 
 merge: $(VENV)/.base ## merge the last run of RECIPE, or CKPT=dir, into one bf16 model and verify it
 	$(PYTHON) merge_adapter.py --ckpt $(CKPT) $(ARGS)
+
+serve: $(VENV)/.serve ## serve the last run of RECIPE, or CKPT=dir, over HTTP with a page at http://127.0.0.1:8080
+	$(PYTHON) serve.py --ckpt $(CKPT) $(ARGS)
 
 sweep: $(VENV)/.base ## run SWEEP=placement (or tiny_placement, rank_ladder): each run trained and evaluated, ARGS="--only A1,B2 --seeds 3"
 	$(PYTHON) sweep.py $(SWEEP) $(ARGS)
@@ -98,6 +101,10 @@ $(VENV)/.python:
 
 $(VENV)/.base: $(VENV)/.python pyproject.toml constraints.txt
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.base
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[serve]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
