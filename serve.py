@@ -89,6 +89,8 @@ def check_installed() -> None:
 def read_key(host: str) -> str:
     """The API key; empty if there is none. Warns if other machines can then use the server."""
     key = os.environ.get("BOXTUNE_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UserError("BOXTUNE_API_KEY contains characters that cannot be part of a key. Set it again.")
     if not key and host not in LOOPBACK:
         print(f"warning: everyone who reaches {host} can use this server; set BOXTUNE_API_KEY.", file=sys.stderr)
     return key

@@ -15,13 +15,12 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     """The image, of which only the header was read. Raises RequestError if it cannot be accepted."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = stored_and_upright_size(image)[1]
     except UnidentifiedImageError:
-        raise RequestError(
-            415, f"the file is not an image in one of these formats: {', '.join(FORMATS)}.", "image"
-        ) from None
+        formats = ", ".join(FORMATS)
+        raise RequestError(415, f"the file is not an image in one of these formats: {formats}.", "image") from None
     except Exception as error:  # decoders raise any exception on corrupt files
         raise _corrupt(error) from None
+    width, height = image.size
     if width * height > max_pixels:
         raise RequestError(
             413, f"{width} × {height} pixels exceed the limit of {max_pixels} pixels. Send a smaller image.", "image"
@@ -33,8 +32,8 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
 
 def decode(image: Image.Image) -> Image.Image:
     """The opened image, upright and RGB, as boxtune reads files. Raises RequestError if it is corrupt."""
-    expected = stored_and_upright_size(image)[1]
     try:
+        expected = stored_and_upright_size(image)[1]  # of a PNG, this decodes the pixels
         image.load()
         upright = to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders raise any exception on corrupt files
