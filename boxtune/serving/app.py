@@ -59,7 +59,7 @@ def _add_api(app: FastAPI, service: Service, api_key: str) -> None:
         """Find objects in one image. The header X-Problems lists what was wrong with the model's answer, such as truncated."""
         found, problems = await service.detect(request)
         if problems:
-            response.headers["X-Problems"] = ", ".join(problems)
+            response.headers["X-Problems"] = ", ".join(dict.fromkeys(problems))  # each kind once
         return found
 
     @app.get("/info", **keyed, response_model=schema.InfoResponse, responses=documented(401))

@@ -18,6 +18,7 @@ from boxtune.common.errors import UserError
 from boxtune.inference.detections import Detections
 from boxtune.inference.detector import Detector
 from boxtune.inference.inputs import check_classes
+from boxtune.reports.model_card import model_name
 from boxtune.serving.batching import Batcher, Question, warm_up
 from boxtune.serving.bodies import read_body
 from boxtune.serving.errors import RequestError, busy
@@ -93,9 +94,9 @@ class Service:
             self.metrics.problems.labels(kind).inc()
 
     def info(self) -> dict[str, Any]:
-        grounding = self.detector.checkpoint.grounding
+        grounding, path = self.detector.checkpoint.grounding, self.detector.checkpoint.path
         return {
-            "checkpoint": Path(self.detector.checkpoint.path).name,
+            "checkpoint": model_name(Path(path)) if Path(path).is_dir() else path,
             "classes": self.detector.classes,
             "objects": "points" if grounding.get_codec().is_click else "boxes",
             "threshold": grounding.decoding.score_threshold,
