@@ -33,6 +33,7 @@ from boxtune.models.config import codec_for
 from boxtune.models.libraries import quiet_libraries
 from boxtune.models.loading import load_model
 from boxtune.models.processors import load_processor
+from boxtune.training.machine import flush_denormals
 
 MODEL = Path(__file__).parents[1] / "assets" / "tiny_qwen3_vl"
 LARGEST = 50_176  # pixels, as in the recipe tiny_nutrition_qlora: 49 image tokens
@@ -92,6 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     quiet_libraries()
+    flush_denormals()  # as training does
     model = load_model(str(MODEL), dtype=torch.float32)
     if torch.cuda.is_available():
         model.cuda()

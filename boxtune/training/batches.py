@@ -18,7 +18,7 @@ from boxtune.training.console import say
 from boxtune.training.recipe import Recipe
 
 # `collator: auto` packs if at least this fraction of the padded batches would be padding. With sdpa on a CPU, packed and padded
-# batches of eight take equally long at about 35 % (python -m benchmarks.packing): the mask of a long row costs time, too.
+# batches of eight take equally long at about 37 % (python -m benchmarks.packing): the mask of a long row costs time, too.
 PACK_FROM = 0.4
 # Attention that transformers tells where a packed example begins: a mask for the first two, sequence lengths for the third.
 _KEEPS_APART = re.compile(r"sdpa|eager|.*flash[-_]att(n|ention).*")
