@@ -43,8 +43,8 @@ def evaluate_split(args: argparse.Namespace) -> None:
     from boxtune.inference.asking import answer_records, answer_records_with_base
 
     # ---- checkpoint and records ----
-    checkpoint = open_model(args)
     suite = choose_suite(args.guardrails, args.ckpt)
+    checkpoint = open_model(args)
     grounding = checkpoint.grounding
     split = read_split(*data_of_checkpoint(args, grounding), limit=args.limit)
 

@@ -50,7 +50,6 @@ from data_prep.prepare_once import prepare_once
 @command
 def main(argv: list[str] | None = None) -> None:
     quiet_libraries()
-    flush_denormals()
 
     # ---- Recipe
     recipe = load_recipe(sys.argv[1:] if argv is None else argv, purpose=__doc__)
@@ -134,4 +133,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    flush_denormals()
     main()

@@ -42,7 +42,8 @@ from boxtune.metrics.guardrail_rules import DOMAINS, HIGHER, LOWER, PROBES, Prob
 from boxtune.models.config import codec_for
 from boxtune.models.libraries import quiet_libraries
 from boxtune.models.loading import load_model
-from boxtune.models.lora import lora_config, lora_targets
+from boxtune.models.lora import lora_config
+from boxtune.models.placement import lora_targets
 from boxtune.models.processors import load_processor
 
 MODEL = "assets/tiny_qwen3_vl"

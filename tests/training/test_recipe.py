@@ -403,7 +403,7 @@ def test_checkpoint_that_cannot_be_resumed_is_one_message(resumable_run, squares
         (run / "checkpoint-2" / damaged).write_text("{")
     before = sorted(path.name for path in run.iterdir())
     with pytest.raises(SystemExit) as stop:
-        train(squares, run, "--resume_from_checkpoint", "true", "--max_steps", 3, *option)
+        train(squares, run, "--resume_from_checkpoint", run / "checkpoint-2", "--max_steps", 3, *option)
     assert stop.value.code == 2
     assert f"{run / 'checkpoint-2'}" in capsys.readouterr().err
     assert sorted(path.name for path in run.iterdir()) == before
