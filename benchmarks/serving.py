@@ -2,9 +2,11 @@
 
 Starts serve.py with the model in its process, in float32, because in bfloat16 the images of a batch change each other's last
 digits. First one client sends one image at a time, then many clients send at once. Every response is compared with the
-offline prediction of its image, which is made here one image at a time. Prints requests per second, the median and 95th
-percentile of the times until the response, the server's CPU seconds per response, requests without a response (lost), responses that differ from the offline
-prediction (wrong), and the server's memory. Exit code 1 if a request is lost or a response wrong.
+offline prediction of its image, which is made here one image at a time.
+
+Prints requests per second, the median and 95th percentile of the times until the response, the server's CPU seconds per
+response, requests without a response (lost), responses that differ from the offline prediction (wrong), and the server's
+memory. Exit code 1 if a request is lost or a response wrong.
 """
 
 import argparse

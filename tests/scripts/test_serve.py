@@ -1,5 +1,6 @@
 """serve.py as a program: its options, and that stopping it under load loses no accepted request."""
 
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import yaml
 
 import serve
 from tests.helpers.http_api import CLASSES, assert_equal, embedded_detector, file_of, shapes, upload
@@ -117,3 +119,23 @@ def accepted(address: str) -> int:
     """Requests that the server has accepted and not yet answered."""
     metrics = httpx2.get(f"{address}/metrics", timeout=60).text
     return int(float(re.search(r"^boxtune_queue_length (\S+)", metrics, re.MULTILINE)[1]))
+
+
+# ---- containers ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_containers_start_serve_py_with_options_that_it_has_and_from_files_that_exist():
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    entry, arguments = (json.loads(re.search(rf"^{name} (.*)$", dockerfile, re.M)[1]) for name in ("ENTRYPOINT", "CMD"))
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]["boxtune"]["command"]
+    assert entry[:2] == ["python", "serve.py"]
+    for words in (arguments, compose):
+        args = serve.parse_arguments([*entry[2:], *words])
+        assert (args.host, args.port, args.ckpt) == ("0.0.0.0", 8080, "/model")
+    sent = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+        if line[0] == "!"
+    }
+    copied = {name for line in re.findall(r"^COPY (.*) \S+$", dockerfile, re.M) for name in line.split()}
+    assert {name.split("/")[0] for name in copied} == sent and all((ROOT / name).exists() for name in copied)
