@@ -28,6 +28,7 @@ def output_of(*words: str, **variables: str) -> str:
         ("check_recipe.py", "-h"),
         ("merge_adapter.py", "-h"),
         ("evaluate.py", "--ckpt", "/nowhere"),
+        ("serve.py", "--ckpt", "/nowhere"),
     ],
 )
 def test_every_script_limits_spinning_before_it_loads_torch(words, tmp_path):
