@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         app,
         host=args.host,
         port=args.port,
-        http="h11",  # refuses headers of more than 64 KB
+        http="h11",  # bounds the size of headers
         log_config=None,
         access_log=False,
         server_header=False,
