@@ -7,6 +7,7 @@ If BOXTUNE_API_KEY is set, requests must carry that key. docs/deploy.md tells mo
 
 import argparse
 import importlib.util
+import math
 import os
 import sys
 
@@ -64,17 +65,17 @@ def value_problems(args: argparse.Namespace) -> list[str]:
     positive = ("max_batch", "max_queue", "max_body_mb", "max_image_megapixels", "max_memory_mb", "timeout")
     for name in (*positive, "max_new_tokens", "max_pixels"):
         value = getattr(args, name)
-        if value is not None and not 0 < value < float("inf"):
+        if value is not None and not 0 < value < math.inf:
             problems.append(f"--{name.replace('_', '-')} must be above 0, got {value}")
-    if not 0 <= args.max_wait_ms < float("inf"):
+    if not 0 <= args.max_wait_ms < math.inf:
         problems.append(f"--max-wait-ms must be at least 0, got {args.max_wait_ms}")
     if args.server is None:
         needs_server = {"--served-model": args.served_model, "--trust-server": args.trust_server}
         problems += [f"{name} needs --server URL" for name, given in needs_server.items() if given]
     else:
-        problems += ["--precision has no effect with --server; leave it out"] if args.precision else []
-        problem = address_problem(args.server)
-        problems += [f"--server: {problem}"] if problem else []
+        problems += ["--precision has no effect with --server"] if args.precision else []
+        if problem := address_problem(args.server):
+            problems.append(f"--server: {problem}")
     return problems
 
 
@@ -90,7 +91,7 @@ def read_key(host: str) -> str:
     """The API key; empty if there is none. Warns if other machines can then use the server."""
     key = os.environ.get("BOXTUNE_API_KEY", "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise UserError("BOXTUNE_API_KEY contains characters that cannot be part of a key. Set it again.")
+        raise UserError("BOXTUNE_API_KEY contains characters that no header can hold. Set it again.")
     if not key and host not in LOOPBACK:
         print(f"warning: everyone who reaches {host} can use this server; set BOXTUNE_API_KEY.", file=sys.stderr)
     return key
@@ -122,13 +123,8 @@ def main(argv: list[str] | None = None) -> None:
         detector = Detector.from_checkpoint(checkpoint, args.precision)
 
     # ---- The API
-    limits = Limits(
-        body_bytes=int(args.max_body_mb * 2**20),
-        image_pixels=int(args.max_image_megapixels * 1e6),
-        queue=args.max_queue,
-        memory_bytes=int(args.max_memory_mb * 2**20),
-        seconds=args.timeout,
-    )
+    body, memory, pixels = args.max_body_mb * 2**20, args.max_memory_mb * 2**20, args.max_image_megapixels * 1e6
+    limits = Limits(int(body), int(pixels), args.max_queue, int(memory), args.timeout)
     app = create_app(Service(detector, limits, args.max_batch, args.max_wait_ms / 1000), key)
 
     # ---- Serve until SIGTERM or Ctrl-C, then answer what was accepted
