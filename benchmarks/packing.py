@@ -10,25 +10,22 @@ are the process's own CPU seconds. The ratio is the median over the turns. `coll
 
 import argparse
 import json
-import math
 import platform
-import random
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch.nn.functional import cross_entropy
 
+from benchmarks.gray_images import gray_records
 from benchmarks.process import at_least_one
 from boxtune.answers.conversation import SYSTEM_PROMPT, format_sentence
 from boxtune.answers.grounding import Grounding
 from boxtune.batching.batch_plan import Limit, padding_share, plan, random_batches
 from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import command
-from boxtune.data.questions import question
 from boxtune.models.config import codec_for
 from boxtune.models.libraries import quiet_libraries
 from boxtune.models.loading import load_model
@@ -43,22 +40,9 @@ MODEL_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "position_id
 
 
 def make_rows(folder: Path, spread: float, examples: int, seed: int) -> list[dict]:
-    """Training rows of grey images with a row of boxes."""
-    draw = random.Random(f"{seed} {spread}")
-    folder.mkdir()
-    rows = []
-    for i in range(examples):
-        area, aspect = LARGEST / spread ** draw.random(), 1.5 if spread == 1 else draw.uniform(0.67, 1.5)
-        width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        path = folder / f"{i}.png"
-        Image.new("RGB", (width, height), "grey").save(path)
-        boxes = [[8 * k, 8 * k, 8 * k + 32, 8 * k + 32] for k in range(round(area / PIXELS_PER_OBJECT))]
-        objects = {"bbox": boxes, "category": ["box"] * len(boxes), "ignore": [False] * len(boxes)}
-        messages = [{"role": "user", "content": question(["box"])}, {"role": "assistant", "content": "<boxes>"}]
-        size = {"width": width, "height": height}
-        record = {"id": str(i), "image": str(path), **size, "objects": objects, "messages": messages}
-        rows.append({"record": json.dumps(record), "varied": True})
-    return rows
+    """Training rows of gray images."""
+    records = gray_records(folder, spread, examples, seed, LARGEST, PIXELS_PER_OBJECT)
+    return [{"record": json.dumps(record), "varied": True} for record in records]
 
 
 def make_collator(config) -> DetectionCollator:

@@ -1,11 +1,10 @@
 """Training speed against plain TRL: python -m benchmarks.training_speed [--spread 16] [--examples 32] [--turns 3] [--seed 0]
 
-Trains the embedded model, without NF4, on the generated images of benchmarks.packing, whose areas differ by up to the factor
-SPREAD, in four ways: trl.SFTTrainer with its own collator, the same with boxtune's collator, boxtune's trainer with padded
-batches, and with packed batches of as many tokens. All use the same LoRA and the same examples. Measures collation, forward and
-backward passes. The ways take turns, so that other programs on the machine slow down all of them. Without a GPU, times are the
-process's own CPU seconds. Prints the supervised tokens and images in a second, the median ratio to the first way, and the mean
-loss of each.
+Trains the embedded model, without NF4, on generated images whose areas differ by up to the factor SPREAD, in four ways:
+trl.SFTTrainer with its own collator, the same with boxtune's collator, boxtune's trainer with padded batches, and with packed
+batches of as many tokens. All use the same LoRA and the same examples. Measures collation, forward and backward passes. The ways
+take turns, so that other programs on the machine slow down all of them. Without a GPU, times are the process's own CPU seconds.
+Prints the supervised tokens and images in a second, the median ratio to the first way, and the mean loss of each.
 """
 
 import argparse
@@ -25,8 +24,8 @@ from rich.table import Table
 from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
+from benchmarks.gray_images import CLASSES, gray_records
 from benchmarks.losses import make_trainer
-from benchmarks.packing import BATCH_SIZE, CLASSES, OPTIONS, make_records
 from benchmarks.process import at_least_one
 from boxtune.answers.conversation import render
 from boxtune.batching.batch_plan import Limit, plan, random_batches
@@ -42,6 +41,10 @@ from boxtune.training.recipe import load_recipe
 from boxtune.training.setup import build_model, make_lora_config
 from boxtune.training.trainer import DetectionTrainer
 
+LARGEST = 401_408  # pixels: 392 image tokens
+PIXELS_PER_OBJECT = 40_000
+BATCH_SIZE = 8
+OPTIONS = ("--max_pixels", str(LARGEST), "--max_length", "2048", "--load_in_4bit", "false", "--eval_strategy", "no")
 # Keys of boxtune's batches that plain TRL does not know.
 OWN_KEYS = ("ids",)
 
@@ -145,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)  # denormal numbers are flushed by each thread for itself
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        records = make_records(folder / "images", args.spread, args.examples, args.seed)
+        records = gray_records(folder / "images", args.spread, args.examples, args.seed, LARGEST, PIXELS_PER_OBJECT)
         splits = {"train": records}
         write_dataset(
             folder / "data", name="speed", source_format="generated", classes=CLASSES, splits=splits, problems=[]
