@@ -71,7 +71,7 @@ def seconds(model, batches: list[dict]) -> float:
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spreads", default="1,4,16", help="factors, separated by commas (default %(default)s)")
+    parser.add_argument("--spreads", default="1,4,16", help="comma-separated factors (default %(default)s)")
     parser.add_argument("--examples", type=at_least_one, default=16)
     parser.add_argument("--turns", type=at_least_one, default=3)
     parser.add_argument("--seed", type=int, default=0)

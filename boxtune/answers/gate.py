@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from boxtune.answers.codecs import CODECS
-from boxtune.answers.predictions import Prediction
+from boxtune.answers.predictions import Prediction, without_text
 from boxtune.answers.verifier import YES
 from boxtune.data.questions import IMAGE, join_names
 from boxtune.data.records import Message, Record, with_objects
@@ -28,18 +28,7 @@ def gate_question(record: Record, classes: Sequence[str]) -> Record:
 def gated_prediction(record: Record, codec: str, input_size: Sequence[int]) -> Prediction:
     """The prediction of an image that did not pass: no objects."""
     place = "point" if CODECS[codec].is_click else "bbox"
-    return {
-        "id": record["id"],
-        "image": record["image"],
-        "width": record["width"],
-        "height": record["height"],
-        "codec": codec,
-        "input_size": list(input_size),
-        "text": "",
-        "objects": {place: [], "category": [], "score": []},
-        "problems": [GATED],
-        "seconds": 0.0,
-    }
+    return without_text(record, codec, input_size, {place: [], "category": [], "score": []}, [GATED])
 
 
 def choose_gate(own: Sequence[float], unrelated: Sequence[float]) -> float:

@@ -169,17 +169,29 @@ def empty_prediction(record: Record, like: Prediction | None) -> Prediction:
     """Stands for a missing prediction: no objects. `like` is another prediction of the run, which decides the columns."""
     place = place_column(like["objects"]) if like else "bbox"
     captions: dict[str, list[Any]] = {CAPTION: []} if like and CAPTION in like["objects"] else {}
+    objects = {place: [], "category": [], **captions, "score": []}
+    return without_text(record, like["codec"] if like else None, None, objects, ["missing"]) | {"seconds": None}
+
+
+def without_text(
+    record: Record,
+    codec: str | None,
+    input_size: Sequence[int] | None,
+    objects: dict[str, list[Any]],
+    problems: list[str],
+) -> Prediction:
+    """A prediction that was not read from a response, such as that of a detection head."""
     return {
         "id": record["id"],
         "image": record["image"],
         "width": record["width"],
         "height": record["height"],
-        "codec": like["codec"] if like else None,
-        "input_size": None,
+        "codec": codec,
+        "input_size": None if input_size is None else list(input_size),
         "text": "",
-        "objects": {place: [], "category": [], **captions, "score": []},
-        "problems": ["missing"],
-        "seconds": None,
+        "objects": objects,
+        "problems": problems,
+        "seconds": 0.0,
     }
 
 

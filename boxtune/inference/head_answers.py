@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from boxtune.answers.decoding import HEAD
 from boxtune.answers.head_merging import merge_decoders
-from boxtune.answers.predictions import Prediction, rounded_box
+from boxtune.answers.predictions import Prediction, rounded_box, without_text
 from boxtune.batching.collator import DetectionCollator, ProcessedImages
 from boxtune.data.questions import asked_classes
 from boxtune.data.records import Record
@@ -134,16 +134,4 @@ def _prediction(
     }
     if captions is not None:
         objects["caption"] = captions
-    return {
-        "id": record["id"],
-        "image": record["image"],
-        "width": record["width"],
-        "height": record["height"],
-        "codec": codec,
-        "input_size": list(size),
-        "text": "",
-        "objects": objects,
-        "problems": [],
-        "seconds": 0.0,
-        "decoder": HEAD,
-    }
+    return without_text(record, codec, size, objects, []) | {"decoder": HEAD}

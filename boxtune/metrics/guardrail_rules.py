@@ -15,7 +15,7 @@ from boxtune.common.files import write_whole
 
 FILE_NAME = "guardrails.json"
 
-PASS_RATE, HALLUCINATION_RATE = "irrelevant_pass_rate", "hallucination_rate"
+PASS_RATE, HALLUCINATION_RATE, CAPTION_SANITY = "irrelevant_pass_rate", "hallucination_rate", "caption_sanity"
 # A model is promoted only if its pass rate is at most this far below that of its base, and its hallucination rate at most this
 # far above. Both are fractions: 0.10 are 10 points.
 PASS_DROP, HALLUCINATION_RISE = 0.10, 0.10
@@ -31,7 +31,7 @@ PROBES = {
     "pope_accuracy": "share of right answers to yes/no questions",
     "pope_yes_rate": "share of yes among the answers to yes/no questions",
     "untrained_agreement": "F1 against the base for classes that were not trained",
-    "caption_sanity": "share of sane descriptions",
+    CAPTION_SANITY: "share of sane descriptions",
     "drift_kl": "KL divergence from the base per token",
     "drift_top1": "share of tokens where the base would write the same",
 }
@@ -43,7 +43,7 @@ DOMAINS = {
     "boxes_out_out": "boxes on unrelated images, asked for a description",
 }
 # Where a higher value is better, and where a lower one is. The others are neither.
-HIGHER = (PASS_RATE, "crop_consistency", "pope_accuracy", "untrained_agreement", "caption_sanity", "drift_top1")
+HIGHER = (PASS_RATE, "crop_consistency", "pope_accuracy", "untrained_agreement", CAPTION_SANITY, "drift_top1")
 LOWER = (HALLUCINATION_RATE, "hallucinated_boxes", "blindness_rate", "absent_rate", "drift_kl")
 
 

@@ -6,7 +6,9 @@ from boxtune.answers.conversation import SYSTEM_PROMPT
 from boxtune.batching.augmentation import OPERATIONS
 from boxtune.families.family import LORA_PARTS
 from boxtune.inference.guardrail_suite import DEFAULT_SUITE
+from boxtune.metrics.guardrail_rules import HALLUCINATION_RISE, PASS_DROP
 from boxtune.models.lora import BIASES
+from boxtune.training.guardrail_stops import StopLimits
 from boxtune.training.losses import BOX_LOSSES
 
 # As the only candidate: the classes of the data.
@@ -376,32 +378,34 @@ class BoxtuneArguments:
     )
     guardrail_every: int = field(default=1, metadata={"help": "Ask the guardrails at every so many evaluations."})
     stop_pass_rate_drop: float = field(
-        default=0.20,
+        default=StopLimits.pass_rate_drop,
         metadata={"help": "Stop if irrelevant_pass_rate falls by more than this, from its value before training."},
     )
     stop_pass_rate_floor: float = field(
-        default=0.80,
+        default=StopLimits.pass_rate_floor,
         metadata={"help": "Stop if irrelevant_pass_rate is below this in two evaluations and was not before training."},
     )
     stop_hallucination_rise: float = field(
-        default=0.15, metadata={"help": "Stop if hallucination_rate rises by more than this."}
+        default=StopLimits.hallucination_rise, metadata={"help": "Stop if hallucination_rate rises by more than this."}
     )
     stop_caption_drop: float = field(
-        default=0.10, metadata={"help": "Stop if caption_sanity falls by more than this in two evaluations."}
+        default=StopLimits.caption_drop,
+        metadata={"help": "Stop if caption_sanity falls by more than this in two evaluations."},
     )
     stop_loss_gap_rise: float = field(
-        default=0.06,
+        default=StopLimits.loss_gap_rise,
         metadata={
             "help": "Stop if evaluation loss minus training loss is more than this above its lowest value and rose in two "
             "evaluations."
         },
     )
     select_pass_rate_drop: float = field(
-        default=0.10,
+        default=PASS_DROP,
         metadata={"help": "Largest fall of irrelevant_pass_rate in a checkpoint that may be the best."},
     )
     select_hallucination_rise: float = field(
-        default=0.10, metadata={"help": "Largest rise of hallucination_rate in a checkpoint that may be the best."}
+        default=HALLUCINATION_RISE,
+        metadata={"help": "Largest rise of hallucination_rate in a checkpoint that may be the best."},
     )
     final_guardrails: str = field(
         default=DEFAULT_SUITE,

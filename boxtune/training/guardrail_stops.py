@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-PASS_RATE, HALLUCINATION, CAPTIONS = "irrelevant_pass_rate", "hallucination_rate", "caption_sanity"
+from boxtune.metrics.guardrail_rules import CAPTION_SANITY, HALLUCINATION_RATE, PASS_RATE
+
 TOLERANCE = 1e-9  # of comparisons of fractions, which are not exact in binary
 
 
@@ -59,20 +60,20 @@ def stop_reasons(history: list[Evaluation], baseline: dict[str, float], limits: 
                 f"{PASS_RATE} was below {floor:.2f} twice in a row ({_shown(last_two)}); before training it was {before:.2f}"
             )
 
-    if HALLUCINATION in newest and HALLUCINATION in baseline:
-        now, before = newest[HALLUCINATION], baseline[HALLUCINATION]
+    if HALLUCINATION_RATE in newest and HALLUCINATION_RATE in baseline:
+        now, before = newest[HALLUCINATION_RATE], baseline[HALLUCINATION_RATE]
         if now - before > limits.hallucination_rise + TOLERANCE:
             reasons.append(
-                f"{HALLUCINATION} rose from {before:.2f} to {now:.2f}, by more than {limits.hallucination_rise:.2f}"
+                f"{HALLUCINATION_RATE} rose from {before:.2f} to {now:.2f}, by more than {limits.hallucination_rise:.2f}"
             )
 
-    if CAPTIONS in newest and CAPTIONS in baseline:
-        last_two = [probes[CAPTIONS] for probes in probed[-2:]]
-        least = baseline[CAPTIONS] - limits.caption_drop - TOLERANCE
+    if CAPTION_SANITY in newest and CAPTION_SANITY in baseline:
+        last_two = [probes[CAPTION_SANITY] for probes in probed[-2:]]
+        least = baseline[CAPTION_SANITY] - limits.caption_drop - TOLERANCE
         if len(last_two) == 2 and max(last_two) < least:
             reasons.append(
-                f"{CAPTIONS} was more than {limits.caption_drop:.2f} below the {baseline[CAPTIONS]:.2f} before training twice in "
-                f"a row ({_shown(last_two)})"
+                f"{CAPTION_SANITY} was more than {limits.caption_drop:.2f} below the {baseline[CAPTION_SANITY]:.2f} before "
+                f"training twice in a row ({_shown(last_two)})"
             )
 
     gaps = [evaluation.gap for evaluation in history if evaluation.gap is not None]

@@ -145,7 +145,7 @@ BAD = {
     "form that ends in a header": (form_body('Content-Disposition: form-data; name="fi', content=b"", end=""), 422, "file"),
     "part without a name": (form_body("Content-Disposition: form-data"), 400, None),
     "no file": ({"files": {"threshold": (None, "0.5")}}, 422, "file"),
-    "file in another field": ({"files": {"picture": ("a.png", PHOTO)}}, 422, "file"),
+    "file in another field": ({"files": {"photo": ("a.png", PHOTO)}}, 422, "file"),
     "text in place of the file": ({"files": {"file": (None, "a.png")}}, 422, "file"),
     "two files": ({"files": [("file", ("a.png", PHOTO)), ("file", ("b.png", PHOTO))]}, 400, None),
     "long field": (form(threshold="0" * 9000), 400, None),
