@@ -59,9 +59,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step holds. tokens: of the longest example, `patches` of its images before merging, `response` of its answer."""
+    """What a step holds. tokens: of the longest example, `patches` of its images before merging, `response` of its answer.
 
-    size: int
+    size: how many such examples a micro-batch holds at most. limits_tokens: the recipe limits it by `tokens_per_batch`.
+    """
+
+    size: float
     tokens: int
     patches: int
     response: int
@@ -69,6 +72,13 @@ class Batch:
     in_4_bits: bool
     double_quant: bool
     checkpointing: bool
+    limits_tokens: bool = False
+
+    def size_key(self) -> str:
+        """The recipe key, with its value, that gives this size."""
+        if self.limits_tokens:
+            return f"tokens_per_batch: {round(self.size * self.tokens)}"
+        return f"per_device_train_batch_size: {self.size}"
 
 
 def plan(cost: Cost, batch: Batch) -> dict[str, float]:
@@ -104,12 +114,12 @@ def remedy(cost: Cost, batch: Batch, gpu_gb: float) -> str:
     if fits(cost, batch, gpu_gb):
         return ""
     if size := largest_batch(cost, replace(batch, size=1), gpu_gb):
-        return f"per_device_train_batch_size: {min(size, batch.size)}"
+        return replace(batch, size=min(size, batch.size)).size_key()
     changes: list[tuple[str, Batch]] = [("gradient_checkpointing: true", replace(batch, size=1, checkpointing=True))]
     changes.append(("load_in_4bit: true", replace(changes[0][1], in_4_bits=True)))
     half = replace(changes[1][1], tokens=batch.tokens // 2, patches=batch.patches // 2)
     changes.append(("half of max_pixels and max_length", half))
-    needed = ["per_device_train_batch_size: 1"]
+    needed = [replace(batch, size=1).size_key()]
     for words, changed in changes:
         needed.append(words)
         if fits(cost, changed, gpu_gb):
@@ -121,8 +131,8 @@ def savings(cost: Cost, batch: Batch) -> list[str]:
     """The three changes that save the most memory, with what each of them alone saves."""
     changes: dict[str, Batch] = {}
     if batch.size > 1:
-        words = "per_device_train_batch_size: {} with gradient_accumulation_steps × 2"
-        changes[words.format(batch.size // 2)] = replace(batch, size=batch.size // 2)
+        half = replace(batch, size=max(1, batch.size / 2 if batch.limits_tokens else batch.size // 2))
+        changes[f"{half.size_key()} with gradient_accumulation_steps × 2"] = half
     if not batch.checkpointing:
         changes["gradient_checkpointing: true"] = replace(batch, checkpointing=True)
     if not batch.in_4_bits and cost.quantizable:
@@ -220,12 +230,16 @@ def _of_all(layers: nn.ModuleList, count: Callable[[nn.Module], LayerBytes], fro
 def batch_of(
     recipe: Recipe, config: PretrainedConfig, max_pixels: int, tokens: int | None = None, response: int | None = None
 ) -> Batch:
-    """The largest batch of a recipe. tokens, response: of the longest example; by default max_length with a full image."""
+    """The largest batch of a recipe. tokens, response: of the longest example; by default max_length with a full image.
+
+    With `tokens_per_batch`, the batch has that many tokens, with as many patches and response tokens each as in that example.
+    """
     patch = config.vision_config.patch_size
     patches = max_pixels // patch**2
     tokens = tokens or recipe.training.max_length or 2048
+    limit = recipe.options.tokens_per_batch
     return Batch(
-        size=recipe.training.per_device_train_batch_size,
+        size=max(1, limit / tokens) if limit else recipe.training.per_device_train_batch_size,
         tokens=tokens,
         patches=patches,
         response=response or max(1, tokens - patches // config.vision_config.spatial_merge_size**2),
@@ -233,6 +247,7 @@ def batch_of(
         in_4_bits=recipe.model.load_in_4bit,
         double_quant=recipe.model.use_bnb_nested_quant,
         checkpointing=bool(recipe.training.gradient_checkpointing),
+        limits_tokens=bool(limit),
     )
 
 
@@ -248,15 +263,17 @@ def show(cost: Cost, batch: Batch, gpu_gb: float | None) -> None:
         table.add_row(name, f"{size / 1e9:.2f}")
     table.add_row("together", f"{sum(parts.values()) / 1e9:.2f}")
     console.print(table)
-    table = Table("GPU, GB", "fits", "largest per_device_train_batch_size", "to make it fit")
+    largest_key = "tokens_per_batch" if batch.limits_tokens else "per_device_train_batch_size"
+    table = Table("GPU, GB", "fits", f"largest {largest_key}", "to make it fit")
     for size in sorted({*GPUS, *([gpu_gb] if gpu_gb else [])}):
         change = remedy(cost, batch, size)
         largest = largest_batch(cost, batch, size)
-        table.add_row(f"{size:g}", "no" if change else "yes", str(largest or "–"), change)
+        value = replace(batch, size=largest).size_key().removeprefix(f"{largest_key}: ") if largest else "–"
+        table.add_row(f"{size:g}", "no" if change else "yes", value, change)
     console.print(table)
     print(
-        f"batch size {batch.size}, {batch.tokens} tokens and {batch.patches} patches in the longest example; an estimate for one "
-        f"process, of which {USABLE:.0%} of a GPU may be used"
+        f"batch size {batch.size:g}, {batch.tokens} tokens and {batch.patches} patches in the longest example; an estimate for "
+        f"one process, of which {USABLE:.0%} of a GPU may be used"
     )
 
 

@@ -9,7 +9,7 @@ from benchmarks.gpu_memory import ARCHITECTURES
 from boxtune.models.activations import language_layer_bytes
 from boxtune.models.config import load_config
 from boxtune.training import memory_plan
-from boxtune.training.memory_plan import Batch, Cost, cost_of, fits, largest_batch, plan, remedy, savings
+from boxtune.training.memory_plan import Batch, Cost, batch_of, cost_of, fits, largest_batch, plan, remedy, savings
 from boxtune.training.recipe import load_recipe
 from boxtune.training.setup import build_model
 
@@ -169,6 +169,16 @@ def test_three_changes_are_named_with_what_they_save():
     assert first == "gradient_checkpointing: true (saves about 73.7 GB)"
     assert second.startswith("per_device_train_batch_size: 2 with gradient_accumulation_steps × 2 (saves about 41.")
     assert third.startswith("half of max_pixels")
+
+
+def test_a_limit_of_tokens_is_planned_and_changed_in_tokens():
+    recipe = recipe_of("tiny_nutrition_qlora", "--tokens_per_batch", "4096")
+    config = load_config("assets/tiny_qwen3_vl", None)
+    batch = batch_of(recipe, config, 50_176, tokens=1024)
+    assert batch.size == 4 and batch_of(recipe, config, 50_176, tokens=8192).size == 1  # alone in its batch
+    assert batch.size_key() == "tokens_per_batch: 4096"
+    assert any("tokens_per_batch: 2048 with gradient_accumulation_steps" in words for words in savings(COST, batch))
+    assert remedy(COST, replace(BATCH, eval_size=1, limits_tokens=True), 80) == "tokens_per_batch: 4096"
 
 
 def test_the_command_prints_parts_and_gpus(capsys):
