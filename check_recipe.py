@@ -27,6 +27,7 @@ from boxtune.models.processors import load_processor
 from boxtune.training import setup_examples
 from boxtune.training.batches import require_packing
 from boxtune.training.examples import longest_with_teachers, measure_splits, read_examples
+from boxtune.training.irrelevant import with_irrelevant
 from boxtune.training.memory_plan import batch_of, cost_of, show
 from boxtune.training.recipe import load_recipe
 from data_prep.pipeline.dataset_warnings import untrained_warnings
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> None:
         model_options.model_name_or_path, model_options.model_revision, options.min_pixels, options.max_pixels
     )
     encoder = setup_examples.make_encoder(recipe, config, processor, info["classes"])
+    own = splits["train"]
+    splits["train"] = with_irrelevant(recipe, own, encoder)
     lengths_by_split = measure_splits(splits, encoder, options.noise_objects)
     lengths_by_split["train"] = longest_with_teachers(recipe, lengths_by_split["train"])
     lengths = [entry for entries in lengths_by_split.values() for entry in entries]
@@ -66,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # ---- Labels of some training examples, decoded back to boxes
     budget = answer_budget(lengths_by_split["train"])
-    grounding = setup_examples.make_grounding(recipe, encoder, splits["train"], info["classes"], None, budget)
+    grounding = setup_examples.make_grounding(recipe, encoder, own, info["classes"], None, budget)
     collator = DetectionCollator(processor, grounding, data_dir)
     sample = random.Random(recipe.training.seed).sample(splits["train"], min(SAMPLES, len(splits["train"])))
     if teachers := setup_examples.make_teachers(recipe, splits["train"]):

@@ -143,6 +143,13 @@ def test_tiles_decode_back_to_their_boxes(squares, tmp_path, capsys):
     assert "32 of 32 sampled examples decode back to the boxes" in printed and "(tile " in page
 
 
+def test_irrelevant_examples_are_checked_and_drawn(squares, tmp_path, capsys):
+    words = ("--irrelevant_images", "generated", "--irrelevant_share", "0.2", "--irrelevant_answer", "无关图片")
+    assert run_check(squares, tmp_path, *words) == 0
+    printed, page = capsys.readouterr().out, (tmp_path / "check.html").read_text(encoding="utf-8")
+    assert "20 of 20 sampled examples decode back to the boxes" in printed and page.count("无关图片") >= 4
+
+
 def test_a_class_without_training_objects_is_named(squares, tmp_path, capsys):
     shutil.copytree(squares, tmp_path / "data")
     records = list(read_records(squares, "validation"))
