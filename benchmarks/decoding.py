@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.page_table import markdown_table, replace_table
 from benchmarks.plan import EXPERIMENTS, SEEDS
+from benchmarks.process import at_least_one
 from benchmarks.results import DOCS
 from benchmarks.run import RUNS
 from boxtune.answers.decoding import Decoding
@@ -42,10 +43,10 @@ GENERATED = {  # settings that need responses of their own
     "repetition_penalty 1.05": Decoding(repetition_penalty=1.05),
     "repetition_penalty 1.1": Decoding(repetition_penalty=1.1),
     "ask each": Decoding(ask="each"),
-    "tiles 320": Decoding(tiles=320),
     "verify": Decoding(verify=True),
     "teachers 2": Decoding(teachers=2),  # of checkpoints that keep example images
 }
+TILES = {"marmot_tables_csv": 1280}  # its pages have 2560 × 3300 pixels; on other data, tiles have 320
 SELECTED = {  # settings that choose among the objects of the defaults' responses
     "suppress_iou 0.85": Decoding(suppress_iou=0.85),
     "suppress_iou 0.7": Decoding(suppress_iou=0.7),
@@ -75,15 +76,17 @@ def checkpoints(name: str, seed: int) -> list[Path]:
     return found
 
 
-def answers_of(path: Path, split: str, batch_size: int) -> tuple[list[dict], list[str], dict[str, list[dict]]]:
+def answers_of(
+    path: Path, split: str, tiles: int, limit: int | None, batch_size: int
+) -> tuple[list[dict], list[str], dict[str, list[dict]]]:
     """(records, classes, {setting: predictions}) of one checkpoint."""
     detector = Detector.from_pretrained(path)
     data_dir = Path(detector.checkpoint.grounding.data_dir)
-    records = [as_asked(record) for record in read_records(data_dir, split)]
+    records = [as_asked(record) for record in read_records(data_dir, split)[:limit]]
     classes = read_info(data_dir)["classes"]
     generated = {
         title: setting
-        for title, setting in GENERATED.items()
+        for title, setting in (GENERATED | {f"tiles {tiles}": Decoding(tiles=tiles)}).items()
         if (setting.ask == "all" or len(classes) > 1) and (not setting.teachers or (path / EXAMPLES).is_dir())
     }
     places = {OUT / path.parent.name / title.replace(" ", "-"): setting for title, setting in generated.items()}
@@ -99,10 +102,11 @@ def outcome(records: list[dict], predictions: list[dict], classes: list[str]) ->
     return Outcome(run, sum(prediction["seconds"] for prediction in predictions) / len(predictions))
 
 
-def outcomes(name: str, seed: int, batch_size: int) -> tuple[int, dict[str, Outcome]]:
+def outcomes(name: str, seed: int, limit: int | None, batch_size: int) -> tuple[int, dict[str, Outcome]]:
     """(number of images, {setting: its outcome}) of one seed; the images of all folds are scored together."""
     split = "test" if EXPERIMENTS[name].folds else "validation"
-    parts = [answers_of(path, split, batch_size) for path in checkpoints(name, seed)]
+    tiles = TILES.get(name, 320)
+    parts = [answers_of(path, split, tiles, limit, batch_size) for path in checkpoints(name, seed)]
     records, classes = [record for part in parts for record in part[0]], parts[0][1]
     return len(records), {
         title: outcome(records, [prediction for part in parts for prediction in part[2][title]], classes)
@@ -120,12 +124,12 @@ def rows(by_seed: list[dict[str, Outcome]]) -> Iterable[list[str]]:
             low, high = interval(np.nan_to_num(np.mean(gains, axis=0))) or (0.0, 0.0)
             cells.append(f"{value:.3f}" + ("" if title == "defaults" else f" ({low:+.3f} to {high:+.3f})"))
         seconds = np.mean([seed[title].seconds for seed in by_seed])
-        cells.append(f"{seconds:.2f}" if title in GENERATED else "as the defaults")
+        cells.append("as the defaults" if title in SELECTED else f"{seconds:.2f}")
         yield cells
 
 
-def table(name: str, batch_size: int) -> str:
-    found = [outcomes(name, seed, batch_size) for seed in SEEDS]
+def table(name: str, limit: int | None, batch_size: int) -> str:
+    found = [outcomes(name, seed, limit, batch_size) for seed in SEEDS]
     head = [f"{name}, {found[0][0]} images", "AP", "F1", "seconds per image"]
     return markdown_table(head, rows([by_setting for _, by_setting in found]))
 
@@ -134,12 +138,13 @@ def table(name: str, batch_size: int) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=list(EXPERIMENTS), metavar="NAME")
+    parser.add_argument("--limit", metavar="N", type=at_least_one, help="ask about the first N images only")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/decoding.md")
     args = parser.parse_args(argv)
     quiet_libraries()
     torch.set_num_threads(1)
-    tables = "\n\n".join(table(name, args.batch_size) for name in args.names)
+    tables = "\n\n".join(table(name, args.limit, args.batch_size) for name in args.names)
     print(tables)
     if args.write:
         replace_table(PAGE, tables)

@@ -14,8 +14,10 @@ from transformers import PreTrainedModel
 
 from boxtune.answers.predictions import Prediction, response_text
 from boxtune.batching.collator import DetectionCollator
+from boxtune.common.errors import UserError
 from boxtune.data.boxes import box_iou, match_greedy
-from boxtune.data.records import Record
+from boxtune.data.dataset import read_info, read_records
+from boxtune.data.records import SPLITS, Record
 from boxtune.inference.generation import generate_answers
 from boxtune.metrics.matching import same_label
 from boxtune.models.checkpoint import Checkpoint, load_checkpoint_model, open_checkpoint
@@ -72,6 +74,18 @@ def verify(
     return report | {"agrees": bf16["logit_difference"] <= LOGIT_TOLERANCE}
 
 
+def comparison_records(data_dir: Path, samples: int) -> list[Record]:
+    """The first records of validation, test or train: the first of these splits that exists."""
+    if samples < 1:
+        raise UserError(f"--samples must be at least 1, got {samples}.")
+    train, validation, test = SPLITS
+    splits = read_info(data_dir)["splits"]
+    split = next((name for name in (validation, test, train) if splits.get(name, {}).get("images")), None)
+    if split is None:
+        raise UserError(f"{data_dir} has no images to compare on; give another --data.")
+    return read_records(data_dir, split)[:samples]
+
+
 def precision_here() -> str:
     """The precision of the comparison: bf16, or float32 on a GPU that only emulates bf16."""
     lacks_bf16 = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
@@ -90,7 +104,7 @@ def fits_memory(folder: Path, precision: str) -> bool:
 
 
 @torch.inference_mode()
-def observe(checkpoint: Checkpoint, precision: str, records: list[Record], data_dir: Path) -> Observation:
+def observe(checkpoint: Checkpoint, precision: str | None, records: list[Record], data_dir: Path) -> Observation:
     """Load a model, compute its logits and responses, and free it."""
     model = load_checkpoint_model(checkpoint, precision)
     collator, base_collator = (
@@ -143,11 +157,14 @@ def compare(merged: Observation, reference: Observation) -> dict[str, Any]:
         "logit_difference": logit_difference(merged.logits, reference.logits),
         "box_agreement": box_agreement(merged.answers, reference.answers),
         "boxes": sum(len(row["objects"]["category"]) for row in merged.answers + reference.answers),
-        "same_answers": sum(
-            response_text(a) == response_text(b) for a, b in zip(merged.answers, reference.answers, strict=True)
-        ),
+        "same_answers": same_answers(merged.answers, reference.answers),
         "adapter_moves_logits_by": logit_difference(reference.base_logits, reference.logits),
     }
+
+
+def same_answers(answers_a: list[Prediction], answers_b: list[Prediction]) -> int:
+    """How many responses have the same text."""
+    return sum(response_text(a) == response_text(b) for a, b in zip(answers_a, answers_b, strict=True))
 
 
 def logit_difference(logits_a: list[torch.Tensor], logits_b: list[torch.Tensor]) -> float:
@@ -167,13 +184,13 @@ def box_agreement(answers_a: list[Prediction], answers_b: list[Prediction]) -> f
     """
     overlap, count = 0.0, 0
     for a, b in zip(answers_a, answers_b, strict=True):
-        similarity = _similarity(a, b)
+        similarity = object_similarity(a, b)
         overlap += sum(float(similarity[pair]) for pair in match_greedy(similarity))
         count += sum(similarity.shape)
     return 2 * overlap / count if count else 1.0
 
 
-def _similarity(a: Prediction, b: Prediction) -> np.ndarray:
+def object_similarity(a: Prediction, b: Prediction) -> np.ndarray:
     """(N, M) IoU of the N objects of `a` with the M of `b`; 0 for different labels."""
     objects_a, objects_b = a["objects"], b["objects"]
     labels_a, labels_b = objects_a["category"], objects_b["category"]

@@ -18,6 +18,7 @@ from boxtune import Detector
 from boxtune.answers.decoding import Decoding
 from boxtune.answers.grounding import Grounding
 from boxtune.common.errors import UserError
+from boxtune.evaluation.merge_options import parse_arguments, target_folder
 from boxtune.families import FAMILIES as FAMILY_FACTS
 from boxtune.inference import merge_check
 from boxtune.inference.merge_check import box_agreement, logit_difference
@@ -226,11 +227,16 @@ def test_wrong_arguments_are_reported(runs, tiny_models, tmp_path, capsys):
 
 def test_a_merged_model_is_written_beside_its_adapter(tmp_path, monkeypatch):
     (tmp_path / "run" / "final").mkdir(parents=True)
-    assert merge_adapter.merged_folder(str(tmp_path / "run" / "final")) == tmp_path / "run" / "final_merged"
+
+    def target(ckpt, *words):
+        return target_folder(parse_arguments(["--ckpt", str(ckpt), *words], ""), is_adapter=True)
+
+    assert target(tmp_path / "run" / "final") == tmp_path / "run" / "final_merged"
+    assert target(tmp_path / "run" / "final", "--quantize", "nf4") == tmp_path / "run" / "final_merged_nf4"
     monkeypatch.chdir(tmp_path / "run" / "final")
-    assert merge_adapter.merged_folder(".") == tmp_path / "run" / "final_merged"
+    assert target(".") == tmp_path / "run" / "final_merged"
     # The merge of a Hub adapter does not go into the Hub cache.
-    assert merge_adapter.merged_folder("me/finder") == Path("runs/me--finder/final_merged")
+    assert target("me/finder") == Path("runs/me--finder/final_merged")
 
 
 def test_a_merged_model_never_replaces_the_base(runs, tiny_models, tmp_path, capsys):

@@ -109,7 +109,7 @@ def test_a_model_is_merged_only_if_its_guardrails_hold(run, tmp_path, capsys):
 
     write_guardrails(path, results(0.8, 0.1))
     os.utime(path, (1, 1))
-    assert "is older than the adapter" in refused(merge_adapter.main, words, capsys)
+    assert "is older than the weights" in refused(merge_adapter.main, words, capsys)
 
     os.utime(path)
     merge_adapter.main([str(word) for word in words])

@@ -25,7 +25,7 @@ def test_the_notebook_installs_missing_dependencies(tmp_path):
     venv.create(tmp_path / "bare")  # without pip, so that the command is printed and then fails
     run = [str(tmp_path / "bare" / "bin" / "python"), "-c", f"DATA = IMAGES = REPOSITORY = ''\n{cell}"]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "-m pip install --quiet --constraint constraints.txt --editable ." in done.stdout
+    assert "-m pip install --quiet --constraint constraints.txt --editable .[serve]" in done.stdout
     assert done.returncode
 
 
@@ -45,3 +45,4 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "mine" / "final_merged" / "model.safetensors").is_file()
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
     assert "mean IoU (all ground truth)" in printed and "model saved in" in printed
+    assert '"predictions": [' in printed and "open http://127.0.0.1:" in printed  # of the API
