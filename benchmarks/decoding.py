@@ -37,9 +37,9 @@ from boxtune.metrics.comparison import Run, evaluate_run
 from boxtune.models.libraries import quiet_libraries
 
 OUT = Path("runs/decoding")
-DEFAULTS = Decoding()
+DEFAULTS_TITLE, DEFAULTS = "defaults", Decoding()
 GENERATED = {  # settings that need responses of their own
-    "defaults": DEFAULTS,
+    DEFAULTS_TITLE: DEFAULTS,
     "repetition_penalty 1.05": Decoding(repetition_penalty=1.05),
     "repetition_penalty 1.1": Decoding(repetition_penalty=1.1),
     "ask each": Decoding(ask="each"),
@@ -77,7 +77,7 @@ def checkpoints(name: str, seed: int) -> list[Path]:
 
 
 def answers_of(
-    path: Path, split: str, tiles: int, limit: int | None, batch_size: int
+    path: Path, split: str, settings: dict[str, Decoding], limit: int | None, batch_size: int
 ) -> tuple[list[dict], list[str], dict[str, list[dict]]]:
     """(records, classes, {setting: predictions}) of one checkpoint."""
     detector = Detector.from_pretrained(path)
@@ -86,14 +86,14 @@ def answers_of(
     classes = read_info(data_dir)["classes"]
     generated = {
         title: setting
-        for title, setting in (GENERATED | {f"tiles {tiles}": Decoding(tiles=tiles)}).items()
+        for title, setting in settings.items()
         if (setting.ask == "all" or len(classes) > 1) and (not setting.teachers or (path / EXAMPLES).is_dir())
     }
     places = {OUT / path.parent.name / title.replace(" ", "-"): setting for title, setting in generated.items()}
     answers = answer_records_with_settings(detector, records, classes, data_dir, places, batch_size)
     found = dict(zip(generated, answers, strict=True))
     for title, setting in SELECTED.items():
-        found[title] = [keep_objects(prediction, setting) for prediction in found["defaults"]]
+        found[title] = [keep_objects(prediction, setting) for prediction in found[DEFAULTS_TITLE]]
     return records, classes, found
 
 
@@ -102,11 +102,12 @@ def outcome(records: list[dict], predictions: list[dict], classes: list[str]) ->
     return Outcome(run, sum(prediction["seconds"] for prediction in predictions) / len(predictions))
 
 
-def outcomes(name: str, seed: int, limit: int | None, batch_size: int) -> tuple[int, dict[str, Outcome]]:
+def outcomes(
+    name: str, seed: int, settings: dict[str, Decoding], limit: int | None, batch_size: int
+) -> tuple[int, dict[str, Outcome]]:
     """(number of images, {setting: its outcome}) of one seed; the images of all folds are scored together."""
     split = "test" if EXPERIMENTS[name].folds else "validation"
-    tiles = TILES.get(name, 320)
-    parts = [answers_of(path, split, tiles, limit, batch_size) for path in checkpoints(name, seed)]
+    parts = [answers_of(path, split, settings, limit, batch_size) for path in checkpoints(name, seed)]
     records, classes = [record for part in parts for record in part[0]], parts[0][1]
     return len(records), {
         title: outcome(records, [prediction for part in parts for prediction in part[2][title]], classes)
@@ -120,16 +121,21 @@ def rows(by_seed: list[dict[str, Outcome]]) -> Iterable[list[str]]:
         cells = [title]
         for metric in METRICS:
             value = np.mean([seed[title].run.values[metric] or 0.0 for seed in by_seed])
-            gains = [seed[title].run.samples[metric] - seed["defaults"].run.samples[metric] for seed in by_seed]
+            gains = [seed[title].run.samples[metric] - seed[DEFAULTS_TITLE].run.samples[metric] for seed in by_seed]
             low, high = interval(np.nan_to_num(np.mean(gains, axis=0))) or (0.0, 0.0)
-            cells.append(f"{value:.3f}" + ("" if title == "defaults" else f" ({low:+.3f} to {high:+.3f})"))
+            cells.append(f"{value:.3f}" + ("" if title == DEFAULTS_TITLE else f" ({low:+.3f} to {high:+.3f})"))
         seconds = np.mean([seed[title].seconds for seed in by_seed])
         cells.append("as the defaults" if title in SELECTED else f"{seconds:.2f}")
         yield cells
 
 
-def table(name: str, limit: int | None, batch_size: int) -> str:
-    found = [outcomes(name, seed, limit, batch_size) for seed in SEEDS]
+def table(name: str, chosen: list[str] | None, limit: int | None, batch_size: int) -> str:
+    tiles = TILES.get(name, 320)
+    settings = GENERATED | {f"tiles {tiles}": Decoding(tiles=tiles)}
+    settings = {
+        title: setting for title, setting in settings.items() if not chosen or title in (DEFAULTS_TITLE, *chosen)
+    }
+    found = [outcomes(name, seed, settings, limit, batch_size) for seed in SEEDS]
     head = [f"{name}, {found[0][0]} images", "AP", "F1", "seconds per image"]
     return markdown_table(head, rows([by_setting for _, by_setting in found]))
 
@@ -138,13 +144,16 @@ def table(name: str, limit: int | None, batch_size: int) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=list(EXPERIMENTS), metavar="NAME")
+    parser.add_argument(
+        "--settings", nargs="+", metavar="TITLE", help="only these and the defaults, such as 'teachers 2'"
+    )
     parser.add_argument("--limit", metavar="N", type=at_least_one, help="ask about the first N images only")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/decoding.md")
     args = parser.parse_args(argv)
     quiet_libraries()
     torch.set_num_threads(1)
-    tables = "\n\n".join(table(name, args.limit, args.batch_size) for name in args.names)
+    tables = "\n\n".join(table(name, args.settings, args.limit, args.batch_size) for name in args.names)
     print(tables)
     if args.write:
         replace_table(PAGE, tables)

@@ -9,6 +9,7 @@ import numpy as np
 from boxtune.answers.predictions import Prediction, response_text
 from boxtune.common.errors import UserError
 from boxtune.data.boxes import box_xyxy_to_xywh
+from boxtune.data.records import CAPTION
 
 if TYPE_CHECKING:
     import supervision
@@ -22,6 +23,7 @@ class Detections:
     points_xy: (N, 2) float64, in the same pixels; (0, 2) if the checkpoint answers with boxes.
     labels: N class names. class_ids: (N,) int64, the positions of the labels in `classes`, -1 for a label that is not there.
     scores: (N,) float64 from 0 to 1.
+    captions: N captions, None where the model wrote none; empty if it was not trained to write any.
     classes: the checkpoint's classes, followed by any other classes that the call asked for.
     size: (width, height) of the upright original image.
     text: the response as generated; where several questions were asked about the image, the responses one below the other.
@@ -37,6 +39,7 @@ class Detections:
     size: tuple[int, int]
     text: str
     problems: list[str]
+    captions: list[str | None]
 
     @classmethod
     def from_prediction(cls, prediction: Prediction, classes: Sequence[str]) -> "Detections":
@@ -54,6 +57,7 @@ class Detections:
             size=(prediction["width"], prediction["height"]),
             text=response_text(prediction),
             problems=list(prediction["problems"]),
+            captions=list(objects.get(CAPTION, [])),
         )
 
     def __len__(self) -> int:
@@ -76,7 +80,7 @@ class Detections:
         ]
 
     def to_supervision(self) -> "supervision.Detections":
-        """`sv.Detections` with the labels as `data["class_name"]`.
+        """`sv.Detections` with the labels as `data["class_name"]` and, if there are any, the captions as `data["caption"]`.
 
         Raises UserError if the detections are points, or if the package supervision is not installed.
         """
@@ -89,7 +93,10 @@ class Detections:
             xyxy=self.boxes_xyxy,
             confidence=self.scores,
             class_id=self.class_ids,
-            data={"class_name": np.array(self.labels, dtype=str)},
+            data={
+                "class_name": np.array(self.labels, dtype=str),
+                **({CAPTION: np.array(self.captions, dtype=object)} if self.captions else {}),
+            },
         )
 
     def _require_boxes(self, method: str) -> None:

@@ -30,3 +30,13 @@ def test_nothing_merges_with_anything():
     empty, full = prediction([], []), prediction([[0, 0, 1, 1]], [1.0])
     assert merge_decoders(empty, empty, 0.0)["objects"] == {"bbox": [], "category": [], "score": []}
     assert merge_decoders(empty, full, 0.0)["objects"] == merge_decoders(full, empty, 0.0)["objects"]
+
+
+def test_captions_of_the_text_are_kept_and_completed_by_those_of_the_head():
+    text = prediction([[0, 0, 10, 10], [50, 50, 60, 60]], [0.8, 0.4])
+    text["objects"]["caption"] = ["of the text", None]
+    head = prediction([[0, 0, 10, 9], [50, 50, 60, 60], [80, 0, 90, 9]], [0.9, 0.4, 0.3])
+    head["objects"]["caption"] = ["of the head", "completed", "new"]
+    assert merge_decoders(text, head, 0.0)["objects"]["caption"] == ["of the text", "completed", "new"]
+    del head["objects"]["caption"]
+    assert merge_decoders(text, head, 0.0)["objects"]["caption"] == ["of the text", None, None]
