@@ -1,4 +1,4 @@
-"""What each decode setting gains and costs: python -m benchmarks.decoding nutrition bccd_voc marmot_tables_csv [--write]
+"""What each decode setting gains and costs: python -m benchmarks.decoding NAME… [--write]
 
 A NAME is an experiment of `make benchmark` (benchmarks/plan.py). Its checkpoints in runs/benchmark/, one per seed, are asked once
 with each setting, on validation, because defaults follow from this table. Checkpoints of a cross-validation have no validation
@@ -20,7 +20,6 @@ import torch
 
 from benchmarks.page_table import markdown_table, replace_table
 from benchmarks.plan import EXPERIMENTS, SEEDS
-from benchmarks.process import at_least_one
 from benchmarks.results import DOCS
 from benchmarks.run import RUNS
 from boxtune.answers.decoding import Decoding
@@ -46,6 +45,8 @@ GENERATED = {  # settings that need responses of their own
     "verify": Decoding(verify=True),
     "teachers 2": Decoding(teachers=2),  # of checkpoints that keep example images
 }
+IMAGES = {"bccd_voc": 30, "nutrition-teachers": 100}  # the first ones only, because responses take long
+ONLY = {"nutrition-teachers": "teachers 2"}  # the only setting that these checkpoints are there for
 TILES = {"marmot_tables_csv": 1280}  # its pages have 2560 × 3300 pixels; on other data, tiles have 320
 SELECTED = {  # settings that choose among the objects of the defaults' responses
     "suppress_iou 0.85": Decoding(suppress_iou=0.85),
@@ -102,12 +103,10 @@ def outcome(records: list[dict], predictions: list[dict], classes: list[str]) ->
     return Outcome(run, sum(prediction["seconds"] for prediction in predictions) / len(predictions))
 
 
-def outcomes(
-    name: str, seed: int, settings: dict[str, Decoding], limit: int | None, batch_size: int
-) -> tuple[int, dict[str, Outcome]]:
+def outcomes(name: str, seed: int, settings: dict[str, Decoding], batch_size: int) -> tuple[int, dict[str, Outcome]]:
     """(number of images, {setting: its outcome}) of one seed; the images of all folds are scored together."""
     split = "test" if EXPERIMENTS[name].folds else "validation"
-    parts = [answers_of(path, split, settings, limit, batch_size) for path in checkpoints(name, seed)]
+    parts = [answers_of(path, split, settings, IMAGES.get(name), batch_size) for path in checkpoints(name, seed)]
     records, classes = [record for part in parts for record in part[0]], parts[0][1]
     return len(records), {
         title: outcome(records, [prediction for part in parts for prediction in part[2][title]], classes)
@@ -129,13 +128,12 @@ def rows(by_seed: list[dict[str, Outcome]]) -> Iterable[list[str]]:
         yield cells
 
 
-def table(name: str, chosen: list[str] | None, limit: int | None, batch_size: int) -> str:
+def table(name: str, batch_size: int) -> str:
     tiles = TILES.get(name, 320)
     settings = GENERATED | {f"tiles {tiles}": Decoding(tiles=tiles)}
-    settings = {
-        title: setting for title, setting in settings.items() if not chosen or title in (DEFAULTS_TITLE, *chosen)
-    }
-    found = [outcomes(name, seed, settings, limit, batch_size) for seed in SEEDS]
+    if name in ONLY:
+        settings = {DEFAULTS_TITLE: DEFAULTS, ONLY[name]: settings[ONLY[name]]}
+    found = [outcomes(name, seed, settings, batch_size) for seed in SEEDS]
     head = [f"{name}, {found[0][0]} images", "AP", "F1", "seconds per image"]
     return markdown_table(head, rows([by_setting for _, by_setting in found]))
 
@@ -144,16 +142,12 @@ def table(name: str, chosen: list[str] | None, limit: int | None, batch_size: in
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=list(EXPERIMENTS), metavar="NAME")
-    parser.add_argument(
-        "--settings", nargs="+", metavar="TITLE", help="only these and the defaults, such as 'teachers 2'"
-    )
-    parser.add_argument("--limit", metavar="N", type=at_least_one, help="ask about the first N images only")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/decoding.md")
     args = parser.parse_args(argv)
     quiet_libraries()
     torch.set_num_threads(1)
-    tables = "\n\n".join(table(name, args.settings, args.limit, args.batch_size) for name in args.names)
+    tables = "\n\n".join(table(name, args.batch_size) for name in args.names)
     print(tables)
     if args.write:
         replace_table(PAGE, tables)
