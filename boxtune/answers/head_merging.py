@@ -7,6 +7,7 @@ it.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def merge_decoders(text: Prediction, head: Prediction, least: float) -> Predicti
         if j not in taken:
             rows.append((score / 2, box, label, caption))
     rows = sorted((row for row in rows if row[0] >= least), key=lambda row: -row[0])
-    objects = {
+    objects: dict[str, list[Any]] = {
         "bbox": [box for _, box, _, _ in rows],
         "category": [label for _, _, label, _ in rows],
         "score": [round(score, 6) for score, *_ in rows],
