@@ -36,6 +36,7 @@ TOOLS = {
     "show": ("data_prep.tools.show", "write a page about a prepared dataset, to inspect it before training"),
     "recipe": ("data_prep.tools.suggest", "suggest a recipe for a prepared dataset, with reasons"),
     "export": ("data_prep.tools.export", "export a prepared dataset for other trainers and tools"),
+    "pseudo-label": ("data_prep.tools.pseudo_label", "make a prepared dataset of the boxes that a checkpoint finds"),
     "merge": ("data_prep.tools.merge", "join prepared datasets"),
 }
 

@@ -60,6 +60,9 @@ class Prediction(TypedDict):
     decoder: NotRequired[str]
 
 
+# Problems of a response that may lack objects which the model would have found.
+INCOMPLETE = {"truncated", "looped", "unparsable", "bad_box", "bad_label", "missing"}
+
 # The keys of a line with one response, and of a line with several.
 _ONE_RESPONSE, _SOMETIMES = ("input_size", "text"), ("irrelevant", "candidates", "decoder")
 KEYS = tuple(key for key in Prediction.__annotations__ if key not in ("parts", *_SOMETIMES))

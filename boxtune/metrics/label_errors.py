@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxtune.answers.predictions import Prediction, rounded_box
+from boxtune.answers.predictions import INCOMPLETE, Prediction, rounded_box
 from boxtune.data.boxes import box_area, box_iou, intersection, match_greedy
 from boxtune.data.records import Record
 from boxtune.metrics.matching import IGNORED_SHARE, same_label
@@ -38,8 +38,6 @@ FOUND_IOU = 0.5
 # With such an IoU, a box is about the same object, but in another place.
 MOVED_IOU = (0.3, 0.75)
 SIMILAR = 20
-# A response with one of these problems may lack objects, so it is no evidence that a label is spurious.
-_INCOMPLETE = {"truncated", "looped", "unparsable", "bad_box", "bad_label"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ class _View:
         self.labels = [label.strip() for label in predicted["category"]]
         self.scores: list[float] = predicted["score"]
         self.gt_labels = [label.strip() for label in gt["category"]]
-        self.is_complete = not _INCOMPLETE & {*prediction["problems"]}
+        self.is_complete = not INCOMPLETE & {*prediction["problems"]}
         is_ignored = np.array(gt["ignore"], dtype=bool)
         self.counted: list[int] = np.flatnonzero(~is_ignored).tolist()
         self.sizes = np.log(box_area(gt["bbox"]) / (record["width"] * record["height"]))

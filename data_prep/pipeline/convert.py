@@ -51,8 +51,11 @@ def convert(format_name: str, source: Path, options: Options) -> None:
     check_format_options(format_name, options)
     _check_places(source, options)
     format_module, _ = FORMATS[format_name]
+    write_source(format_name, source, format_module.read(source, options), options)
 
-    found: Source = format_module.read(source, options)
+
+def write_source(format_name: str, source: Path, found: Source, options: Options) -> None:
+    """The same for what was `found` in SOURCE."""
     inspection = inspect_items(found, options)
     if not inspection.images and not inspection.bad_images and not found.errors:
         raise UserError(f"{source} contains no annotated image.")
