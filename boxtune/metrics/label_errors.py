@@ -1,22 +1,20 @@
-"""Likely label errors of a split: where checkpoints and ground truth disagree, although they agree in similar cases.
+"""Likely label errors of a split: where checkpoints and labels disagree, although they agree in similar cases.
 
-The score of a candidate follows one rule for every kind. For each checkpoint that disagrees with the label, it is the share of
-similar cases in which that checkpoint and the ground truth agree. Its mean is taken over all checkpoints that were asked about
-the image; one that does not disagree counts 0. So a checkpoint is believed as far as the rest of the split confirms it.
+The boxes of all checkpoints in an image are first fused: boxes of different checkpoints on one object become one. The score of
+a candidate follows one rule for every kind: it is the share of similar cases in which the fused boxes and the labels agree. So
+checkpoints are believed as far as the rest of the split confirms them.
 
-| kind | a checkpoint disagrees if | in a similar case it agrees if |
+| kind | disagreement | agreement in a similar case |
 | --- | --- | --- |
-| missing | its box overlaps no ground truth of its class | its box matches ground truth |
-| spurious | it has no box on the ground truth, nor has any other checkpoint | it finds the ground truth |
-| moved | its box on the ground truth has an IoU in MOVED_IOU | its box has a higher IoU |
-| swapped | its box on the ground truth has another class | both name the same class |
+| missing | a fused box overlaps no label of its class | a box matches a label of its class |
+| spurious | no fused box overlaps a label | a label of this class is matched |
+| moved | a label has an IoU in MOVED_IOU with its fused box | a label of this class has a higher IoU |
+| swapped | the fused box on a label has another class | a box on a label has its class |
 
-Similar are the SIMILAR cases of the same class that are nearest in score (a predicted box) or in size (a ground truth box), and
-the case itself. A swapped label has two classes; the lower of both shares counts. If several checkpoints move a box, they must
-agree with one another more than with the ground truth, and the score is multiplied by the mean IoU of their boxes.
+Similar are the SIMILAR cases of the same class that are nearest in score (a fused box) or in size (a label), and the case itself.
+A swapped label has two classes; the lower of both shares counts. Equal scores are ordered by the score of the fused box.
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +35,7 @@ KINDS = {
 FOUND_IOU = 0.5
 # With such an IoU, a box is about the same object, but in another place.
 MOVED_IOU = (0.3, 0.75)
-SIMILAR = 20
+SIMILAR = 50
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Candidate:
 
     image: position of the record. kind: a key of KINDS. score: from 0 to 1. ground_truth: position of the label in the record's
     objects; None for "missing". box_xyxy, category: what the checkpoints suggest instead; None for "spurious". checkpoints: how
-    many disagree with the label.
+    many of them suggest it; of "spurious", all that were asked about the image. confidence: the score of the fused box.
     """
 
     image: int
@@ -56,67 +54,125 @@ class Candidate:
     box_xyxy: list[float] | None
     category: str | None
     checkpoints: int
+    confidence: float
 
 
 def find_label_errors(records: Sequence[Record], runs: Sequence[Sequence[Prediction | None]]) -> list[Candidate]:
-    """The candidates of all kinds, the most likely first; at most one of them is about each ground truth box.
+    """The candidates of all kinds, the most likely first; at most one of them is about each label.
 
     runs: the predictions of each checkpoint in the order of `records`; None where it was not asked about the image.
     """
-    columns = [
-        [
-            None if prediction is None else _View(record, prediction)
-            for record, prediction in zip(records, run, strict=True)
-        ]
-        for run in runs
+    views = {}
+    for image, (record, *row) in enumerate(zip(records, *runs, strict=True)):
+        if predictions := [prediction for prediction in row if prediction is not None]:
+            views[image] = _View(record, predictions)
+    agreement = _Agreement([*views.values()])
+    candidates = [
+        candidate
+        for image, view in views.items()
+        for candidate in (*_missing(image, view, agreement), *_about_labels(image, view, agreement))
     ]
-    checkpoints = [_Checkpoint([view for view in column if view]) for column in columns]
-    candidates: list[Candidate] = []
-    for image, row in enumerate(zip(*columns, strict=True)):
-        seen = [(view, checkpoint) for view, checkpoint in zip(row, checkpoints, strict=True) if view]
-        if not seen:
-            continue
-        candidates += _missing(image, seen)
-        for j in seen[0][0].counted:
-            about_label = [*_spurious(image, j, seen), *_moved(image, j, seen), *_swapped(image, j, seen)]
-            candidates += sorted(about_label, key=_rank)[:1]
     return sorted((candidate for candidate in candidates if candidate.score > 0), key=_rank)
 
 
-def _rank(candidate: Candidate) -> tuple[float, int, int]:
-    return -candidate.score, candidate.image, -1 if candidate.ground_truth is None else candidate.ground_truth
+def _rank(candidate: Candidate) -> tuple[float, float, int, int]:
+    position = -1 if candidate.ground_truth is None else candidate.ground_truth
+    return -candidate.score, -candidate.confidence, candidate.image, position
 
 
-# ---- one checkpoint and one image ----------------------------------------------------------------------------------------
+# ---- the boxes of several checkpoints ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FusedBox:
+    """Boxes of different checkpoints on one object.
+
+    box_xyxy: their mean. score: the sum of their scores, divided by the number of checkpoints that were asked. checkpoints: the
+    positions of theirs. agreement: the mean IoU of the boxes with one another; 1 for a single one.
+    """
+
+    box_xyxy: list[float]
+    label: str
+    score: float
+    checkpoints: frozenset[int]
+    agreement: float
+
+
+def fuse(predictions: Sequence[Prediction]) -> list[FusedBox]:
+    """The boxes of several checkpoints in one image, fused.
+
+    A box, the best score first, joins the first fused box of its class with FOUND_IOU that has none of its checkpoint. Of fused
+    boxes of different classes with FOUND_IOU and no common checkpoint, only the one with the higher score is kept.
+    """
+    boxes = [
+        (score, number, label.strip(), box_xyxy)
+        for number, objects in enumerate(prediction["objects"] for prediction in predictions)
+        for box_xyxy, label, score in zip(objects["bbox"], objects["category"], objects["score"], strict=True)
+    ]
+    boxes.sort(key=lambda box: -box[0])
+    places = [box_xyxy for _, _, _, box_xyxy in boxes]
+    iou = box_iou(places, places)
+    groups: list[list[int]] = []  # positions in `boxes`
+    for n, (_, number, label, _) in enumerate(boxes):
+        for first in np.flatnonzero(iou[n, :n] >= FOUND_IOU).tolist():
+            group = next((group for group in groups if group[0] == first), [])
+            if group and boxes[first][2] == label and all(boxes[m][1] != number for m in group):
+                group.append(n)
+                break
+        else:
+            groups.append([n])
+    fused = sorted((_fused(group, boxes, iou, len(predictions)) for group in groups), key=lambda box: -box.score)
+    places = [box.box_xyxy for box in fused]
+    iou = box_iou(places, places)
+    kept: list[int] = []
+    for n, box in enumerate(fused):
+        on_same_object = (fused[m] for m in kept if iou[n, m] >= FOUND_IOU)
+        if all(box.label == better.label or box.checkpoints & better.checkpoints for better in on_same_object):
+            kept.append(n)
+    return [fused[n] for n in kept]
+
+
+def _fused(group: list[int], boxes: list[tuple[float, int, str, list[float]]], iou: np.ndarray, asked: int) -> FusedBox:
+    members = [boxes[n] for n in group]
+    pairs = iou[np.ix_(group, group)][np.triu_indices(len(group), k=1)]
+    return FusedBox(
+        box_xyxy=rounded_box(np.mean([box_xyxy for _, _, _, box_xyxy in members], axis=0).tolist()),
+        label=members[0][2],
+        score=sum(score for score, _, _, _ in members) / asked,
+        checkpoints=frozenset(number for _, number, _, _ in members),
+        agreement=float(pairs.mean()) if len(pairs) else 1.0,
+    )
+
+
+# ---- one image -----------------------------------------------------------------------------------------------------------
 
 
 class _View:
-    """The boxes of one checkpoint in one image, and which ground truth each of them is about.
+    """The fused boxes of one image, and which label each of them is about.
 
-    counted: positions of the ground truth that is not ignored. sizes: (M,) log of the ground truth's share of the image.
-    pairs: {ground truth: (box, IoU, same class?)}, one-to-one: boxes of the same class with FOUND_IOU first, then of another
-    class with FOUND_IOU, then of the same class with MOVED_IOU[0]; within each, the highest IoU first.
-    judged: boxes that are paired or not inside ignored ground truth. free: judged boxes that overlap no ground truth of their
-    class. untouched: counted ground truth that no box overlaps, whatever its class.
+    counted: positions of the labels that are not ignored. sizes: (M,) log of a label's share of the image. pairs: {label: (fused
+    box, IoU, same class?)}, one-to-one: boxes of the same class with FOUND_IOU first, then of another class with FOUND_IOU, then
+    of the same class with MOVED_IOU[0]; within each, the highest IoU first. judged: boxes that are paired or not inside ignored
+    labels. free: judged boxes that overlap no label of their class. untouched: counted labels that no box overlaps, whatever its
+    class. is_complete: no response is known to lack objects.
     """
 
-    def __init__(self, record: Record, prediction: Prediction) -> None:
-        gt, predicted = record["objects"], prediction["objects"]
-        self.boxes_xyxy: list[list[float]] = predicted["bbox"]
-        self.labels = [label.strip() for label in predicted["category"]]
-        self.scores: list[float] = predicted["score"]
-        self.gt_labels = [label.strip() for label in gt["category"]]
-        self.is_complete = not INCOMPLETE & {*prediction["problems"]}
-        is_ignored = np.array(gt["ignore"], dtype=bool)
+    def __init__(self, record: Record, predictions: Sequence[Prediction]) -> None:
+        self.asked = len(predictions)
+        self.boxes = fuse(predictions)
+        self.labels: list[str] = [label.strip() for label in record["objects"]["category"]]
+        gt_boxes, is_ignored = record["objects"]["bbox"], np.array(record["objects"]["ignore"], dtype=bool)
         self.counted: list[int] = np.flatnonzero(~is_ignored).tolist()
-        self.sizes = np.log(box_area(gt["bbox"]) / (record["width"] * record["height"]))
+        self.sizes = np.log(box_area(gt_boxes) / (record["width"] * record["height"]))
+        self.is_complete = not any(INCOMPLETE & {*prediction["problems"]} for prediction in predictions)
 
-        iou, same = box_iou(self.boxes_xyxy, gt["bbox"]), same_label(self.labels, self.gt_labels)
+        boxes = [box.box_xyxy for box in self.boxes]
+        iou, same = box_iou(boxes, gt_boxes), same_label([box.label for box in self.boxes], self.labels)
         self.pairs = _pair(np.where(is_ignored, 0.0, iou), same)
         paired = {i for i, _, _ in self.pairs.values()}
-        inside = intersection(self.boxes_xyxy, gt["bbox"]) >= IGNORED_SHARE * box_area(self.boxes_xyxy)[:, None]
+        inside = intersection(boxes, gt_boxes) >= IGNORED_SHARE * box_area(boxes)[:, None]
         is_excused = (inside & same & is_ignored).any(axis=1)
-        self.judged = [i for i in range(len(self.labels)) if i in paired or not is_excused[i]]
+        self.judged = [i for i in range(len(boxes)) if i in paired or not is_excused[i]]
         overlaps = np.where(same, iou, 0.0).max(axis=1, initial=0.0)
         self.free = [i for i in self.judged if i not in paired and overlaps[i] < MOVED_IOU[0]]
         best = iou.max(axis=0, initial=0.0)
@@ -133,7 +189,7 @@ def _pair(iou: np.ndarray, same: np.ndarray) -> dict[int, tuple[int, float, bool
     return pairs
 
 
-# ---- how far a checkpoint is to be believed ------------------------------------------------------------------------------
+# ---- how far the checkpoints are to be believed --------------------------------------------------------------------------
 
 
 class _Cases:
@@ -157,105 +213,70 @@ class _Cases:
         return near
 
 
-class _Checkpoint:
-    """How often a checkpoint and the ground truth agree, in all images that it was asked about.
+class _Agreement:
+    """How often fused boxes and labels agree, over all images.
 
-    hits: for each predicted box by score, does it match. found: for each ground truth box by size, the IoU of the box of its
-    class. named, named_gt: does a predicted box that is about a ground truth box have its class; of both, by score and by size.
+    hits: for each box by score, does it match a label. found: for each label by size, the IoU of its box. named, named_labels:
+    does a box on a label have its class; for the box by score, and for the label by size.
     """
 
     def __init__(self, views: Sequence[_View]) -> None:
-        self._hits, self._found, self._named, self._named_gt = _Cases(), _Cases(), _Cases(), _Cases()
+        self._hits, self._found, self._named, self._named_labels = _Cases(), _Cases(), _Cases(), _Cases()
         for view in views:
-            about = {i for i, iou, is_same in view.pairs.values() if is_same and iou >= FOUND_IOU}
+            matched = {i for i, iou, is_same in view.pairs.values() if is_same and iou >= FOUND_IOU}
             for i in view.judged:
-                self._hits.add(view.labels[i], view.scores[i], i in about)
+                self._hits.add(view.boxes[i].label, view.boxes[i].score, i in matched)
             for j in view.counted:
                 _, iou, is_same = view.pairs.get(j, (0, 0.0, False))
-                self._found.add(view.gt_labels[j], view.sizes[j], iou if is_same else 0.0)
+                self._found.add(view.labels[j], view.sizes[j], iou if is_same else 0.0)
             for j, (i, iou, is_same) in view.pairs.items():
                 if iou >= FOUND_IOU:
-                    self._named.add(view.labels[i], view.scores[i], is_same)
-                    self._named_gt.add(view.gt_labels[j], view.sizes[j], is_same)
+                    self._named.add(view.boxes[i].label, view.boxes[i].score, is_same)
+                    self._named_labels.add(view.labels[j], view.sizes[j], is_same)
 
-    def trust_in_box(self, view: _View, i: int) -> float:
-        return float(self._hits.similar(view.labels[i], view.scores[i]).mean())
+    def on_boxes(self, view: _View, i: int) -> float:
+        return float(self._hits.similar(view.boxes[i].label, view.boxes[i].score).mean())
 
-    def trust_in_absence(self, view: _View, j: int) -> float:
-        return float((self._found.similar(view.gt_labels[j], view.sizes[j]) >= FOUND_IOU).mean())
+    def on_labels(self, view: _View, j: int) -> float:
+        return float((self._found.similar(view.labels[j], view.sizes[j]) >= FOUND_IOU).mean())
 
-    def trust_in_place(self, view: _View, j: int) -> float:
-        return float((self._found.similar(view.gt_labels[j], view.sizes[j]) > view.pairs[j][1]).mean())
+    def on_places(self, view: _View, j: int) -> float:
+        return float((self._found.similar(view.labels[j], view.sizes[j]) > view.pairs[j][1]).mean())
 
-    def trust_in_class(self, view: _View, i: int, j: int) -> float:
-        predicted = self._named.similar(view.labels[i], view.scores[i]).mean()
-        labeled = self._named_gt.similar(view.gt_labels[j], view.sizes[j]).mean()
-        return float(min(predicted, labeled))
-
-
-_Seen = list[tuple[_View, _Checkpoint]]  # the checkpoints that were asked about an image
+    def on_classes(self, view: _View, i: int, j: int) -> float:
+        of_box = self._named.similar(view.boxes[i].label, view.boxes[i].score).mean()
+        of_label = self._named_labels.similar(view.labels[j], view.sizes[j]).mean()
+        return float(min(of_box, of_label))
 
 
 # ---- the kinds -----------------------------------------------------------------------------------------------------------
 
 
-def _missing(image: int, seen: _Seen) -> list[Candidate]:
-    """Free boxes; those of the same class with FOUND_IOU are about one object."""
-    boxes = [
-        (checkpoint.trust_in_box(view, i), number, view.labels[i], view.boxes_xyxy[i])
-        for number, (view, checkpoint) in enumerate(seen)
-        for i in view.free
-    ]
-    boxes.sort(key=lambda box: -box[0])
+def _missing(image: int, view: _View, agreement: _Agreement) -> list[Candidate]:
+    return [_suggestion(image, "missing", agreement.on_boxes(view, i), None, view.boxes[i]) for i in view.free]
+
+
+def _about_labels(image: int, view: _View, agreement: _Agreement) -> list[Candidate]:
+    """Spurious, moved and swapped labels."""
     candidates = []
-    while boxes:
-        _, _, label, box_xyxy = boxes[0]
-        iou = box_iou([box_xyxy], [box[3] for box in boxes])[0]
-        is_same = [n == 0 or (box[2] == label and iou[n] >= FOUND_IOU) for n, box in enumerate(boxes)]
-        trusts: dict[int, float] = {}  # the highest of each checkpoint
-        for box in itertools.compress(boxes, is_same):
-            trusts.setdefault(box[1], box[0])
-        score = sum(trusts.values()) / len(seen)
-        candidates.append(Candidate(image, "missing", score, None, box_xyxy, label, len(trusts)))
-        boxes = [box for box, is_used in zip(boxes, is_same, strict=True) if not is_used]
+    for j in view.counted:
+        i, iou, is_same = view.pairs.get(j, (-1, 0.0, False))
+        if i < 0:
+            if j in view.untouched and view.is_complete:
+                score = agreement.on_labels(view, j)
+                candidates.append(Candidate(image, "spurious", score, j, None, None, view.asked, 0.0))
+        elif not is_same:
+            candidates.append(_suggestion(image, "swapped", agreement.on_classes(view, i, j), j, view.boxes[i]))
+        elif iou < MOVED_IOU[1] and _is_consistent(view, i, iou):
+            candidates.append(_suggestion(image, "moved", agreement.on_places(view, j), j, view.boxes[i]))
     return candidates
 
 
-def _spurious(image: int, j: int, seen: _Seen) -> list[Candidate]:
-    if not all(j in view.untouched for view, _ in seen):
-        return []
-    trusts = [checkpoint.trust_in_absence(view, j) for view, checkpoint in seen if view.is_complete]
-    return [Candidate(image, "spurious", sum(trusts) / len(seen), j, None, None, len(trusts))]
+def _is_consistent(view: _View, i: int, iou: float) -> bool:
+    """Whether several checkpoints, if several were asked, agree on a place more than they agree with the label."""
+    box = view.boxes[i]
+    return len(box.checkpoints) >= min(2, view.asked) and box.agreement > iou
 
 
-def _moved(image: int, j: int, seen: _Seen) -> list[Candidate]:
-    boxes, ious, trusts = [], [], []
-    for view, checkpoint in seen:
-        i, iou, is_same = view.pairs.get(j, (0, 0.0, False))
-        if is_same and MOVED_IOU[0] <= iou < MOVED_IOU[1]:
-            boxes.append(view.boxes_xyxy[i])
-            ious.append(iou)
-            trusts.append(checkpoint.trust_in_place(view, j))
-    if len(boxes) < min(2, len(seen)):
-        return []
-    agreement = 1.0
-    if len(boxes) > 1:
-        agreement = float(box_iou(boxes, boxes)[np.triu_indices(len(boxes), k=1)].mean())
-        if agreement <= np.mean(ious):
-            return []
-    place = rounded_box(np.mean(boxes, axis=0).tolist())
-    score = agreement * sum(trusts) / len(seen)
-    return [Candidate(image, "moved", score, j, place, seen[0][0].gt_labels[j], len(boxes))]
-
-
-def _swapped(image: int, j: int, seen: _Seen) -> list[Candidate]:
-    """One candidate for each class that a checkpoint suggests."""
-    suggested: dict[str, list[tuple[float, list[float]]]] = defaultdict(list)
-    for view, checkpoint in seen:
-        i, _, is_same = view.pairs.get(j, (0, 0.0, True))
-        if not is_same:
-            suggested[view.labels[i]].append((checkpoint.trust_in_class(view, i, j), view.boxes_xyxy[i]))
-    return [
-        Candidate(image, "swapped", sum(trust for trust, _ in boxes) / len(seen), j, max(boxes)[1], label, len(boxes))
-        for label, boxes in suggested.items()
-    ]
+def _suggestion(image: int, kind: str, score: float, j: int | None, box: FusedBox) -> Candidate:
+    return Candidate(image, kind, score, j, box.box_xyxy, box.label, len(box.checkpoints), box.score)
