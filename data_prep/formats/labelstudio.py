@@ -163,7 +163,8 @@ class _Region:
 
 def _results_of(task: dict[str, Any], name: str, found: Source) -> list[Result] | None:
     """The results of the annotation that is used; None if the task has no annotation."""
-    if "annotations" not in task and "completions" not in task:  # JSON-MIN: {control: [value, …]}
+    if not isinstance(task.get("data"), dict) and not {"annotations", "completions"} & {*task}:
+        # JSON-MIN: {control: [value, …]}
         controls = {key: values for key, values in task.items() if isinstance(values, list)}
         return [
             {"from_name": key, "value": value, **value}
