@@ -38,6 +38,7 @@ TOOLS = {
     "export": ("data_prep.tools.export", "export a prepared dataset for other trainers and tools"),
     "pseudo-label": ("data_prep.tools.pseudo_label", "make a prepared dataset of the boxes that a checkpoint finds"),
     "merge": ("data_prep.tools.merge", "join prepared datasets"),
+    "review": ("data_prep.tools.review", "list likely label errors, for correction"),
 }
 
 

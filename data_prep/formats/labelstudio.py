@@ -4,6 +4,8 @@ Rectangles are used as they are; rotated rectangles, polygons and ellipses are r
 bounding box. Key points and brush strokes are left out and listed. If a task has several
 annotations, the first one that was not cancelled is used; a task without any is left out. If a
 region has labels of several controls, --label-field names the one (`from_name`) with the class.
+A region whose note (`meta.text`) is "ignore" is an ignored object. Images of tasks that
+`data_prep review` wrote keep their ids.
 """
 
 import os
@@ -17,7 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from boxtune.common.problems import join_names
 from data_prep.reading.annotation_files import AnnotationFile, find_annotation_files
 from data_prep.reading.image_finder import ImageFinder, image_finder_for, image_name
-from data_prep.reading.names import without_suffix
+from data_prep.reading.names import safe_name, without_suffix
 from data_prep.reading.shapes import are_numbers, box_of_ellipse, box_of_points, box_of_rotated
 from data_prep.reading.source import Item, Options, Row, Sample, Source, problem
 from data_prep.reading.spool import Spool
@@ -70,7 +72,7 @@ def _read_tasks(tasks: list[Any], file: AnnotationFile, options: Options, found:
             continue
         address = _image_address(task, options.image_field)
         image_path = _find_image(address, images)
-        name = image_name(_path_of(address), image_path, file)
+        name = _id_of(task, image_path) or image_name(_path_of(address), image_path, file)
         if "annotations" not in task and str(task.get("id")) in done:  # JSON-MIN has an entry for each annotator
             found.problems.append(problem(without_suffix(name), "annotations", task["id"], "the first one taken"))
             continue
@@ -128,6 +130,13 @@ def _image_address(task: dict[str, Any], image_field: str | None) -> str:
     return similar[0] if len(similar) == 1 else ""
 
 
+def _id_of(task: dict[str, Any], image_path: Path) -> str | None:
+    """The name of the image in the dataset that a task of `data_prep review` is from; None for other tasks."""
+    data = task.get("data", task)
+    known = data.get("boxtune_id") if isinstance(data, dict) else None
+    return safe_name(f"{known}{image_path.suffix}") if isinstance(known, str) and known else None
+
+
 def _path_of(address: str) -> str:
     """The path in "/data/local-files/?d=a/b.jpg", "s3://bucket/a/b.jpg" or "/data/upload/1/a.jpg"."""
     try:
@@ -154,10 +163,11 @@ def _find_image(address: str, images: ImageFinder) -> Path:
 
 @dataclass
 class _Region:
-    """A marked region. `box_xyxy` is in fractions of the image, empty if the region has no box. `labels` are the labels that
-    each control gives it."""
+    """A marked region. `box_xyxy` is in fractions of the image, empty if the region has no box. `ignore`: it is an ignored
+    object. `labels` are the labels that each control gives it."""
 
     box_xyxy: list[Any]
+    ignore: bool = False
     labels: dict[str, list[Any]] = field(default_factory=dict)
 
 
@@ -199,7 +209,8 @@ def _add_regions(item: Item, results: list[Result], label_field: str | None) -> 
         elif labels and len(labels[0]) > 1:
             errors.append(f"a region has {len(labels[0])} labels: {labels[0]!r:.100}; it must have one")
         else:
-            item.rows.append(Row(region.box_xyxy, str(labels[0][0]).strip() if labels and labels[0] else ""))
+            category = str(labels[0][0]).strip() if labels and labels[0] else ""
+            item.rows.append(Row(region.box_xyxy, category, region.ignore))
     return errors
 
 
@@ -225,7 +236,8 @@ def _regions_of(results: list[Result]) -> list[_Region]:
         if identity == "None":
             number = same_shape[shape, control]
             same_shape[shape, control] += 1
-        regions.setdefault((identity, shape, number), _Region(box_xyxy)).labels.update(labels)
+        region = regions.setdefault((identity, shape, number), _Region(box_xyxy, _is_ignored(result)))
+        region.labels.update(labels)
     for (identity, *_), region in regions.items():
         if identity != "None":
             region.labels = labels_by_id.get(identity, {}) | region.labels
@@ -236,6 +248,11 @@ def _labels_of(value: dict[str, Any], control: str) -> dict[str, list[Any]]:
     """{control: the labels or choices in a result's value}; {} if there are none."""
     lists = [entry for key, entry in value.items() if _is_label_key(key) and isinstance(entry, list)]
     return {control: lists[-1]} if lists else {}
+
+
+def _is_ignored(result: Result) -> bool:
+    meta = result.get("meta")
+    return isinstance(meta, dict) and meta.get("text") in ("ignore", ["ignore"])
 
 
 def _is_label_key(key: str) -> bool:
