@@ -9,7 +9,8 @@
                        [--out DIR] [--skip-bad-images]
     python evaluate.py --compare RUN_A RUN_B [--data DIR] [--split test] [--out DIR]
 
-Except with --compare, --export coco,yolo,supervision also writes the boxes for other tools.
+Except with --compare, --export coco,yolo,supervision,labelstudio,fiftyone also writes the boxes
+for other tools.
 Writes predictions.jsonl, metrics.json and report.html. --guardrails measures what a model does
 beyond its task, compared with its base, and also writes guardrails.json (docs/guardrails.md).
 --ckpt takes an adapter, a merged model or a Hub id; with --server URL, a server with OpenAI's

@@ -18,4 +18,6 @@ def check_export(formats: list[str], out: Path, is_click: bool, records: list[Re
 def write_export(formats: list[str], out: Path, split: Split, predictions: list[Prediction]) -> None:
     """Write `predictions` to `out` in each of `formats`, and print what was written to stderr."""
     if formats:
-        print_notes(export_predictions(formats, out, split.records, predictions, split.classes, split.name))
+        print_notes(
+            export_predictions(formats, out, split.records, predictions, split.classes, split.name, split.data_dir)
+        )

@@ -1,4 +1,5 @@
-"""Predictions in the formats of other tools: COCO's results list, YOLO's text files, and roboflow's supervision.
+"""Predictions in the formats of other tools: COCO's results list, YOLO's text files, roboflow's supervision, Label Studio's
+tasks (label_studio_export.py) and FiftyOne's JSON (fiftyone_export.py).
 
 Images and classes have the same numbers, and YOLO's files the same names, as in `python -m data_prep export` of the prepared
 dataset. Boxes whose label is not one of its classes have no class number; they are left out and counted.
@@ -7,6 +8,7 @@ dataset. Boxes whose label is not one of its classes have no class number; they 
 import csv
 import io
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,10 +21,10 @@ from boxtune.common.problems import join_names
 from boxtune.data.boxes import box_xyxy_to_cxcywh, box_xyxy_to_xywh
 from boxtune.data.dataset import SPLIT_FOLDERS
 from boxtune.data.questions import answer_category
-from boxtune.data.records import Record, flat_name
-
-# (box_xyxy, class number from 0, score) of each object of one image.
-Rows = list[tuple[list[float], int, float]]
+from boxtune.data.records import Record, flat_name, image_path
+from boxtune.reports.export_rows import Rows
+from boxtune.reports.fiftyone_export import write_fiftyone
+from boxtune.reports.label_studio_export import write_label_studio
 
 # The columns that supervision's CSVSink writes (tracker_id stays empty), and after them two more.
 _COLUMNS = ("x_min", "y_min", "x_max", "y_max", "class_id", "confidence", "tracker_id", "class_name", "image")
@@ -83,17 +85,20 @@ def export_predictions(
     predictions: list[Prediction],
     classes: list[str],
     split: str | None,
+    data_dir: Path,
 ) -> list[str]:
     """Write `predictions[i]`, which belongs to `records[i]`, to `out` in the `wanted` formats. Returns messages for the user.
 
-    `classes` are those of the prepared dataset, in its order. `split` is None for images without ground truth.
+    `classes` are those of the prepared dataset, in its order. `split` is None for images without ground truth. `data_dir` is the
+    folder that images of records are relative to.
     """
     numbers = {name: number for number, name in enumerate(classes)}
     rows = [_rows(prediction["objects"], numbers) for prediction in predictions]
     exported = sum(len(objects) for objects in rows)
+    located = [record | {"image": os.path.abspath(image_path(data_dir, record))} for record in records]
     messages = []
     for name in wanted:
-        path = EXPORTS[name](out, records, rows, classes, split)
+        path = EXPORTS[name](out, located if name in _NAMES_FILES else records, rows, classes, split)
         messages.append(f"{path}: {exported} boxes")
     messages += _unknown_label_warnings(predictions, classes, exported)
     if "coco" in wanted:
@@ -207,4 +212,11 @@ def write_supervision(
     return out / "supervision.json"
 
 
-EXPORTS = {"coco": write_coco, "yolo": write_yolo, "supervision": write_supervision}
+EXPORTS = {
+    "coco": write_coco,
+    "yolo": write_yolo,
+    "supervision": write_supervision,
+    "labelstudio": write_label_studio,
+    "fiftyone": write_fiftyone,
+}
+_NAMES_FILES = ("labelstudio", "fiftyone")  # these tools open the images that an export names

@@ -149,7 +149,7 @@ def test_mangled_predictions_give_finite_numbers_or_a_list_of_lines(tmp_path, co
         if ranked := unless_rejected(lambda scorer=scorer: with_score(predictions, scorer)):
             check_scores(RECORDS, ranked)
     if codec == "qwen3_vl":
-        export_predictions([*EXPORTS], tmp_path / "out", RECORDS, predictions, CLASSES, "test")
+        export_predictions([*EXPORTS], tmp_path / "out", RECORDS, predictions, CLASSES, "test", tmp_path)
         json.loads((tmp_path / "out" / "coco_results.json").read_text(), parse_constant=pytest.fail)
 
 

@@ -122,7 +122,7 @@ def test_a_tie_at_an_iou_threshold_scores_the_same_in_pycocotools(tmp_path):
     """The IoU is 0.6 but for rounding: 27.24 and 148.64 − 121.4 are different floats."""
     record = make_record("a", "a.jpg", 1000, 1000, [([539.09, 121.4, 543.09, 148.64], "cat")])
     prediction = a_prediction(boxes=[[540.09, 121.4, 544.09, 148.64]])
-    export_predictions(["coco"], tmp_path, [record], [prediction], CLASSES, "test")
+    export_predictions(["coco"], tmp_path, [record], [prediction], CLASSES, "test", tmp_path)
     metrics = score([record], [prediction], CLASSES)
     assert metrics["AP"] == pytest.approx(0.3, abs=1e-9)
     assert our_ap(metrics) == pytest.approx(pycocotools_ap([record], tmp_path), abs=1e-9)
@@ -161,7 +161,7 @@ def test_pycocotools_gives_the_exports_of_any_data_the_scores_of_metrics_json(tm
         x, y, width, height = stray
         boxes.append([x, y, x + width, y + height])
         predictions.append(a_prediction(str(number), boxes, [*labels, "cat"], [*scores, 0.5]))
-    export_predictions(["coco"], tmp_path, records, predictions, CLASSES, "test")
+    export_predictions(["coco"], tmp_path, records, predictions, CLASSES, "test", tmp_path)
     metrics = score(records, predictions, CLASSES)
     assert our_ap(metrics) == pytest.approx(pycocotools_ap(records, tmp_path), abs=1e-9)
 
@@ -173,14 +173,15 @@ def test_results_without_detections_are_named_because_pycocotools_cannot_load_th
     gt.createIndex()
     unknown = a_prediction(boxes=[[1, 2, 30, 40]], labels=["unicorn"])
     for prediction, is_warned in ((a_prediction(), True), (unknown, True), (a_prediction(boxes=[[1, 2, 3, 4]]), False)):
-        messages = export_predictions(["coco"], tmp_path, [record], [prediction], CLASSES, "test")
+        messages = export_predictions(["coco"], tmp_path, [record], [prediction], CLASSES, "test", tmp_path)
         assert any("holds no detections" in message and "loadRes" in message for message in messages) == is_warned
         if is_warned:
             assert (tmp_path / "coco_results.json").read_text() == "[]\n"
             with pytest.raises(IndexError):
                 gt.loadRes(str(tmp_path / "coco_results.json"))
     assert not any(
-        "detections" in m for m in export_predictions(["yolo"], tmp_path, [record], [a_prediction()], CLASSES, "test")
+        "detections" in m
+        for m in export_predictions(["yolo"], tmp_path, [record], [a_prediction()], CLASSES, "test", tmp_path)
     )
 
 
@@ -289,7 +290,10 @@ def test_points_and_unknown_formats_are_rejected(scored, tmp_path, capsys):
     records = read_records(scored[0], "validation")
     lines = [make_prediction(record, "qwen3_vl_click", (320, 320), "None", 0.1) for record in records]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for kinds, message in (("coco", "no boxes to export"), ("coco,xml", "choose from coco, yolo, supervision")):
+    for kinds, message in (
+        ("coco", "no boxes to export"),
+        ("coco,xml", "choose from coco, yolo, supervision, labelstudio, fiftyone"),
+    ):
         with pytest.raises(SystemExit) as stop:
             export((scored[0], tmp_path / "p.jsonl"), tmp_path / "out", kinds)
         assert stop.value.code == 2 and message in capsys.readouterr().err
@@ -304,3 +308,65 @@ def test_a_question_about_one_class_gives_a_warning_because_other_tools_count_al
     )
     export((tmp_path / "data", scored[1]), tmp_path / "out", "coco")
     assert "1 questions ask for part of the classes" in capsys.readouterr().err
+
+
+def test_label_studio_starts_from_the_predictions_and_they_can_be_converted_back(scored, tmp_path):
+    from PIL import Image
+
+    export(scored, tmp_path / "out", "labelstudio")
+    folder = tmp_path / "out" / "labelstudio"
+    tasks = json.loads((folder / "tasks.json").read_text())
+    lines = {line["id"]: line for line in map(json.loads, scored[1].read_text().splitlines())}
+    assert [task["data"]["id"] for task in tasks] == list(lines)
+    root = scored[0].parents[1]  # the parent of the folder that holds the images
+    assert f"DOCUMENT_ROOT={root}" in (folder / "README.txt").read_text()
+    assert "unicorn" not in (folder / "label_config.xml").read_text()
+    for number, task in enumerate(tasks):
+        Image.new("L", (640, 480), number).save(scored[0].parent / f"{number}.png")
+        assert task["annotations"] == [] and task["data"]["image"].endswith(f"{scored[0].parent.name}/{number}.png")
+        task["annotations"] = [{"result": task["predictions"][0]["result"]}]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    data_prep(["labelstudio", str(tmp_path / "export.json"), "--images", str(root), "--out", str(tmp_path / "back")])
+    records = [record for split in ("train", "validation", "test") for record in read_records(tmp_path / "back", split)]
+    assert len(records) == 12
+    back = {Path(record["image"]).stem: record["objects"] for record in records}
+    for number, line in enumerate(lines.values()):
+        known = [
+            (label, np.clip(box, 0, [640, 480, 640, 480]))
+            for label, box in zip(line["objects"]["category"], line["objects"]["bbox"], strict=True)
+            if label in CLASSES
+        ]
+        objects = back[str(number)]
+        assert objects["category"] == [label for label, _ in known]
+        for box, (_, expected) in zip(objects["bbox"], known, strict=True):
+            assert box == pytest.approx(expected, abs=1e-6)
+
+
+def test_fiftyone_gets_predictions_and_ground_truth_in_fractions(scored, tmp_path):
+    export(scored, tmp_path, "fiftyone")
+    dataset = json.loads((tmp_path / "fiftyone.json").read_text())
+    records = list(read_records(scored[0], "validation"))
+    lines = [json.loads(line) for line in scored[1].read_text().splitlines()]
+    assert dataset["default_classes"] == CLASSES and dataset["media_type"] == "image"
+    detections = "fiftyone.core.fields.EmbeddedDocumentField(fiftyone.core.labels.Detections)"
+    assert dataset["sample_fields"]["predictions"] == dataset["sample_fields"]["ground_truth"] == detections
+    side = np.array([640, 480, 640, 480])
+    for sample, record, line in zip(dataset["samples"], records, lines, strict=True):
+        assert Path(sample["filepath"]) == scored[0].parent / Path(record["image"]).name
+        assert (sample["record_id"], sample["tags"]) == (record["id"], ["validation"])
+        truth, found = sample["ground_truth"]["detections"], sample["predictions"]["detections"]
+        assert [entry["label"] for entry in truth] == record["objects"]["category"]
+        assert [entry["iscrowd"] for entry in truth] == [int(ignore) for ignore in record["objects"]["ignore"]]
+        known = [i for i, label in enumerate(line["objects"]["category"]) if label in CLASSES]
+        assert [entry["confidence"] for entry in found] == [line["objects"]["score"][i] for i in known]
+        for entry, i in zip(found, known, strict=True):
+            x0, y0, x1, y1 = line["objects"]["bbox"][i]
+            assert np.array(entry["bounding_box"]) * side == pytest.approx(np.array([x0, y0, x1 - x0, y1 - y0]))
+            assert entry["_cls"] == "Detection"
+
+
+def test_images_without_ground_truth_have_none_in_fiftyone(tmp_path):
+    record = make_record("a", str(tmp_path / "a.png"), 640, 480, [], classes=CLASSES)
+    export_predictions(["fiftyone"], tmp_path, [record], [a_prediction()], CLASSES, None, tmp_path)
+    dataset = json.loads((tmp_path / "fiftyone.json").read_text())
+    assert "ground_truth" not in dataset["sample_fields"] and "ground_truth" not in dataset["samples"][0]
