@@ -10,19 +10,23 @@ from fastapi import Depends, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import boxtune
-from boxtune.serving import schema
+from boxtune.serving import label_studio, schema
 from boxtune.serving.access import require_key
 from boxtune.serving.errors import RETRY_SECONDS, RequestError, add_error_handlers, documented
+from boxtune.serving.image_sources import ImageSources
 from boxtune.serving.logs import RequestLog
 from boxtune.serving.page import page_headers
 from boxtune.serving.service import Service
 
-PATHS = frozenset({"/", "/detect", "/health", "/ready", "/info", "/metrics", "/docs", "/openapi.json"})
+PATHS = frozenset(
+    {"/", "/detect", "/health", "/ready", "/info", "/metrics", "/docs", "/openapi.json", *label_studio.PATHS}
+)
 PAGE = Path(__file__).with_name("page.html")
 
 
-def create_app(service: Service, api_key: str = "") -> FastAPI:
-    """`api_key`: what requests must carry, except for the page and for the questions whether the server works."""
+def create_app(service: Service, api_key: str = "", sources: ImageSources = ImageSources()) -> FastAPI:  # noqa: B008
+    """`api_key`: what requests must carry, except for the page and for the questions whether the server works. `sources`: the
+    images that tasks of Label Studio may name."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -34,20 +38,20 @@ def create_app(service: Service, api_key: str = "") -> FastAPI:
     app = FastAPI(
         title="boxtune",
         version=boxtune.__version__,
-        description="Objects in images. The model runs in batches; images are never fetched from an address.",
+        description="Objects in images. The model runs in batches; POST /detect never fetches an image from an address.",
         lifespan=lifespan,
         redoc_url=None,
     )
     app.add_middleware(RequestLog, metrics=service.metrics, paths=PATHS)
     add_error_handlers(app)
-    _add_api(app, service, api_key)
+    keyed = {"dependencies": [Depends(require_key(api_key))]}
+    _add_api(app, service, keyed)
+    app.include_router(label_studio.make_router(service, sources), **keyed)
     _add_page(app)
     return app
 
 
-def _add_api(app: FastAPI, service: Service, api_key: str) -> None:
-    keyed: dict[str, Any] = {"dependencies": [Depends(require_key(api_key))]}
-
+def _add_api(app: FastAPI, service: Service, keyed: dict[str, Any]) -> None:
     @app.post(
         "/detect",
         **keyed,
@@ -72,10 +76,10 @@ def _add_api(app: FastAPI, service: Service, api_key: str) -> None:
         """Counters in the format of Prometheus."""
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/health", response_model=schema.Status)
+    @app.get("/health", response_model=schema.Health)
     async def health() -> dict[str, str]:
         """Whether the process responds."""
-        return {"status": "alive"}
+        return {"status": "UP", "model_class": "boxtune"}
 
     @app.get("/ready", response_model=schema.Status, responses=documented(503))
     async def ready() -> dict[str, str]:

@@ -1,12 +1,14 @@
-"""The body of POST /detect: an image file and what is asked about it, as a form or as JSON."""
+"""The body of a request, read within limits. That of POST /detect is an image file and what is asked about it, as a form or as
+JSON."""
 
 import asyncio
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
@@ -19,20 +21,38 @@ from boxtune.serving.schema import MAX_CLASSES, Asked, DetectRequest
 FORM, JSON = "multipart/form-data", "application/json"
 FILE = "file"
 
-T = TypeVar("T", bound=Asked)
+T = TypeVar("T", bound=BaseModel)
 
 
 async def read_body(request: Request, place: Place, max_bytes: int, seconds: float) -> tuple[bytes, Asked]:
     """(the image file, what is asked about it). Raises RequestError if the body cannot be used."""
+    content_type = _content_type(request, (FORM, JSON))
+    async with _arriving(request, place, max_bytes, seconds) as limited:
+        return await (_read_form(limited) if content_type == FORM else _read_json(limited))
+
+
+async def read_json(model: type[T], request: Request, place: Place, max_bytes: int, seconds: float) -> T:
+    """A body in JSON. Raises RequestError if it cannot be used."""
+    _content_type(request, (JSON,))
+    async with _arriving(request, place, max_bytes, seconds) as limited:
+        return validated(model, await limited.body())
+
+
+def _content_type(request: Request, accepted: Sequence[str]) -> str:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type not in (FORM, JSON):
-        raise RequestError(415, f"Content-Type must be {FORM} or {JSON}, got {shown(content_type)}.")
+    if content_type not in accepted:
+        raise RequestError(415, f"Content-Type must be {' or '.join(accepted)}, got {shown(content_type)}.")
     if encoding := request.headers.get("content-encoding"):
         raise RequestError(415, f"Content-Encoding {shown(encoding)} is not supported; send the body uncompressed.")
-    limited = _limited(request, place, max_bytes)
+    return content_type
+
+
+@asynccontextmanager
+async def _arriving(request: Request, place: Place, max_bytes: int, seconds: float) -> AsyncIterator[Request]:
+    """The request, whose body is limited in size and must arrive in time."""
     try:
         async with asyncio.timeout(seconds):
-            return await (_read_form(limited) if content_type == FORM else _read_json(limited))
+            yield _limited(request, place, max_bytes)
     except TimeoutError:
         raise RequestError(400, f"the body did not arrive within {seconds:g} seconds.") from None
     except ClientDisconnect:
@@ -73,25 +93,31 @@ async def _read_form(request: Request) -> tuple[bytes, Asked]:
         if len(thresholds := fields.get("threshold", [])) > 1:
             raise RequestError(422, "threshold was given more than once.", "threshold")
         content = fields | ({"threshold": thresholds[0]} if thresholds else {})
-        return await files[0].read(), _validated(Asked, content)
+        return await files[0].read(), validated(Asked, content)
 
 
 async def _read_json(request: Request) -> tuple[bytes, Asked]:
-    asked = _validated(DetectRequest, await request.body())
+    asked = validated(DetectRequest, await request.body())
     text = asked.image
     if text.startswith(("http:", "https:", "file:", "ftp:")):
         raise RequestError(
             422, "image is an address; this server fetches none. Send the file itself in base64.", "image"
         )
+    return decode_base64(text), asked
+
+
+def decode_base64(text: str) -> bytes:
+    """The bytes of an image in base64, also as a data URL."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return base64.b64decode(text.replace("\n", "").replace("\r", ""), validate=True), asked
+        return base64.b64decode(text.replace("\n", "").replace("\r", ""), validate=True)
     except (binascii.Error, ValueError) as error:
         raise RequestError(422, f"image is not base64: {error}", "image") from None
 
 
-def _validated(model: type[T], content: bytes | dict[str, Any]) -> T:
+def validated(model: type[T], content: bytes | dict[str, Any]) -> T:
+    """The content, if the model allows it. Raises RequestError that names the first field that it does not."""
     try:
         return model.model_validate_json(content) if isinstance(content, bytes) else model.model_validate(content)
     except ValidationError as error:

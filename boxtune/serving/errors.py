@@ -31,8 +31,9 @@ def error_response(
 def add_error_handlers(app: FastAPI) -> None:
     """Make all errors of the app JSON, those of the framework (such as 404) too."""
 
-    async def refused(_: Request, error: Exception) -> JSONResponse:
+    async def refused(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestError)
+        request.state.facts["error"] = error.message  # for the log: some clients show their users only the status
         return error_response(error.status, error.message, error.field, error.headers)
 
     async def framework_error(_: Request, error: Exception) -> JSONResponse:

@@ -56,3 +56,12 @@ class Place:
             raise busy("the images that are waiting fill this server's memory. Try again later.")
         self._admission.bytes += count
         self.bytes += count
+
+    @contextmanager
+    def part(self) -> Iterator["Place"]:
+        """A place for one of several images of the request, whose memory is given back when the block ends."""
+        part = Place(self._admission)
+        try:
+            yield part
+        finally:
+            self._admission.bytes -= part.bytes

@@ -86,6 +86,12 @@ class Status(BaseModel):
     status: str
 
 
+class Health(Status):
+    """Also what Label Studio expects of an ML backend."""
+
+    model_class: str
+
+
 class ErrorContent(BaseModel):
     message: str
     field: str | None
@@ -93,6 +99,11 @@ class ErrorContent(BaseModel):
 
 class ErrorResponse(BaseModel):
     error: ErrorContent
+
+
+def json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """The body of a route that reads it itself, for the API's documentation."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
 def detect_bodies() -> dict[str, Any]:

@@ -4,8 +4,9 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Service:
     """
 
     def __init__(self, detector: Detector, limits: Limits, max_batch: int, max_wait: float):
-        self.detector, self.limits = detector, limits
+        self.detector, self.limits, self.max_batch = detector, limits, max_batch
         self.metrics = Metrics()
         self.admission = Admission(limits)
         self.metrics.queue.set_function(lambda: self.admission.requests)
@@ -59,26 +60,36 @@ class Service:
     async def detect(self, request: Request) -> tuple[dict[str, Any], list[str]]:
         """(the response to POST /detect, the problems of the model's answer). Raises RequestError if the request is refused."""
         began = time.perf_counter()
+        async with self.admitted() as place:
+            data, asked = await read_body(request, place, self.limits.body_bytes, self.limits.seconds / 2)
+            detections = await self.find(data, asked, place)
+        width, height = detections.size
+        request.state.facts.update(width=width, height=height, objects=len(detections), problems=detections.problems)
+        return _response(detections, time.perf_counter() - began), detections.problems
+
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[Place]:
+        """A place in the queue for a request that is answered before the block ends, or refused with RequestError."""
         with self.admission.enter() as place:
             try:
                 async with asyncio.timeout(self.limits.seconds):
-                    question = await self._question(request, place)
-                    detections = await self.batcher.ask(question)
+                    yield place
             except TimeoutError:
                 raise busy(f"there was no response within {self.limits.seconds:g} seconds. Try again later.") from None
             except UserError:  # the batcher has logged it; the message may name this machine's folders and addresses
                 raise busy("the model cannot answer; the server's log has the reason.") from None
-        self._count(request, detections)
-        return _response(detections, time.perf_counter() - began), detections.problems
 
-    async def _question(self, request: Request, place: Place) -> Question:
-        data, asked = await read_body(request, place, self.limits.body_bytes, self.limits.seconds / 2)
+    async def find(self, data: bytes, asked: Asked, place: Place) -> Detections:
+        """The objects in an image file."""
         self._check_classes(asked)
         loop = asyncio.get_running_loop()
         opened = await loop.run_in_executor(self.decoders, open_image, data, self.limits.image_pixels)
         place.reserve(RGB_BYTES * opened.width * opened.height)
         image = await loop.run_in_executor(self.decoders, decode, opened)
-        return Question(image, tuple(asked.classes) if asked.classes else None, asked.threshold)
+        classes = tuple(asked.classes) if asked.classes else None
+        detections = await self.batcher.ask(Question(image, classes, asked.threshold))
+        self._count(detections)
+        return detections
 
     def _check_classes(self, asked: Asked) -> None:
         try:
@@ -86,17 +97,21 @@ class Service:
         except UserError as error:
             raise RequestError(422, str(error), "classes") from None
 
-    def _count(self, request: Request, detections: Detections) -> None:
-        width, height = detections.size
-        request.state.facts.update(width=width, height=height, objects=len(detections), problems=detections.problems)
+    def _count(self, detections: Detections) -> None:
         self.metrics.objects.inc(len(detections))
         for kind in detections.problems:
             self.metrics.problems.labels(kind).inc()
 
+    @property
+    def name(self) -> str:
+        """The checkpoint's name: that of its run, folder or Hub id."""
+        path = self.detector.checkpoint.path
+        return model_name(Path(path)) if Path(path).is_dir() else str(path)
+
     def info(self) -> dict[str, Any]:
-        grounding, path = self.detector.checkpoint.grounding, self.detector.checkpoint.path
+        grounding = self.detector.checkpoint.grounding
         return {
-            "checkpoint": model_name(Path(path)) if Path(path).is_dir() else path,
+            "checkpoint": self.name,
             "classes": self.detector.classes,
             "objects": "points" if grounding.get_codec().is_click else "boxes",
             "threshold": grounding.decoding.score_threshold,

@@ -130,7 +130,7 @@ def test_the_containers_start_serve_py_with_options_that_it_has_and_from_files_t
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]["boxtune"]["command"]
     assert entry[:2] == ["python", "serve.py"]
     for words in (arguments, compose):
-        args = serve.parse_arguments([*entry[2:], *words])
+        args = serve.parse_arguments([*entry[2:], *words], "")
         assert (args.host, args.port, args.ckpt) == ("0.0.0.0", 8080, "/model")
     sent = {
         line.removeprefix("!")

@@ -4,6 +4,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from boxtune.serving.app import create_app
+from boxtune.serving.image_sources import ImageSources
 from boxtune.serving.limits import Limits
 from boxtune.serving.service import Service
 from tests.helpers.http_api import embedded_detector, wait_until_ready
@@ -28,8 +29,8 @@ def start(detector):
     """Starts another API with the same model; arguments are those of Service and create_app."""
     clients = []
 
-    def started(limits=LIMITS, max_batch=4, max_wait=0.02, api_key=""):
-        clients.append(TestClient(create_app(Service(detector, limits, max_batch, max_wait), api_key)))
+    def started(limits=LIMITS, max_batch=4, max_wait=0.02, api_key="", sources=ImageSources()):  # noqa: B008
+        clients.append(TestClient(create_app(Service(detector, limits, max_batch, max_wait), api_key, sources)))
         return clients[-1].__enter__()
 
     yield started
