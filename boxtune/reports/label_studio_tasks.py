@@ -121,4 +121,4 @@ def image_folder(images: Sequence[Path]) -> Path:
 
 def local_address(image: Path, root: Path) -> str:
     """The address of a file below the document root, for a Label Studio that serves local files."""
-    return f"/data/local-files/?d={quote(image.relative_to(root).as_posix())}"
+    return f"/data/local-files/?d={quote(os.fsencode(image.relative_to(root)))}"

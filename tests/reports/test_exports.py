@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 import evaluate
 from boxtune.answers.predictions import make_prediction
 from boxtune.common.errors import UserError
-from boxtune.data.dataset import read_records, write_dataset
+from boxtune.data.dataset import read_info, read_records, write_dataset
 from boxtune.data.record_checks import record_problems
 from boxtune.metrics.scoring import score
 from boxtune.reports.exports import check_exports, export_predictions, write_yolo
@@ -327,7 +327,8 @@ def test_label_studio_starts_from_the_predictions_and_they_can_be_converted_back
         task["annotations"] = [{"result": task["predictions"][0]["result"]}]
     (tmp_path / "export.json").write_text(json.dumps(tasks))
     data_prep(["labelstudio", str(tmp_path / "export.json"), "--images", str(root), "--out", str(tmp_path / "back")])
-    records = [record for split in ("train", "validation", "test") for record in read_records(tmp_path / "back", split)]
+    splits = read_info(tmp_path / "back")["splits"]
+    records = [record for split in splits for record in read_records(tmp_path / "back", split)]
     assert len(records) == 12
     back = {Path(record["image"]).stem: record["objects"] for record in records}
     for number, line in enumerate(lines.values()):
