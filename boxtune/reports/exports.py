@@ -95,7 +95,7 @@ def export_predictions(
     numbers = {name: number for number, name in enumerate(classes)}
     rows = [_rows(prediction["objects"], numbers) for prediction in predictions]
     exported = sum(len(objects) for objects in rows)
-    located = [record | {"image": os.path.abspath(image_path(data_dir, record))} for record in records]
+    located = [record | {"image": os.path.abspath(image_path(record, data_dir))} for record in records]
     messages = []
     for name in wanted:
         path = EXPORTS[name](out, located if name in _NAMES_FILES else records, rows, classes, split)
