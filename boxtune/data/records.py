@@ -4,6 +4,7 @@ docs/architecture.md describes the format. This module holds the types and what 
 record_checks.py validates records, dataset.py reads and writes them.
 """
 
+import os
 import random
 import re
 from collections.abc import Iterable, Mapping
@@ -174,6 +175,11 @@ def shown_records(record: Record) -> list[Record]:
 def image_path(record: Record, directory: Path) -> Path:
     """The path of the record's image. `directory` is the dataset folder, to which `image` may be relative."""
     return Path(directory) / record["image"]
+
+
+def with_absolute_image(record: Record, directory: Path) -> Record:
+    """The record with the absolute path of its image, whose links are not followed, so that it can move to another folder."""
+    return record | {"image": os.path.abspath(image_path(record, directory))}
 
 
 def flat_name(record_id: str) -> str:

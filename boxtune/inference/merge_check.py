@@ -92,9 +92,14 @@ def precision_here() -> str:
     return "float32" if lacks_bf16 else "bfloat16"
 
 
+def weight_bytes(folder: Path) -> int:
+    """The size of the weights in a folder."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
 def fits_memory(folder: Path, precision: str) -> bool:
     """Whether the bf16 weights in `folder`, in `precision`, fit into the free memory of the GPU or else of the machine."""
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    weights = weight_bytes(folder)
     weights *= 2 if precision == "float32" else 1
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
     return (1 + MEMORY_RESERVE) * weights < free

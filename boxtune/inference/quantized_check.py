@@ -13,6 +13,7 @@ from boxtune.inference.merge_check import (
     observe,
     precision_here,
     same_answers,
+    weight_bytes,
 )
 from boxtune.models.checkpoint import Checkpoint, open_checkpoint
 
@@ -35,7 +36,7 @@ def check_quantized(
         "same_answers": same_answers(copy.answers, original.answers),
         "box_agreement": agreement,
         **moved_boxes(original.answers, copy.answers),
-        "bytes": {"model": _weight_bytes(model.folder), "quantized": _weight_bytes(quantized)},
+        "bytes": {"model": weight_bytes(model.folder), "quantized": weight_bytes(quantized)},
         "least_box_agreement": least_agreement,
         "agrees": agreement >= least_agreement,
     }
@@ -54,10 +55,6 @@ def moved_boxes(before: list[Prediction], after: list[Prediction]) -> dict[str, 
         count, count_after = count + similarity.shape[0], count_after + similarity.shape[1]
     moved = {f"{limit:g}": sum(iou < limit for iou in ious) for limit in IOUS}
     return {"boxes": count, "moved": moved, "lost": count - len(ious), "new": count_after - len(ious)}
-
-
-def _weight_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def describe_quantized(found: dict[str, Any]) -> str:

@@ -70,14 +70,21 @@ def merge_shards(checkpoint: Checkpoint, out: Path) -> int:
     unties = soft_prompt is not None and config.tie_word_embeddings
     _merge_weights(source, out, family, loras, whole, soft_prompt, unties)
     _write_config(source, out, unties)
+    write_beside_weights(checkpoint, out)
+    return len(loras)
+
+
+def write_beside_weights(checkpoint: Checkpoint, out: Path) -> None:
+    """What a bf16 model that was made of a checkpoint has besides weights and config: processor, grounding.json, detection head
+    and example images."""
+    grounding, processor = checkpoint.grounding, checkpoint.processor
     # Servers read generation_config.json. The base's own asks for sampling and a repetition penalty, evaluation for neither.
-    greedy_config(checkpoint.processor.tokenizer, grounding.max_new_tokens).save_pretrained(out)
-    checkpoint.processor.save_pretrained(out)
+    greedy_config(processor.tokenizer, grounding.max_new_tokens).save_pretrained(out)
+    processor.save_pretrained(out)
     if checkpoint.head:
         shutil.copytree(checkpoint.head / HEAD_FOLDER, out / HEAD_FOLDER)
     replace(grounding, base_precision="bfloat16", compute_dtype="bfloat16").save(out)
-    copy_examples(checkpoint.adapter, out)
-    return len(loras)
+    copy_examples(checkpoint.folder, out)
 
 
 def base_folder(base: str, revision: str | None) -> Path:

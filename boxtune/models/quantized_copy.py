@@ -1,19 +1,15 @@
 """A copy of a whole model whose language model is quantized, as a folder that transformers loads like any other."""
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import BitsAndBytesConfig
 
-from boxtune.answers.example_images import copy_examples
 from boxtune.common.errors import UserError
 from boxtune.models.checkpoint import Checkpoint
 from boxtune.models.config import family_of, load_config
-from boxtune.models.generation_config import greedy_config
-from boxtune.models.head_files import HEAD_FOLDER
 from boxtune.models.loading import load_model
+from boxtune.models.merging import write_beside_weights
 from boxtune.models.quantization import nf4_config, require_dense
 
 NF4, INT8 = "nf4", "int8"  # QLoRA, arXiv 2305.14314; LLM.int8(), arXiv 2208.07339
@@ -36,11 +32,4 @@ def write_quantized(checkpoint: Checkpoint, out: Path, method: str) -> None:
     else:
         quantization = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=family.unquantized_modules(False))
     load_model(checkpoint.path, dtype=torch.bfloat16, quantization=quantization).save_pretrained(out)
-
-    grounding, processor = checkpoint.grounding, checkpoint.processor
-    greedy_config(processor.tokenizer, grounding.max_new_tokens).save_pretrained(out)
-    processor.save_pretrained(out)
-    if checkpoint.head:
-        shutil.copytree(checkpoint.head / HEAD_FOLDER, out / HEAD_FOLDER)
-    replace(grounding, base_precision="bfloat16", compute_dtype="bfloat16").save(out)
-    copy_examples(checkpoint.folder, out)
+    write_beside_weights(checkpoint, out)

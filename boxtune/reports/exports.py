@@ -8,7 +8,6 @@ dataset. Boxes whose label is not one of its classes have no class number; they 
 import csv
 import io
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -21,7 +20,7 @@ from boxtune.common.problems import join_names
 from boxtune.data.boxes import box_xyxy_to_cxcywh, box_xyxy_to_xywh
 from boxtune.data.dataset import SPLIT_FOLDERS
 from boxtune.data.questions import answer_category
-from boxtune.data.records import Record, flat_name, image_path
+from boxtune.data.records import Record, flat_name, with_absolute_image
 from boxtune.reports.export_rows import Rows
 from boxtune.reports.fiftyone_export import write_fiftyone
 from boxtune.reports.label_studio_export import write_label_studio
@@ -95,7 +94,7 @@ def export_predictions(
     numbers = {name: number for number, name in enumerate(classes)}
     rows = [_rows(prediction["objects"], numbers) for prediction in predictions]
     exported = sum(len(objects) for objects in rows)
-    located = [record | {"image": os.path.abspath(image_path(record, data_dir))} for record in records]
+    located = [with_absolute_image(record, data_dir) for record in records]
     messages = []
     for name in wanted:
         path = EXPORTS[name](out, located if name in _NAMES_FILES else records, rows, classes, split)

@@ -13,7 +13,7 @@ import boxtune
 from boxtune.serving import label_studio, schema
 from boxtune.serving.access import require_key
 from boxtune.serving.errors import RETRY_SECONDS, RequestError, add_error_handlers, documented
-from boxtune.serving.image_sources import ImageSources
+from boxtune.serving.image_sources import NO_SOURCES, ImageSources
 from boxtune.serving.logs import RequestLog
 from boxtune.serving.page import page_headers
 from boxtune.serving.service import Service
@@ -24,7 +24,7 @@ PATHS = frozenset(
 PAGE = Path(__file__).with_name("page.html")
 
 
-def create_app(service: Service, api_key: str = "", sources: ImageSources = ImageSources()) -> FastAPI:  # noqa: B008
+def create_app(service: Service, api_key: str = "", sources: ImageSources = NO_SOURCES) -> FastAPI:
     """`api_key`: what requests must carry, except for the page and for the questions whether the server works. `sources`: the
     images that tasks of Label Studio may name."""
 

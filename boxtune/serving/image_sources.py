@@ -85,6 +85,9 @@ class ImageSources:
         return f"cannot be read; this server reads {', '.join(places)}.{start}"
 
 
+NO_SOURCES = ImageSources()  # images in the task itself only
+
+
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Label Studio may redirect to a storage, which is another host."""
 

@@ -27,7 +27,7 @@ from boxtune.common.problems import join_names, list_problems
 from boxtune.data.dataset import check_writable_target, read_info, read_splits, write_dataset
 from boxtune.data.image_checks import BadImage, check_images
 from boxtune.data.questions import is_standard, turns_for
-from boxtune.data.records import SPLITS, Record, as_objects, image_path, object_columns
+from boxtune.data.records import SPLITS, Record, as_objects, object_columns, with_absolute_image
 from data_prep.pipeline.dataset_warnings import duplicate_warnings
 from data_prep.pipeline.summary import print_summary
 from data_prep.reading.spool import folder_for_scratch
@@ -117,7 +117,7 @@ def _read(folder: Path) -> _Set:
         classes=info["classes"],
         descriptions=info.get("descriptions", {}),
         splits={
-            split: [record | {"image": os.path.abspath(image_path(record, folder))} for record in records]
+            split: [with_absolute_image(record, folder) for record in records]
             for split, records in read_splits(folder).items()
         },
         problems=[line for _, line in read_json_lines(problems)] if problems.is_file() else [],
