@@ -26,7 +26,7 @@ from boxtune.models.libraries import quiet_libraries
 from boxtune.models.processors import load_processor
 from boxtune.training import setup_examples
 from boxtune.training.batches import require_packing
-from boxtune.training.examples import longest_with_teachers, measure_splits, read_examples
+from boxtune.training.examples import longest_with_teachers, measure_splits, open_examples
 from boxtune.training.irrelevant import with_irrelevant
 from boxtune.training.memory_plan import batch_of, cost_of, show
 from boxtune.training.recipe import load_recipe
@@ -48,12 +48,13 @@ def main(argv: list[str] | None = None) -> None:
     require_packing(recipe, family_of(config))
     data_dir = Path(options.data_dir)
     prepare_once(data_dir, options.data_format, options.data_source, options.data_args, print)
-    info, splits = (
-        read_info(data_dir),
-        read_examples(data_dir, options.object_order, options.tiles, options.captions, options.train_images),
-    )
-    for warning in untrained_warnings(read_splits(data_dir), info["classes"]):
-        print(f"warning: {warning}", file=sys.stderr)
+    info = read_info(data_dir)
+    splits, shards = open_examples(recipe)
+    if shards:
+        print(f"note: of {len(shards)} training images in shards, {len(splits['train'])} are checked")
+    else:
+        for warning in untrained_warnings(read_splits(data_dir), info["classes"]):
+            print(f"warning: {warning}", file=sys.stderr)
 
     # ---- Lengths of all examples
     processor = load_processor(

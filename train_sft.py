@@ -27,7 +27,7 @@ from boxtune.training import setup, setup_examples, setup_losses
 from boxtune.training.batches import require_packing
 from boxtune.training.console import say
 from boxtune.training.continuing import check_start, start_from
-from boxtune.training.examples import fit_lengths, read_examples
+from boxtune.training.examples import fit_lengths, open_examples
 from boxtune.training.irrelevant import with_irrelevant
 from boxtune.training.machine import flush_denormals, require_machine
 from boxtune.training.recipe import load_recipe
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         prepare_once(data_dir, options.data_format, options.data_source, options.data_args, say)
     info = read_info(data_dir)
     classes, descriptions = info["classes"], info.get("descriptions", {})
-    splits = read_examples(data_dir, options.object_order, options.tiles, options.captions, options.train_images)
+    splits, shards = open_examples(recipe)
 
     # ---- Examples and their lengths
     processor = load_processor(
@@ -90,7 +90,9 @@ def main(argv: list[str] | None = None) -> None:
     max_pixels = processor.image_processor.size["longest_edge"]
     variation = setup_examples.make_variation(recipe, splits["train"], classes, max_pixels, descriptions)
     own = splits["train"]
-    examples = fit_lengths(recipe, splits | {"train": with_irrelevant(recipe, own, encoder)}, encoder)
+    examples = fit_lengths(
+        recipe, splits | {"train": with_irrelevant(recipe, own, encoder)}, encoder, can_drop=not shards
+    )
     grounding = setup_examples.make_grounding(
         recipe, encoder, own, classes, variation, examples.max_new_tokens, descriptions
     )
@@ -104,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = setup.trainer_arguments(recipe, examples.splits, max_pixels, trackers)
     model = setup.build_model(recipe, config)
     trainer = setup.build_trainer(
-        recipe, arguments, model, collator, examples, box_validation, box_losses, policy_loss, rates
+        recipe, arguments, model, collator, examples, box_validation, box_losses, policy_loss, rates, shards
     )
     say(describe_modules(trainer.model))
     if options.continue_from and not resume_from:

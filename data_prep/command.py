@@ -39,6 +39,7 @@ TOOLS = {
     "pseudo-label": ("data_prep.tools.pseudo_label", "make a prepared dataset of the boxes that a checkpoint finds"),
     "merge": ("data_prep.tools.merge", "join prepared datasets"),
     "review": ("data_prep.tools.review", "list likely label errors, for correction"),
+    "shards": ("data_prep.tools.shards", "write the training images of a prepared dataset into tar archives"),
 }
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from tqdm import tqdm
@@ -76,12 +77,14 @@ def describe_overlong(entries: list[Lengths]) -> list[str]:
     ]
 
 
-def overlong_remedy(entries: list[Lengths], noise_objects: float) -> str:
-    """What to do about examples that exceed max_length, without a full stop."""
+def overlong_remedy(entries: list[Lengths], noise_objects: float, can_drop: bool = True) -> str:
+    """What to do about examples that exceed max_length, without a full stop. can_drop: whether they can be left out."""
     lower = ["max_pixels"]
     lower += [f"noise_objects ({noise_objects})"] if noise_objects else []
     lower += ["num_teacher_samples"] if any(entry.teachers for entry in entries) else []
     longest = max(entry.total for entry in entries)
+    if not can_drop:
+        return f"raise max_length to {longest}, or lower {join_names(lower, 'or')}"
     return f"raise max_length to {longest}, lower {join_names(lower, 'or')}, or set `overlong: drop`"
 
 
@@ -90,19 +93,19 @@ def answer_budget(lengths: list[Lengths]) -> int:
     return max((entry.answer for entry in lengths), default=0) * 5 // 4 + 32
 
 
-def as_dataset(records: list[Record], data_dir: Path, varied: bool = False) -> Dataset:
-    """One row per record, for DetectionCollator.
+def as_row(record: Record, data_dir: Path, varied: bool) -> dict[str, Any]:
+    """A record as DetectionCollator reads it.
 
     The record is stored as JSON text, so that Arrow does not change its structure. TRL recognizes vision data by the column
     `image`. `varied` makes the collator vary the example in each epoch.
     """
-    return Dataset.from_list(
-        [
-            {
-                "image": str(image_path(record, data_dir)),
-                "record": json.dumps(record, ensure_ascii=False),
-                "varied": varied,
-            }
-            for record in records
-        ]
-    )
+    return {
+        "image": str(image_path(record, data_dir)),
+        "record": json.dumps(record, ensure_ascii=False),
+        "varied": varied,
+    }
+
+
+def as_dataset(records: list[Record], data_dir: Path, varied: bool = False) -> Dataset:
+    """One row (`as_row`) per record."""
+    return Dataset.from_list([as_row(record, data_dir, varied) for record in records])

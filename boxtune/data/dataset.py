@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -25,6 +26,7 @@ SPLIT_FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 _ARGUMENTS = "arguments.json"
 # The files that boxtune writes. --overwrite deletes nothing else.
 _OWN_NAMES = {*(f"{split}.jsonl" for split in SPLITS), "dataset.json", "problems.jsonl", "images", _ARGUMENTS}
+_ARCHIVES = re.compile(r"train-\d{6}\.tar")  # of shards.py
 
 
 class SplitCounts(TypedDict):
@@ -38,7 +40,8 @@ class SplitCounts(TypedDict):
 class DatasetInfo(TypedDict):
     """The content of dataset.json. `classes` are in order, `problems` counts the lines of problems.jsonl by kind.
 
-    descriptions: {class: what it means}, as questions name it; absent if no class has one.
+    descriptions: {class: what it means}, as questions name it; absent if no class has one. shards: the archives of a split that
+    has no JSONL file (shards.py).
     """
 
     name: str
@@ -47,6 +50,7 @@ class DatasetInfo(TypedDict):
     descriptions: NotRequired[dict[str, str]]
     splits: dict[str, SplitCounts]
     problems: dict[str, int]
+    shards: NotRequired[dict[str, Any]]
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------------
@@ -84,6 +88,10 @@ def read_records(directory: Path, split: str) -> list[Record]:
     """The validated records of one split, in file order. Raises UserError that lists every bad line."""
     info = read_info(directory)
     path = Path(directory) / f"{split}.jsonl"
+    if not path.is_file() and split in info.get("shards", {}):
+        raise UserError(
+            f"{directory} has its split {split!r} in shards, which only training reads. Use the dataset that they were made from."
+        )
     if not path.is_file():
         raise UserError(f"{directory} has no split {split!r}; it has {', '.join(info['splits']) or 'none'}.")
     records: list[Record] = []
@@ -123,6 +131,8 @@ def data_hash(directory: Path) -> str:
         if path.is_file():
             digest.update(f"{split}\n".encode())
             digest.update(path.read_bytes())
+    for split, shards in read_info(directory).get("shards", {}).items():
+        digest.update(f"{split}\n{shards['sha256']}".encode())
     return digest.hexdigest()
 
 
@@ -216,8 +226,9 @@ def check_writable_target(directory: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UserError(f"{directory} exists. Use --overwrite to replace it, or another --out.")
     names = {path.name for path in directory.iterdir()}
-    if "dataset.json" not in names or names - _OWN_NAMES:
-        foreign = join_names(sorted(names - _OWN_NAMES)) or "no dataset.json"
+    foreign_names = sorted(name for name in names - _OWN_NAMES if not _ARCHIVES.fullmatch(name))
+    if "dataset.json" not in names or foreign_names:
+        foreign = join_names(foreign_names) or "no dataset.json"
         raise UserError(
             f"{directory} holds something other than a prepared dataset ({foreign}); --overwrite replaces only prepared datasets."
         )

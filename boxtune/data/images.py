@@ -1,9 +1,12 @@
 """Reading images as the model sees them: upright and RGB, whatever the file holds."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from boxtune.data.archives import is_member, read_member
 
 # Large scans are ordinary input here. Pillow's limit against decompression bombs is meant for web servers.
 Image.MAX_IMAGE_PIXELS = None
@@ -48,12 +51,12 @@ def _gray_to_rgb(values: np.ndarray, sixteen_bit: bool) -> Image.Image:
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """The image, fully decoded, upright (EXIF orientation applied) and RGB.
+    """The image, fully decoded, upright (EXIF orientation applied) and RGB. The path may be in an archive (archives.py).
 
     Raises OSError if the file is missing, corrupt or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(read_member(path)) if is_member(path) else path) as image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return to_rgb(image)

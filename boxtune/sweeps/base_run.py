@@ -19,7 +19,7 @@ from boxtune.models.libraries import quiet_libraries
 from boxtune.models.merging import base_folder
 from boxtune.models.processors import load_processor
 from boxtune.training import setup_examples
-from boxtune.training.examples import measure_splits, read_examples
+from boxtune.training.examples import measure_splits, open_examples
 from boxtune.training.recipe import Recipe, load_recipe
 
 # Files of a model that its processor and grounding.json do not replace.
@@ -41,9 +41,7 @@ def write_base(recipe: Recipe) -> None:
     config = load_config(model.model_name_or_path, model.model_revision)
     processor = load_processor(model.model_name_or_path, model.model_revision, options.min_pixels, options.max_pixels)
     encoder = setup_examples.make_encoder(recipe, config, processor, info["classes"])
-    splits = read_examples(
-        Path(options.data_dir), options.object_order, options.tiles, options.captions, options.train_images
-    )
+    splits, _ = open_examples(recipe)
     budget = answer_budget(measure_splits(splits, encoder, options.noise_objects)["train"])
     descriptions = info.get("descriptions", {})
     grounding = setup_examples.make_grounding(

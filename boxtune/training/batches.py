@@ -12,10 +12,12 @@ from trl import ModelConfig, SFTConfig
 
 from boxtune.batching.batch_plan import Limit, PlannedBatches, padding_share, plan, random_batches
 from boxtune.common.errors import UserError
+from boxtune.data.shards import Shards
 from boxtune.families.family import Family
 from boxtune.training.arguments import BoxtuneArguments
 from boxtune.training.console import say
 from boxtune.training.recipe import Recipe
+from boxtune.training.sharded import ShardBatches
 
 # `collator: auto` packs if at least this fraction of the padded batches would be padding. With sdpa on a CPU, packed and padded
 # batches of eight take equally long at about 37 % (python -m benchmarks.packing): the mask of a long row costs time, too.
@@ -32,7 +34,7 @@ class Batches:
     """
 
     packs: bool
-    sampler: PlannedBatches | None = None
+    sampler: PlannedBatches | ShardBatches | None = None
     rate_factor: float = 1.0
 
 
@@ -65,8 +67,11 @@ def require_packing(recipe: Recipe, family: Family) -> None:
 # ---- Batches -------------------------------------------------------------------------------------------------------------
 
 
-def plan_batches(recipe: Recipe, arguments: SFTConfig, family: Family, lengths: Sequence[int]) -> Batches:
-    """The batches of a run. arguments: the trainer's. lengths: the most tokens that each training example may have."""
+def plan_batches(
+    recipe: Recipe, arguments: SFTConfig, family: Family, lengths: Sequence[int], shards: Shards | None = None
+) -> Batches:
+    """The batches of a run. arguments: the trainer's. lengths: the most tokens that each training example may have; with
+    `shards`, those of a sample of them."""
     options, size = recipe.options, arguments.per_device_train_batch_size
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     padded = _make_sampler(recipe, arguments, lengths, seed, packed=False)
@@ -79,6 +84,8 @@ def plan_batches(recipe: Recipe, arguments: SFTConfig, family: Family, lengths: 
         packs = share >= PACK_FROM and not problems
         reason = problems[0] if problems else f"auto packs from {PACK_FROM:.0%}"
         say(f"collator: {'packed' if packs else 'padded'}; padding would be {share:.1%} of padded batches ({reason})")
+    if shards:
+        return Batches(packs, ShardBatches(shards, size, seed, arguments.world_size))
     sampler = _make_sampler(recipe, arguments, lengths, seed, packed=True) if packs else padded
     if not options.tokens_per_batch:
         return Batches(packs, sampler)
@@ -122,7 +129,7 @@ def _rate_factor(options: BoxtuneArguments, arguments: SFTConfig, lengths: Seque
     return factor
 
 
-def make_loader(arguments: SFTConfig, dataset, collator, sampler: PlannedBatches) -> DataLoader:
+def make_loader(arguments: SFTConfig, dataset, collator, sampler: PlannedBatches | ShardBatches) -> DataLoader:
     """The trainer's own data loader, with batches of `sampler`: Trainer has no way to pass a batch sampler."""
     workers = arguments.dataloader_num_workers
     return DataLoader(

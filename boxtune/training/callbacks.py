@@ -12,6 +12,7 @@ from boxtune.batching.batch_plan import PlannedBatches
 from boxtune.batching.teachers import Teachers
 from boxtune.batching.variation import Variation
 from boxtune.training.console import say
+from boxtune.training.sharded import ShardBatches
 
 
 class InterruptCallback(TrainerCallback):
@@ -71,7 +72,7 @@ class BeginCallback(TrainerCallback):
 class EpochCallback(TrainerCallback):
     """Sets the epoch of what varies at the start of each epoch, including in the data loader's workers."""
 
-    def __init__(self, *varying: Variation | Teachers | PlannedBatches):
+    def __init__(self, *varying: Variation | Teachers | PlannedBatches | ShardBatches):
         self.varying = varying
 
     def on_epoch_begin(self, args, state, control, **kwargs):

@@ -15,12 +15,15 @@ from boxtune.batching.lengths import (
 )
 from boxtune.common.errors import UserError
 from boxtune.common.problems import list_problems
+from boxtune.data.archives import is_member
 from boxtune.data.dataset import read_splits
 from boxtune.data.record_checks import caption_problem
 from boxtune.data.records import CAPTION, Record, answer_captions, fixed_sample, image_path, in_order, object_columns
+from boxtune.data.shards import Shards, read_shards
 from boxtune.data.tiles import tile_of, training_views
 from boxtune.training.console import say
 from boxtune.training.recipe import Recipe
+from boxtune.training.sharded import require_shardable, sample
 
 Splits = dict[str, list[Record]]
 
@@ -37,16 +40,38 @@ class Examples:
     lengths: list[int]
 
 
+def open_examples(recipe: Recipe) -> tuple[Splits, Shards | None]:
+    """The `read_examples` of a recipe, and its training records if they are in shards.
+
+    Raises UserError as `read_examples` does, or if the recipe cannot be trained from shards.
+    """
+    options, data_dir = recipe.options, Path(recipe.options.data_dir)
+    shards = read_shards(data_dir)
+    if shards:
+        require_shardable(recipe)
+    order, captions = options.object_order, options.captions
+    return read_examples(data_dir, order, options.tiles, captions, options.train_images, shards), shards
+
+
 def read_examples(
-    data_dir: Path, object_order: str, tiles: int = 0, captions: bool = False, train_images: int = 0
+    data_dir: Path,
+    object_order: str,
+    tiles: int = 0,
+    captions: bool = False,
+    train_images: int = 0,
+    shards: Shards | None = None,
 ) -> Splits:
     """The records of train and, if it exists, validation; with `tiles`, train has the tiles of its images, too.
 
-    train_images: if it is not 0, train is a fixed random sample of at most this many images.
+    train_images: if it is not 0, train is a fixed random sample of at most this many images. shards: the training records, if
+    they are in shards; train is then a sample of them.
 
     Raises UserError if train is empty, images are missing or, with `captions`, objects' captions cannot be used.
     """
-    splits = read_splits(data_dir, ("train", "validation"))
+    if shards:
+        splits = {"train": sample(shards), **read_splits(data_dir, ("validation",))}
+    else:
+        splits = read_splits(data_dir, ("train", "validation"))
     if train_images and splits.get("train"):
         splits["train"] = fixed_sample(splits["train"], train_images)
     if tiles and splits.get("train"):
@@ -57,7 +82,7 @@ def read_examples(
     if captions:
         _require_captions(splits)
     paths = [image_path(record, data_dir) for records in splits.values() for record in records]
-    if missing := [str(path) for path in paths if not path.is_file()]:
+    if missing := [str(path) for path in paths if not is_member(path) and not path.is_file()]:
         raise UserError(f"{len(missing)} of {len(paths)} images are missing. Prepare the data again:", missing)
     return splits
 
@@ -93,14 +118,14 @@ def measure_splits(splits: Splits, encoder: Encoder, noise_objects: float) -> di
     return {split: measure(records, encoder, noise.get(split, 0.0)) for split, records in splits.items()}
 
 
-def fit_lengths(recipe: Recipe, splits: Splits, encoder: Encoder) -> Examples:
-    """The examples within max_length; no example is ever truncated.
+def fit_lengths(recipe: Recipe, splits: Splits, encoder: Encoder, can_drop: bool = True) -> Examples:
+    """The examples within max_length; no example is ever truncated. can_drop: whether longer ones can be left out.
 
     Raises UserError that lists all longer examples, unless the recipe has `overlong: drop`.
     """
     limit = recipe.training.max_length
     lengths = measure_splits(splits, encoder, recipe.options.noise_objects)
-    fitting = {split: _drop_overlong(recipe, split, splits[split], lengths[split]) for split in splits}
+    fitting = {split: _drop_overlong(recipe, split, splits[split], lengths[split], can_drop) for split in splits}
     if recipe.options.teacher_ratio:
         lengths["train"] = longest_with_teachers(recipe, _lengths_of(fitting["train"], lengths["train"]))
         fitting["train"] = _drop_overlong(recipe, "train", fitting["train"], lengths["train"])
@@ -125,14 +150,16 @@ def _lengths_of(records: list[Record], lengths: list[Lengths]) -> list[Lengths]:
     return [entry for entry in lengths if entry.id in kept]
 
 
-def _drop_overlong(recipe: Recipe, split: str, records: list[Record], lengths: list[Lengths]) -> list[Record]:
+def _drop_overlong(
+    recipe: Recipe, split: str, records: list[Record], lengths: list[Lengths], can_drop: bool = True
+) -> list[Record]:
     limit = recipe.training.max_length
     noise_objects = recipe.options.noise_objects if split == "train" else 0.0
     too_long = overlong(lengths, limit)
     if too_long and recipe.options.overlong == "error":
         raise UserError(
             f"{len(too_long)} of {len(records)} {split} examples exceed max_length {limit}; "
-            f"{overlong_remedy(too_long, noise_objects)}:",
+            f"{overlong_remedy(too_long, noise_objects, can_drop)}:",
             describe_overlong(too_long),
         )
     if too_long:

@@ -12,6 +12,7 @@ from trl import SFTConfig
 from boxtune.batching.collator import DetectionCollator
 from boxtune.batching.lengths import as_dataset
 from boxtune.common.errors import UserError, accepting
+from boxtune.data.shards import Shards
 from boxtune.inference.guardrail_suite import read_suite
 from boxtune.inference.guardrails import run_guardrails
 from boxtune.metrics.guardrail_rules import Probe
@@ -40,6 +41,7 @@ from boxtune.training.phases import LearningRates
 from boxtune.training.policy import PolicyLoss
 from boxtune.training.recipe import Recipe
 from boxtune.training.setup_losses import head_shape, make_detection_loss
+from boxtune.training.sharded import sharded_dataset
 from boxtune.training.skipped_steps import SkippedSteps
 from boxtune.training.soft_prompt import make_soft_prompt
 from boxtune.training.trainer import DetectionTrainer
@@ -225,9 +227,11 @@ def build_trainer(
     box_losses: BoxLosses | None,
     policy_loss: PolicyLoss | None,
     rates: LearningRates,
+    shards: Shards | None = None,
 ) -> DetectionTrainer:
+    """shards: the training records, if they are in shards; `examples` has a sample of them then."""
     options, splits = recipe.options, examples.splits
-    batches = plan_batches(recipe, arguments, family_of(model.config), examples.lengths)
+    batches = plan_batches(recipe, arguments, family_of(model.config), examples.lengths, shards)
     arguments.learning_rate *= batches.rate_factor
     callbacks = [InterruptCallback(), ShortRunCallback()]
     varying = [part for part in (collator.variation, collator.teachers, batches.sampler) if part is not None]
@@ -237,6 +241,11 @@ def build_trainer(
         callbacks.append(EarlyStoppingCallback(options.early_stopping_patience))
     validation = splits.get("validation")
     detection_loss = make_detection_loss(options)
+    training_rows = (
+        sharded_dataset(recipe, shards, collator.encoder)
+        if shards
+        else as_dataset(splits["train"], collator.data_dir, varied=True)
+    )
     with accepting(f"{recipe.name}: the trainer rejects a value"):
         trainer = DetectionTrainer(
             model=model,
@@ -259,7 +268,7 @@ def build_trainer(
                 packs=batches.packs,
             ),
             sampler=batches.sampler,
-            train_dataset=as_dataset(splits["train"], collator.data_dir, varied=True),
+            train_dataset=training_rows,
             eval_dataset=as_dataset(validation, collator.data_dir) if validation else None,
             processing_class=collator.processor,
             peft_config=make_lora_config(recipe, model),

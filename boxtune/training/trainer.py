@@ -29,6 +29,7 @@ from boxtune.training.padding import PaddingCount
 from boxtune.training.parameter_groups import GroupRates, describe_rates, freeze, split_groups
 from boxtune.training.phases import LearningRates
 from boxtune.training.policy import PolicyLoss
+from boxtune.training.sharded import ShardBatches
 from boxtune.training.skipped_steps import OTHER_PRECISION, SkippedSteps
 from boxtune.training.teacher_loss import count_tokens, split_lm_loss, token_log_probs
 from boxtune.training.tracked_images import log_images
@@ -57,7 +58,7 @@ class DetectionTrainer(CheckpointTrainer):
         policy_loss: PolicyLoss | None = None,
         detection_loss: DetectionLoss | None = None,
         guardrails: Guardrails | None = None,
-        sampler: PlannedBatches | None = None,
+        sampler: PlannedBatches | ShardBatches | None = None,
         **kwargs,
     ):
         super().__init__(*args, skipped_steps=skipped_steps, **kwargs)
