@@ -9,7 +9,7 @@ from boxtune.answers.stated import NAMES, add_options
 from boxtune.common.errors import UserError
 from boxtune.common.files import folder_problems, path_argument
 from boxtune.evaluation.decode_grid import METRICS
-from boxtune.inference.address import address_problem
+from boxtune.inference.address import servers_problem
 from boxtune.reports.exports import EXPORTS, wanted_exports
 
 _MODEL = {
@@ -176,7 +176,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=16,
         metavar="N",
-        help="images per batch (default 16); with --server, concurrent requests",
+        help="images per batch (default 16); with --server, concurrent requests to each server",
     )
     parser.add_argument(
         "--max-new-tokens",
@@ -195,7 +195,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="where boxes come from: generated text, the checkpoint's detection head, or both (default: its own setting)",
     )
     parser.add_argument(
-        "--server", metavar="URL", help="server that runs the model, for example http://localhost:8000/v1"
+        "--server", metavar="URL[,URL…]", help="servers that run the model, for example http://localhost:8000/v1"
     )
     parser.add_argument(
         "--served-model",
@@ -221,7 +221,7 @@ def _unread_options(args: argparse.Namespace, given: set[str]) -> list[str]:
 def _value_problems(args: argparse.Namespace) -> list[str]:
     """A problem for every option whose value cannot be used."""
     problems = []
-    if args.server is not None and (problem := address_problem(args.server)):
+    if args.server is not None and (problem := servers_problem(args.server)):
         problems.append(f"--server: {problem}")
     if args.out is not None:
         problems += [f"--out: {problem}" for problem in folder_problems(args.out)]

@@ -37,7 +37,7 @@ def answer_records(
     """
     _warn_of_new_wording(records, classes, detector.grounding())
     settings = generation_settings(detector, records, data_dir)
-    description = detector.server.model["id"] if detector.server else "predicting"
+    description = detector.servers[0].model["id"] if detector.servers else "predicting"
     ask = partial(detector.answer, batch_size=batch_size, data_dir=data_dir, classes=classes)
     return Answers(predict(ask, records, out / "predictions.jsonl", settings=settings, description=description))
 
@@ -98,8 +98,9 @@ def generation_settings(
     if count := detector.grounding(decoding).decoding.teachers:
         examples = read_examples(detector.checkpoint.folder, count)
         settings["teachers"] = [image_identity(record, data_dir) for record in examples]
-    if detector.server:
-        settings |= {"server": detector.server.url, "served": detector.server.model["id"]}
+    if detector.servers:
+        addresses = ",".join(server.url for server in detector.servers)
+        settings |= {"server": addresses, "served": detector.servers[0].model["id"]}
     return settings
 
 

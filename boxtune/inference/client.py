@@ -1,4 +1,4 @@
-"""Ask a checkpoint through an OpenAI-compatible server.
+"""Ask a checkpoint through OpenAI-compatible servers.
 
 Prompt, image and limits are those of generation.py. Each image is resized here and sent as PNG, so that the server's processor
 keeps its size. Setups that would silently give wrong results are refused before a whole split is processed: another model under
@@ -10,9 +10,10 @@ import io
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import groupby
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -62,29 +63,20 @@ class ServerClient:
         self.examples: list[tuple[dict[str, Any], tuple[int, int]]] = []  # of the teachers, once they were read
         self.adapter_has_effect = False  # until `check_adapter` saw it
 
-    def answers(self, records: list[Record], requests: int) -> Iterator[Prediction]:
-        """A prediction for every record, in the order in which the server responds.
-
-        requests: number of simultaneous requests. The first record is asked alone: problems with the server show up there.
-        """
-        if not records:
-            return
+    def prepare(self, records: list[Record]) -> None:
+        """Check that the server can be asked about `records`. Raises UserError if it cannot."""
         self.given_up.clear()
         if self.collator.grounding.decoding.verify:
             require_answers(self.collator.encoder)
         if self.model.get("parent") and not self.trust:
             self.check_adapter(records)
-        first = self.answer(records[0])
-        if f"score_{DEFAULT}" not in first["objects"]:
+
+    def first_answer(self, record: Record) -> Prediction:
+        """The `answer` to a record that is asked alone. Problems with the server show up here, before it gets many requests."""
+        prediction = self.answer(record)
+        if f"score_{DEFAULT}" not in prediction["objects"]:
             print(f"warning: {self.url} gives no log-probabilities; every score is 1", file=sys.stderr)
-        yield first
-        pool = ThreadPoolExecutor(requests)
-        try:
-            for future in as_completed([pool.submit(self.answer, record) for record in records[1:]]):
-                yield future.result()
-        finally:
-            self.given_up.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+        return prediction
 
     def answer(self, record: Record) -> Prediction:
         """The prediction for one record; its `seconds` include waiting for simultaneous requests.
@@ -204,6 +196,37 @@ class ServerClient:
                     "are identical, probabilities included: the server ignores the adapter. Serve the merged model instead "
                     "(merge_adapter.py)."
                 )
+
+
+def answers_of_servers(clients: Sequence[ServerClient], records: list[Record], requests: int) -> Iterator[Prediction]:
+    """A prediction for every record, in the order in which the servers respond. A record is asked of the server that is free.
+
+    requests: number of simultaneous requests to each server.
+    """
+    clients = clients[: len(records)]
+    for client in clients:
+        client.prepare(records)
+    for client, record in zip(clients, records, strict=False):
+        yield client.first_answer(record)
+    free: SimpleQueue[ServerClient] = SimpleQueue()
+    for client in list(clients) * requests:
+        free.put(client)
+
+    def ask(record: Record) -> Prediction:
+        client = free.get()
+        try:
+            return client.answer(record)
+        finally:
+            free.put(client)
+
+    pool = ThreadPoolExecutor(max(1, free.qsize()))
+    try:
+        for future in as_completed([pool.submit(ask, record) for record in records[len(clients) :]]):
+            yield future.result()
+    finally:
+        for client in clients:
+            client.given_up.set()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _png_url(image: Image.Image) -> str:

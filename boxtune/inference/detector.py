@@ -1,5 +1,6 @@
 """Detector: a checkpoint, here or behind a server, that finds objects in images."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,8 @@ from boxtune.batching.collator import DetectionCollator
 from boxtune.common.errors import UserError, accepting
 from boxtune.data.records import Record
 from boxtune.families import FAMILIES
-from boxtune.inference.address import address_problem
-from boxtune.inference.client import ServerClient
+from boxtune.inference.address import server_addresses, servers_problem
+from boxtune.inference.client import ServerClient, answers_of_servers
 from boxtune.inference.detections import Detections
 from boxtune.inference.gate import behind_gate
 from boxtune.inference.generation import generate_answers
@@ -70,18 +71,19 @@ class Detector:
         checkpoint: Checkpoint,
         *,
         model: PreTrainedModel | PeftModel | None = None,
-        server: Server | None = None,
+        servers: Sequence[Server] = (),
         precision: str | None = None,
     ):
-        """Use `from_pretrained`, which loads the weights. Here, pass either `model`, with the weights loaded, or `server`.
+        """Use `from_pretrained`, which loads the weights. Here, pass either `model`, with the weights loaded, or `servers`.
 
         `precision` is the one that the user asked for; None means that of training.
         """
-        if (model is None) == (server is None):
-            raise ValueError("a detector needs either a model or a server")
+        if (model is None) == (not servers):
+            raise ValueError("a detector needs either a model or servers")
         self.checkpoint = checkpoint
         self.model = model
-        self.server = server
+        self.servers = list(servers)
+        self._calls = itertools.count()
         self.precision = precision
 
     @classmethod
@@ -106,7 +108,8 @@ class Detector:
 
         device: where the model runs, such as "cuda:1" or "cpu"; by default the GPU if there is one.
         precision: "nf4", "bfloat16", "float16" or "float32"; by default that of training.
-        server: address of an OpenAI-compatible server that serves the checkpoint; no weights are loaded here then.
+        server: address of an OpenAI-compatible server that serves the checkpoint, or several addresses, comma-separated, which
+        share the images; no weights are loaded here then.
         served_model: the checkpoint's name on the server, needed if it serves several. trust_server: skip the checks that
         the server runs this checkpoint.
         max_new_tokens: limit of a response's length.
@@ -136,11 +139,13 @@ class Detector:
 
     @classmethod
     def from_server(
-        cls, checkpoint: Checkpoint, name: str, url: str, served_model: str | None = None, trust: bool = False
+        cls, checkpoint: Checkpoint, name: str, urls: str, served_model: str | None = None, trust: bool = False
     ) -> "Detector":
-        """Find an open checkpoint on a server. `name` is the checkpoint as the user named it, for messages."""
-        url = url.rstrip("/")
-        return cls(checkpoint, server=Server(url, find_model(url, served_model, name, checkpoint, trust), trust))
+        """Find an open checkpoint on a server, or on several. `name` is the checkpoint as the user named it, for messages."""
+        servers = [
+            Server(url, find_model(url, served_model, name, checkpoint, trust), trust) for url in server_addresses(urls)
+        ]
+        return cls(checkpoint, servers=servers)
 
     @property
     def classes(self) -> list[str]:
@@ -251,12 +256,17 @@ class Detector:
         collator = DetectionCollator(self.checkpoint.processor, grounding, data_dir, open_image=open_image)
         if self.model is not None:
             yield from decoded_answers(self.model, collator, records, batch_size)
-        if self.server is not None:
-            client = ServerClient(self.server.url, self.server.model, collator, self.server.trust)
-            yield from client.answers(records, requests=batch_size)
-            if client.adapter_has_effect:
-                # Without its base, the "parent", the adapter is not compared again at the next call.
-                self.server = replace(self.server, model=self.server.model | {"parent": None})
+        if self.servers and records:
+            first = next(self._calls) % len(self.servers)  # calls with one image each go to the servers in turn
+            servers = [*self.servers[first:], *self.servers[:first]]
+            clients = [ServerClient(server.url, server.model, collator, server.trust) for server in servers]
+            yield from answers_of_servers(clients, records, requests=batch_size)
+            # Without its base, the "parent", an adapter is not compared again at the next call.
+            checked = {client.url for client in clients if client.adapter_has_effect}
+            self.servers = [
+                replace(server, model=server.model | {"parent": None}) if server.url in checked else server
+                for server in self.servers
+            ]
 
     def grounding(self, decoding: Decoding | None = None) -> Grounding:
         """The checkpoint's grounding, with other decode settings if they are given. Raises UserError if those cannot be used."""
@@ -268,11 +278,11 @@ class Detector:
         return grounding
 
     def _decoder_problems(self, decoding: Decoding) -> list[str]:
-        if decoding.gate and self.server is not None:
+        if decoding.gate and self.servers:
             return [f"gate: {decoding.gate!r} needs the weights here, because a server only generates text"]
         if decoding.decoder == TEXT:
             return []
-        if self.server is not None:
+        if self.servers:
             return [f"decoder: {decoding.decoder!r} needs the weights here, because a server only generates text"]
         if self.checkpoint.head is None:
             return [f"decoder: {decoding.decoder!r} needs a detection head, and {self.checkpoint.path} has none"]
@@ -325,7 +335,7 @@ def _check_options(
     else:
         not_with_server = {"device": device is not None, "precision": precision is not None}
         problems += [f"{name} has no effect with server" for name, given in not_with_server.items() if given]
-        if problem := address_problem(server):
+        if problem := servers_problem(server):
             problems.append(f"server {problem}")
     if stated.family not in (None, *FAMILIES):
         problems.append(f"family must be one of {', '.join(FAMILIES)}, got {stated.family!r}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from boxtune.answers.stated import add_options
 from boxtune.common.errors import UserError
-from boxtune.inference.address import address_problem
+from boxtune.inference.address import address_problem, servers_problem
 
 
 def parse_arguments(argv: list[str] | None, description: str) -> argparse.Namespace:
@@ -16,12 +16,18 @@ def parse_arguments(argv: list[str] | None, description: str) -> argparse.Namesp
     add("--ckpt", metavar="DIR", required=True, help="merged model, adapter folder or Hub id")
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: only this machine; all: 0.0.0.0)")
     add("--port", type=int, default=8080, help="default 8080")
-    add("--server", metavar="URL", help="server that runs the model, for example http://localhost:8000/v1")
+    add("--server", metavar="URL[,URL…]", help="servers that run the model, for example http://localhost:8000/v1")
     add("--served-model", metavar="NAME", help="name of the checkpoint on that server, if it has several models")
     add("--trust-server", action="store_true", help="do not check whether the server runs this checkpoint")
     add("--precision", choices=["nf4", "bfloat16", "float16", "float32"], help="default: as in training")
     add("--max-new-tokens", type=int, metavar="N", help="maximum length of a response")
-    add("--max-batch", type=int, default=16, metavar="N", help="images per batch, or requests to --server (default 16)")
+    add(
+        "--max-batch",
+        type=int,
+        default=16,
+        metavar="N",
+        help="images per batch, or requests to each --server (default 16)",
+    )
     add("--max-wait-ms", type=float, default=10, metavar="MS", help="wait this long to fill a batch (default 10)")
     add("--max-queue", type=int, default=256, metavar="N", help="requests in progress; more get 503 (default 256)")
     add("--max-body-mb", type=float, default=20, metavar="MB", help="size of a request (default 20)")
@@ -61,7 +67,7 @@ def value_problems(args: argparse.Namespace) -> list[str]:
         problems += [f"{name} needs --server URL" for name, given in needs_server.items() if given]
     else:
         problems += ["--precision has no effect with --server"] if args.precision else []
-        if problem := address_problem(args.server):
+        if problem := servers_problem(args.server):
             problems.append(f"--server: {problem}")
     if args.label_studio_url is not None and (problem := address_problem(args.label_studio_url)):
         problems.append(f"--label-studio-url: {problem}")

@@ -46,7 +46,7 @@ class Service:
         self.admission = Admission(limits)
         self.metrics.queue.set_function(lambda: self.admission.requests)
         self.metrics.memory.set_function(lambda: self.admission.bytes)
-        rows, workers = (max_batch, 1) if detector.server is None else (1, max_batch)
+        rows, workers = (max_batch, 1) if not detector.servers else (1, max_batch * len(detector.servers))
         self.batcher = Batcher(partial(_ask, detector), rows, max_wait, workers, self.metrics)
         self.decoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
         self.is_ready = False
@@ -116,7 +116,7 @@ class Service:
             "objects": "points" if grounding.get_codec().is_click else "boxes",
             "threshold": grounding.decoding.score_threshold,
             "codec": grounding.codec,
-            "backend": "in-process" if self.detector.server is None else "server",
+            "backend": "in-process" if not self.detector.servers else "server",
             "version": boxtune.__version__,
             "limits": {
                 "body_bytes": self.limits.body_bytes,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import evaluate
 import merge_adapter
@@ -19,7 +20,8 @@ from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records
 from boxtune.inference import server_connection
 from boxtune.inference.chat_reply import place_pieces, read_log_odds
-from boxtune.inference.client import ServerClient
+from boxtune.inference.client import ServerClient, answers_of_servers
+from boxtune.inference.detector import Detector
 from boxtune.inference.generation import generate_answers, token_spans
 from boxtune.inference.server_connection import ServerConnection
 from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
@@ -90,6 +92,28 @@ def test_a_served_adapter_gives_the_same_predictions_as_the_local_model(run, loc
     assert behaviour.asked.count("base") == PROBED
 
 
+def test_two_servers_share_the_images(run, local, tuned, tmp_path, capsys):
+    """Each gets some of them, both are checked, and an unreachable or repeated one is named."""
+    behaviours = [Behaviour(lora_models(run)) for _ in range(2)]
+    with serving(behaviours[0], tuned) as first, serving(behaviours[1], tuned) as second:
+        urls = f"{first},{second}/"
+        served = asked(urls, run, tmp_path / "out", "--served-model", "tuned", "--batch-size", "2")
+        assert [line["text"] for line in served] == [line["text"] for line in local]
+        for behaviour in behaviours:
+            assert "tuned" in behaviour.asked and behaviour.asked.count("base") == PROBED
+        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert metrics["provenance"]["server"] == urls
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(server_connection, "PAUSES", ())
+            assert "http://localhost:9" in refusal(capsys, f"{first},http://localhost:9/v1", run, tmp_path, "--served-model", "tuned")
+        assert "twice" in refusal(capsys, f"{first},{first}/", run, tmp_path)
+        detector = Detector.from_pretrained(run / "final", server=urls, served_model="tuned", trust_server=True)
+        before = [len(behaviour.asked) for behaviour in behaviours]
+        for _ in range(4):
+            detector(Image.new("RGB", (64, 64)))
+        assert [len(behaviour.asked) for behaviour in behaviours] == [count + 2 for count in before]
+
+
 @pytest.mark.parametrize("settings", [{"repetition_penalty": 1.2}, {"ask": "each", "suppress_iou": 0.2}])
 def test_decode_settings_of_the_checkpoint_hold_on_a_server_too(run, tuned, tmp_path, settings):
     """Texts, objects and problems are those of the local model."""
@@ -122,7 +146,7 @@ def test_the_verifier_asks_the_server_and_gives_the_scores_of_the_local_model(sq
     assert sum(len(objects["score_verify"]) for objects in local.values()) > 1
     with serving(Behaviour([]), (model, other.processor)) as url:
         served = ServerClient(url, {"id": "tuned"}, collator)
-        for line in served.answers(records, requests=1):
+        for line in answers_of_servers([served], records, requests=1):
             objects = line["objects"]
             assert objects["bbox"] == local[line["id"]]["bbox"] and objects["score"] == objects["score_verify"]
             assert objects["score"] == pytest.approx(local[line["id"]]["score"], abs=1e-3)
@@ -130,7 +154,7 @@ def test_the_verifier_asks_the_server_and_gives_the_scores_of_the_local_model(sq
         serving(Behaviour([], log_probs=False), (model, other.processor)) as url,
         pytest.raises(UserError, match=f"verify: {url} gives no log-probabilities"),
     ):
-        list(ServerClient(url, {"id": "tuned"}, collator).answers(records, requests=1))
+        list(answers_of_servers([ServerClient(url, {"id": "tuned"}, collator)], records, requests=1))
 
 
 def test_a_checkpoint_to_which_neither_answer_is_probable_is_refused():

@@ -307,7 +307,7 @@ def test_options_of_a_checkpoint_are_checked_before_it_is_opened(options, proble
 
 
 def test_a_base_needs_an_adapter_and_a_detector_needs_weights(detector):
-    with pytest.raises(ValueError, match="either a model or a server"):
+    with pytest.raises(ValueError, match="either a model or servers"):
         Detector(detector.checkpoint)
     with detector.without_adapter() as base, pytest.raises(UserError, match="is not an adapter"):
         base.model = base.model.get_base_model()
