@@ -4,6 +4,7 @@ Coordinates refer to the size that the image processor really produced (image_gr
 """
 
 import copy
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -73,15 +74,23 @@ class DetectionCollator:
         self.adds_head_targets = False
         self.locates_students = False
         self.packs = False
+        self.names_images = False
 
     def for_losses(
-        self, teacher_forced: bool, sampled: bool, head: bool = False, students: bool = False, packs: bool = False
+        self,
+        teacher_forced: bool,
+        sampled: bool,
+        head: bool = False,
+        students: bool = False,
+        packs: bool = False,
+        names_images: bool = False,
     ) -> "DetectionCollator":
         """A copy with more in its batches.
 
         `teacher_forced` adds `targets` (box_targets.collate_targets), `sampled` adds `asked` (collate_asked), `head` adds
         `head_targets` (head_targets.collate_head_targets), `students` says which image and tokens are a record's own
         (collate_students), also in the batches of `collate_questions`. With `packs`, training batches are packed (packed.pack).
+        `names_images` adds `image_keys` (a hash of each image as the vision tower receives it).
         """
         other = copy.copy(self)
         other.encoder = self._make_encoder(locate_boxes=teacher_forced)
@@ -90,6 +99,7 @@ class DetectionCollator:
         other.adds_head_targets = head
         other.locates_students = students
         other.packs = packs
+        other.names_images = names_images
         return other
 
     def _make_encoder(self, locate_boxes: bool = False) -> Encoder:
@@ -163,6 +173,8 @@ class DetectionCollator:
         # Evaluation weighs the loss of a batch by its number of rows, so its batches stay padded.
         if self.packs and all(example.get("varied") for example in examples):
             batch = pack(batch, self.processor.image_processor.merge_size)
+        if self.names_images:
+            batch["image_keys"] = image_keys(**features)
         # The trainer names the records of a step that it skips.
         return {**batch, "ids": [record["id"] for record in records]}
 
@@ -317,6 +329,17 @@ def select_images(features: dict[str, torch.Tensor], rows: list[int]) -> dict[st
         "pixel_values": torch.cat([patches[row] for row in rows]),
         "image_grid_thw": features["image_grid_thw"][rows],
     }
+
+
+def image_keys(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> list[str]:
+    """A hash of each image as the tower receives it. The pixel budget and the processor's other settings are part of that."""
+    patches = pixel_values.split(image_grid_thw.prod(1).tolist())
+    return [
+        hashlib.blake2b(
+            image.contiguous().numpy().tobytes() + bytes(str(grid.tolist()), "ascii"), digest_size=16
+        ).hexdigest()
+        for image, grid in zip(patches, image_grid_thw, strict=True)
+    ]
 
 
 def _pad(rows: list[list[int]], value: int, side: str) -> torch.Tensor:

@@ -66,6 +66,13 @@ class BoxtuneArguments:
         default=0,
         metadata={"help": "Train on a fixed random sample of at most this many images, as for a first try; 0 for all."},
     )
+    vision_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for the outputs of a frozen vision tower, so that each image passes it once. Runs may share it."
+        },
+    )
+    vision_cache_gb: float = field(default=20.0, metadata={"help": "The most that vision_cache may hold, in GB."})
     augment: list[str] | None = field(
         default=None,
         metadata={

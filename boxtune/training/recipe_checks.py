@@ -55,7 +55,7 @@ _RANGES = (
         "skipped_steps_limit", "num_teacher_samples", "guardrail_every", "tokens_per_batch",
     )),
     ("must be above 0, and finite", lambda value: 0 < value < math.inf, (
-        "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon",
+        "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon", "vision_cache_gb",
     )),
     ("must be 0 or more, and finite", lambda value: 0 <= value < math.inf, (
         "weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "neftune_noise_alpha", "eval_images",
@@ -94,6 +94,7 @@ def check_values(options: BoxtuneArguments, training: SFTConfig, model: ModelCon
         *_of_the_learning_rates(options, training),
         *_of_the_guardrails(options, training, model),
         *_of_the_batches(options, training),
+        *_of_the_vision_cache(options),
     ]
     if problems:
         raise UserError("values that cannot be used:", problems)
@@ -322,3 +323,10 @@ def _of_the_guardrails(options: BoxtuneArguments, training: SFTConfig, model: Mo
         yield "vision_stages: goes on while the guardrails hold; set guardrails: small, or omit it"
     if not model.use_peft:
         yield "vision_stages: unfreezes adapters; set use_peft: true, or omit it"
+
+
+def _of_the_vision_cache(options: BoxtuneArguments) -> Iterator[str]:
+    if options.vision_cache and options.augment:
+        yield "vision_cache: augment changes the images in each epoch, so no output is used twice; omit one of them"
+    if options.vision_cache and options.vision_stages:
+        yield "vision_cache: vision_stages trains the vision tower, so its output changes; omit one of them"

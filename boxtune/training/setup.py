@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -266,7 +267,9 @@ def build_trainer(
                 sampled=policy_loss is not None,
                 head=detection_loss is not None,
                 packs=batches.packs,
+                names_images=options.vision_cache is not None,
             ),
+            vision_cache=(Path(options.vision_cache), options.vision_cache_gb) if options.vision_cache else None,
             sampler=batches.sampler,
             train_dataset=training_rows,
             eval_dataset=as_dataset(validation, collator.data_dir) if validation else None,

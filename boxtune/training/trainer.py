@@ -1,5 +1,7 @@
 """DetectionTrainer: TRL's SFTTrainer with box losses, learning rates by part, and box metrics at every evaluation."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
@@ -11,6 +13,7 @@ from boxtune.batching.encoder import IGNORE_INDEX
 from boxtune.batching.packed import is_packed
 from boxtune.common.errors import UserError, accepting
 from boxtune.families import FAMILIES
+from boxtune.models.cached_tower import cache_tower
 from boxtune.models.head_files import is_of_head
 from boxtune.models.language_states import language_states
 from boxtune.models.whole_modules import cast_whole_modules
@@ -44,8 +47,8 @@ class DetectionTrainer(CheckpointTrainer):
     `box_validation` generates boxes at every evaluation. `box_losses` are added for batches that hold `targets`, `policy_loss`
     for batches that hold `asked`, `detection_loss` for those that hold `head_targets` (see DetectionCollator.for_losses).
     `learning_rates`: of the model's parts. `skipped_steps`: decides which steps are skipped. `guardrails`: stop the run, and
-    decide which checkpoint may be the best. `sampler`: the micro-batches, if they are planned. Other arguments are
-    CheckpointTrainer's.
+    decide which checkpoint may be the best. `sampler`: the micro-batches, if they are planned. `vision_cache`: the folder for
+    the outputs of the frozen vision tower, and how many GB it may hold. Other arguments are CheckpointTrainer's.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class DetectionTrainer(CheckpointTrainer):
         detection_loss: DetectionLoss | None = None,
         guardrails: Guardrails | None = None,
         sampler: PlannedBatches | ShardBatches | None = None,
+        vision_cache: tuple[Path, float] | None = None,
         **kwargs,
     ):
         super().__init__(*args, skipped_steps=skipped_steps, **kwargs)
@@ -88,6 +92,7 @@ class DetectionTrainer(CheckpointTrainer):
         self._cast_adapters()
         cast_whole_modules(self.model, self.adapter_dtype)
         self._detach_frozen_tower()
+        self.cached_tower = cache_tower(self._base(), *vision_cache) if vision_cache else None
 
     def _detach_frozen_tower(self) -> None:
         """Cut the gradient at the input of a frozen vision tower.
@@ -210,6 +215,12 @@ class DetectionTrainer(CheckpointTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _lm_loss(self, model, inputs, return_outputs, num_items_in_batch):
+        if self.cached_tower is None:
+            return self._split_lm_loss(model, inputs, return_outputs, num_items_in_batch)
+        with self.cached_tower.naming(inputs.pop("image_keys")):
+            return self._split_lm_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _split_lm_loss(self, model, inputs, return_outputs, num_items_in_batch):
         """SFTTrainer's loss. In training steps with teachers, the sum of the means over teachers' and over students' tokens."""
         teacher_tokens = inputs.pop("teacher_tokens", None)
         if teacher_tokens is None or not model.training or return_outputs:

@@ -105,7 +105,8 @@ def test_two_servers_share_the_images(run, local, tuned, tmp_path, capsys):
         assert metrics["provenance"]["server"] == urls
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(server_connection, "PAUSES", ())
-            assert "http://localhost:9" in refusal(capsys, f"{first},http://localhost:9/v1", run, tmp_path, "--served-model", "tuned")
+            words = (f"{first},http://localhost:9/v1", run, tmp_path, "--served-model", "tuned")
+            assert "http://localhost:9" in refusal(capsys, *words)
         assert "twice" in refusal(capsys, f"{first},{first}/", run, tmp_path)
         detector = Detector.from_pretrained(run / "final", server=urls, served_model="tuned", trust_server=True)
         before = [len(behaviour.asked) for behaviour in behaviours]

@@ -460,3 +460,37 @@ def test_two_processes_train_like_one_process(squares, tmp_path):
         assert sum(shares) == pytest.approx(1 if "policy_loss" in row else 0)
         total = row["lm_loss"] + 0.5 * row["fp_loss"] + 2 * row["fn_loss"] + row.get("policy_loss", 0)
         assert row["loss"] == pytest.approx(total, abs=1e-3)
+
+
+def test_a_vision_cache_trains_the_same_model(squares, tmp_path):
+    """With noise, packed batches and box losses. The second run reads what the first one kept. Evaluation is part of it."""
+    options = ("--lora_vision", "false", "--noise_objects", 0.5, "--iou_loss_weight", 1, "--max_steps", 4)
+    options += (
+        "--per_device_train_batch_size",
+        2,
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        2,
+        "--collator",
+        "packed",
+    )
+    cache = ("--vision_cache", tmp_path / "cache")
+    plain = train(squares, tmp_path / "plain", *options)
+    runs = [train(squares, tmp_path / f"cached{number}", *options, *cache) for number in range(2)]
+    files = list((tmp_path / "cache").glob("*/*.safetensors"))
+    assert len(files) > 4
+    losses = [[row["loss"] for row in log_history(run, 4) if "loss" in row] for run in (plain, *runs)]
+    assert losses[1] == losses[2] == pytest.approx(losses[0], rel=1e-4)
+    weights = [load_file(run / "final" / "adapter_model.safetensors") for run in runs]
+    assert weights[0].keys() == weights[1].keys() == load_file(plain / "final" / "adapter_model.safetensors").keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_vision_cache_is_refused_where_the_output_changes(squares, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train(squares, tmp_path / "run", "--vision_cache", tmp_path / "cache")
+    assert "the vision tower or its merger is trained" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train(squares, tmp_path / "run", "--vision_cache", tmp_path / "cache", "--augment", "crop")
+    assert "vision_cache: augment changes the images" in capsys.readouterr().err
