@@ -260,9 +260,9 @@ def hostile_texts(length):
         yield encode(name, scenes, ["cat"] * len(scenes))
 
 
-@pytest.mark.parametrize(("length", "limit"), [(100_000, 0.2), pytest.param(1_000_000, 1.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("length", "limit"), [(100_000, 0.2), pytest.param(300_000, 0.4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "qwen3_vl_click"])
-def test_a_million_characters_of_anything_take_less_than_a_second(name, length, limit):
+def test_long_texts_of_anything_are_read_in_linear_time(name, length, limit):
     """A looping model generates such texts. A parser of quadratic time fails at either length.
 
     An idle core needs about half the limit. A busy machine gets five tries. The garbage collector is off, because its time

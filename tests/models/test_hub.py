@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from huggingface_hub import ModelCard
 
+import evaluate
 from boxtune.answers.grounding import Grounding
 from boxtune.models.checkpoint import open_checkpoint
 from boxtune.models.hub import commit_of
@@ -146,19 +147,18 @@ def test_training_pushes_only_if_somebody_is_logged_in(squares, tmp_path, hub):
     assert "could not be pushed to three" in out.stderr and "Traceback" not in out.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "arguments, variables, message",
-    [
-        (["final", "--limit", "1"], {"HF_TOKEN": "hf_x"}, "Leave out --data, --limit"),
-        (["checkpoint-1"], {"HF_TOKEN": "hf_x"}, "checkpoint-1 is not a finished model"),
-        (["final"], {}, "not logged in to the Hub"),
-    ],
-)
-def test_a_push_that_cannot_work_is_refused_before_generation(squares, tmp_path, arguments, variables, message):
+def test_a_push_that_cannot_work_is_refused_before_generation(squares, tmp_path, monkeypatch, capsys):
     run = train(squares, tmp_path / "run", "--max_steps", 1, "--save_steps", 1)
-    name, *options = arguments
-    arguments = ["--ckpt", run / name, "--push-to-hub", "finder", *options]
-    out = call("evaluate.py", *arguments, HF_HOME=str(tmp_path), **variables)
-    assert out.returncode == 2 and message in out.stderr
-    assert not (run / "eval").exists()
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+
+    def refusal(*arguments) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            evaluate.main([*map(str, arguments), "--push-to-hub", "finder"])
+        assert stopped.value.code == 2 and not (run / "eval").exists()
+        return capsys.readouterr().err
+
+    assert "not logged in to the Hub" in refusal("--ckpt", run / "final")
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert "Leave out --data, --limit" in refusal("--ckpt", run / "final", "--limit", 1)
+    assert "checkpoint-1 is not a finished model" in refusal("--ckpt", run / "checkpoint-1")
