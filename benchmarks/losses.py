@@ -42,9 +42,9 @@ WAYS = {
 }
 
 
-def make_trainer(data_dir: str, options: tuple[str, ...]) -> DetectionTrainer:
+def make_trainer(data_dir: str, options: tuple[str, ...], recipe_name: str = RECIPE) -> DetectionTrainer:
     """The recipe's trainer, before its first step."""
-    recipe = load_recipe(["--config", RECIPE, "--data_dir", data_dir, "--eval_images", "0", *options])
+    recipe = load_recipe(["--config", recipe_name, "--data_dir", data_dir, "--eval_images", "0", *options])
     name, revision = recipe.model.model_name_or_path, recipe.model.model_revision
     config = load_config(name, revision)
     folder, values = Path(data_dir), recipe.options

@@ -13,9 +13,7 @@ from boxtune.common.templates import text_template
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results.jsonl"
-GPU_MEMORY = FOLDER / "gpu_memory.jsonl"
-GPU_MODELS = ("Qwen2-VL-7B", "Qwen2.5-VL-3B", "Qwen3-VL-8B")
-GPU_SIZES = (24, 40, 80)  # GB
+GPU_SPEED = FOLDER / "gpu_speed.jsonl"
 DOCS = FOLDER.parent / "docs"
 
 
@@ -59,7 +57,7 @@ def write_pages(identities: set[str], bases: dict[str, list[str]]) -> list[Path]
             choices=[(table, choice_rows(table, found), mark) for table, found, mark in choices],
             steps=SHORTER,
             machines=machines(shown),
-            gpu=[gpu_row(name, read_lines(GPU_MEMORY)) for name in GPU_MODELS],
+            gpu=[gpu_row(line) for line in read_lines(GPU_SPEED)],
         ),
         render(
             "losses.md",
@@ -212,20 +210,25 @@ def class_row(name: str, base: list[dict], tuned: list[dict]) -> dict[str, str]:
     }
 
 
-def gpu_row(name: str, lines: list[dict]) -> dict[str, str]:
-    """Peak memory at batch size 1, the highest speed, and the largest batch sizes that fit GPUs of GPU_SIZES."""
-    latest = {(line["attention"], line["batch"]): line for line in lines if line["model"] == name}
-    found = sorted(latest.values(), key=lambda line: line["batch"])
-    fitting = [
-        max((line["batch"] for line in found if line["peak_gib"] * 2**30 < 0.95e9 * gb), default=0) for gb in GPU_SIZES
-    ]
+def gpu_row(line: dict) -> dict[str, str]:
+    """The cells of one measurement of gpu_speed.py."""
+    figures_of = {
+        "step_seconds": "{} s/step",
+        "tokens_per_second": "{} tokens/s",
+        "latency": "{} s for one image",
+        "images_per_second": "{} images/s",
+        "seconds": "{} s",
+        "convolution_ms": "convolution {} ms",
+        "product_ms": "product {} ms",
+    }
+    found = [words.format(line[key]) for key, words in figures_of.items() if key in line]
     return {
-        "name": name,
-        "device": found[0]["device"] if found else "",
-        "attention": ", ".join(sorted({line["attention"] for line in found})),
-        "peak": f"{found[0]['peak_gib']}" if found else "",
-        "speed": f"{max(line['tokens_per_second'] for line in found)}" if found else "",
-        "largest": ", ".join(map(str, fitting)) if found else "",
+        "name": line["model"],
+        "what": line["what"],
+        "found": "out of memory" if line.get("out_of_memory") else ", ".join(found),
+        "peak": str(line["peak_gb"] or ""),
+        "planned": str(line.get("planned_gb", "")),
+        "device": line["device"],
     }
 
 

@@ -8,10 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 
 from assets.pretraining_objects import EMOJI_FONT
-from benchmarks import confidence, generation, gpu_memory, losses, results, run
+from benchmarks import architectures, confidence, generation, gpu_speed, losses, results, run
 from benchmarks.bootstrap import intervals
 from benchmarks.folds import write_folds
 from benchmarks.plan import CHOICES, DATASETS, EXPERIMENTS, LOSSES, SEEDS
@@ -21,7 +20,6 @@ from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_info, read_records
 from boxtune.metrics.matching import match_images
 from boxtune.training.recipe import load_recipe
-from data_prep.__main__ import main as prepare
 from tests.helpers.records import ROOT, make_record
 
 
@@ -248,7 +246,7 @@ def test_an_earlier_base_fills_only_unmeasured_tables_and_rows(tmp_path, monkeyp
     ("name", "billions"), [("Qwen2-VL-7B", 8.291), ("Qwen2.5-VL-3B", 3.755), ("Qwen3-VL-8B", 8.767)]
 )
 def test_the_architectures_have_the_published_sizes(name, billions):
-    model_class, config = gpu_memory.ARCHITECTURES[name]
+    model_class, config = architectures.ARCHITECTURES[name]
     with torch.device("meta"):
         model = model_class(config)
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.0005)
@@ -303,13 +301,24 @@ def test_the_cost_of_every_loss_is_measured(squares, capsys):
 
 
 @pytest.mark.slow
-def test_the_memory_benchmark_trains_its_own_model(tiny_models, tmp_path):
-    """A tiny architecture on a CPU. The trainer's report contains the speed, and on a GPU also the memory."""
-    config = AutoConfig.from_pretrained(tiny_models["qwen3_vl"])
-    folder = tmp_path / "model"
-    gpu_memory.write_model(Qwen3VLForConditionalGeneration, config, folder, "cpu", max_pixels=50176)
-    prepare(["nutrition", "--out", str(folder / "data"), "--num-images", "4"])
-    options = ("--requires_gpu", "false", "--dtype", "float32", "--bf16", "false", "--max_pixels", "50176")
-    report = gpu_memory.train(folder, 1, *options, steps=2)
-    assert gpu_memory.tokens_per_second(report) > 0
-    assert not torch.cuda.is_available() or gpu_memory.peak_gib(report) > 0
+def test_the_gpu_run_measures_tiny_models_on_a_cpu(tmp_path, monkeypatch):
+    """The day a GPU is there, only the sizes are other ones. The same command again measures nothing twice."""
+    monkeypatch.chdir(ROOT)
+    words = ["--toy", "--only", "Qwen3-VL", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "lines.jsonl")]
+    gpu_speed.main(words)
+    lines = results.read_lines(tmp_path / "lines.jsonl")
+    training = ["training: NF4", "training: NF4, packed", "training: bf16"]
+    assert [line["what"] for line in lines] == [
+        "patch embedding",
+        *training,
+        "merge",
+        "inference: bfloat16",
+        "inference: nf4",
+    ]
+    for line in lines[1:4]:
+        assert line["step_seconds"] > 0 and line["tokens_per_second"] > 0 and line["planned_gb"] > 0
+    assert lines[-1]["images_per_second"] > 0
+    cells = results.gpu_row(lines[1])
+    assert cells["found"].endswith("tokens/s") and cells["planned"]
+    gpu_speed.main(words)
+    assert len(results.read_lines(tmp_path / "lines.jsonl")) == len(lines)

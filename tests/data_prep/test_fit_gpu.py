@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import check_recipe
-from benchmarks.gpu_memory import ARCHITECTURES as OLDER
+from benchmarks.architectures import ARCHITECTURES as OLDER
 from boxtune.common.errors import UserError
 from boxtune.families import FAMILIES
 from boxtune.training.recipe import load_recipe

@@ -1,9 +1,4 @@
-"""Published sizes of models on the Hub (their config.json), without what does not change the list of modules.
-
-Qwen3.5-4B's own config.json was not at hand. Its language model has the sizes in the config.json of Chandra OCR 2, a fine-tuned
-copy, and those of the page apxml.com/models/qwen35-4b; its vision tower is timm's `qwen3_vit_306m.qwen3_5_4b`, which was made
-from the published weights (huggingface/pytorch-image-models#2765).
-"""
+"""Published sizes of more models on the Hub (their config.json), without what does not change the list of modules."""
 
 from transformers import (
     PretrainedConfig,
@@ -37,22 +32,6 @@ ARCHITECTURES: dict[str, PretrainedConfig] = {
             "tie_word_embeddings": True,
         },
         vision_config=SMALL_VISION | {"out_hidden_size": 2560, "deepstack_visual_indexes": [5, 11, 17]},
-        tie_word_embeddings=True,
-    ),
-    "Qwen3.5-4B": Qwen3_5Config(
-        text_config=LINEAR_ATTENTION
-        | {
-            "vocab_size": 248320,
-            "hidden_size": 2560,
-            "intermediate_size": 9216,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 4,
-            "head_dim": 256,
-            "layer_types": [*["linear_attention"] * 3, "full_attention"] * 8,
-            "tie_word_embeddings": True,
-        },
-        vision_config=SMALL_VISION | {"out_hidden_size": 2560},
         tie_word_embeddings=True,
     ),
     "Qwen3.5-9B": Qwen3_5Config(

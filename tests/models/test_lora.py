@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from assets.build_tiny_model import build_model, build_tokenizer
-from benchmarks.gpu_memory import ARCHITECTURES
+from benchmarks.architectures import ARCHITECTURES
 from boxtune.common.errors import UserError
 from boxtune.families.family import LORA_PARTS
 from boxtune.models.lora import ATTENTION, lora_config

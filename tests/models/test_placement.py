@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from benchmarks.gpu_memory import ARCHITECTURES as OLDER
+from benchmarks.architectures import ARCHITECTURES as OLDER
 from boxtune.common.errors import UserError
 from boxtune.families import FAMILIES
 from boxtune.models.placement import Layers, layers_of, lora_targets, present_parts, read_layers

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from assets.build_tiny_model import build_model, build_processor, build_tokenizer
-from benchmarks.gpu_memory import ARCHITECTURES
+from benchmarks.architectures import ARCHITECTURES
 from boxtune.common.errors import UserError
 from boxtune.families import FAMILIES as FAMILY_FACTS
 from boxtune.models.describing import describe_modules, trainable_parameters

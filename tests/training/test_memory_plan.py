@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.gpu_memory import ARCHITECTURES
+from benchmarks.architectures import ARCHITECTURES
 from boxtune.models.activations import language_layer_bytes
 from boxtune.models.config import load_config
 from boxtune.training import memory_plan
