@@ -40,7 +40,7 @@ def write_label_studio(
                 "category": [classes[number] for _, number, _ in objects],
                 "score": [score for _, _, score in objects],
             },
-            extra={"id": record["id"]},
+            extra={"boxtune_id": record["id"]},
         )
         for image, record, objects in zip(images, records, rows, strict=True)
     ]

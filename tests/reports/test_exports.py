@@ -317,7 +317,7 @@ def test_label_studio_starts_from_the_predictions_and_they_can_be_converted_back
     folder = tmp_path / "out" / "labelstudio"
     tasks = json.loads((folder / "tasks.json").read_text())
     lines = {line["id"]: line for line in map(json.loads, scored[1].read_text().splitlines())}
-    assert [task["data"]["id"] for task in tasks] == list(lines)
+    assert [task["data"]["boxtune_id"] for task in tasks] == list(lines)
     root = scored[0].parents[1]  # the parent of the folder that holds the images
     assert f"DOCUMENT_ROOT={root}" in (folder / "README.txt").read_text()
     assert "unicorn" not in (folder / "label_config.xml").read_text()
@@ -328,6 +328,7 @@ def test_label_studio_starts_from_the_predictions_and_they_can_be_converted_back
     (tmp_path / "export.json").write_text(json.dumps(tasks))
     data_prep(["labelstudio", str(tmp_path / "export.json"), "--images", str(root), "--out", str(tmp_path / "back")])
     splits = read_info(tmp_path / "back")["splits"]
+    assert {record["id"] for split in splits for record in read_records(tmp_path / "back", split)} == set(lines)
     records = [record for split in splits for record in read_records(tmp_path / "back", split)]
     assert len(records) == 12
     back = {Path(record["image"]).stem: record["objects"] for record in records}
