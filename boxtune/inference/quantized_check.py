@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from boxtune.answers.predictions import Prediction
+from boxtune.common.errors import UserError
 from boxtune.data.boxes import match_greedy
 from boxtune.data.records import Record
 from boxtune.inference.merge_check import (
     box_agreement,
+    fits_memory,
     logit_difference,
     object_similarity,
     observe,
@@ -26,7 +28,15 @@ IOUS = (0.95, 0.75, 0.5)
 def check_quantized(
     quantized: Path, model: Checkpoint, records: list[Record], data_dir: Path, least_agreement: float
 ) -> dict[str, Any]:
-    """How the model in the folder `quantized` compares with `model`; the entry "quantized" of merge_report.json."""
+    """How the model in the folder `quantized` compares with `model`; the entry "quantized" of merge_report.json.
+
+    Raises UserError if `model` does not fit into memory, because an unchecked copy is not kept.
+    """
+    if not fits_memory(model.folder, precision_here()):
+        raise UserError(
+            f"{model.path} does not fit into the free memory here ({weight_bytes(model.folder) / 1e9:.1f} GB of weights), so the "
+            "boxes of a quantized copy cannot be compared with its own. Quantize on a larger machine."
+        )
     copy = observe(open_checkpoint(str(quantized)), None, records, data_dir)
     original = observe(model, precision_here(), records, data_dir)
     agreement = box_agreement(copy.answers, original.answers)

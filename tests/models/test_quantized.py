@@ -10,6 +10,7 @@ import torch
 import merge_adapter
 from boxtune import Detector
 from boxtune.answers.grounding import Grounding
+from boxtune.inference import quantized_check
 from boxtune.inference.quantized_check import moved_boxes
 from boxtune.models.describing import quantized_modules
 from tests.helpers.training import train
@@ -19,6 +20,14 @@ from tests.helpers.whole_model import write_whole_model
 @pytest.fixture(scope="module")
 def whole(squares, tmp_path_factory) -> Path:
     return write_whole_model(tmp_path_factory.mktemp("whole") / "final", squares)
+
+
+def test_a_model_that_does_not_fit_is_not_quantized_unchecked(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(quantized_check, "fits_memory", lambda folder, precision: False)
+    with pytest.raises(SystemExit) as stopped:
+        merge_adapter.main(["--ckpt", str(whole), "--quantize", "int8", "--out", str(tmp_path / "small")])
+    assert stopped.value.code == 2 and "does not fit into the free memory" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("method", "layer"), [("nf4", bnb.nn.Linear4bit), ("int8", bnb.nn.Linear8bitLt)])
