@@ -1,6 +1,7 @@
 """Training from a dataset in shards: what the recipe must not ask for, the rows, and the order in which they are read."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from datasets import Dataset
@@ -48,20 +49,32 @@ def sharded_dataset(recipe: Recipe, shards: Shards, encoder: Encoder) -> Dataset
 
     Raises UserError then, if an example exceeds max_length.
     """
-
-    def read(columns: dict[str, list]) -> dict[str, list]:
-        records = [in_order(shards[number], recipe.options.object_order) for number in columns["number"]]
-        lengths = measure(records, encoder, recipe.options.noise_objects)
-        if too_long := overlong(lengths, recipe.training.max_length):
-            remedy = overlong_remedy(too_long, recipe.options.noise_objects, can_drop=False)
-            raise UserError(
-                f"examples exceed max_length {recipe.training.max_length}; {remedy}, and resume:",
-                describe_overlong(too_long),
-            )
-        rows = [as_row(record, shards.directory, varied=True) for record in records]
-        return {key: [row[key] for row in rows] for key in rows[0]}
-
+    # A partial and not a closure, because workers that are not forked receive it pickled.
+    read = partial(
+        _read_rows,
+        shards=shards,
+        encoder=encoder,
+        object_order=recipe.options.object_order,
+        noise_objects=recipe.options.noise_objects,
+        max_length=recipe.training.max_length,
+    )
     return Dataset.from_dict({"number": range(len(shards))}).with_transform(read)
+
+
+def _read_rows(
+    columns: dict[str, list],
+    shards: Shards,
+    encoder: Encoder,
+    object_order: str,
+    noise_objects: float,
+    max_length: int | None,
+) -> dict[str, list]:
+    records = [in_order(shards[number], object_order) for number in columns["number"]]
+    if too_long := overlong(measure(records, encoder, noise_objects), max_length):
+        remedy = overlong_remedy(too_long, noise_objects, can_drop=False)
+        raise UserError(f"examples exceed max_length {max_length}; {remedy}, and resume:", describe_overlong(too_long))
+    rows = [as_row(record, shards.directory, varied=True) for record in records]
+    return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 class ShardBatches(Sampler[list[int]]):

@@ -1,6 +1,7 @@
 """Training from a dataset in shards."""
 
 import json
+import pickle
 import re
 import shutil
 
@@ -12,7 +13,8 @@ from boxtune.common.errors import UserError
 from boxtune.data.dataset import read_records
 from boxtune.data.shards import read_shards, write_shards
 from boxtune.training.recipe import load_recipe
-from boxtune.training.sharded import ShardBatches, require_shardable
+from boxtune.training.sharded import ShardBatches, require_shardable, sharded_dataset
+from tests.helpers.collators import make_collator
 from tests.helpers.training import log_history, train
 
 
@@ -33,6 +35,15 @@ def test_every_process_has_as_many_full_batches(sharded):
         assert len(set(rows)) == len(rows)
     with pytest.raises(UserError, match="fewer than the 34 of one batch"):
         ShardBatches(shards, 17, seed=0, processes=2)
+
+
+def test_rows_can_be_sent_to_workers_that_are_not_forked(sharded, tiny_models):
+    shards = read_shards(sharded)
+    recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--data_dir", str(sharded)], needs_gpu=False)
+    encoder = make_collator(tiny_models["qwen3_vl"], sharded).encoder
+    rows = sharded_dataset(recipe, shards, encoder)
+    again = pickle.loads(pickle.dumps(rows))
+    assert again[3] == rows[3] and json.loads(rows[3]["record"])["id"] == shards[3]["id"]
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_run(sharded, squares, tmp_path):
