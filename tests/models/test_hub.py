@@ -2,10 +2,7 @@
 
 import base64
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -16,7 +13,6 @@ import evaluate
 from boxtune.answers.grounding import Grounding
 from boxtune.models.checkpoint import open_checkpoint
 from boxtune.models.hub import commit_of
-from tests.helpers.records import ROOT
 from tests.helpers.training import train
 
 
@@ -91,31 +87,28 @@ def test_a_cached_model_is_opened_without_a_network(squares, tmp_path, monkeypat
 
 
 @pytest.fixture
-def hub():
+def hub(tmp_path, monkeypatch):
+    """A local Hub, used by this process, in which nobody is logged in."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     server.created, server.files = [], {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address(server))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
     yield server
     server.shutdown()
-
-
-def call(script: str, *arguments, **variables) -> subprocess.CompletedProcess:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    arguments = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    return subprocess.run(arguments, cwd=ROOT, env=kept | variables, capture_output=True, text=True, timeout=300)
 
 
 def address(server) -> str:
     return f"http://127.0.0.1:{server.server_address[1]}"
 
 
-@pytest.mark.slow
-def test_an_evaluated_model_is_pushed_with_its_results_in_the_card(squares, tmp_path, hub):
+def test_an_evaluated_model_is_pushed_with_its_results_in_the_card(squares, tmp_path, hub, monkeypatch, capsys):
     run = train(f"{squares}/", tmp_path / "run")
-    arguments = ["--ckpt", run / "final", "--push-to-hub", "finder"]
-    out = call("evaluate.py", *arguments, HF_ENDPOINT=address(hub), HF_TOKEN="hf_x", HF_HOME=str(tmp_path))
-    assert out.returncode == 0, out.stderr
-    assert f"pushed:  {address(hub)}/me/finder" in out.stdout
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    evaluate.main(["--ckpt", str(run / "final"), "--push-to-hub", "finder"])
+    assert f"pushed:  {address(hub)}/me/finder" in capsys.readouterr().out
     assert hub.created[0]["name"] == "finder"
     assert hub.files.keys() >= {"README.md", "adapter_config.json", "adapter_model.safetensors", "grounding.json"}
     assert hub.files["adapter_model.safetensors"] == (run / "final" / "adapter_model.safetensors").read_bytes()
@@ -127,24 +120,22 @@ def test_an_evaluated_model_is_pushed_with_its_results_in_the_card(squares, tmp_
 
 
 @pytest.mark.slow
-def test_training_pushes_only_if_somebody_is_logged_in(squares, tmp_path, hub):
-    arguments = ["--config", "tiny_nutrition_qlora", "--data_dir", squares, "--max_steps", 1, "--eval_strategy", "no"]
-    arguments += ["--push_to_hub", "true", "--per_device_train_batch_size", 1]
-    home = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": address(hub)}
-    out = call("train_sft.py", *arguments, "--output_dir", tmp_path / "one", **home)
-    assert out.returncode == 0, out.stderr
-    assert "not logged in" in out.stdout and not hub.created
-    out = call("train_sft.py", *arguments, "--output_dir", tmp_path / "two", HF_TOKEN="hf_x", **home)
-    assert out.returncode == 0, out.stderr
-    assert [repository["name"] for repository in hub.created] == [
-        "two"
-    ] and f"pushed: {address(hub)}/me/two" in out.stdout
+def test_training_pushes_only_if_somebody_is_logged_in(squares, tmp_path, hub, monkeypatch, capsys):
+    """The last run finds no Hub; its library waits several seconds for one."""
+    options = ("--max_steps", 1, "--push_to_hub", "true")
+    train(squares, tmp_path / "one", *options)
+    assert "not logged in" in capsys.readouterr().out and not hub.created
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    train(squares, tmp_path / "two", *options)
+    assert [repository["name"] for repository in hub.created] == ["two"]
+    assert f"pushed: {address(hub)}/me/two" in capsys.readouterr().out
     assert hub.files["README.md"] == (tmp_path / "two" / "final" / "README.md").read_bytes()
     hub.shutdown()
     hub.server_close()
-    out = call("train_sft.py", *arguments, "--output_dir", tmp_path / "three", HF_TOKEN="hf_x", **home)
-    assert out.returncode == 0 and "trained:" in out.stdout
-    assert "could not be pushed to three" in out.stderr and "Traceback" not in out.stderr
+    train(squares, tmp_path / "three", *options)
+    said = capsys.readouterr()
+    assert "trained:" in said.out
+    assert "could not be pushed to three" in said.err and "Traceback" not in said.err
 
 
 def test_a_push_that_cannot_work_is_refused_before_generation(squares, tmp_path, monkeypatch, capsys):
