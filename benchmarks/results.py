@@ -15,6 +15,14 @@ FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results.jsonl"
 GPU_SPEED = FOLDER / "gpu_speed.jsonl"
 DOCS = FOLDER.parent / "docs"
+# F1 that was set as a goal before the present weights of the embedded model were trained.
+GOALS = {
+    "nutrition": 0.75,
+    "bccd_voc": 0.45,
+    "marmot_tables_csv": 0.72,
+    "aquarium_yolo": 0.10,
+    "publaynet_examples_coco": 0.40,
+}
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -53,7 +61,10 @@ def write_pages(identities: set[str], bases: dict[str, list[str]]) -> list[Path]
     return [
         render(
             "results.md",
-            datasets=[row(experiment, found) | titled(experiment, mark) for experiment, found, mark in datasets],
+            datasets=[
+                row(experiment, found) | titled(experiment, mark) | {"goal": f"{GOALS[experiment.name]:.2f}"}
+                for experiment, found, mark in datasets
+            ],
             choices=[(table, choice_rows(table, found), mark) for table, found, mark in choices],
             steps=SHORTER,
             machines=machines(shown),
