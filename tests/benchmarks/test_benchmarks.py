@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assets.pretraining_objects import EMOJI_FONT
-from benchmarks import architectures, confidence, generation, gpu_speed, losses, results, run
+from benchmarks import architectures, confidence, generation, gpu_speed, losses, placement, results, run, step_profile
 from benchmarks.bootstrap import intervals
 from benchmarks.folds import write_folds
 from benchmarks.plan import CHOICES, DATASETS, EXPERIMENTS, LOSSES, SEEDS
@@ -21,6 +21,7 @@ from boxtune.data.dataset import read_info, read_records
 from boxtune.metrics.matching import match_images
 from boxtune.training.recipe import load_recipe
 from tests.helpers.records import ROOT, make_record
+from tests.helpers.sweep_results import write_run
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -173,7 +174,7 @@ def test_losses_are_compared_seed_by_seed_with_the_plain_recipe(tmp_path, monkey
 
 
 def test_results_on_different_data_are_not_mixed_in_a_table(tmp_path, monkeypatch):
-    names = [experiment.name for experiment in CHOICES[0].experiments[:3]]
+    names = [experiment.name for experiment in CHOICES[1].experiments[:3]]
     measured = [fake_result(name, 0) for name in names]
     measured[1]["data_sha256"] = ["other"]
     monkeypatch.setattr(results, "read_results", lambda: measured)
@@ -202,7 +203,7 @@ def test_different_runs_widen_the_interval():
 
 
 def test_choices_are_compared_seed_by_seed_with_the_first_row(tmp_path, monkeypatch):
-    as_is, better, unmeasured, *_ = CHOICES[0].experiments
+    as_is, better, unmeasured, *_ = CHOICES[1].experiments
     measured = [fake_result(as_is.name, 0), fake_result(as_is.name, 1), fake_result(better.name, 1, hits=2)]
     monkeypatch.setattr(results, "read_results", lambda: measured)
     monkeypatch.setattr(results, "DOCS", tmp_path)
@@ -322,3 +323,30 @@ def test_the_gpu_run_measures_tiny_models_on_a_cpu(tmp_path, monkeypatch):
     assert cells["found"].endswith("tokens/s") and cells["planned"]
     gpu_speed.main(words)
     assert len(results.read_lines(tmp_path / "lines.jsonl")) == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("aten::addmm", "matrix products"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "attention"),
+        ("bitsandbytes::dequantize_4bit", "NF4: expanding weights"),
+        ("aten::add_", "sums and products by element"),
+        ("AccumulateGrad", step_profile.OTHERS),
+    ],
+)
+def test_operations_have_their_kind(operation, kind):
+    assert step_profile.kind_of(operation) == kind
+
+
+def test_the_table_of_a_sweep_has_its_runs_and_recommendation(tmp_path, monkeypatch):
+    for name, f1, passed in (("A0", 0.1, 1.0), ("A1", 0.5, 0.95), ("C3", 0.7, 0.5)):
+        for seed in range(1 if name == "A0" else 2):
+            trainable = 0 if name == "A0" else 10
+            write_run(tmp_path / "tiny_placement", name, seed=seed, f1=f1, pass_rate=passed, trainable=trainable)
+    monkeypatch.setattr(placement, "PAGE", tmp_path / "placement.md")
+    (tmp_path / "placement.md").write_text("before\n<!-- tiny_placement -->\n<!-- end of tiny_placement -->\nafter\n")
+    placement.main(["tiny_placement", "--runs", str(tmp_path), "--write"])
+    rows = {line.split(" | ")[0].strip("| "): line for line in (tmp_path / "placement.md").read_text().splitlines()}
+    assert "before" in rows and "after" in rows and "0.500 ± 0.000" in rows["A1"] and rows["C3"].endswith("| yes |")
+    assert any("Recommendation of the sweep: Use A1" in line for line in rows)
