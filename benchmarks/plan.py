@@ -79,11 +79,7 @@ CHOICES = (
     ),
     Table(
         "Which order of the objects? (recipe: raster, from top to bottom, then left to right)",
-        (
-            AS_IS,
-            nutrition("area", "largest first", "--object_order", "area"),
-            nutrition("source", "as annotated", "--object_order", "source"),
-        ),
+        (AS_IS, nutrition("area", "largest first", "--object_order", "area")),
     ),
     Table(
         "Does a larger image help? (recipe: 224 × 224 pixels)",
