@@ -2,8 +2,9 @@
 
 Draws that many JPEGs of 640 × 480 with 0 to 15 boxes each (seed 0), as COCO, which is a single document, and as YOLO, which
 has one label file per image. Converts all of them and a tenth of them, with one worker and with one per core, each in its own
-process, and prints a table. The last column is the growth of peak memory from the tenth to the whole, per image. Needs about
-30 KB of disk per image, which is freed at the end.
+process, and prints a table. The last column is the growth of peak memory from the tenth to the whole, per image. "loop" is what
+many projects write for COCO: pycocotools reads the file, PIL decodes each image, and a line with its boxes is written. Needs
+about 30 KB of disk per image, which is freed at the end.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +29,21 @@ from boxtune.data.boxes import box_xywh_to_xyxy, box_xyxy_to_cxcywh
 
 WIDTH, HEIGHT, CLASSES = 640, 480, 10
 SHARES = {"tenth": 10, "whole": 1}
+# The arguments are the COCO file, the folder of its images, and the file to write.
+LOOP = """
+import json, sys
+from pathlib import Path
+from PIL import Image
+from pycocotools.coco import COCO
+
+coco, folder = COCO(sys.argv[1]), Path(sys.argv[2])
+with open(sys.argv[3], "w") as lines:
+    for image in coco.loadImgs(coco.getImgIds()):
+        Image.open(folder / image["file_name"]).load()
+        objects = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
+        line = {"image": image["file_name"], "boxes": [[o["bbox"], o["category_id"]] for o in objects]}
+        lines.write(json.dumps(line) + "\\n")
+"""
 
 
 def draw_source(folder: Path, count: int) -> None:
@@ -61,6 +78,22 @@ def draw_source(folder: Path, count: int) -> None:
         (folder / f"{name}.yaml").write_text(f"train: {name}.txt\nnames: [{names}]\n", encoding="utf-8")
 
 
+def ways(folder: Path) -> Iterator[tuple[str, int, Callable[[str], list]]]:
+    """(title, number of workers, the words of a command that converts the part of this name) for every row of the table."""
+    loop = folder / "loop.py"
+    loop.write_text(LOOP, encoding="utf-8")
+    yield "coco, loop", 1, lambda name: [loop, folder / f"{name}.json", folder, folder / f"{name}.lines"]
+    for source_format, ending in (("coco", "json"), ("yolo", "yaml")):
+        for workers in sorted({1, os.cpu_count() or 1}):
+
+            def convert(name: str, source_format=source_format, ending=ending, workers=workers) -> list:
+                out = folder / f"out {source_format} {workers} {name}"
+                source = folder / f"{name}.{ending}"
+                return ["-m", "data_prep", source_format, source, "--out", out, "--workers", workers]
+
+            yield source_format, workers, convert
+
+
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -77,19 +110,16 @@ def main() -> None:
         # In its own process: the peak measured for a command is at least that of the process that starts it.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             pool.submit(draw_source, folder, args.num_images).result()
-        for source_format, ending in (("coco", "json"), ("yolo", "yaml")):
-            for workers in sorted({1, os.cpu_count()}):
-                peaks = []
-                for name, share in SHARES.items():
-                    out = folder / f"out {source_format} {workers} {name}"
-                    words = [source_format, folder / f"{name}.{ending}", "--out", out, "--workers", workers]
-                    seconds, peak = timed([sys.executable, "-m", "data_prep", *words], folder / "log")
-                    count = args.num_images // share
-                    peaks.append((count, peak))
-                    (fewer, low), (more, high) = peaks[0], peaks[-1]
-                    grown = f"{(high - low) * 2**20 / (more - fewer):,.0f}" if more > fewer else ""
-                    row = [source_format, workers, count, f"{seconds:.1f}", f"{count / seconds:.0f}", peak, grown]
-                    table.add_row(*map(str, row))
+        for title, workers, words_of in ways(folder):
+            peaks = []
+            for name, share in SHARES.items():
+                seconds, peak = timed([sys.executable, *words_of(name)], folder / "log")
+                count = args.num_images // share
+                peaks.append((count, peak))
+                (fewer, low), (more, high) = peaks[0], peaks[-1]
+                grown = f"{(high - low) * 2**20 / (more - fewer):,.0f}" if more > fewer else ""
+                row = [title, workers, count, f"{seconds:.1f}", f"{count / seconds:.0f}", peak, grown]
+                table.add_row(*map(str, row))
     Console().print(table)
 
 
