@@ -218,6 +218,15 @@ def make_lora_config(recipe: Recipe, model: PreTrainedModel) -> LoraConfig | Non
     )
 
 
+def vision_cache_of(options: BoxtuneArguments) -> tuple[Path, float] | None:
+    """(folder, GB) of the vision tower's outputs; None without `vision_cache`. Raises UserError under FSDP."""
+    if not options.vision_cache:
+        return None
+    if uses_fsdp():  # its processes gather the weights together, and one that reads an output would not take part
+        raise UserError("vision_cache: cannot be used under FSDP; launch with recipes/accelerate/ddp.yaml, or omit it.")
+    return Path(options.vision_cache), options.vision_cache_gb
+
+
 def build_trainer(
     recipe: Recipe,
     arguments: SFTConfig,
@@ -269,7 +278,7 @@ def build_trainer(
                 packs=batches.packs,
                 names_images=options.vision_cache is not None,
             ),
-            vision_cache=(Path(options.vision_cache), options.vision_cache_gb) if options.vision_cache else None,
+            vision_cache=vision_cache_of(options),
             sampler=batches.sampler,
             train_dataset=training_rows,
             eval_dataset=as_dataset(validation, collator.data_dir) if validation else None,

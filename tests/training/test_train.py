@@ -28,7 +28,7 @@ from boxtune.data.records import image_path
 from boxtune.families import FAMILIES as FAMILY_FACTS
 from boxtune.models.checkpoint import load_checkpoint_model, open_checkpoint
 from boxtune.models.describing import quantized_modules
-from boxtune.training import setup_losses
+from boxtune.training import setup, setup_losses
 from boxtune.training.recipe import RECIPES, Recipe, load_recipe
 from tests.helpers.records import FAMILIES, ROOT
 from tests.helpers.training import log_history, train
@@ -487,10 +487,14 @@ def test_a_vision_cache_trains_the_same_model(squares, tmp_path):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_a_vision_cache_is_refused_where_the_output_changes(squares, tmp_path, capsys):
+def test_a_vision_cache_is_refused_where_the_output_changes_or_is_shared(squares, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         train(squares, tmp_path / "run", "--vision_cache", tmp_path / "cache")
     assert "the vision tower or its merger is trained" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         train(squares, tmp_path / "run", "--vision_cache", tmp_path / "cache", "--augment", "crop")
     assert "vision_cache: augment changes the images" in capsys.readouterr().err
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    recipe = load_recipe(["--config", "tiny_nutrition_qlora", "--vision_cache", "cache"])
+    with pytest.raises(UserError, match="vision_cache: cannot be used under FSDP"):
+        setup.vision_cache_of(recipe.options)
