@@ -87,10 +87,16 @@ in fp32.""",
     Table(
         "Which order of the objects? (recipe: raster, from top to bottom, then left to right)",
         (AS_IS, nutrition("area", "largest first", "--object_order", "area")),
+        """Largest first has no measurable disadvantage: mean IoU is 2.3 percentage points lower, within chance (-5.6 to +0.9). The
+embedded model was pretrained with raster order in four of five answers, which may explain part of the difference. Raster order
+stays.""",
     ),
     Table(
         "Does a larger image help? (recipe: 224 × 224 pixels)",
         (AS_IS, nutrition("larger", "twice the pixels", "--max_pixels", "100352")),
+        """Not measurably: with twice the pixels, mean IoU is 1.6 percentage points higher (-2.6 to +5.1) and F1 1 lower, and
+training takes 1.6 times as long. With earlier weights, which had seen no image above 224 × 224, F1 was 4.8 percentage points
+lower.""",
     ),
     Table(
         "Do a soft prompt or few-shot conversations help?",
