@@ -87,9 +87,9 @@ in fp32.""",
     Table(
         "Which order of the objects? (recipe: raster, from top to bottom, then left to right)",
         (AS_IS, nutrition("area", "largest first", "--object_order", "area")),
-        """Largest first has no measurable disadvantage: mean IoU is 2.3 percentage points lower, within chance (-5.6 to +0.9). The
-embedded model was pretrained with raster order in four of five answers, which may explain part of the difference. Raster order
-stays.""",
+        """Largest first has no measurable disadvantage: mean IoU is 2.3 percentage points lower, within chance (-5.6 to +0.9).
+The embedded model was pretrained with raster order in four of five answers, which may explain part of the difference. Raster
+order stays.""",
     ),
     Table(
         "Does a larger image help? (recipe: 224 × 224 pixels)",
