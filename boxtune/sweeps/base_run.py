@@ -60,7 +60,8 @@ def write_base(recipe: Recipe) -> None:
     nothing = {"parameters": {"trainable": 0}, "modules": {"adapted": {}, "layers": {}, "whole": []}}
     for place in (folder, final):  # as trained runs have them
         write_whole(place / "recipe.yaml", yaml.safe_dump(recipe.values, allow_unicode=True))
-        write_whole(place / "run.json", json.dumps({"recipe": recipe.name, **nothing}, indent=2) + "\n")
+    # Not in final/, because that would mean a model that this run trained, and evaluate.py would write its card.
+    write_whole(folder / "run.json", json.dumps({"recipe": recipe.name, **nothing}, indent=2) + "\n")
     grounding.of_base().save(final)
 
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 import sweep
+from boxtune.reports.model_card import is_finished
 from boxtune.reports.run_results import read_results
 
 # Two steps of one example each. `bad` stops when its training begins.
@@ -60,6 +61,7 @@ def test_a_sweep_trains_evaluates_and_reports_its_runs(squares, tmp_path, capsys
     folders = [tmp_path / "runs" / f"{name}-seed0" for name in ("A0", "C1")]
     base, tuned = (json.loads((folder / "final" / "grounding.json").read_text()) for folder in folders)
     assert base == tuned
+    assert [is_finished(folder / "final") for folder in folders] == [False, True], "the base gets no model card"
     metrics = [json.loads((folder / "eval" / "metrics.json").read_text()) for folder in folders]
     base, tuned = (values["provenance"] for values in metrics)
     assert base | {"checkpoint": tuned["checkpoint"]} == tuned and base["split"] == "validation"
