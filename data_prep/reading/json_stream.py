@@ -91,7 +91,9 @@ class _Reader:
                 if self.is_all:
                     raise
             else:
-                if end < len(self.text) or self.is_all:  # a number at the end of a chunk may go on
+                # A number may go on: at the end of a chunk, or where its fraction or exponent is not there yet.
+                goes_on = end == len(self.text) or (isinstance(value, int | float) and self.text[end] in ".eE")
+                if self.is_all or not goes_on:
                     self.at = end
                     return value
             self._more(wanted)

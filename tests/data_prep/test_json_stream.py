@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_prep.reading import json_stream
@@ -27,6 +27,7 @@ def file(tmp_path_factory):
     indent=st.sampled_from([None, 1]),
     mark=st.sampled_from(["", "\ufeff"]),
 )
+@example(value={"a": [0.5, 1e-07, -2], "b": 1.5}, chunk=1, indent=None, mark="")
 def test_lists_are_those_of_json(file, value, chunk, indent, mark):
     """Whatever the size of the chunks: elements, and numbers in particular, may lie across them."""
     file.write_text(mark + json.dumps(value, indent=indent, ensure_ascii=True) + "\n", encoding="utf-8")

@@ -8,6 +8,8 @@ from transformers import (
     Qwen3VLMoeConfig,
 )
 
+from benchmarks.architectures import ARCHITECTURES as HUB_ARCHITECTURES
+
 VISION = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16, "patch_size": 16}
 LINEAR_ATTENTION = {
     "linear_conv_kernel_dim": 4,
@@ -20,6 +22,7 @@ LINEAR_ATTENTION = {
 SMALL_VISION = VISION | {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096}
 
 ARCHITECTURES: dict[str, PretrainedConfig] = {
+    "Qwen3.5-4B": HUB_ARCHITECTURES["Qwen3.5-4B"][1],
     "Qwen3-VL-4B": Qwen3VLConfig(
         text_config={
             "vocab_size": 151936,
