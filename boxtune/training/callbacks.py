@@ -45,9 +45,14 @@ class InterruptCallback(TrainerCallback):
             control.should_save = control.should_evaluate = False
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.restore()
+        self._agree(args)
+
+    def restore(self) -> None:
+        """Give signals back to whoever handled them before training."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._agree(args)
+        self._previous.clear()
 
     def _agree(self, args) -> None:
         """Make all processes stop at the same step. Otherwise those that continue would wait for the others forever."""

@@ -75,6 +75,7 @@ def run_training(trainer: DetectionTrainer, recipe: Recipe, resume_from: Path | 
 
     Raises UserError if memory runs out or an optional package is missing.
     """
+    interrupt = next(c for c in trainer.callback_handler.callbacks if isinstance(c, InterruptCallback))
     try:
         with torch.autograd.set_detect_anomaly(recipe.options.detect_anomaly):
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
@@ -82,8 +83,9 @@ def run_training(trainer: DetectionTrainer, recipe: Recipe, resume_from: Path | 
         raise UserError(f"out of GPU memory ({error}). What would help most:", _changes(trainer, recipe)) from None
     except ImportError as error:  # a value needs an optional package that is not installed
         raise UserError(f"{recipe.name}: {error}") from None
+    finally:
+        interrupt.restore()  # the trainer does not, if training fails
     say(trainer.padding.describe(trainer.summed))
-    interrupt = next(c for c in trainer.callback_handler.callbacks if isinstance(c, InterruptCallback))
     if interrupt.interrupted:
         say(f"stopped at step {trainer.state.global_step}; continue with --resume_from_checkpoint true")
         sys.exit(130)
