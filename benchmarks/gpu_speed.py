@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import TrainerCallback
+from transformers import AutoConfig, AutoModel, TrainerCallback
 
 from assets.build_tiny_model import build
 from benchmarks.architectures import ARCHITECTURES, MAX_PIXELS, write_model
@@ -49,13 +49,12 @@ RECIPE = "nutrition_qlora"
 STEPS, BATCH_SIZE = 8, 4
 IMAGES, RESPONSE_TOKENS = 32, 64
 PRECISIONS = ("bfloat16", "nf4")
-BF16 = ("--load_in_4bit", "false")
 TRAINING = {
     "NF4": (),
     "NF4, packed": ("--collator", "packed"),
     "NF4, FlashAttention": ("--attn_implementation", "flash_attention_2"),
     "NF4, packed, FlashAttention": ("--collator", "packed", "--attn_implementation", "flash_attention_2"),
-    "bf16": BF16,
+    "bf16": ("--load_in_4bit", "false"),
 }
 TOY = (
     *("--requires_gpu", "false", "--dtype", "float32", "--bf16", "false", "--max_pixels", "50176"),
@@ -94,27 +93,13 @@ def _peak_gb() -> float | None:
 
 def train(folder: Path, data: Path, options: tuple[str, ...], final: Path) -> dict:
     """Seconds and tokens of a step, peak memory, and what the memory plan expects. Saves the adapter to `final`."""
-    words = (
-        "--model_name_or_path",
-        str(folder),
-        "--max_steps",
-        str(STEPS),
-        "--per_device_train_batch_size",
-        str(BATCH_SIZE),
-    )
-    words += (
-        "--gradient_accumulation_steps",
-        "1",
-        "--eval_strategy",
-        "no",
-        "--save_strategy",
-        "no",
-        "--report_to",
-        "none",
-    )
-    words += ("--include_num_input_tokens_seen", "true", "--output_dir", str(final.parent), *options)
+    words = [
+        *("--model_name_or_path", folder, "--max_steps", STEPS, "--output_dir", final.parent, "--disable_tqdm", "true"),
+        *("--per_device_train_batch_size", BATCH_SIZE, "--gradient_accumulation_steps", 1, "--eval_strategy", "no"),
+        *("--save_strategy", "no", "--report_to", "none", "--include_num_input_tokens_seen", "true", *options),
+    ]
+    words = tuple(map(str, words))
     trainer = make_trainer(str(data), words, RECIPE)
-    trainer.remove_callback(next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "ProgressLine"))
     trainer.add_callback(times := StepTimes())
     trainer.train()
     trainer.save_model(str(final))
@@ -162,8 +147,6 @@ def embed_patches(folder: Path) -> dict:
 
 def open_vision(folder: Path) -> torch.nn.Module:
     """The vision tower with a convolution, in bf16."""
-    from transformers import AutoConfig, AutoModel
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.device(device):
         return AutoModel.from_config(AutoConfig.from_pretrained(folder).vision_config, dtype=torch.bfloat16)

@@ -334,12 +334,12 @@ def select_images(features: dict[str, torch.Tensor], rows: list[int]) -> dict[st
 def image_keys(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> list[str]:
     """A hash of each image as the tower receives it. The pixel budget and the processor's other settings are part of that."""
     patches = pixel_values.split(image_grid_thw.prod(1).tolist())
-    return [
-        hashlib.blake2b(
-            image.contiguous().numpy().tobytes() + bytes(str(grid.tolist()), "ascii"), digest_size=16
-        ).hexdigest()
-        for image, grid in zip(patches, image_grid_thw, strict=True)
-    ]
+    keys = []
+    for image, grid in zip(patches, image_grid_thw, strict=True):
+        digest = hashlib.blake2b(str(grid.tolist()).encode(), digest_size=16)
+        digest.update(image.contiguous().numpy())  # not copied
+        keys.append(digest.hexdigest())
+    return keys
 
 
 def _pad(rows: list[list[int]], value: int, side: str) -> torch.Tensor:

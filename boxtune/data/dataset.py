@@ -6,7 +6,8 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -169,12 +170,8 @@ def write_dataset(
 
     `staged_images` is a folder that becomes DIR/images. Raises UserError where `directory` exists and `overwrite` is not set.
     """
-    directory = Path(directory).resolve()  # through links, so that the temporary folder is on the same disk
-    check_writable_target(directory, overwrite)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name[:64]}.", dir=directory.parent))
-    try:
-        counts = {split: _write_split(temporary / f"{split}.jsonl", records) for split, records in splits.items()}
+    with new_dataset(directory, overwrite) as temporary:
+        counts = {split: write_split(temporary / f"{split}.jsonl", records) for split, records in splits.items()}
         described: dict[str, Any] = {"descriptions": dict(descriptions)} if descriptions else {}
         info = {
             "name": name,
@@ -184,16 +181,35 @@ def write_dataset(
             "splits": counts,
             "problems": _write_problems(temporary / "problems.jsonl", problems),
         }
-        (temporary / "dataset.json").write_text(json.dumps(info, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        write_info(temporary, info)
         if staged_images is not None:
             shutil.move(staged_images, temporary / "images")
+
+
+@contextmanager
+def new_dataset(directory: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder next to `directory`, which becomes `directory` at the end of the block, or is deleted if it fails.
+
+    Raises UserError as check_writable_target does.
+    """
+    directory = Path(directory).resolve()  # through links, so that the temporary folder is on the same disk
+    check_writable_target(directory, overwrite)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name[:64]}.", dir=directory.parent))
+    try:
+        yield temporary
         temporary.chmod(0o755)
         replace_folder(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_split(path: Path, records: Iterable[Record]) -> SplitCounts:
+def write_info(directory: Path, info: Mapping[str, Any]) -> None:
+    """Write dataset.json."""
+    (directory / "dataset.json").write_text(json.dumps(info, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def write_split(path: Path, records: Iterable[Record]) -> SplitCounts:
     """Write one split file. Returns its entry in dataset.json."""
     images = objects = empty = 0
     with open(path, "w", encoding="utf-8") as lines:

@@ -12,7 +12,6 @@ import json
 import random
 import shutil
 import tarfile
-import tempfile
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -21,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from boxtune.common.errors import UserError
-from boxtune.common.files import replace_folder
 from boxtune.common.json_lines import to_json_line
 from boxtune.data.archives import read_member
-from boxtune.data.dataset import check_writable_target, read_info, read_records
+from boxtune.data.dataset import new_dataset, read_info, read_records, write_info, write_split
 from boxtune.data.record_checks import record_problems
 from boxtune.data.records import Record, image_path, with_absolute_image
 
@@ -98,27 +96,16 @@ def write_shards(source: Path, target: Path, images_per_shard: int, seed: int, o
     Each image is in a random archive. Image files are copied unchanged. The other splits name their images by absolute paths.
     Raises UserError listing every record or image that cannot be read.
     """
-    target = Path(target).resolve()
     info = read_info(source)
-    check_writable_target(target, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", dir=target.parent))
-    try:
+    with new_dataset(target, overwrite) as temporary:
         images = _write_archives(source, temporary, images_per_shard, seed)
         for split in info["splits"].keys() - {SHARDED}:
-            lines = (to_json_line(with_absolute_image(record, source)) for record in read_records(source, split))
-            (temporary / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+            records = (with_absolute_image(record, source) for record in read_records(source, split))
+            write_split(temporary / f"{split}.jsonl", records)
         digests = [_digest(temporary / archive_name(number)) for number in range(len(images))]
-        described = info | {"shards": {SHARDED: {"images": images, "sha256": digests}}}
-        (temporary / "dataset.json").write_text(
-            json.dumps(described, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-        )
+        write_info(temporary, info | {"shards": {SHARDED: {"images": images, "sha256": digests}}})
         if (problems := Path(source) / "problems.jsonl").is_file():
             shutil.copyfile(problems, temporary / problems.name)
-        temporary.chmod(0o755)
-        replace_folder(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return Shards(target, images)
 
 

@@ -122,5 +122,5 @@ def _weights_key(tower: nn.Module, base: PreTrainedModel) -> str:
     digest.update(f"{base.config._attn_implementation} {device} {torch.__version__}".encode())
     for name, tensor in tower.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

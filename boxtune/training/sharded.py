@@ -70,7 +70,8 @@ def _read_rows(
     max_length: int | None,
 ) -> dict[str, list]:
     records = [in_order(shards[number], object_order) for number in columns["number"]]
-    if too_long := overlong(measure(records, encoder, noise_objects), max_length):
+    lengths = [] if max_length is None else measure(records, encoder, noise_objects)
+    if too_long := overlong(lengths, max_length):
         remedy = overlong_remedy(too_long, noise_objects, can_drop=False)
         raise UserError(f"examples exceed max_length {max_length}; {remedy}, and resume:", describe_overlong(too_long))
     rows = [as_row(record, shards.directory, varied=True) for record in records]
