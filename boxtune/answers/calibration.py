@@ -14,12 +14,13 @@ Floats = NDArray[np.float64]
 
 MIN_OBJECTS = 20  # needed for a fit
 BINS = 10
-_EDGE = 1e-6  # scores are kept this far from 0 and 1, whose log-odds are infinite
+# Scores are kept this far from 0 and 1, whose log-odds are infinite. Six significant digits tell apart smaller scores near 0.
+_LEAST, _MOST = 1e-12, 1 - 1e-6
 _MAX_STEPS = 100
 
 
 def logit(scores: ArrayLike) -> Floats:
-    clipped: Floats = np.clip(np.asarray(scores, dtype=np.float64), _EDGE, 1 - _EDGE)
+    clipped: Floats = np.clip(np.asarray(scores, dtype=np.float64), _LEAST, _MOST)
     return np.log(clipped / (1 - clipped))
 
 

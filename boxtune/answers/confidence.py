@@ -66,7 +66,13 @@ def score_objects(text: str, places: Sequence[Place], tokens: TokenScores) -> di
     for place in places:
         rows.append(_score_object(text, place, previous_end, tokens))
         previous_end = place.end
-    return {name: [round(row[name], 6) if math.isfinite(row[name]) else 0.0 for row in rows] for name in SCORERS}
+    return {name: [rounded_score(row[name]) for row in rows] for name in SCORERS}
+
+
+def rounded_score(score: float) -> float:
+    """Six significant digits; 0 if it is not finite. Not six decimals: scores of a model that has learned little are a few
+    millionths, and AP depends on their order."""
+    return float(f"{score:.6g}") if math.isfinite(score) else 0.0
 
 
 def _score_object(text: str, place: Place, previous_end: int, tokens: TokenScores) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from boxtune.answers.confidence import rounded_score
 from boxtune.answers.decoding import BOTH
 from boxtune.answers.predictions import Prediction
 from boxtune.data.boxes import box_iou, match_greedy
@@ -40,7 +41,7 @@ def merge_decoders(text: Prediction, head: Prediction, least: float) -> Predicti
     objects: dict[str, list[Any]] = {
         "bbox": [box for _, box, _, _ in rows],
         "category": [label for _, _, label, _ in rows],
-        "score": [round(score, 6) for score, *_ in rows],
+        "score": [rounded_score(score) for score, *_ in rows],
     }
     if CAPTION in ours or CAPTION in theirs:
         objects[CAPTION] = [caption for *_, caption in rows]

@@ -10,7 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from boxtune.answers.calibration import calibrate
 from boxtune.answers.candidates import SNAPPED, snap
 from boxtune.answers.codecs import CODECS, Answer, Codec
-from boxtune.answers.confidence import CALIBRATED, DEFAULT, VERIFY, TokenScores, score_objects
+from boxtune.answers.confidence import CALIBRATED, DEFAULT, VERIFY, TokenScores, rounded_score, score_objects
 from boxtune.answers.noise import without_noise
 from boxtune.common.errors import UserError
 from boxtune.data.records import CAPTION, Record
@@ -155,7 +155,7 @@ def _object_columns(
     if not scores:
         return columns | {"score": [1.0] * len(values)}
     if calibration:
-        calibrated = [round(score, 6) for score in calibrate(scores[DEFAULT], calibration)]
+        calibrated = [rounded_score(score) for score in calibrate(scores[DEFAULT], calibration)]
         scores = scores | {CALIBRATED: calibrated}
     columns["score"] = scores[CALIBRATED if calibration else DEFAULT]
     return columns | {f"score_{name}": column for name, column in scores.items()}

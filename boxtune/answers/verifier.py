@@ -7,11 +7,9 @@ pass over the prompt gives both. docs/confidence.md tells when to use it.
 import re
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from boxtune.answers.calibration import calibrate, sigmoid
 from boxtune.answers.codecs import Codec
-from boxtune.answers.confidence import VERIFY, VERIFY_CALIBRATED
+from boxtune.answers.confidence import VERIFY, VERIFY_CALIBRATED, rounded_score
 from boxtune.answers.predictions import Prediction
 from boxtune.data.questions import IMAGE
 from boxtune.data.records import Message, Record
@@ -45,7 +43,7 @@ def verifier_questions(record: Record, prediction: Prediction, codec: Codec) -> 
 
 def with_verified_scores(prediction: Prediction, log_odds: Sequence[float], calibration: Sequence[float]) -> Prediction:
     """The prediction with the verifier's scores as `score`, from the log-odds of its boxes. calibration: see rank_by_verifier."""
-    scores = [round(float(score), 6) for score in np.nan_to_num(sigmoid(log_odds))]  # as score_objects, 0 if not finite
+    scores = [rounded_score(score) for score in sigmoid(log_odds)]
     return rank_by_verifier(prediction | {"objects": prediction["objects"] | {RAW: scores}}, calibration)
 
 
@@ -57,5 +55,7 @@ def rank_by_verifier(prediction: Prediction, calibration: Sequence[float]) -> Pr
     columns = {key: column for key, column in prediction["objects"].items() if key != CALIBRATED}
     columns["score"] = columns[RAW]
     if calibration:
-        columns["score"] = columns[CALIBRATED] = [round(score, 6) for score in calibrate(columns[RAW], calibration)]
+        columns["score"] = columns[CALIBRATED] = [
+            rounded_score(score) for score in calibrate(columns[RAW], calibration)
+        ]
     return {**prediction, "objects": columns}

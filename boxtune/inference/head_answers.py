@@ -10,6 +10,7 @@ from peft import PeftModel
 from torchvision.ops import batched_nms, box_convert
 from transformers import PreTrainedModel
 
+from boxtune.answers.confidence import rounded_score
 from boxtune.answers.decoding import HEAD
 from boxtune.answers.head_merging import merge_decoders
 from boxtune.answers.predictions import Prediction, rounded_box, without_text
@@ -97,7 +98,7 @@ def _kept_objects(
     for i in batched_nms(boxes_xyxy, best.double(), column, PROPOSAL_IOU).tolist():  # by falling score
         box = boxes_xyxy[i].tolist()
         if best[i] >= least and box[0] < box[2] and box[1] < box[3]:
-            kept.append((i, rounded_box(box), grounding.classes[columns[column[i]]], round(best[i].item(), 6)))
+            kept.append((i, rounded_box(box), grounding.classes[columns[column[i]]], rounded_score(best[i].item())))
     return kept
 
 

@@ -23,9 +23,9 @@ def test_the_fit_finds_the_shares_that_hits_were_drawn_with():
 
 
 def test_calibration_keeps_the_ranking_even_at_scores_of_0_and_1():
-    scores = [0.0, 1e-9, 0.2, 0.5, 0.5, 0.999, 1.0]
+    scores = [0.0, 1e-9, 2e-9, 0.2, 0.5, 0.5, 0.999, 1.0]
     found = calibrate(scores, [2.0, 1.0])
-    assert found == sorted(found) and found[3] == found[4]
+    assert found == sorted(found) and found[4] == found[5] and found[1] < found[2]
     assert all(0 < value < 1 for value in found)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from boxtune.answers.codecs import CODECS
-from boxtune.answers.confidence import DEFAULT, SCORERS, TokenScores, score_objects
+from boxtune.answers.confidence import DEFAULT, SCORERS, TokenScores, rounded_score, score_objects
 from boxtune.answers.conversation import SYSTEM_PROMPT
 from boxtune.answers.predictions import make_prediction
 from boxtune.data.dataset import read_records
@@ -61,6 +61,13 @@ def test_each_scorer_reads_its_own_tokens(codec):
     assert found["minimum"] == [0.125, 0.5]
     assert found["spread"] == [1, 1]  # the alternatives of the digits, not their own probabilities, decide the spread
     assert found["product"] == pytest.approx([share, 0.125], abs=1e-6)
+
+
+def test_small_scores_keep_their_order():
+    text = TEXTS["qwen3_vl"]
+    found = scores("qwen3_vl", text, tokens_of(text, {"cat": 2.5e-9, "dog": 2.4e-9}))
+    assert found["product"] == pytest.approx([2.5e-9**3, 2.4e-9**3]) and found["product"][0] > found["product"][1] > 0
+    assert rounded_score(0.123456789) == 0.123457 and rounded_score(float("nan")) == 0
 
 
 @pytest.mark.parametrize("codec, opening", [("qwen3_vl", ", {"), ("qwen3_vl_click", "\n<")])
