@@ -51,7 +51,9 @@ def measure(trainer: DetectionTrainer, steps: int) -> tuple[Counter[str], Counte
         (batch,) = islice(batches, 1)
         collated = time.perf_counter()
         with profile(activities=[ProfilerActivity.CPU]) as seen:
-            trainer.compute_loss(trainer.model, batch).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=trainer.args.bf16):
+                loss = trainer.compute_loss(trainer.model, batch)
+            loss.backward()
         passed = time.perf_counter()
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
