@@ -14,6 +14,7 @@ CKPT ?= $(RUN)/final
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 VLLM ?= .venv-vllm
+LABEL_STUDIO ?= .venv-label-studio
 # Several GPUs: make train RECIPE=nutrition_qlora ACCELERATE=ddp, or another file of recipes/accelerate
 ACCELERATE ?=
 LAUNCH ?= $(if $(ACCELERATE),$(VENV)/bin/accelerate launch --config_file recipes/accelerate/$(ACCELERATE).yaml,$(PYTHON))
@@ -21,12 +22,12 @@ LAUNCH ?= $(if $(ACCELERATE),$(VENV)/bin/accelerate launch --config_file recipes
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 600
 RECIPE_ARGS = --config $(RECIPE) $(if $(OVERLAY),--overlay $(OVERLAY)) --output_dir $(RUN) $(ARGS)
 
-.PHONY: help train recipe check plan eval merge serve sweep benchmark test test-vllm mutants quality format install clean
+.PHONY: help train recipe check plan eval merge serve sweep benchmark test test-vllm test-label-studio mutants quality format install clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@echo "make TARGET [RECIPE=$(RECIPE)] [OVERLAY=quality,small_gpu] [ARGS=\"--learning_rate 2e-4\"] [RUN=runs/NAME]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "recipes:  $(basename $(notdir $(wildcard recipes/*.yaml)))"
 	@echo "overlays: $(basename $(notdir $(wildcard recipes/overlays/*.yaml)))"
 	@echo "sweeps:   $(basename $(notdir $(wildcard recipes/sweeps/*.yaml)))"
@@ -75,6 +76,14 @@ $(VLLM)/.ready: $(VENV)/.dev benchmarks/vllm_environment.py
 	$(PYTHON) -m benchmarks.vllm_environment $(VLLM)
 	@touch $@
 
+test-label-studio: $(VENV)/.dev $(LABEL_STUDIO)/.ready ## let a real Label Studio ask serve.py; installs it in .venv-label-studio
+	BOXTUNE_LABEL_STUDIO=$(abspath $(LABEL_STUDIO))/bin/label-studio $(PYTHON) -m pytest tests/serving/test_label_studio_server.py $(ARGS)
+
+$(LABEL_STUDIO)/.ready:
+	python3 -m venv $(LABEL_STUDIO)
+	$(LABEL_STUDIO)/bin/pip install -q "label-studio>=1.23,<2"
+	@touch $@
+
 mutants: $(VENV)/.dev ## make small wrong changes to the packages without torch and see whether a test fails
 	$(PYTHON) -m benchmarks.mutants $(ARGS)
 
@@ -91,7 +100,7 @@ format: $(VENV)/.dev ## format, and fix what the linter can fix
 install: $(VENV)/.base ## create .venv
 
 clean: ## remove environments and caches; keep data/ and runs/
-	rm -rf $(VENV) $(VLLM) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(LABEL_STUDIO) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 $(VENV)/.python:
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
