@@ -31,11 +31,6 @@ def read_member(path: str | Path) -> bytes:
     return content
 
 
-def member_names(archive: str | Path) -> list[str]:
-    """The names of the files in an archive, in its order. Raises OSError if it cannot be read."""
-    return list(_open(Path(archive))[1])
-
-
 @lru_cache(_OPEN)
 def _open(archive: Path) -> tuple[BinaryIO, dict[str, tuple[int, int]]]:
     """The open archive, and (offset, size) of each of its files. Its headers are read once."""

@@ -314,7 +314,7 @@ def _of_the_guardrails(options: BoxtuneArguments, training: SFTConfig, model: Mo
             try:
                 read_suite(name)
             except UserError as error:
-                yield f"{key}: {error}"
+                yield f"{key}: {error} Leave the key empty for none."
     if options.guardrails and training.eval_strategy == "no":
         yield "guardrails: are asked at evaluations; set eval_strategy: steps or epoch, or omit it"
     if options.vision_stages is None:
