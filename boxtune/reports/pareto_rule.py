@@ -68,11 +68,9 @@ def choose(rows: Sequence[Row], results: Sequence[RunResult], metric: str, guard
             limit,
             f"Keep the base: {guardrail} of every run is worse than {limit:.3f} (base {base:.3f}, at most {max_loss:g} worse).",
         )
-    best, base_metric = _best(allowed), _base_metric(rows)
-    if base_metric is not None and best.metric <= base_metric:
-        return Choice(
-            None, limit, f"Keep the base: its {TITLES[metric]} of {base_metric:.3f} is not exceeded by any allowed run."
-        )
+    best = _best(allowed)
+    if reason := _not_better(best, rows, metric, "allowed run"):
+        return Choice(None, limit, reason)
     return Choice(
         best.result,
         limit,
@@ -85,11 +83,9 @@ def choose_by_metric(rows: Sequence[Row], metric: str) -> Choice:
     trained = [row for row in rows if not row.result.is_base]
     if not trained:
         return Choice(None, None, NOTHING_TRAINED)
-    best, base_metric = _best(trained), _base_metric(rows)
-    if base_metric is not None and best.metric <= base_metric:
-        return Choice(
-            None, None, f"Keep the base: its {TITLES[metric]} of {base_metric:.3f} is not exceeded by any run."
-        )
+    best = _best(trained)
+    if reason := _not_better(best, rows, metric, "run"):
+        return Choice(None, None, reason)
     return Choice(
         best.result,
         None,
@@ -104,8 +100,14 @@ def _best(rows: Sequence[Row]) -> Row:
     return min(close, key=lambda row: (row.result.trainable, -row.metric))
 
 
-def _base_metric(rows: Sequence[Row]) -> float | None:
-    return next((row.metric for row in rows if row.result.is_base), None)
+def _not_better(best: Row, rows: Sequence[Row], metric: str, candidates: str) -> str | None:
+    """Why the best of the candidates is not worth using, or None."""
+    base_metric = next((row.metric for row in rows if row.result.is_base), None)
+    if base_metric is not None and best.metric <= base_metric:
+        return f"Keep the base: its {TITLES[metric]} of {base_metric:.3f} is not exceeded by any {candidates}."
+    if best.metric == 0:
+        return f"No recommendation: {TITLES[metric]} is 0 in every {candidates}."
+    return None
 
 
 def base_value(results: Sequence[RunResult], guardrail: str) -> float | None:

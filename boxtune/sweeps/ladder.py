@@ -57,16 +57,16 @@ def decide(now: Losses, before: Losses | None, max_gap: float, min_gain: float) 
     gap = now.last - now.train
     underfit = f"eval_loss {now.last:.4f} − loss {now.train:.4f} = {gap:.4f}"
     if gap > max_gap:
-        return False, f"stop: {underfit} is above {max_gap:g}, so it does not underfit"
+        return False, f"{underfit} is above {max_gap:g}, so it does not underfit"
     if before is None:
-        return True, f"go on: {underfit} is at most {max_gap:g}, so it underfits"
+        return True, f"{underfit} is at most {max_gap:g}, so it underfits"
     gain = before.best - now.best
     if gain < min_gain:
         return (
             False,
-            f"stop: eval_loss fell by {gain:.4f} to {now.best:.4f}, less than {min_gain:g}, so more does not help",
+            f"eval_loss fell by {gain:.4f} to {now.best:.4f}, less than {min_gain:g}, so more does not help",
         )
-    return True, f"go on: {underfit} is at most {max_gap:g}, and eval_loss fell by {gain:.4f}, at least {min_gain:g}"
+    return True, f"{underfit} is at most {max_gap:g}, and eval_loss fell by {gain:.4f}, at least {min_gain:g}"
 
 
 class Ladder:
@@ -102,9 +102,9 @@ class Ladder:
             *(fmean(values) for values in zip(*(read_losses(job.folder) for job in self.current), strict=True))
         )
         goes_on, reason = decide(now, self.before, self.limits["max_gap"], self.limits["min_gain"])
-        if not self.rungs:
-            goes_on, reason = False, f"{reason}; it is the last rung"
-        self.say(f"{name}: {reason}")
+        if goes_on and not self.rungs:
+            goes_on, reason = False, f"it is the last run, and a further one may still help: {reason}"
+        self.say(f"{name}: {'go on' if goes_on else 'stop'}: {reason}")
         self.decisions.append({"run": name, **now._asdict(), "goes_on": goes_on, "reason": reason})
         write_whole(self.out / FILE_NAME, json.dumps({**self.limits, "rungs": self.decisions}, indent=2) + "\n")
         self.before = now

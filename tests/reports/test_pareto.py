@@ -76,6 +76,12 @@ def test_the_base_of_the_evaluations_stands_for_a_run_of_the_base(tmp_path):
     assert recommend(tmp_path / "b").startswith("No recommendation: irrelevant_pass_rate of the base was not measured")
 
 
+def test_a_run_that_finds_nothing_is_not_recommended(tmp_path):
+    write_run(tmp_path, "A1", f1=0.0, pass_rate=0.9, baseline=0.9)
+    write_run(tmp_path, "A2", f1=0.6, pass_rate=0.1, baseline=0.9)
+    assert recommend(tmp_path) == "No recommendation: F1 is 0 in every allowed run."
+
+
 def test_without_guardrails_runs_are_compared_by_their_size(tmp_path):
     write_run(tmp_path, "r8", f1=0.60, trainable=1000)
     write_run(tmp_path, "r16", f1=0.70, trainable=2000)

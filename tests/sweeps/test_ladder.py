@@ -14,16 +14,16 @@ from boxtune.sweeps.sweep_file import expand, read_sweep
 @pytest.mark.parametrize(
     ("now", "before", "goes_on", "reason"),
     [
-        (Losses(1.00, 1.05, 1.05), None, True, "go on: eval_loss 1.0500 − loss 1.0000 = 0.0500 is at most 0.06"),
-        (Losses(1.00, 1.07, 1.05), None, False, "stop: eval_loss 1.0700 − loss 1.0000 = 0.0700 is above 0.06"),
+        (Losses(1.00, 1.05, 1.05), None, True, "eval_loss 1.0500 − loss 1.0000 = 0.0500 is at most 0.06"),
+        (Losses(1.00, 1.07, 1.05), None, False, "eval_loss 1.0700 − loss 1.0000 = 0.0700 is above 0.06"),
         (Losses(1.00, 1.05, 1.05), Losses(1.1, 1.1, 1.07), True, "eval_loss fell by 0.0200, at least 0.01"),
         (
             Losses(1.00, 1.05, 1.05),
             Losses(1.1, 1.1, 1.055),
             False,
-            "stop: eval_loss fell by 0.0050 to 1.0500, less than 0.01",
+            "eval_loss fell by 0.0050 to 1.0500, less than 0.01",
         ),
-        (Losses(1.20, 1.05, 1.05), Losses(1.1, 1.1, 1.0), False, "stop: eval_loss fell by -0.0500"),
+        (Losses(1.20, 1.05, 1.05), Losses(1.1, 1.1, 1.0), False, "eval_loss fell by -0.0500"),
     ],
 )
 def test_the_rule(now, before, goes_on, reason):
@@ -83,6 +83,16 @@ def test_ranks_are_tried_until_more_does_not_help(tmp_path):
     assert said[1].startswith("r16: stop: eval_loss fell by 0.0050 to 1.0150, less than 0.01")
     kept = json.loads((tmp_path / "ladder.json").read_text())
     assert [(rung["run"], rung["goes_on"]) for rung in kept["rungs"]] == [("r8", True), ("r16", False)]
+
+
+def test_after_the_last_run_a_further_one_may_still_help(tmp_path):
+    sweep = read_sweep("rank_ladder")
+    said: list[str] = []
+    ladder = Ladder(make_jobs(sweep, expand(sweep, ["r8"]), 1, tmp_path), sweep.ladder, tmp_path, said.append)
+    job = ladder.take()
+    finish(job, 1.0, 1.0)
+    ladder.finished(job, failed=False)
+    assert said[0].startswith("r8: stop: it is the last run, and a further one may still help: eval_loss 1.0000")
 
 
 def test_a_failed_seed_ends_the_ladder(tmp_path):
