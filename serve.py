@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     check_installed()
     key, label_studio_key = read_key(args.host), read_environment("LABEL_STUDIO_API_KEY")
 
+    import torch
     import uvicorn  # of the extra `serve`, as is what boxtune.serving imports
 
     from boxtune.inference.detector import Detector
@@ -73,12 +74,13 @@ def main(argv: list[str] | None = None) -> None:
         detector = Detector.from_server(checkpoint, args.ckpt, args.server, args.served_model, args.trust_server)
     else:
         detector = Detector.from_checkpoint(checkpoint, args.precision)
+        torch.set_num_threads(max(1, torch.get_num_threads() // args.workers))
 
     # ---- The API
     body, memory, pixels = args.max_body_mb * 2**20, args.max_memory_mb * 2**20, args.max_image_megapixels * 1e6
     limits = Limits(int(body), int(pixels), args.max_queue, int(memory), args.timeout)
     sources = ImageSources(args.image_root, args.label_studio_url, label_studio_key)
-    app = create_app(Service(detector, limits, args.max_batch, args.max_wait_ms / 1000), key, sources)
+    app = create_app(Service(detector, limits, args.max_batch, args.max_wait_ms / 1000, args.workers), key, sources)
 
     # ---- Serve until SIGTERM or Ctrl-C, then answer what was accepted
     log_json()

@@ -63,12 +63,13 @@ class Result:
 
 
 @contextmanager
-def serving(ckpt: str, max_batch: int, log: Path) -> Iterator[tuple[psutil.Process, str]]:
+def serving(ckpt: str, max_batch: int, workers: int, log: Path) -> Iterator[tuple[psutil.Process, str]]:
     """(the process of serve.py, its address), once it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ["--ckpt", ckpt, "--port", port, "--precision", PRECISION, "--max-batch", max_batch, "--timeout", TIMEOUT]
+    words = ["--ckpt", ckpt, "--port", port, "--precision", PRECISION, "--timeout", TIMEOUT]
+    words += ["--max-batch", max_batch, "--workers", workers]
     environment = {key: value for key, value in os.environ.items() if key != "BOXTUNE_API_KEY"}
     with log.open("w", encoding="utf-8") as lines:
         process = subprocess.Popen(
@@ -145,6 +146,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--seconds", type=float, default=60, help="under load (default 60); a third of it one at a time"
     )
     parser.add_argument("--max-batch", type=at_least_one, default=16, help="of serve.py (default 16)")
+    parser.add_argument("--workers", type=at_least_one, default=1, help="of serve.py (default 1)")
     return parser.parse_args(argv)
 
 
@@ -165,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     results = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(args.ckpt, args.max_batch, Path(folder) / "log") as (process, address),
+        serving(args.ckpt, args.max_batch, args.workers, Path(folder) / "log") as (process, address),
     ):
         memory = [process.memory_info().rss]
         for clients, seconds in ((1, args.seconds / 3), (args.clients, args.seconds)):

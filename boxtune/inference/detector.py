@@ -1,5 +1,6 @@
 """Detector: a checkpoint, here or behind a server, that finds objects in images."""
 
+import copy
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ from boxtune.inference.head_answers import both_answers, head_answers
 from boxtune.inference.inputs import ImageInput, check_classes, read_images, unlabelled_record
 from boxtune.inference.served_model import find_model
 from boxtune.models.checkpoint import Checkpoint, base_of, load_checkpoint_model, open_checkpoint
+from boxtune.models.shared_weights import share_weights
 from boxtune.models.soft_prompt import without_adapter
 
 
@@ -287,6 +289,12 @@ class Detector:
         if self.checkpoint.head is None:
             return [f"decoder: {decoding.decoder!r} needs a detection head, and {self.checkpoint.path} has none"]
         return []
+
+    def with_shared_weights(self) -> "Detector":
+        """Another detector with the same weights in memory. Each thread needs one, because model and processor keep state."""
+        checkpoint = replace(self.checkpoint, processor=copy.deepcopy(self.checkpoint.processor))
+        model = None if self.model is None else share_weights(self.model)
+        return Detector(checkpoint, model=model, servers=self.servers, precision=self.precision)
 
     @contextmanager
     def without_adapter(self) -> Iterator["Detector"]:

@@ -42,13 +42,12 @@ class _Waiting:
 class Batcher:
     """Answers questions in batches, in the order of arrival; questions about other classes wait for the next batch.
 
-    answer: asks the model; runs in a thread, so that the event loop stays free. workers: threads that may run it at the same
-    time, one for a model in this process. max_batch: questions per batch. max_wait: seconds that the first question waits for
-    others.
+    answers: each asks the model in a thread of its own, so that the event loop stays free; as many batches are asked at the same
+    time. max_batch: questions per batch. max_wait: seconds that the first question waits for others.
     """
 
-    def __init__(self, answer: Answer, max_batch: int, max_wait: float, workers: int, metrics: Metrics):
-        self._answer, self._max_batch, self._max_wait, self._workers = answer, max_batch, max_wait, workers
+    def __init__(self, answers: Sequence[Answer], max_batch: int, max_wait: float, metrics: Metrics):
+        self._answers, self._max_batch, self._max_wait = answers, max_batch, max_wait
         self._metrics = metrics
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
@@ -68,8 +67,8 @@ class Batcher:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Questions are answered until the block ends."""
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="model") as pool:
-            tasks = [asyncio.create_task(self._run(pool)) for _ in range(self._workers)]
+        with ThreadPoolExecutor(len(self._answers), thread_name_prefix="model") as pool:
+            tasks = [asyncio.create_task(self._run(pool, answer)) for answer in self._answers]
             try:
                 yield
             finally:
@@ -77,13 +76,13 @@ class Batcher:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, pool: ThreadPoolExecutor) -> None:
+    async def _run(self, pool: ThreadPoolExecutor, answer: Answer) -> None:
         while True:
             batch = await self._next_batch()
             self._metrics.batch_size.observe(len(batch))
             questions = [entry.question for entry in batch]
             with self._metrics.batch_seconds.time():
-                results = await asyncio.get_running_loop().run_in_executor(pool, self._answers_or_errors, questions)
+                results = await asyncio.get_running_loop().run_in_executor(pool, _answers_or_errors, answer, questions)
             for entry, result in zip(batch, results, strict=True):
                 if entry.response.done():  # its request ran out of time
                     continue
@@ -116,15 +115,16 @@ class Batcher:
                 batch.append(entry)
         return batch
 
-    def _answers_or_errors(self, questions: list[Question]) -> list[Detections | Exception]:
-        """If a batch fails, its questions are asked one by one, so that an image costs no other one its response."""
-        try:
-            return [*self._answer(questions)]
-        except Exception as error:
-            logger.exception("the model failed", extra={"fields": {"images": len(questions)}})
-            if len(questions) == 1:
-                return [error]
-        return [result for question in questions for result in self._answers_or_errors([question])]
+
+def _answers_or_errors(answer: Answer, questions: list[Question]) -> list[Detections | Exception]:
+    """If a batch fails, its questions are asked one by one, so that an image costs no other one its response."""
+    try:
+        return [*answer(questions)]
+    except Exception as error:
+        logger.exception("the model failed", extra={"fields": {"images": len(questions)}})
+        if len(questions) == 1:
+            return [error]
+    return [result for question in questions for result in _answers_or_errors(answer, [question])]
 
 
 async def warm_up(batcher: Batcher, question: Question, pause: float = 10) -> None:

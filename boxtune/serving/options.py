@@ -28,6 +28,7 @@ def parse_arguments(argv: list[str] | None, description: str) -> argparse.Namesp
         metavar="N",
         help="images per batch, or requests to each --server (default 16)",
     )
+    add("--workers", type=int, default=1, metavar="N", help="batches at the same time in this process (default 1)")
     add("--max-wait-ms", type=float, default=10, metavar="MS", help="wait this long to fill a batch (default 10)")
     add("--max-queue", type=int, default=256, metavar="N", help="requests in progress; more get 503 (default 256)")
     add("--max-body-mb", type=float, default=20, metavar="MB", help="size of a request (default 20)")
@@ -55,7 +56,7 @@ def value_problems(args: argparse.Namespace) -> list[str]:
     problems = []
     if not 0 <= args.port <= 65535:
         problems.append(f"--port must be from 0 to 65535, got {args.port}")
-    positive = ("max_batch", "max_queue", "max_body_mb", "max_image_megapixels", "max_memory_mb", "timeout")
+    positive = ("max_batch", "workers", "max_queue", "max_body_mb", "max_image_megapixels", "max_memory_mb", "timeout")
     for name in (*positive, "max_new_tokens", "max_pixels"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
@@ -66,7 +67,8 @@ def value_problems(args: argparse.Namespace) -> list[str]:
         needs_server = {"--served-model": args.served_model, "--trust-server": args.trust_server}
         problems += [f"{name} needs --server URL" for name, given in needs_server.items() if given]
     else:
-        problems += ["--precision has no effect with --server"] if args.precision else []
+        no_effect = {"--precision": args.precision is not None, "--workers": args.workers != 1}
+        problems += [f"{name} has no effect with --server" for name, given in no_effect.items() if given]
         if problem := servers_problem(args.server):
             problems.append(f"--server: {problem}")
     if args.label_studio_url is not None and (problem := address_problem(args.label_studio_url)):

@@ -36,18 +36,22 @@ _FIRST_CLASS, _FIRST_IMAGE = "object", (64, 64)
 class Service:
     """A detector that many requests share.
 
-    max_batch: images that the model is asked about at once. max_wait: seconds that a request waits for others to share a batch. A
-    server batches requests itself, so it is asked `max_batch` questions at the same time instead.
+    max_batch: images that the model is asked about at once. max_wait: seconds that a request waits for others to share a batch.
+    workers: batches that the model in this process answers at the same time. A server batches requests itself, so it is asked
+    `max_batch` questions at the same time instead.
     """
 
-    def __init__(self, detector: Detector, limits: Limits, max_batch: int, max_wait: float):
+    def __init__(self, detector: Detector, limits: Limits, max_batch: int, max_wait: float, workers: int = 1):
         self.detector, self.limits, self.max_batch = detector, limits, max_batch
         self.metrics = Metrics()
         self.admission = Admission(limits)
         self.metrics.queue.set_function(lambda: self.admission.requests)
         self.metrics.memory.set_function(lambda: self.admission.bytes)
-        rows, workers = (max_batch, 1) if not detector.servers else (1, max_batch * len(detector.servers))
-        self.batcher = Batcher(partial(_ask, detector), rows, max_wait, workers, self.metrics)
+        if detector.servers:
+            rows, detectors = 1, [detector] * max_batch * len(detector.servers)
+        else:
+            rows, detectors = max_batch, [detector, *(detector.with_shared_weights() for _ in range(workers - 1))]
+        self.batcher = Batcher([partial(_ask, one) for one in detectors], rows, max_wait, self.metrics)
         self.decoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
         self.is_ready = False
 

@@ -33,9 +33,10 @@ def test_all_options_that_cannot_be_used_are_listed_before_anything_is_loaded(ca
     for part in ("--port", "--max-batch", "--timeout", "--served-model needs --server", "--max-wait-ms"):
         assert part in message
     with pytest.raises(SystemExit):
-        serve.main(["--ckpt", "runs/absent", "--server", "localhost", "--precision", "nf4"])
+        serve.main(["--ckpt", "runs/absent", "--server", "localhost", "--precision", "nf4", "--workers", "2"])
     message = capsys.readouterr().err
     assert "must start with http" in message and "--precision has no effect" in message
+    assert "--workers has no effect with --server" in message
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch, capsys):

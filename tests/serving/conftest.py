@@ -29,8 +29,9 @@ def start(detector):
     """Starts another API with the same model; arguments are those of Service and create_app."""
     clients = []
 
-    def started(limits=LIMITS, max_batch=4, max_wait=0.02, api_key="", sources=ImageSources()):  # noqa: B008
-        clients.append(TestClient(create_app(Service(detector, limits, max_batch, max_wait), api_key, sources)))
+    def started(limits=LIMITS, max_batch=4, max_wait=0.02, workers=1, api_key="", sources=ImageSources()):  # noqa: B008
+        service = Service(detector, limits, max_batch, max_wait, workers)
+        clients.append(TestClient(create_app(service, api_key, sources)))
         return clients[-1].__enter__()
 
     yield started

@@ -37,7 +37,7 @@ def ask_all(model, questions, max_batch=4, max_wait=0.05, workers=1):
     """(the answers or errors in the order of the questions, seconds)."""
 
     async def run():
-        batcher = Batcher(model, max_batch, max_wait, workers, Metrics())
+        batcher = Batcher([model] * workers, max_batch, max_wait, Metrics())
         async with batcher.running():
             began = time.monotonic()
             asked = [asyncio.create_task(batcher.ask(one)) for one in questions]
@@ -77,7 +77,7 @@ def test_an_image_that_fails_costs_no_other_image_its_answer():
 def test_a_question_whose_request_ended_is_not_asked():
     async def run():
         model = Model(seconds=0.2)
-        batcher = Batcher(model, 1, 0, 1, Metrics())
+        batcher = Batcher([model], 1, 0, Metrics())
         async with batcher.running():
             first = asyncio.create_task(batcher.ask(question(1)))
             await asyncio.sleep(0.05)
@@ -109,7 +109,7 @@ def test_warming_up_asks_until_there_is_an_answer():
         return widths(questions)
 
     async def run():
-        batcher = Batcher(model, 1, 0, 1, Metrics())
+        batcher = Batcher([model], 1, 0, Metrics())
         async with batcher.running():
             await asyncio.wait_for(warm_up(batcher, question(1), pause=0.01), 20)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from boxtune.serving.limits import Limits
-from tests.helpers.http_api import assert_equal, file_of, shapes, upload
+from tests.helpers.http_api import assert_equal, file_of, shapes, upload, wait_until_ready
 
 PHOTO = file_of(shapes(1)[0])
 JPEG = file_of(shapes(1)[0], "JPEG")
@@ -38,6 +38,17 @@ def test_each_response_is_the_offline_prediction_of_its_own_image_also_in_batche
     large = re.search(r'boxtune_batch_size_bucket\{le="1.0"\} (\S+)', client.get("/metrics").text)[1]
     total = re.search(r"boxtune_batch_size_count (\S+)", client.get("/metrics").text)[1]
     assert float(large) < float(total), "no two images shared a batch"
+
+
+def test_workers_that_answer_at_the_same_time_mix_up_nothing(start, detector):
+    images = shapes(16)
+    offline = [detector(image) for image in images]
+    client = start(max_batch=2, max_wait=0, workers=3)
+    wait_until_ready(client)
+    with ThreadPoolExecutor(16) as pool:
+        responses = list(pool.map(lambda image: client.post("/detect", files=upload(file_of(image))), images))
+    for response, expected in zip(responses, offline, strict=True):
+        assert_equal(response.json(), expected)
 
 
 def test_the_response_has_the_documented_keys_and_an_id_per_detection(client):
