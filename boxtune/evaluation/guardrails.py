@@ -75,7 +75,10 @@ def print_guardrails(probes: dict[str, Probe], out: Path) -> None:
     if domains := domain_table(probes):
         console.print(domains)
     problems = promotion_problems(probes)
-    print("\n".join([f"not to be promoted: {problem}" for problem in problems]) or "guardrails: passed")
+    print(
+        "\n".join([f"merge_adapter.py --require-guardrails would refuse: {problem}" for problem in problems])
+        or "guardrails: passed"
+    )
     print(f"guardrails: {out / FILE_NAME}\nanswers:    {out / ANSWERS_FILE}")
 
 

@@ -27,7 +27,7 @@ class Asked(BaseModel):
         None, min_length=1, max_length=MAX_CLASSES, description="classes to look for; by default the trained ones"
     )
     threshold: float | None = Field(
-        None, ge=0, le=1, allow_inf_nan=False, description="least confidence; by default the checkpoint's own"
+        None, ge=0, le=1, allow_inf_nan=False, description="minimum confidence; by default the checkpoint's own"
     )
 
 
@@ -75,7 +75,7 @@ class InfoResponse(BaseModel):
     checkpoint: str
     classes: list[str]
     objects: str = Field(description="boxes or points")
-    threshold: float = Field(description="the checkpoint's own least confidence")
+    threshold: float = Field(description="the checkpoint's own minimum confidence")
     codec: str
     backend: str = Field(description="in-process, or server")
     version: str

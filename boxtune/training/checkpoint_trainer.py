@@ -123,6 +123,9 @@ class CheckpointTrainer(SFTTrainer):
             if self.data_collator.teachers:
                 self.data_collator.save_examples(folder)
 
+    def create_model_card(self, *args, **kwargs) -> None:
+        """None: TRL's would name neither data nor scores. boxtune writes its own to `final` (boxtune/reports/model_card.py)."""
+
     def _save_checkpoint(self, model, trial) -> None:
         """Save a complete checkpoint or none: a full disk must not leave one that resuming would pick up."""
         self.require_finite()

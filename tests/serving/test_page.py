@@ -98,7 +98,7 @@ def test_images_become_boxes_that_a_threshold_hides_and_that_can_be_saved(opened
 
     browser.evaluate("document.getElementById('threshold').value = 1, showThreshold()")
     assert count(browser, ".box") == 0
-    assert "below the least confidence" in browser.evaluate("document.querySelector('.status').textContent")
+    assert "below the minimum confidence" in browser.evaluate("document.querySelector('.status').textContent")
 
 
 def test_only_the_chosen_classes_are_asked_and_a_new_one_can_be_added(opened, detector, tmp_path):

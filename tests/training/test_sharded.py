@@ -61,6 +61,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_run(sharded, sq
     assert [row["loss"] for row in log_history(run, 9) if "loss" in row] == losses
     assert json.loads((run / "run.json").read_text())["data"]["splits"]["train"]["images"] == len(read_shards(sharded))
     card = (run / "final" / "README.md").read_text()
+    assert not (run / "README.md").exists(), "a card of TRL, which knows neither data nor scores"
     assert str(len(read_records(squares, "train"))) in card
 
 
