@@ -118,7 +118,7 @@ def print_comparison(result: dict[str, Any], out: Path, as_json: bool) -> None:
 def print_images_summary(predictions: list[Prediction], out: Path) -> None:
     """How many objects were found in images without ground truth, and the paths of the files in `out`."""
     objects = sum(len(prediction["objects"]["category"]) for prediction in predictions)
-    print(f"{objects} objects in {len(predictions)} images")
+    print(f"images: {len(predictions)}, objects: {objects}")
     print(f"predictions: {out / 'predictions.jsonl'}\nimages:      {out / 'pictures'}")
 
 
