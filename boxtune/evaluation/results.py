@@ -119,7 +119,7 @@ def print_images_summary(predictions: list[Prediction], out: Path) -> None:
     """How many objects were found in images without ground truth, and the paths of the files in `out`."""
     objects = sum(len(prediction["objects"]["category"]) for prediction in predictions)
     print(f"images: {len(predictions)}, objects: {objects}")
-    print(f"predictions: {out / 'predictions.jsonl'}\nimages:      {out / 'pictures'}")
+    print(f"predictions: {out / 'predictions.jsonl'}\nannotated:   {out / 'pictures'}")
 
 
 def warn_of_missing(missing: list[str], split: Split) -> None:
