@@ -5,18 +5,15 @@
 
 import json
 import os
-import socket
-import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
 import evaluate
 import merge_adapter
 from boxtune.data.dataset import write_dataset
+from tests.helpers.programs import running
 from tests.helpers.records import ROOT
 from tests.helpers.training import train, tune
 
@@ -27,7 +24,6 @@ pytestmark = [
 ]
 IMAGES = 24
 EMBEDDED = ROOT / "assets" / "tiny_qwen3_vl"
-START_SECONDS = 300
 # On a CPU, vLLM reserves memory for its cache, binds threads to cores, and compiles, unless told otherwise.
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"}
 
@@ -63,29 +59,9 @@ def run(scenes, tmp_path_factory) -> Path:
 @contextmanager
 def serving(log: Path, *words: str):
     """The address of a vLLM that runs in the background."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [VLLM, "serve", *words, "--port", str(port), "--enforce-eager", "--max-model-len", "2048"]
-    with open(log, "w", encoding="utf-8") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", server, log)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        server.wait(60)
-
-
-def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
-    for _ in range(START_SECONDS):
-        assert server.poll() is None, log.read_text(encoding="utf-8")[-3000:]
-        try:
-            if httpx.get(url).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(1)
-    raise TimeoutError(log.read_text(encoding="utf-8")[-3000:])
+    command = [VLLM, "serve", *words, "--enforce-eager", "--max-model-len", "2048"]
+    with running(command, log, "/health", os.environ | ENVIRONMENT) as (_, address):
+        yield f"{address}/v1"
 
 
 def results(checkpoint: Path, out: Path, *words: str) -> tuple[dict, list[dict]]:

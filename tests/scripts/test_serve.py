@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ import yaml
 
 import serve
 from tests.helpers.http_api import CLASSES, assert_equal, embedded_detector, file_of, shapes, upload
+from tests.helpers.programs import running
 from tests.helpers.records import ROOT
 from tests.helpers.stated import stated_words
 
@@ -61,30 +60,10 @@ def test_other_machines_without_a_key_are_warned_of_and_a_key_that_no_header_can
 @contextmanager
 def served(log: Path, *words: str):
     """(the process, its address) of serve.py with the embedded model, once it is ready. It writes its log to a file."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "serve.py", "--ckpt", str(EMBEDDED), *stated_words(), "--port", str(port), *words]
+    command = [sys.executable, "serve.py", "--ckpt", str(EMBEDDED), *stated_words(), *words]
     environment = {key: value for key, value in os.environ.items() if key != "BOXTUNE_API_KEY"}
-    with log.open("w") as stderr:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stderr)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 240
-        while not answers(address):
-            assert process.poll() is None and time.monotonic() < deadline, "serve.py does not start"
-            time.sleep(0.2)
-        yield process, address
-    finally:
-        process.kill()
-        process.wait()
-
-
-def answers(address: str) -> bool:
-    try:
-        return httpx2.get(f"{address}/ready", timeout=30).status_code == 200
-    except httpx2.TransportError:
-        return False
+    with running(command, log, "/ready", environment) as server:
+        yield server
 
 
 @pytest.mark.slow

@@ -5,11 +5,8 @@
 
 import json
 import os
-import socket
-import subprocess
-import time
 
-import httpx
+import httpx2
 import pytest
 
 from boxtune.reports.label_studio_tasks import labelling_config
@@ -20,6 +17,7 @@ from boxtune.serving.service import Service
 from data_prep.__main__ import main as data_prep
 from tests.helpers.http_api import CLASSES, listening, shapes
 from tests.helpers.label_studio import assert_offline
+from tests.helpers.programs import running
 
 LABEL_STUDIO = os.environ.get("BOXTUNE_LABEL_STUDIO")  # the command `label-studio` of its environment
 pytestmark = [
@@ -29,7 +27,6 @@ pytestmark = [
     ),
 ]
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
-START_SECONDS = 300
 ENVIRONMENT = {
     "COLLECT_ANALYTICS": "false",
     "LATEST_VERSION_CHECK": "false",
@@ -45,43 +42,21 @@ ENVIRONMENT = {
 @pytest.fixture
 def label_studio(tmp_path):
     """A client of a Label Studio that has no projects yet."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = os.environ | ENVIRONMENT | {"LABEL_STUDIO_BASE_DATA_DIR": str(tmp_path / "label_studio")}
-    log = tmp_path / "label_studio.log"
-    with log.open("w", encoding="utf-8") as output:
-        server = subprocess.Popen(
-            [LABEL_STUDIO, "start", "--port", str(port), "--no-browser"], env=environment, stdout=output, stderr=output
-        )
-    headers = {"Authorization": f"Token {TOKEN}"}
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=120) as client:
-            wait_for(client, server, log)
+    command = [LABEL_STUDIO, "start", "--no-browser"]
+    with running(command, tmp_path / "label_studio.log", "/health", environment) as (_, address):
+        headers = {"Authorization": f"Token {TOKEN}"}
+        with httpx2.Client(base_url=address, headers=headers, timeout=120) as client:
             yield client
-    finally:
-        server.terminate()
-        server.wait(60)
 
 
-def wait_for(client: httpx.Client, server: subprocess.Popen, log) -> None:
-    for _ in range(START_SECONDS):
-        assert server.poll() is None, log.read_text(encoding="utf-8")[-3000:]
-        try:
-            if client.get("/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(1)
-    raise TimeoutError(log.read_text(encoding="utf-8")[-3000:])
-
-
-def post(client: httpx.Client, path: str, body=None, **options):
+def post(client: httpx2.Client, path: str, body=None, **options):
     response = client.post(path, json=body, **options)
     assert response.is_success, response.text[:1000]
     return response.json()
 
 
-def tasks_of(client: httpx.Client, project: int) -> list[dict]:
+def tasks_of(client: httpx2.Client, project: int) -> list[dict]:
     response = client.get("/api/tasks", params={"project": project, "fields": "all", "page_size": 100})
     return response.json()["tasks"]
 
